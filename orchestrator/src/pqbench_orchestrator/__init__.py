@@ -1,0 +1,1 @@
+"""The orchestrator: manifest -> plan -> execution -> ledger -> tables -> report."""

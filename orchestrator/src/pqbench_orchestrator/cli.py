@@ -1,0 +1,152 @@
+"""The `pqbench` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pqbench_orchestrator import display, doctor, run
+from pqbench_orchestrator.listing import KINDS, listing
+from pqbench_orchestrator.tables import count_outcomes
+from pqbench_wire.errors import PqbenchError
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ManifestPath = Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)]
+Data = Annotated[Path, typer.Option(help="Folder of blobs, datasets, experiments.")]
+InventoryPath = Annotated[Path | None, typer.Option("--inventory", help="Where services run (YAML); default: local processes.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the compressor run the Python files of the manifest.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.command("run")
+def run_command(
+    manifest: Annotated[Path, typer.Argument(help="Manifest (YAML), or a run's folder with --continue.", show_default=False)],
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    again: Annotated[bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")] = False,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: manifest in, tables and report out."""
+    with display.LiveDisplay(errors) as live:
+        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
+        folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
+        try:
+            table = run.execute(folder, settings, live, live.planned)
+        except KeyboardInterrupt:
+            errors.print(f"interrupted; what is finished is kept: pqbench run --continue {folder}")
+            raise
+    if as_json:
+        print(json.dumps({"run": str(folder), "cells": table}))
+    else:
+        console.print(display.results_table(table))
+        console.print(f"{display.summary(table)}\nreport: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    raise typer.Exit(SOME_FAILED if count_outcomes(table)["failed"] else OK)
+
+
+@app.command("plan")
+def plan_command(
+    manifest: ManifestPath,
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Show the steps, what is cached already, and what cannot run and why; do no work."""
+    settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code)
+    with run.prepared(manifest, None, settings, display.Silent()) as ready:
+        state = {step.key: ready.execution.state(step) for step in ready.plan.steps}
+    if as_json:
+        print(json.dumps(_plan_json(ready.plan, state)))
+        return
+    console.print(display.plan_table(ready.plan, state))
+    if any(cell.outcome for cell in ready.plan.cells):
+        console.print(display.refusals_table(ready.plan))
+
+
+@app.command("report")
+def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]) -> None:
+    """Write a run's report.html anew from its ledger."""
+    console.print(str(run.report_again(folder)), highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), show_default=False)], as_json: Json = False
+) -> None:
+    """List plug-ins: what there is, and what to install for the rest."""
+    found = listing(kind)
+    if as_json:
+        print(json.dumps(found))
+        return
+    view = Table(header_style="bold")
+    for name in ("Name", "Summary", "Available"):
+        view.add_column(name)
+    for entry in found:
+        view.add_row(entry["name"], entry["summary"], "yes" if entry["available"] else entry["unavailable_reason"])
+    console.print(view)
+
+
+@app.command("doctor")
+def doctor_command(data: Data = Path("data"), as_json: Json = False) -> None:
+    """Show versions, devices, free disk, and which backends are available."""
+    facts = doctor.examine(data)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    view = Table(show_header=False)
+    for name, value in facts.items():
+        text = "\n".join(f"{key}: {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)
+        view.add_row(name, text)
+    console.print(view)
+
+
+def _plan_json(plan: Any, state: dict[str, str]) -> dict[str, Any]:
+    steps = [
+        {"key": s.key, "kind": s.kind, "label": s.label, "place": s.place, "needs": list(s.needs.values()), "state": state[s.key]}
+        for s in plan.steps
+    ]
+    cells = [
+        {"cell": c.key, "model": c.model, "dataset": c.dataset, "recipe": c.recipe.label, "target": c.target.name,
+         "batch_size": c.batch_size, "repeat": c.repeat, "outcome": c.outcome or "planned", "reason": c.reason}
+        for c in plan.cells
+    ]  # fmt: skip
+    return {"steps": steps, "cells": cells}
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: expected failures are one line and exit code 2, an interrupt is 130."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except PqbenchError as error:
+        errors.print(f"error: {error}", markup=False)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        errors.print(f"error: {error}", markup=False)
+        sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Datasets, one a file; each meets `pqbench_orchestrator.dataset.DatasetPlugin`."""

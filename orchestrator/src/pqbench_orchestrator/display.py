@@ -1,0 +1,137 @@
+"""What a person sees in the terminal: live progress, the plan, the results."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pqbench_orchestrator.ledger import StepRecord
+from pqbench_orchestrator.plan import Plan, Step
+from pqbench_orchestrator.tables import Row, count_outcomes
+
+COLOURS = {"ok": "green", "cached": "cyan", "refused": "yellow", "unavailable": "magenta", "failed": "red"}
+
+
+class LiveDisplay:
+    """A progress bar over the steps. It draws only when something happens: a timer would disturb measurements."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, auto_refresh=False)
+        self._task = self._progress.add_task("planning", total=None)
+
+    def __enter__(self) -> LiveDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Describe what is going on before the steps are known."""
+        self._progress.update(self._task, description=text, refresh=True)
+
+    def planned(self, plan: Plan) -> None:
+        """Take over the number of steps."""
+        self._progress.update(self._task, total=len(plan.steps), refresh=True)
+
+    def started(self, step: Step) -> None:
+        """Show the step."""
+        self.say(f"{step.place.removeprefix('target ')}: {step.kind} {step.label}")
+
+    def progress(self, step: Step, stage: str, fraction: float) -> None:
+        """Show how far the step is; not while it measures."""
+        if step.kind != "measure":
+            self.say(f"{step.place.removeprefix('target ')}: {stage} {step.label} {fraction:.0%}")
+
+    def finished(self, step: Step, record: StepRecord) -> None:
+        """Count the step; print what went wrong."""
+        self._progress.advance(self._task)
+        self._progress.refresh()
+        if record.outcome == "failed":
+            self._console.print(f"[red]failed[/] {step.kind} {step.label}: {record.reason}", highlight=False)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def started(self, step: Step) -> None: ...
+
+    def progress(self, step: Step, stage: str, fraction: float) -> None: ...
+
+    def finished(self, step: Step, record: StepRecord) -> None: ...
+
+
+def results_table(table: list[Row]) -> Table:
+    """The results as a terminal table."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Model", "Recipe", "Target", "Batch"):
+        view.add_column(name)
+    for name in ("Accuracy %", "Median ms", "95 % interval", "Speed-up", "Size MB"):
+        view.add_column(name, justify="right")
+    view.add_column("Executed in")
+    view.add_column("Outcome")
+    for row in table:
+        view.add_row(*_cells(row))
+    return view
+
+
+def _cells(row: Row) -> list[str]:
+    colour = COLOURS.get(row["Outcome"], "white")
+    outcome = f"[{colour}]{row['Outcome']}[/]"
+    if row.get("Stable") is False:
+        outcome += " [yellow](unstable)[/]"
+    low, high = row.get("Median Low (ms)"), row.get("Median High (ms)")
+    return [
+        str(row["Model"]),
+        str(row["Recipe"]),
+        str(row["Target"]),
+        str(row["Batch Size"]),
+        number(row["Accuracy"], 2),
+        number(row["Inference Time (ms)"], 3),
+        f"{low:.3f}-{high:.3f}" if low is not None and high is not None else "",
+        number(row.get("Speedup"), 2),
+        number(row["Compressed Size"], 3),
+        str(row.get("Executed Precision") or ""),
+        outcome,
+    ]
+
+
+def number(value: object, digits: int) -> str:
+    """A number with so many digits after the point, or nothing."""
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
+
+
+def plan_table(plan: Plan, state: dict[str, str]) -> Table:
+    """The steps of a plan; `state` says of each key whether it is cached."""
+    view = Table(title=f"{len(plan.steps)} steps", header_style="bold")
+    for name in ("Where", "Step", "What", "State"):
+        view.add_column(name)
+    for step in plan.steps:
+        colour = COLOURS.get(state[step.key], "white")
+        view.add_row(step.place, step.kind, step.label, f"[{colour}]{state[step.key]}[/]")
+    return view
+
+
+def refusals_table(plan: Plan) -> Table:
+    """The cells that cannot run, with their reasons."""
+    stopped = [cell for cell in plan.cells if cell.outcome]
+    view = Table(title=f"{len(stopped)} of {len(plan.cells)} cells will not run", header_style="bold")
+    for name in ("Model", "Recipe", "Target", "Batch", "Outcome", "Reason"):
+        view.add_column(name)
+    for cell in stopped:
+        view.add_row(cell.model, cell.recipe.label, cell.target.name, str(cell.batch_size), cell.outcome, cell.reason)
+    return view
+
+
+def summary(table: list[Row]) -> str:
+    """How many cells ended how, and a line for each reason."""
+    counts = count_outcomes(table)
+    lines = [f"{len(table)} cells: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())]
+    reasons = Counter((row["Outcome"], row["Reason"]) for row in table if row["Reason"])
+    return "\n".join([*lines, *(f"  {count} {outcome}: {reason}" for (outcome, reason), count in reasons.items())])

@@ -1,0 +1,257 @@
+"""Execution: the plan's steps, one after the other, each recorded in the ledger before the next begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from google.protobuf import json_format
+
+from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
+from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_orchestrator.dataset import Data, prepare
+from pqbench_orchestrator.ledger import Ledger, StepCache, StepRecord
+from pqbench_orchestrator.metric import METRICS, Outputs
+from pqbench_orchestrator.plan import ORCHESTRATOR, REUSED_BY_OTHER_RUNS, Plan, Step
+from pqbench_orchestrator.services import Services
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.client import blobs_in
+from pqbench_wire.errors import Failed, InvalidInput, NotFound, PqbenchError, Refused, Unavailable
+
+ATTEMPTS = 3  # of a step whose service went away
+Results = dict[str, dict[str, Any]]  # role -> result of the step that is needed
+
+
+class Watcher(Protocol):
+    """Is told what happens; the display and tests are watchers."""
+
+    def started(self, step: Step) -> None: ...
+
+    def progress(self, step: Step, stage: str, fraction: float) -> None: ...
+
+    def finished(self, step: Step, record: StepRecord) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Everything that steps need."""
+
+    services: Services
+    store: BlobStore
+    ledger: Ledger
+    cache: StepCache
+    datasets: dict[str, Data]
+    watcher: Watcher
+
+    def run(self, plan: Plan) -> None:
+        """Do every step that is not done; a step whose needs failed is recorded as failed with their reason."""
+        places = [step.place for step in plan.steps]
+        for index, step in enumerate(plan.steps):
+            self._settle(step)
+            if step.place not in places[index + 1 :] and step.place != ORCHESTRATOR:
+                self.services.stop(step.place)
+
+    def state(self, step: Step) -> str:
+        """"cached" where a result of an earlier run will be used, "to do" else."""
+        cached = self.cache.get(step.key) if step.kind in REUSED_BY_OTHER_RUNS else None
+        return "cached" if cached is not None and self._has_blobs(cached) else "to do"
+
+    def _settle(self, step: Step) -> None:
+        done = self.ledger.step(step.key)
+        if done is not None and done.done and self._has_blobs(done.result):
+            self.watcher.finished(step, done)
+            return
+        cached = self.cache.get(step.key) if step.kind in REUSED_BY_OTHER_RUNS else None
+        if cached is not None and self._has_blobs(cached):
+            self._record(step, "cached", result=cached)
+            return
+        if blocker := self._blocker(step):
+            self._record(step, blocker.outcome, reason=blocker.reason)
+            return
+        self.ledger.record(key=step.key, kind=step.kind, label=step.label, place=step.place, outcome="started")
+        self.watcher.started(step)
+        begin = time.monotonic()
+        try:
+            result = self._attempt(step)
+        except (InvalidInput, NotFound) as error:
+            # The plan was validated: a service that finds fault with it now is a failure of ours or of the data.
+            self._record(step, "failed", reason=str(error), seconds=time.monotonic() - begin)
+        except PqbenchError as error:
+            self._record(step, _outcome(error), reason=str(error), seconds=time.monotonic() - begin)
+        else:
+            seconds = time.monotonic() - begin
+            self._record(step, "ok", result=result, seconds=seconds)
+            if step.kind in REUSED_BY_OTHER_RUNS:
+                self.cache.put(step.key, step.kind, result, seconds)
+
+    def _attempt(self, step: Step) -> dict[str, Any]:
+        """The step's result. A service that went away is started again and asked again."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return HANDLERS[step.kind](self, step, self._results(step))
+            except Unavailable:
+                if not left or step.place == ORCHESTRATOR:
+                    raise
+                self.services.stop(step.place)
+        raise Failed("unreachable")
+
+    def _blocker(self, step: Step) -> StepRecord | None:
+        records = [self.ledger.step(key) for key in step.needs.values()]
+        return next((record for record in records if record is not None and not record.done), None)
+
+    def _results(self, step: Step) -> Results:
+        results = {}
+        for role, key in step.needs.items():
+            record = self.ledger.step(key)
+            if record is None or record.result is None:
+                raise Failed(f"{step.label}: its {role} was not made")
+            results[role] = record.result
+        return results
+
+    def _record(
+        self, step: Step, outcome: str, *, reason: str = "", result: dict[str, Any] | None = None, seconds: float = 0.0
+    ) -> None:
+        self.ledger.record(
+            key=step.key, kind=step.kind, label=step.label, place=step.place,
+            outcome=outcome, reason=reason, seconds=seconds, result=result,
+        )  # fmt: skip
+        record = self.ledger.step(step.key)
+        assert record is not None
+        self.watcher.finished(step, record)
+
+    def _has_blobs(self, result: dict[str, Any] | None) -> bool:
+        return result is not None and all(self.store.has(blob) for blob in blobs_of(result))
+
+    def call(self, step: Step, stub: Any, method: str, request: Any) -> Any:
+        """The result of a long call: inputs pushed before, outputs pulled after."""
+        client = self.services.client(step.place)
+        client.push(self.store, blobs_in(request))
+        result = client.result(getattr(stub(client.channel), method), request, lambda event: self._forward(step, event))
+        client.pull(self.store, blobs_in(result))
+        return result
+
+    def _forward(self, step: Step, event: Any) -> None:
+        if event.WhichOneof("event") == "progress":
+            self.watcher.progress(step, event.progress.stage, event.progress.fraction)
+
+
+def _prepare(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    spec = step.spec
+    images = prepare(
+        execution.datasets[spec["dataset"]].split(spec["split"]),
+        json_format.ParseDict(spec["preprocessing"], Preprocessing()),
+        execution.store,
+        limit=spec["limit"],
+        seed=spec["seed"],
+        progress=lambda fraction: execution.watcher.progress(step, "prepare", fraction),
+    )
+    return json_format.MessageToDict(images)
+
+
+def _compress(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    request = compressor_pb2.CompressRequest(
+        model=json_format.ParseDict(step.spec["model"], compressor_pb2.Model()),
+        steps=[json_format.ParseDict(s, compressor_pb2.Step()) for s in step.spec["steps"]],
+        forms=[Form.Value(form) for form in step.spec["forms"]],
+        verification=_images(needs["verification"]),
+        seed=step.spec["seed"],
+    )
+    if "training" in needs:
+        request.training.CopyFrom(_images(needs["training"]))
+    for role in ("checkpoint", "baseline"):
+        if role in needs:
+            getattr(request, role).CopyFrom(json_format.ParseDict(needs[role]["checkpoint"], Blob()))
+    return json_format.MessageToDict(
+        execution.call(step, compressor_pb2_grpc.CompressorServiceStub, "Compress", request)
+    )
+
+
+def _build(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    spec = step.spec
+    variant = json_format.ParseDict(needs["variant"], compressor_pb2.CompressResult())
+    artifact = next((a for a in variant.artifacts if a.form == Form.Value(spec["form"])), None)
+    if artifact is None:
+        raise Failed(f"{step.label}: the compressor made no {spec['form']}")
+    request = runtime_pb2.BuildEngineRequest(
+        backend=spec["backend"],
+        options_json=spec["options"],
+        artifact=artifact,
+        batch_size=spec["batch_size"],
+        preprocessing=json_format.ParseDict(spec["preprocessing"], Preprocessing()),
+    )
+    return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "BuildEngine", request))
+
+
+def _predict(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    request = runtime_pb2.PredictRequest(engine=_engine(needs["build"]), inputs=_images(needs["inputs"]))
+    return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request))
+
+
+def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    engines = [_engine(needs[role]) for role in ("build", "baseline") if role in needs]
+    request = runtime_pb2.MeasureRequest(
+        engines=engines,
+        inputs=_images(needs["inputs"]),
+        settings=runtime_pb2.MeasureSettings(**step.spec["settings"]),
+        run=step.spec["run"],
+        repeat=step.spec["repeat"],
+    )
+    return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Measure", request))
+
+
+def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    """Metrics over the whole split; a model of a larger label set is scored on the dataset's outputs."""
+    store, data = execution.store, execution.datasets[step.spec["dataset"]]
+    columns = slice(None) if data.outputs is None else list(data.outputs)
+    variant, baseline = (_array(store, needs[role]["outputs"]) for role in ("predict", "baseline"))
+    labels = store.array(_images(needs["inputs"]).labels)
+    if data.outputs is not None and max(data.outputs) >= variant.shape[1]:
+        raise Failed(f"dataset {step.spec['dataset']} scores output {max(data.outputs)}; the model has {variant.shape[1]}")
+    if data.outputs is None and int(labels.max()) >= variant.shape[1]:
+        raise Failed(f"dataset {step.spec['dataset']} has label {int(labels.max())}; the model has {variant.shape[1]} outputs")
+    outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=np.asarray(labels))
+    return {"metrics": {name: METRICS.load(name).score(outputs) for name in step.spec["metrics"]}, "images": len(labels)}
+
+
+Handler = Callable[[Execution, Step, Results], dict[str, Any]]
+HANDLERS: dict[str, Handler] = {
+    "prepare": _prepare,
+    "compress": _compress,
+    "build": _build,
+    "predict": _predict,
+    "measure": _measure,
+    "score": _score,
+}
+
+
+def blobs_of(result: Any) -> list[Blob]:
+    """Every blob that a step's result refers to."""
+    if isinstance(result, dict):
+        if "sha256" in result:
+            return [json_format.ParseDict(result, Blob())]
+        return [blob for value in result.values() for blob in blobs_of(value)]
+    if isinstance(result, list):
+        return [blob for value in result for blob in blobs_of(value)]
+    return []
+
+
+def _images(result: dict[str, Any]) -> Images:
+    return json_format.ParseDict(result, Images())
+
+
+def _engine(result: dict[str, Any]) -> runtime_pb2.Engine:
+    return json_format.ParseDict(result["engine"], runtime_pb2.Engine())
+
+
+def _array(store: BlobStore, blob: dict[str, Any]) -> np.ndarray:
+    return store.array(json_format.ParseDict(blob, Blob()))
+
+
+def _outcome(error: PqbenchError) -> str:
+    if isinstance(error, Refused):
+        return "refused"
+    return "unavailable" if isinstance(error, Unavailable) else "failed"

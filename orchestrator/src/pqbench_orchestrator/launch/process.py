@@ -1,0 +1,77 @@
+"""A service as a local process, which dies with the orchestrator."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from pqbench_wire.client import Client
+from pqbench_wire.errors import Unavailable
+
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+
+
+class ProcessLauncher:
+    """Starts `python -m MODULE` on a port that the system assigns."""
+
+    def __init__(self, module: str, data: Path, log: Path, flags: tuple[str, ...] = ()) -> None:
+        self._module = module
+        self._log = log
+        self._command = [sys.executable, "-m", module, "--data", str(data), "--parent", str(os.getpid()), *flags]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Client:
+        """Start it and connect. Raises Unavailable with its last log line if it does not come up."""
+        if find_spec(self._module) is None:
+            raise Unavailable(f"{self._module} is not installed: pip install {self._module.replace('_', '-')}")
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            # Its own session: Ctrl-C reaches the orchestrator alone, which then ends its services in order.
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+        client = Client(self._address())
+        client.wait_ready(START_SECONDS)
+        return client
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End it: politely, then for sure."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._process = None
+
+    def _address(self) -> str:
+        """The address that the service prints as its first line."""
+        assert self._process is not None and self._process.stdout is not None
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if select.select([self._process.stdout], [], [], 0.5)[0]:
+                line = self._process.stdout.readline()
+                if not line:
+                    break
+                return json.loads(line)["listening"]
+        self.stop()
+        raise Unavailable(f"{self._module} did not start: {self._last_line()} (log: {self._log})")
+
+    def _last_line(self) -> str:
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1][:300] if lines else "no output"

@@ -1,0 +1,144 @@
+"""The ledger: the append-only record of every step and cell of a run; and the cache of steps of all runs.
+
+Plain SQLite. A row is only ever added; the newest row of a key counts.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS steps (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL, label TEXT NOT NULL, place TEXT NOT NULL,
+    outcome TEXT NOT NULL, reason TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, result TEXT
+);
+CREATE INDEX IF NOT EXISTS steps_key ON steps (key);
+CREATE TABLE IF NOT EXISTS cells (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL,
+    recorded REAL NOT NULL, row TEXT NOT NULL
+);
+"""
+CACHE_SCHEMA = "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, kind TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL);"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """The newest row of a step."""
+
+    key: str
+    kind: str
+    outcome: str  # started, ok, cached, refused, unavailable, failed
+    reason: str
+    seconds: float
+    result: dict[str, Any] | None
+
+    @property
+    def done(self) -> bool:
+        """Whether its result can be used."""
+        return self.outcome in ("ok", "cached")
+
+
+class Ledger:
+    """One run's ledger file."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = _open(path, SCHEMA)
+
+    def describe(self, values: dict[str, str]) -> None:
+        """Note facts about the run: its id, its start, its manifest's digest."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", values.items())
+
+    def description(self) -> dict[str, str]:
+        """The facts noted so far."""
+        return dict(self._db.execute("SELECT key, value FROM run"))
+
+    def record(
+        self,
+        *,
+        key: str,
+        kind: str,
+        label: str,
+        place: str,
+        outcome: str,
+        reason: str = "",
+        seconds: float = 0.0,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        """Add a row for a step; it is on disk when this returns."""
+        text = None if result is None else json.dumps(result, sort_keys=True)
+        row = (key, kind, label, place, outcome, reason, time.time() - seconds, seconds, text)
+        with self._db:
+            self._db.execute(
+                "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def step(self, key: str) -> StepRecord | None:
+        """The newest row of a step, or None."""
+        row = self._db.execute(
+            "SELECT key, kind, outcome, reason, seconds, result FROM steps WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)
+        ).fetchone()
+        if row is None:
+            return None
+        *fields, result = row
+        names = ("key", "kind", "outcome", "reason", "seconds")
+        return StepRecord(**dict(zip(names, fields, strict=True)), result=json.loads(result) if result else None)
+
+    def record_cells(self, rows: Iterable[tuple[str, str, str, dict[str, Any]]]) -> None:
+        """Add a row (key, outcome, reason, columns) for each cell."""
+        now = time.time()
+        with self._db:
+            self._db.executemany(
+                "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)",
+                [(key, outcome, reason, now, json.dumps(columns)) for key, outcome, reason, columns in rows],
+            )
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The newest columns of every cell, in the order in which cells were first recorded."""
+        rows = self._db.execute(
+            "SELECT row FROM cells AS c WHERE id = (SELECT max(id) FROM cells WHERE key = c.key)"
+            " ORDER BY (SELECT min(id) FROM cells WHERE key = c.key)"
+        )
+        return [json.loads(row) for (row,) in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+class StepCache:
+    """Results of deterministic steps by key, shared by all runs. Measurements never enter it."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = _open(path, CACHE_SCHEMA)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The result of a step, or None."""
+        row = self._db.execute("SELECT result FROM results WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
+        """Keep a result."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (key, kind, json.dumps(result), seconds))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def _open(path: Path, schema: str) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, timeout=30)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.executescript(schema)
+    return db

@@ -1,0 +1,355 @@
+"""The manifest: WHAT to measure; and the inventory: WHERE each target runs. Both are YAML, typed and strict."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pqbench_wire.catalog import first_problem, unknown
+from pqbench_wire.errors import InvalidInput
+
+Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^/\s][^/\n]*$")]
+
+
+class Strict(BaseModel):
+    """A part of a file: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(Strict):
+    """A model's input, where the model does not know it (a user's own code or ONNX file)."""
+
+    height: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=8192)]
+    channels: Literal[1, 3] = 3
+    resize: Annotated[int, Field(ge=0, le=8192)] = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> Input:
+        if {len(self.mean), len(self.std)} - {self.channels, 1} or 0 in self.std:
+            raise ValueError(f"mean and std need {self.channels} values each, std none of 0")
+        return self
+
+
+class Model(Strict):
+    """A model: family/name, path/to/file.py:function or path/to/file.onnx."""
+
+    model: Annotated[str, Field(min_length=1)]
+    weights: str = "default"  # default, none, or a path to safetensors or .pth
+    name: Name | None = None
+    config: dict[str, Any] = {}
+    preprocessing: Input | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or Path(self.model).name if self.is_file else self.name or self.model.partition("/")[2] or self.model
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the model is the user's own file."""
+        return self.model.endswith(".onnx") or ".py:" in self.model
+
+
+class Dataset(Strict):
+    """A dataset plug-in and its configuration."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    name: Name | None = None
+    config: dict[str, Any] = {}
+    test_images: Annotated[int | None, Field(ge=2)] = None  # a seeded choice of so many; default: all
+    train_images: Annotated[int | None, Field(ge=2)] = None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or self.dataset
+
+
+class Step(Strict):
+    """One step of a recipe: {prune: {method: …, …}}, {finetune: {…}} or {quantize: …}."""
+
+    kind: Literal["prune", "finetune", "quantize"]
+    method: str
+    config: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or len(value) != 1:
+            return value
+        kind, config = next(iter(value.items()))
+        if kind not in ("prune", "finetune", "quantize"):
+            raise ValueError(unknown("step", str(kind), ["prune", "finetune", "quantize"]))
+        if isinstance(config, str) and kind != "finetune":
+            config = {"method": config}
+        config = dict(config or {})
+        if kind != "finetune" and "method" not in config:
+            raise ValueError(f"{kind} needs a method")
+        return {"kind": kind, "method": "sgd" if kind == "finetune" else config.pop("method"), "config": config}
+
+
+class Recipe(Strict):
+    """An ordered list of steps; none is the baseline. A list as `amount` stands for one recipe each."""
+
+    name: Name | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or " + ".join(_short(step) for step in self.steps) or "baseline"
+
+    @property
+    def identity(self) -> str:
+        """What the recipe does, whatever its name."""
+        return json.dumps([step.model_dump() for step in self.steps], sort_keys=True)
+
+    def expanded(self) -> list[Recipe]:
+        """One recipe for each amount; steps with method `none` dropped."""
+        steps = [step for step in self.steps if step.method != "none"]
+        choices = [_amounts(step) for step in steps]
+        many = any(len(choice) > 1 for choice in choices)
+        made = []
+        for chosen in itertools.product(*choices):
+            amounts = " ".join(f"{s.config['amount']:g}" for s in chosen if "amount" in s.config)
+            name = f"{self.name} {amounts}" if self.name and many else self.name
+            made.append(Recipe.model_construct(name=name, steps=tuple(chosen)))
+        return made
+
+
+class Target(Strict):
+    """A runtime backend with its options; the inventory says where it runs."""
+
+    name: Name
+    backend: Annotated[str, Field(min_length=1)]
+    options: dict[str, Any] = {}
+
+
+class Measure(Strict):
+    """How engines are timed; times in seconds, for each engine."""
+
+    warmup_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2
+    warmup_iterations: Annotated[int, Field(ge=1)] = 10
+    min_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
+    min_iterations: Annotated[int, Field(ge=1)] = 30
+    max_seconds: Annotated[float, Field(gt=0, le=3600)] = 12.0
+    stability: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    windows: Annotated[int, Field(ge=3, le=1000)] = 6
+    discard: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Measure:
+        if self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds ({self.max_seconds:g}) is less than min_seconds ({self.min_seconds:g})")
+        return self
+
+
+class Manifest(Strict):
+    """An experiment: every model x dataset x recipe x target x batch size x repeat is a cell."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    models: Annotated[tuple[Model, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)]
+    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (1,)
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    metrics: tuple[str, ...] = ("top1", "top5", "agreement", "sqnr")
+    measure: Measure = Measure()
+    verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
+
+    @model_validator(mode="after")
+    def _unique(self) -> Manifest:
+        groups = {"models": self.models, "datasets": self.datasets, "recipes": self.all_recipes}
+        for key, items in groups.items():
+            _reject_repeats(key, [item.label for item in items])
+        _reject_repeats("targets", [target.name for target in self.targets])
+        _reject_repeats("batch_sizes", [str(size) for size in self.batch_sizes])
+        return self
+
+    @property
+    def all_recipes(self) -> tuple[Recipe, ...]:
+        """The recipes with their lists of amounts written out."""
+        return tuple(one for recipe in self.recipes for one in recipe.expanded())
+
+
+class ProcessPlace(Strict):
+    """A local process, started and ended by pqbench."""
+
+    allow_code: bool = False
+
+
+class EndpointPlace(Strict):
+    """A running service."""
+
+    address: Annotated[str, Field(pattern=r"^.+:\d+$")]
+    token_file: Path | None = None
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class Place(Strict):
+    """Where one service runs: {process: {}} or {endpoint: {address: host:port}}."""
+
+    process: ProcessPlace | None = None
+    endpoint: EndpointPlace | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("endpoint"), str):
+            return value | {"endpoint": {"address": value["endpoint"]}}
+        return {"process": {}} if value in ("process", {"process": None}) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Place:
+        if (self.process is None) == (self.endpoint is None):
+            raise ValueError("needs exactly one of: process, endpoint")
+        return self
+
+
+LOCAL = Place(process=ProcessPlace())
+
+
+class Inventory(Strict):
+    """Where the compressor and the targets run; what is not named is a local process."""
+
+    compressor: Place = LOCAL
+    targets: dict[str, Place] = {}
+
+
+Part = TypeVar("Part", bound=Strict)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest in a YAML file, its paths made absolute. Raises InvalidInput with file and key."""
+    manifest = _load(path, Manifest)
+    return _absolute(manifest, path.resolve().parent)
+
+
+def load_inventory(path: Path, manifest: Manifest) -> Inventory:
+    """The inventory in a YAML file. Raises InvalidInput with file and key."""
+    inventory = _load(path, Inventory)
+    names = [target.name for target in manifest.targets]
+    for name in inventory.targets:
+        if name not in names:
+            raise InvalidInput(f"{path}: targets: {unknown('target', name, names)}")
+    return inventory
+
+
+def dump(manifest: Manifest) -> str:
+    """The manifest as YAML that `load_manifest` reads back."""
+    values = manifest.model_dump(mode="json")
+    for recipe in values["recipes"]:
+        recipe["steps"] = [_long_form(step) for step in recipe["steps"]]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _long_form(step: dict[str, Any]) -> dict[str, Any]:
+    method = {} if step["kind"] == "finetune" else {"method": step["method"]}
+    return {step["kind"]: method | step["config"]}
+
+
+def _load(path: Path, kind: type[Part]) -> Part:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path}: must be a mapping of keys")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"{path}: {_problem(error, kind)}") from error
+
+
+def _problem(error: ValidationError, kind: type[BaseModel]) -> str:
+    problem = error.errors(include_url=False)[0]
+    *parents, last = problem["loc"] or ("",)
+    if problem["type"] == "extra_forbidden":
+        where = ".".join(str(part) for part in parents)
+        return f"{where + ': ' if where else ''}{unknown('key', str(last), _keys(kind, parents))}"
+    return first_problem(error).replace("value error, ", "")
+
+
+def _keys(kind: type[BaseModel], path: list[int | str]) -> list[str]:
+    """The valid keys of the mapping at `path`."""
+    for part in path:
+        if isinstance(part, str) and part in kind.model_fields:
+            kind = _nested(kind.model_fields[part].annotation) or kind
+    return list(kind.model_fields)
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_nested(argument) for argument in typing.get_args(annotation))
+    return next((kind for kind in found if kind), None)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and strict about a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _absolute(manifest: Manifest, base: Path) -> Manifest:
+    """Paths of a manifest are relative to its file."""
+    models = []
+    for model in manifest.models:
+        change: dict[str, Any] = {}
+        if model.is_file:
+            change["model"] = str(base / model.model)
+        if model.weights not in ("default", "none"):
+            change["weights"] = str(base / model.weights)
+        models.append(model.model_copy(update=change))
+    datasets = [d.model_copy(update={"config": _absolute_config(d.config, base)}) for d in manifest.datasets]
+    return manifest.model_copy(update={"models": tuple(models), "datasets": tuple(datasets)})
+
+
+def _absolute_config(config: dict[str, Any], base: Path) -> dict[str, Any]:
+    """A string that names a path says so by a slash or by existing."""
+
+    def is_path(value: object) -> bool:
+        return isinstance(value, str) and ("/" in value or (base / value).exists())
+
+    return {key: str(base / value) if is_path(value) else value for key, value in config.items()}
+
+
+def _amounts(step: Step) -> list[Step]:
+    amounts = step.config.get("amount")
+    if not isinstance(amounts, list):
+        return [step]
+    return [step.model_copy(update={"config": step.config | {"amount": amount}}) for amount in amounts]
+
+
+def _short(step: Step) -> str:
+    amount = step.config.get("amount")
+    name = step.kind if step.kind == "finetune" else step.method
+    return f"{name} {amount:g}" if isinstance(amount, (int, float)) else name
+
+
+def _reject_repeats(key: str, labels: list[str]) -> None:
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"{key}: {label!r} is given twice; give one of them another name")

@@ -1,0 +1,32 @@
+"""What a metric is: a number from the outputs of a whole split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from pqbench_wire.catalog import Catalog
+
+METRICS = Catalog("metric", "pqbench_orchestrator.metrics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Outputs float32 [N, C] of a variant and of the baseline on the same target, labels int64 [N]."""
+
+    variant: np.ndarray
+    baseline: np.ndarray
+    labels: np.ndarray
+
+
+class Metric(Protocol):
+    """One number; None where it does not apply."""
+
+    REQUIRES: ClassVar[tuple[str, ...]]
+    TITLE: ClassVar[str]  # column name, with the unit
+
+    def score(self, outputs: Outputs) -> float | None:
+        """The metric over all images."""
+        ...

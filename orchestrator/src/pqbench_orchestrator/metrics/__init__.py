@@ -1,0 +1,1 @@
+"""Metrics, one a file; each meets `pqbench_orchestrator.metric.Metric`."""

@@ -1,0 +1,14 @@
+"""Top-1 accuracy: percent of images whose largest output is the label's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pqbench_orchestrator.metric import Outputs
+
+REQUIRES = ()
+TITLE = "Top-1 (%)"
+
+
+def score(outputs: Outputs) -> float | None:
+    return 100 * float(np.mean(outputs.variant.argmax(1) == outputs.labels))

@@ -1,0 +1,18 @@
+"""Top-5 accuracy: percent of images whose label is among the five largest outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pqbench_orchestrator.metric import Outputs
+
+REQUIRES = ()
+TITLE = "Top-5 (%)"
+K = 5
+
+
+def score(outputs: Outputs) -> float | None:
+    if outputs.variant.shape[1] < K:
+        return None
+    best = np.argpartition(-outputs.variant, K - 1, axis=1)[:, :K]
+    return 100 * float(np.mean((best == outputs.labels[:, None]).any(1)))

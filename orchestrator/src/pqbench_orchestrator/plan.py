@@ -1,0 +1,293 @@
+"""The plan: a manifest and a survey in, deduplicated steps and the table's cells out. Pure.
+
+A step's key is the SHA-256 of its kind, its configuration, the keys of what it needs, the versions
+of the tools that do it, the seed, and the device where it matters. Equal keys are one step: a
+pruned model that three quantizers use is pruned once, a variant that three targets use is
+compressed once, one accuracy pass serves all batch sizes and repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Target
+from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts, step_message
+
+ORCHESTRATOR = "orchestrator"
+REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "predict", "score")  # a measurement never is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One unit of work."""
+
+    key: str
+    kind: str  # prepare, compress, build, predict, score, measure
+    label: str
+    place: str  # orchestrator, compressor, or "target NAME"
+    spec: dict[str, Any]  # what the step's handler reads
+    needs: dict[str, str]  # role -> key of the step whose result it takes
+    stage: tuple[int, int]  # order of execution: place by place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of results."""
+
+    key: str
+    model: str
+    dataset: str
+    recipe: Recipe
+    target: Target
+    batch_size: int
+    repeat: int
+    precision: str = ""
+    form: str = ""
+    outcome: str = ""  # refused or unavailable, where that is known already
+    reason: str = ""
+    steps: dict[str, str] = field(default_factory=dict)  # role -> key
+    preparation: tuple[str, ...] = ()  # the compress steps of its recipe, in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Steps in the order of their execution, cells in the order of the table."""
+
+    steps: tuple[Step, ...]
+    cells: tuple[Cell, ...]
+
+
+def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str]) -> Plan:
+    """The plan of a run. `versions` are the orchestrator's own."""
+    planner = _Planner(manifest, facts, run, versions)
+    cells = [
+        planner.cell(model, dataset, recipe, target, batch_size, repeat)
+        for model in manifest.models
+        for dataset in manifest.datasets
+        for recipe in manifest.all_recipes
+        for target in manifest.targets
+        for batch_size in manifest.batch_sizes
+        for repeat in range(manifest.repeats)
+    ]
+    return Plan(steps=tuple(sorted(planner.steps.values(), key=lambda step: step.stage)), cells=tuple(cells))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass
+class _Planner:
+    manifest: Manifest
+    facts: Survey
+    run: str
+    versions: dict[str, str]
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def cell(
+        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int, repeat: int
+    ) -> Cell:
+        facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
+        identity = [model.label, dataset.label, recipe.label, target.name, batch_size, repeat]
+        known: dict[str, Any] = {
+            "key": digest(identity)[:12],
+            "model": model.label,
+            "dataset": dataset.label,
+            "recipe": recipe,
+            "target": target,
+            "batch_size": batch_size,
+            "repeat": repeat,
+            "precision": facts.precision.removeprefix("PRECISION_"),
+            "form": runtime.routes.get(facts.precision, "").removeprefix("FORM_"),
+        }
+        outcome, reason = self._outcome(facts, runtime, target, dataset)
+        if outcome:
+            return Cell(**known, outcome=outcome, reason=reason)
+        build = self._build(model, dataset, recipe, target, batch_size)
+        baseline_build = self._build(model, dataset, Recipe(), target, batch_size)
+        predict = self._predict(model, dataset, recipe, target)
+        roles = {
+            "unpruned": self._checkpoint(model, dataset, ()),
+            "variant": self._variant(model, dataset, recipe),
+            "build": build,
+            "predict": predict,
+            "score": self._score(model, dataset, recipe, target, predict),
+            "measure": self._measure(model, dataset, recipe, target, batch_size, repeat, build, baseline_build),
+        }
+        pruned = [step for step in recipe.steps if step.kind != "quantize"]
+        prefixes = (self._checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
+        return Cell(
+            **known,
+            steps={role: key for role, key in roles.items() if key},
+            preparation=(*prefixes, roles["variant"]),
+        )
+
+    def _outcome(self, facts: RecipeFacts, runtime: TargetFacts, target: Target, dataset: Dataset) -> tuple[str, str]:
+        """What is known before any work."""
+        if facts.unavailable or runtime.unavailable:
+            return "unavailable", facts.unavailable or runtime.unavailable
+        if facts.refused:
+            return "refused", facts.refused
+        precision = facts.precision.removeprefix("PRECISION_")
+        form = runtime.routes.get(facts.precision)
+        if form is None:
+            return "refused", f"{target.backend} has no route for {precision}"
+        if form not in facts.forms:
+            wanted, made = form.removeprefix("FORM_"), ", ".join(f.removeprefix("FORM_") for f in facts.forms)
+            return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
+        needs_training = facts.trains or any(facts.needs_training)
+        if needs_training and "train" not in self.facts.fingerprints[dataset.label]:
+            return "refused", f"dataset {dataset.label} has no training split, which this model or recipe needs"
+        return "", ""
+
+    def _prepare(self, model: Model, dataset: Dataset, split: str, limit: int | None) -> str:
+        spec = {
+            "dataset": dataset.label,
+            "fingerprint": self.facts.fingerprints[dataset.label][split],
+            "split": split,
+            "limit": limit,
+            "seed": 0 if limit is None else self.manifest.seed,
+            "preprocessing": self._facts_of(model, Recipe()).preprocessing,
+        }
+        named = {key: value for key, value in spec.items() if key != "dataset"}  # a label decides nothing
+        count = f", {limit} images" if limit else ""
+        return self._add("prepare", f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions, named)
+
+    def _checkpoint(self, model: Model, dataset: Dataset, steps: tuple[Any, ...]) -> str:
+        """The step that leaves the model as it is after `steps`, none of which quantizes."""
+        if self._is_onnx(model):
+            return ""
+        return self._compress(model, dataset, steps, steps[-1:], ())
+
+    def _variant(self, model: Model, dataset: Dataset, recipe: Recipe) -> str:
+        """The step that exports a recipe's artifacts in all forms that targets want."""
+        quantize = tuple(step for step in recipe.steps if step.kind == "quantize")
+        return self._compress(model, dataset, recipe.steps, quantize, self._forms(model, recipe))
+
+    def _compress(
+        self, model: Model, dataset: Dataset, steps: tuple[Any, ...], now: tuple[Any, ...], forms: tuple[str, ...]
+    ) -> str:
+        """Apply `now`, the end of `steps`, to the checkpoint of what comes before, and export `forms`."""
+        recipe = Recipe(steps=steps)
+        facts = self._facts_of(model, recipe)
+        before = steps[: len(steps) - len(now)]
+        wants_training = [facts.needs_training[len(before) + i] for i in range(len(now))]
+        wants_baseline = [facts.needs_baseline[len(before) + i] for i in range(len(now))]
+        needs = {"verification": self._prepare(model, dataset, "test", self.manifest.verification_images)}
+        is_first = not steps and not forms  # loads, or trains, the model; all else starts from its checkpoint
+        if not is_first and (parent := self._checkpoint(model, dataset, before)):
+            needs["checkpoint"] = parent
+        if any(wants_training) or (is_first and facts.trains):
+            needs["training"] = self._prepare(model, dataset, "train", dataset.train_images)
+        if any(wants_baseline):
+            needs["baseline"] = self._checkpoint(model, dataset, ())
+        spec = {
+            "model": self.facts.models[model.label],
+            "steps": [_step_json(step) for step in now],
+            "forms": list(forms),
+            "seed": self.manifest.seed,
+        }
+        done = recipe.label if not forms else f"{recipe.label} -> {', '.join(f.removeprefix('FORM_') for f in forms)}"
+        return self._add(
+            "compress", f"{model.label}: {done}", "compressor", spec, needs, (1, 0), self.facts.compressor_versions
+        )
+
+    def _build(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
+        facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
+        spec = {
+            "backend": target.backend,
+            "options": runtime.options_json,
+            "form": runtime.routes[facts.precision],
+            "batch_size": batch_size,
+            "preprocessing": facts.preprocessing,
+        }
+        needs = {"variant": self._variant(model, dataset, recipe)}
+        return self._on_target("build", f"{model.label}: {recipe.label}, batch {batch_size}", target, spec, needs, 0)
+
+    def _predict(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
+        largest = max(self.manifest.batch_sizes)
+        needs = {
+            "build": self._build(model, dataset, recipe, target, largest),
+            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
+        }
+        return self._on_target("predict", f"{model.label}: {recipe.label} on {dataset.label}", target, {}, needs, 1)
+
+    def _score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, predict: str) -> str:
+        spec = {"dataset": dataset.label, "metrics": list(self.manifest.metrics)}
+        named = {"metrics": spec["metrics"], "data": self.facts.fingerprints[dataset.label]["test"]}
+        needs = {
+            "predict": predict,
+            "baseline": self._predict(model, dataset, Recipe(), target),
+            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
+        }
+        label = f"{model.label}: {recipe.label} on {dataset.label}"
+        stage = (self._rank(target), 2)
+        return self._add("score", label, ORCHESTRATOR, spec, needs, stage, self.versions, named)
+
+    def _measure(
+        self,
+        model: Model,
+        dataset: Dataset,
+        recipe: Recipe,
+        target: Target,
+        batch_size: int,
+        repeat: int,
+        build: str,
+        baseline: str,
+    ) -> str:
+        spec = {"settings": self.manifest.measure.model_dump(), "run": self.run, "repeat": repeat}
+        needs = {"build": build, "inputs": self._prepare(model, dataset, "test", dataset.test_images)}
+        if baseline != build:
+            needs["baseline"] = baseline
+        label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", repeat {repeat}" if repeat else "")
+        return self._on_target("measure", label, target, spec, needs, 3)
+
+    def _on_target(
+        self, kind: str, label: str, target: Target, spec: dict[str, Any], needs: dict[str, str], order: int
+    ) -> str:
+        runtime = self.facts.targets[target.name]
+        tools = runtime.versions | {"device": runtime.device}
+        place = f"target {target.name}"
+        # Two targets with equal backends, options and devices share builds, but each is measured for itself.
+        named = spec | ({"target": target.name} if kind == "measure" else {})
+        return self._add(kind, label, place, spec, needs, (self._rank(target), order), tools, named)
+
+    def _add(
+        self,
+        kind: str,
+        label: str,
+        place: str,
+        spec: dict[str, Any],
+        needs: dict[str, str],
+        stage: tuple[int, int],
+        tools: dict[str, str],
+        named: dict[str, Any] | None = None,
+    ) -> str:
+        key = digest([kind, spec if named is None else named, needs, tools])
+        step = Step(key=key, kind=kind, label=label, place=place, spec=spec, needs=needs, stage=stage)
+        self.steps.setdefault(key, step)
+        return key
+
+    def _forms(self, model: Model, recipe: Recipe) -> tuple[str, ...]:
+        """The forms in which the plan's targets want a recipe's artifacts."""
+        facts = self._facts_of(model, recipe)
+        wanted = {runtime.routes.get(facts.precision) for runtime in self.facts.targets.values()}
+        return tuple(form for form in facts.forms if form in wanted)
+
+    def _facts_of(self, model: Model, recipe: Recipe) -> RecipeFacts:
+        return self.facts.recipes[model.label, recipe.identity]
+
+    def _is_onnx(self, model: Model) -> bool:
+        return self.facts.models[model.label]["plugin"] == "onnx"
+
+    def _rank(self, target: Target) -> int:
+        return 2 + [t.name for t in self.manifest.targets].index(target.name)
+
+
+def _step_json(step: Any) -> dict[str, str]:
+    message = step_message(step)
+    return {"kind": message.kind, "plugin": message.plugin, "configJson": message.config_json}

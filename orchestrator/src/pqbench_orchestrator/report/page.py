@@ -1,0 +1,57 @@
+"""Writes report.html: Plotly, data, style and script inlined, so that it opens from file:// without network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from pqbench_orchestrator.stats import pareto_front
+from pqbench_orchestrator.tables import Row, count_outcomes
+
+
+def write_report(path: Path, run: str, table: list[Row], record: dict[str, Any], manifest: str) -> None:
+    """Write the page for a run's table, environment record and manifest text; whole or not at all."""
+    here = resources.files("pqbench_orchestrator.report")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+        (here / "page.html").read_text(encoding="utf-8")
+    )
+    text = template.render(
+        run=run,
+        outcomes=count_outcomes(table).most_common(),
+        cells=len(table),
+        record=record,
+        manifest=manifest,
+        style=(here / "page.css").read_text(encoding="utf-8"),
+        script=(here / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        data=_for_script(_with_front(table)),
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _with_front(table: list[Row]) -> list[Row]:
+    """The rows, each told whether no other of its model, dataset and batch size is both faster and more accurate."""
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index, row in enumerate(table):
+        if row.get("Accuracy") is not None and row.get("Inference Time (ms)") is not None:
+            groups[row["Model"], row["Dataset"], row["Batch Size"]].append(index)
+    best: set[int] = set()
+    for indices in groups.values():
+        points = [(table[i]["Inference Time (ms)"], table[i]["Accuracy"]) for i in indices]
+        best |= {indices[position] for position in pareto_front(points)}
+    return [row | {"front": index in best} for index, row in enumerate(table)]
+
+
+def _for_script(value: object) -> str:
+    """JSON that is safe inside a <script> element, whatever names it holds."""
+    text = json.dumps(value, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

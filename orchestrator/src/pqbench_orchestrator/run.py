@@ -1,0 +1,166 @@
+"""One run: its folder, and the way from manifest to report."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pqbench_orchestrator import environment, tables
+from pqbench_orchestrator.execute import Execution, Watcher
+from pqbench_orchestrator.ledger import Ledger, StepCache
+from pqbench_orchestrator.manifest import Inventory, Manifest, dump, load_inventory, load_manifest
+from pqbench_orchestrator.plan import Plan, plan
+from pqbench_orchestrator.report.page import write_report
+from pqbench_orchestrator.services import Services, from_inventory
+from pqbench_orchestrator.survey import Survey, load_datasets, survey
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+MANIFEST = "manifest.yaml"
+LEDGER = "ledger.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line says besides the manifest."""
+
+    data: Path
+    inventory: Path | None = None
+    allow_code: bool = False
+    say: Callable[[str], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A manifest with its plan, services running."""
+
+    manifest: Manifest
+    facts: Survey
+    plan: Plan
+    execution: Execution
+
+
+def new_run(manifest_path: Path, settings: Settings) -> Path:
+    """Make the folder of a new run; raises InvalidInput before anything is made."""
+    manifest = load_manifest(manifest_path)
+    _inventory(manifest, settings)
+    experiments = settings.data / "experiments"
+    experiments.mkdir(parents=True, exist_ok=True)
+    name = f"{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = experiments / (name + suffix)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            (folder / MANIFEST).write_text(dump(manifest), encoding="utf-8")
+            return folder
+    raise InvalidInput(f"{experiments}: no free name for {name}")
+
+
+def run_to_continue(path: Path, settings: Settings) -> Path:
+    """The run to continue: the folder itself, or the newest run of the manifest at `path`."""
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise InvalidInput(f"{path}: not a run: it has no {MANIFEST}")
+        return path
+    text = dump(load_manifest(path))
+    candidates = sorted((settings.data / "experiments").glob(f"*/{MANIFEST}"), key=lambda p: p.stat().st_mtime)
+    for candidate in reversed(candidates):
+        if candidate.read_text(encoding="utf-8") == text:
+            return candidate.parent
+    raise InvalidInput(f"{path}: no run of this manifest in {settings.data / 'experiments'}; leave out --continue")
+
+
+def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callable[[Plan], None]) -> list[tables.Row]:
+    """Do what is left of a run and write its tables and report, also when interrupted.
+
+    `planned` is told the plan before any work.
+    """
+    with _only_one(folder), prepared(folder / MANIFEST, folder, settings, watcher) as ready:
+        record = environment.record(ready.facts, folder.name)
+        _write_json(folder / "environment.json", record)
+        planned(ready.plan)
+        try:
+            ready.execution.run(ready.plan)
+        finally:
+            table = write_outputs(folder, ready, record)
+    return table
+
+
+def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> list[tables.Row]:
+    """Write the cells into the ledger, the tables and the report; returns the table."""
+    ledger, store = ready.execution.ledger, ready.execution.store
+    table = tables.rows(ready.plan, ledger, store)
+    ledger.record_cells((row["Cell"], row["Outcome"], row["Reason"], row) for row in table)
+    tables.write_csv(table, folder / "results.csv")
+    tables.write_parquet(table, folder / "results.parquet")
+    tables.write_samples(ready.plan, ledger, store, folder / "samples.parquet")
+    write_report(folder / "report.html", folder.name, table, record, dump(ready.manifest))
+    return table
+
+
+@contextlib.contextmanager
+def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watcher: Watcher) -> Iterator[Prepared]:
+    """The plan of a manifest, its services running; without a `folder` nothing of a run is written."""
+    manifest = load_manifest(manifest_path)
+    inventory = _inventory(manifest, settings)
+    datasets = load_datasets(manifest, settings.data)
+    store = BlobStore(settings.data / "blobs")
+    cache = StepCache(settings.data / "steps.sqlite")
+    ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))
+    logs = (folder or settings.data) / "logs"
+    try:
+        with from_inventory(manifest, inventory, settings.data, logs, settings.allow_code) as services:
+            facts = survey(manifest, services, store, datasets, settings.say)
+            made = plan(manifest, facts, folder.name if folder else "plan", environment.own_versions())
+            execution = Execution(
+                services=services, store=store, ledger=ledger, cache=cache, datasets=datasets, watcher=watcher
+            )
+            yield Prepared(manifest=manifest, facts=facts, plan=made, execution=execution)
+    finally:
+        ledger.close()
+        cache.close()
+
+
+def report_again(folder: Path) -> Path:
+    """Write a run's report anew from its ledger."""
+    if not (folder / LEDGER).is_file():
+        raise InvalidInput(f"{folder}: not a run: it has no {LEDGER}")
+    ledger = Ledger(folder / LEDGER)
+    table = ledger.cells()
+    ledger.close()
+    if not table:
+        raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
+    record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    manifest = (folder / MANIFEST).read_text(encoding="utf-8")
+    write_report(folder / "report.html", folder.name, table, record, manifest)
+    return folder / "report.html"
+
+
+def _inventory(manifest: Manifest, settings: Settings) -> Inventory:
+    return load_inventory(settings.inventory, manifest) if settings.inventory else Inventory()
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(f"{folder}: this run is being executed by another process") from None
+        yield
+
+
+def _write_json(path: Path, value: object) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

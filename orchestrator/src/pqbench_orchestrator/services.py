@@ -1,0 +1,79 @@
+"""The services of a run by name: started on first use, restarted when they died, ended when done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from pqbench_orchestrator.launch.endpoint import EndpointLauncher
+from pqbench_orchestrator.launch.process import ProcessLauncher
+from pqbench_orchestrator.manifest import Inventory, Manifest, Place
+from pqbench_wire.client import Client
+
+COMPRESSOR = "compressor"
+
+
+class Launcher(Protocol):
+    """One way for a service to come to run."""
+
+    def start(self) -> Client:
+        """Bring it up and connect. Raises Unavailable with the reason."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether it still runs, as far as can be told without a call."""
+        ...
+
+    def stop(self) -> None:
+        """End it, if it is ours."""
+        ...
+
+
+class Services:
+    """Connections to the compressor and to each target."""
+
+    def __init__(self, launchers: dict[str, Launcher]) -> None:
+        self._launchers = launchers
+        self._clients: dict[str, Client] = {}
+
+    def client(self, name: str) -> Client:
+        """A client of the running service; starts it if need be. Raises Unavailable."""
+        if name not in self._clients:
+            self._clients[name] = self._launchers[name].start()
+        return self._clients[name]
+
+    def alive(self, name: str) -> bool:
+        """Whether the service still runs, as far as can be told without a call."""
+        return name in self._clients and self._launchers[name].alive()
+
+    def stop(self, name: str) -> None:
+        """End one service."""
+        if name in self._clients:
+            self._clients.pop(name).close()
+        self._launchers[name].stop()
+
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._launchers:
+            self.stop(name)
+
+
+def from_inventory(manifest: Manifest, inventory: Inventory, data: Path, logs: Path, allow_code: bool) -> Services:
+    """The services of a manifest where the inventory has them; local processes share the folder `data`."""
+    launchers: dict[str, Launcher] = {}
+    for name in (COMPRESSOR, *(f"target {target.name}" for target in manifest.targets)):
+        place = inventory.compressor if name == COMPRESSOR else inventory.targets.get(name.removeprefix("target "))
+        module = "pqbench_compressor" if name == COMPRESSOR else "pqbench_runtime"
+        launchers[name] = launcher(place, module, data, logs / f"{name.replace(' ', '-')}.log", allow_code)
+    return Services(launchers)
+
+
+def launcher(place: Place | None, module: str, data: Path, log: Path, allow_code: bool = False) -> Launcher:
+    """The launcher for a place of the inventory; none is a local process."""
+    if place is not None and place.endpoint is not None:
+        return EndpointLauncher(place.endpoint)
+    allowed = allow_code or (place is not None and place.process is not None and place.process.allow_code)
+    flags = ("--allow-code",) if allowed and module == "pqbench_compressor" else ()
+    return ProcessLauncher(module, data, log, flags)

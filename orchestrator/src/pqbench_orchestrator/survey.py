@@ -1,0 +1,211 @@
+"""What the plan must know before it is made: what the services can do, what the data are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
+from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_orchestrator.dataset import DATASETS, Data
+from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Step, Target
+from pqbench_orchestrator.metric import METRICS
+from pqbench_orchestrator.services import COMPRESSOR, Services
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.catalog import unknown
+from pqbench_wire.client import blobs_in
+from pqbench_wire.errors import InvalidInput, Refused, Unavailable
+
+WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFacts:
+    """What the compressor says of a recipe on a model."""
+
+    refused: str = ""
+    unavailable: str = ""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    trains: bool = False
+    precision: str = ""  # name in Precision
+    forms: tuple[str, ...] = ()  # names in Form
+    needs_training: tuple[bool, ...] = ()  # of each step
+    needs_baseline: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFacts:
+    """What a runtime says of its backend."""
+
+    unavailable: str = ""
+    options_json: str = "{}"  # with every default filled in
+    routes: dict[str, str] = field(default_factory=dict)  # precision name -> form name
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """Facts, all immutable; the plan is a pure function of them and the manifest."""
+
+    models: dict[str, dict[str, Any]]  # label -> compressor Model as JSON
+    recipes: dict[tuple[str, str], RecipeFacts]  # (model label, recipe identity), beginnings of recipes too
+    targets: dict[str, TargetFacts]
+    fingerprints: dict[str, dict[str, str]]  # dataset label -> split -> digest of the data
+    compressor_versions: dict[str, str]
+
+
+def survey(
+    manifest: Manifest,
+    services: Services,
+    store: BlobStore,
+    datasets: dict[str, Data],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Survey:
+    """Ask every service. Raises InvalidInput for what the manifest's author must change."""
+    for name in manifest.metrics:
+        METRICS.load(name)
+    progress("asking the compressor")
+    models = {model.label: _model(model, store) for model in manifest.models}
+    versions, recipes = _ask_compressor(manifest, services, store, models)
+    targets = {}
+    for target in manifest.targets:
+        progress(f"asking {target.name}")
+        targets[target.name] = _ask_target(target, services)
+    return Survey(
+        models={label: json_format.MessageToDict(model) for label, model in models.items()},
+        recipes=recipes,
+        targets=targets,
+        fingerprints={
+            label: {name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()}
+            for label, data in datasets.items()
+        },
+        compressor_versions=versions,
+    )
+
+
+def load_datasets(manifest: Manifest, root: Path) -> dict[str, Data]:
+    """The manifest's datasets by label. Raises InvalidInput or Unavailable with what to do."""
+    return {dataset.label: _dataset(dataset, root) for dataset in manifest.datasets}
+
+
+def _dataset(dataset: Dataset, root: Path) -> Data:
+    plugin = DATASETS.load(dataset.dataset)
+    return plugin.load(DATASETS.configure(dataset.dataset, json.dumps(dataset.config)), root)
+
+
+def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
+    plugin, name, code = _split_name(model.model)
+    message = compressor_pb2.Model(plugin=plugin, name=name, config_json=json.dumps(model.config, sort_keys=True))
+    if code is not None:
+        message.code.CopyFrom(store.put_file(_existing(code, f"model {model.model}")))
+    message.weights = WEIGHTS.get(model.weights, compressor_pb2.WEIGHTS_FILE)
+    if message.weights == compressor_pb2.WEIGHTS_FILE:
+        message.file.CopyFrom(store.put_file(_existing(Path(model.weights), f"model {model.model}: weights")))
+    if model.preprocessing is not None:
+        values = model.preprocessing.model_dump()
+        for key in ("mean", "std"):
+            values[key] = list(values[key]) * (values["channels"] if len(values[key]) == 1 else 1)
+        message.preprocessing.CopyFrom(Preprocessing(**values))
+    return message
+
+
+def _split_name(name: str) -> tuple[str, str, Path | None]:
+    """Plug-in, member and the user's file of a model's name in the manifest."""
+    if name.endswith(".onnx"):
+        return "onnx", Path(name).name, Path(name)
+    if ".py:" in name:
+        path, _, function = name.rpartition(":")
+        return "code", function, Path(path)
+    plugin, slash, member = name.partition("/")
+    if not slash:
+        raise InvalidInput(f"model {name!r}: write family/name (as `pqbench list models` does), file.py:function or file.onnx")
+    return plugin, member, None
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise InvalidInput(f"{what}: there is no file {path}")
+    return path
+
+
+def _ask_compressor(
+    manifest: Manifest, services: Services, store: BlobStore, models: dict[str, compressor_pb2.Model]
+) -> tuple[dict[str, str], dict[tuple[str, str], RecipeFacts]]:
+    try:
+        client = services.client(COMPRESSOR)
+    except Unavailable as error:
+        facts = RecipeFacts(unavailable=f"compressor: {error}")
+        return {}, {(label, identity): facts for label in models for identity in _with_beginnings(manifest)}
+    stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
+    capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
+    known = [p.name for p in capabilities.plugins if p.kind == "model"]
+    recipes = {}
+    for label, model in models.items():
+        if model.plugin not in known:
+            raise InvalidInput(f"model {label}: {unknown('family', model.plugin, known)}")
+        client.push(store, blobs_in(model))
+        for identity, recipe in _with_beginnings(manifest).items():
+            request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
+            recipes[label, identity] = _check(client, stub, request, recipe)
+    return dict(capabilities.versions), recipes
+
+
+def _with_beginnings(manifest: Manifest) -> dict[str, Recipe]:
+    """Every recipe and every beginning of one, the baseline first, by identity."""
+    parts = [Recipe(steps=recipe.steps[:n]) for recipe in manifest.all_recipes for n in range(len(recipe.steps) + 1)]
+    return {part.identity: part for part in (Recipe(), *parts)}
+
+
+def _check(client: Any, stub: Any, request: compressor_pb2.CheckRequest, recipe: Recipe) -> RecipeFacts:
+    try:
+        answer = client.call(stub.Check, request)
+    except Refused as error:
+        return RecipeFacts(refused=str(error))
+    except Unavailable as error:
+        return RecipeFacts(unavailable=str(error))
+    except InvalidInput as error:
+        raise InvalidInput(f"recipe {recipe.label!r}: {error}") from error
+    return RecipeFacts(
+        refused=answer.refused,
+        preprocessing=json_format.MessageToDict(answer.preprocessing),
+        trains=answer.trains,
+        precision=Precision.Name(answer.precision),
+        forms=tuple(Form.Name(form) for form in answer.forms),
+        needs_training=tuple(needs.training_images for needs in answer.needs),
+        needs_baseline=tuple(needs.baseline for needs in answer.needs),
+    )
+
+
+def _ask_target(target: Target, services: Services) -> TargetFacts:
+    try:
+        client = services.client(f"target {target.name}")
+        stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
+        request = runtime_pb2.GetCapabilitiesRequest(backends=[target.backend])
+        capabilities = client.call(stub.GetCapabilities, request)
+        options = json.dumps(target.options, sort_keys=True)
+        checked = client.call(stub.Check, runtime_pb2.CheckRequest(backend=target.backend, options_json=options))
+    except Unavailable as error:
+        return TargetFacts(unavailable=str(error))
+    except InvalidInput as error:
+        raise InvalidInput(f"target {target.name}: {error}") from error
+    backend = capabilities.backends[0]
+    return TargetFacts(
+        options_json=checked.options_json,
+        routes={Precision.Name(route.precision): Form.Name(route.form) for route in backend.routes},
+        versions=dict(backend.versions) | dict(capabilities.versions),
+        device=backend.device,
+        environment=dict(capabilities.environment),
+    )
+
+
+def step_message(step: Step) -> compressor_pb2.Step:
+    """A manifest's step as the compressor takes it."""
+    return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=json.dumps(step.config, sort_keys=True))

@@ -1,0 +1,230 @@
+"""Tables: one row a cell, from the plan and the ledger. The CSV begins with the thesis' eleven columns."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.protobuf import json_format
+
+from pqbench.common.v1.common_pb2 import Blob, Form
+from pqbench.compressor.v1.compressor_pb2 import CompressResult
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, MeasureResult
+from pqbench_orchestrator.ledger import Ledger, StepRecord
+from pqbench_orchestrator.metric import METRICS
+from pqbench_orchestrator.plan import Cell, Plan
+from pqbench_orchestrator.stats import paired_speedup
+from pqbench_wire.blobs import BlobStore
+
+MB = 1_000_000
+MS = 1000
+Row = dict[str, Any]
+THESIS_COLUMNS = (
+    "Model", "Pruner", "Quantizer", "Dataset", "Amount", "Accuracy", "Inference Time (ms)", "Original Size",
+    "Compressed Size", "Batch Size", "Prep Time (s)",
+)  # fmt: skip
+OFF = "-"  # where a technique is not used
+WORST_FIRST = ("failed", "unavailable", "refused")
+
+
+def rows(plan: Plan, ledger: Ledger, store: BlobStore) -> list[Row]:
+    """A row for every cell, in the plan's order; a value that is not known is absent (None)."""
+    return [_row(cell, ledger, store) for cell in plan.cells]
+
+
+def write_csv(table: list[Row], path: Path) -> None:
+    """The table as CSV; written whole or not at all."""
+    columns = _columns(table)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(table)
+    os.replace(partial, path)
+
+
+def write_parquet(table: list[Row], path: Path) -> None:
+    """The table as Parquet with typed columns."""
+    columns = {name: _typed([row.get(name) for row in table]) for name in _columns(table)}
+    _write(pa.table(columns), path)
+
+
+def write_samples(plan: Plan, ledger: Ledger, store: BlobStore, path: Path) -> None:
+    """All raw samples: cell, role (variant or baseline), block, start and latency in seconds."""
+    parts = []
+    for cell in plan.cells:
+        record = _done(ledger, cell, "measure")
+        if record is None:
+            continue
+        arrays = store.archive(_message(record, MeasureResult).samples)
+        for index, role in enumerate(("variant", "baseline")):
+            if f"latency_{index}" not in arrays:
+                continue
+            count = len(arrays[f"latency_{index}"])
+            columns = {name: arrays[f"{name}_{index}"] for name in ("block", "start", "latency")}
+            parts.append(pa.table({"cell": [cell.key] * count, "role": [role] * count, **columns}))
+    if parts:
+        _write(pa.concat_tables(parts), path)
+
+
+def _columns(table: list[Row]) -> list[str]:
+    return list(dict.fromkeys([*THESIS_COLUMNS, *(name for row in table for name in row)]))
+
+
+def _typed(values: list[Any]) -> pa.Array:
+    """Numbers as numbers; a column that mixes numbers with text (Amount's "-") as text."""
+    kinds = {type(value) for value in values if value is not None}
+    return pa.array([str(v) if v is not None and len(kinds - {int, float}) and len(kinds) > 1 else v for v in values])
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
+    prune = [step for step in cell.recipe.steps if step.kind == "prune"]
+    quantize = [step for step in cell.recipe.steps if step.kind == "quantize"]
+    row: Row = dict.fromkeys(THESIS_COLUMNS)
+    row |= {
+        "Model": cell.model,
+        "Pruner": " + ".join(step.method for step in prune) or OFF,
+        "Quantizer": " + ".join(step.method for step in quantize) or OFF,
+        "Dataset": cell.dataset,
+        "Amount": next((step.config["amount"] for step in prune if "amount" in step.config), OFF),
+        "Batch Size": cell.batch_size,
+        "Outcome": "",
+        "Reason": "",
+        "Recipe": cell.recipe.label,
+        "Target": cell.target.name,
+        "Backend": cell.target.backend,
+        "Precision": cell.precision or None,
+        "Form": cell.form or None,
+        "Repeat": cell.repeat,
+    }
+    row["Outcome"], row["Reason"] = _outcome(cell, ledger)
+    _add_variant(row, cell, ledger, bool(quantize))
+    _add_engine(row, cell, ledger, bool(quantize))
+    _add_scores(row, cell, ledger)
+    _add_times(row, cell, ledger, store)
+    row["Cell"] = cell.key
+    return row
+
+
+def _outcome(cell: Cell, ledger: Ledger) -> tuple[str, str]:
+    if cell.outcome:
+        return cell.outcome, cell.reason
+    records = [ledger.step(key) for key in cell.steps.values()]
+    unfinished = [record for record in records if record is not None and not record.done]
+    for outcome in WORST_FIRST:
+        if reasons := [record.reason for record in unfinished if record.outcome == outcome]:
+            return outcome, reasons[0]
+    if any(record is None or not record.done for record in records):
+        return "unavailable", "the run was interrupted before this cell; --continue finishes it"
+    return "ok", ""
+
+
+def _add_variant(row: Row, cell: Cell, ledger: Ledger, quantized: bool) -> None:
+    variant, unpruned = _done(ledger, cell, "variant"), _done(ledger, cell, "unpruned")
+    if variant is None:
+        return
+    result = _message(variant, CompressResult)
+    statistics = result.statistics
+    if unpruned is not None:
+        row["Original Size"] = _message(unpruned, CompressResult).statistics.state_dict_bytes / MB
+    if not quantized and statistics.state_dict_bytes:
+        row["Compressed Size"] = statistics.state_dict_bytes / MB
+    row["Parameters"] = statistics.parameters
+    row["Non-zeros"] = statistics.nonzeros
+    row["Sparsity (%)"] = 100 * (1 - statistics.nonzeros / statistics.parameters) if statistics.parameters else None
+    row["MACs"] = statistics.macs if statistics.HasField("macs") else None
+    row["State Dict (bytes)"] = statistics.state_dict_bytes or None
+    for artifact in result.artifacts:
+        if Form.Name(artifact.form).removeprefix("FORM_") == cell.form:
+            row["Artifact (bytes)"] = artifact.blob.size
+    row["Prep Time (s)"] = _preparation(cell, ledger)
+    row["Export Time (s)"] = result.stage_seconds["export"] if "export" in result.stage_seconds else None
+
+
+def _preparation(cell: Cell, ledger: Ledger) -> float:
+    """Seconds of pruning, fine-tuning and quantizing with calibration, over all steps of the recipe."""
+    records = [ledger.step(key) for key in cell.preparation]
+    stages = [r.result.get("stageSeconds", {}) for r in records if r is not None and r.result is not None]
+    return sum(float(seconds.get(stage, 0)) for seconds in stages for stage in ("prune", "finetune", "quantize"))
+
+
+def _add_engine(row: Row, cell: Cell, ledger: Ledger, quantized: bool) -> None:
+    record = _done(ledger, cell, "build")
+    if record is None:
+        return
+    result = _message(record, BuildEngineResult)
+    if quantized:
+        row["Compressed Size"] = result.engine.blob.size / MB
+    row["Executed Precision"] = ", ".join(f"{name} {count}" for name, count in sorted(result.executed.items()))
+    row["Engine (bytes)"] = result.engine.blob.size
+    row["Build Time (s)"] = result.build_seconds
+    row["Settings"] = "; ".join(f"{name}={value}" for name, value in sorted(result.settings.items()))
+    row["Versions"] = "; ".join(f"{name}={value}" for name, value in sorted(result.versions.items()))
+
+
+def _add_scores(row: Row, cell: Cell, ledger: Ledger) -> None:
+    record = _done(ledger, cell, "score")
+    if record is None or record.result is None:
+        return
+    metrics = record.result["metrics"]
+    row["Accuracy"] = metrics.get("top1")
+    for name, value in metrics.items():
+        row[METRICS.load(name).TITLE] = value
+    row["Scored Images"] = record.result["images"]
+
+
+def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
+    record = _done(ledger, cell, "measure")
+    if record is None:
+        return
+    result = _message(record, MeasureResult)
+    own: EngineTiming = result.timings[0]
+    row["Inference Time (ms)"] = own.median * MS
+    for title, value in (
+        ("Median Low (ms)", own.median_low), ("Median High (ms)", own.median_high), ("Mean (ms)", own.mean),
+        ("Std (ms)", own.std), ("P90 (ms)", own.p90), ("P95 (ms)", own.p95), ("P99 (ms)", own.p99),
+        ("P99.9 (ms)", own.p999), ("Min (ms)", own.min), ("Max (ms)", own.max),
+    ):  # fmt: skip
+        row[title] = value * MS
+    row["Calls"] = own.count
+    row["Images/s"] = cell.batch_size / own.median
+    row["Stable"] = own.stable
+    row["Unstable Because"] = own.unstable_reason or None
+    row["Load Time (s)"] = own.load_seconds
+    row["Worker Peak Memory (MB)"] = result.peak_rss_bytes / MB
+    row["Load Average"] = result.load_average_before
+    if len(result.timings) > 1:
+        row["Baseline Time (ms)"] = result.timings[1].median * MS
+        arrays = store.archive(result.samples)
+        ratio = paired_speedup(arrays["latency_0"], arrays["block_0"], arrays["latency_1"], arrays["block_1"])
+        row["Speedup"] = ratio.value
+        row["Speedup Low"] = ratio.low
+        row["Speedup High"] = ratio.high if math.isfinite(ratio.high) else None
+
+
+def _done(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:
+    record = ledger.step(cell.steps[role]) if role in cell.steps else None
+    return record if record is not None and record.done else None
+
+
+def _message(record: StepRecord, kind: Any) -> Any:
+    return json_format.ParseDict(record.result, kind())
+
+
+def count_outcomes(table: Iterable[Row]) -> Counter[str]:
+    """How many cells ended how."""
+    return Counter(row["Outcome"] for row in table)

@@ -1,0 +1,313 @@
+from pqbench.common.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetCapabilitiesRequest(_message.Message):
+    __slots__ = ("backends",)
+    BACKENDS_FIELD_NUMBER: _ClassVar[int]
+    backends: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, backends: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetCapabilitiesResponse(_message.Message):
+    __slots__ = ("backends", "versions", "environment")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    BACKENDS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    backends: _containers.RepeatedCompositeFieldContainer[Backend]
+    versions: _containers.ScalarMap[str, str]
+    environment: _containers.ScalarMap[str, str]
+    def __init__(self, backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Backend(_message.Message):
+    __slots__ = ("plugin", "routes", "versions", "device")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    plugin: _common_pb2.Plugin
+    routes: _containers.RepeatedCompositeFieldContainer[Route]
+    versions: _containers.ScalarMap[str, str]
+    device: str
+    def __init__(self, plugin: _Optional[_Union[_common_pb2.Plugin, _Mapping]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., device: _Optional[str] = ...) -> None: ...
+
+class Route(_message.Message):
+    __slots__ = ("precision", "form", "executes", "evidence")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    EXECUTES_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    precision: _common_pb2.Precision
+    form: _common_pb2.Form
+    executes: _containers.RepeatedScalarFieldContainer[_common_pb2.Precision]
+    evidence: str
+    def __init__(self, precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., form: _Optional[_Union[_common_pb2.Form, str]] = ..., executes: _Optional[_Iterable[_Union[_common_pb2.Precision, str]]] = ..., evidence: _Optional[str] = ...) -> None: ...
+
+class CheckRequest(_message.Message):
+    __slots__ = ("backend", "options_json")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    options_json: str
+    def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
+
+class CheckResponse(_message.Message):
+    __slots__ = ("options_json",)
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    options_json: str
+    def __init__(self, options_json: _Optional[str] = ...) -> None: ...
+
+class BuildEngineRequest(_message.Message):
+    __slots__ = ("backend", "options_json", "artifact", "batch_size", "preprocessing", "replicate")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    REPLICATE_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    options_json: str
+    artifact: _common_pb2.Artifact
+    batch_size: int
+    preprocessing: _common_pb2.Preprocessing
+    replicate: int
+    def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ..., artifact: _Optional[_Union[_common_pb2.Artifact, _Mapping]] = ..., batch_size: _Optional[int] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., replicate: _Optional[int] = ...) -> None: ...
+
+class BuildEngineEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: BuildEngineResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[BuildEngineResult, _Mapping]] = ...) -> None: ...
+
+class Engine(_message.Message):
+    __slots__ = ("backend", "options_json", "blob", "batch_size", "precision", "preprocessing")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    options_json: str
+    blob: _common_pb2.Blob
+    batch_size: int
+    precision: _common_pb2.Precision
+    preprocessing: _common_pb2.Preprocessing
+    def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ...) -> None: ...
+
+class BuildEngineResult(_message.Message):
+    __slots__ = ("engine", "build_seconds", "layers", "executed", "settings", "versions")
+    class ExecutedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    BUILD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EXECUTED_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    engine: Engine
+    build_seconds: float
+    layers: _containers.RepeatedCompositeFieldContainer[Layer]
+    executed: _containers.ScalarMap[str, int]
+    settings: _containers.ScalarMap[str, str]
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., build_seconds: _Optional[float] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., executed: _Optional[_Mapping[str, int]] = ..., settings: _Optional[_Mapping[str, str]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Layer(_message.Message):
+    __slots__ = ("name", "type", "precision", "compute")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    precision: str
+    compute: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., precision: _Optional[str] = ..., compute: _Optional[bool] = ...) -> None: ...
+
+class MeasureSettings(_message.Message):
+    __slots__ = ("warmup_seconds", "warmup_iterations", "min_seconds", "min_iterations", "max_seconds", "stability", "windows", "discard")
+    WARMUP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_FIELD_NUMBER: _ClassVar[int]
+    warmup_seconds: float
+    warmup_iterations: int
+    min_seconds: float
+    min_iterations: int
+    max_seconds: float
+    stability: float
+    windows: int
+    discard: int
+    def __init__(self, warmup_seconds: _Optional[float] = ..., warmup_iterations: _Optional[int] = ..., min_seconds: _Optional[float] = ..., min_iterations: _Optional[int] = ..., max_seconds: _Optional[float] = ..., stability: _Optional[float] = ..., windows: _Optional[int] = ..., discard: _Optional[int] = ...) -> None: ...
+
+class MeasureRequest(_message.Message):
+    __slots__ = ("engines", "inputs", "settings", "run", "repeat")
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_FIELD_NUMBER: _ClassVar[int]
+    engines: _containers.RepeatedCompositeFieldContainer[Engine]
+    inputs: _common_pb2.Images
+    settings: MeasureSettings
+    run: str
+    repeat: int
+    def __init__(self, engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., run: _Optional[str] = ..., repeat: _Optional[int] = ...) -> None: ...
+
+class MeasureEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: MeasureResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[MeasureResult, _Mapping]] = ...) -> None: ...
+
+class MeasureResult(_message.Message):
+    __slots__ = ("timings", "samples", "settings", "load_average_before", "load_average_after", "peak_rss_bytes", "environment")
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_AVERAGE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    LOAD_AVERAGE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    timings: _containers.RepeatedCompositeFieldContainer[EngineTiming]
+    samples: _common_pb2.Blob
+    settings: MeasureSettings
+    load_average_before: float
+    load_average_after: float
+    peak_rss_bytes: int
+    environment: _containers.ScalarMap[str, str]
+    def __init__(self, timings: _Optional[_Iterable[_Union[EngineTiming, _Mapping]]] = ..., samples: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., load_average_before: _Optional[float] = ..., load_average_after: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class EngineTiming(_message.Message):
+    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_FIELD_NUMBER: _ClassVar[int]
+    P90_FIELD_NUMBER: _ClassVar[int]
+    P95_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    P999_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_LOW_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_HIGH_FIELD_NUMBER: _ClassVar[int]
+    STABLE_FIELD_NUMBER: _ClassVar[int]
+    UNSTABLE_REASON_FIELD_NUMBER: _ClassVar[int]
+    LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_CALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    mean: float
+    std: float
+    min: float
+    median: float
+    p90: float
+    p95: float
+    p99: float
+    p999: float
+    max: float
+    median_low: float
+    median_high: float
+    stable: bool
+    unstable_reason: str
+    load_seconds: float
+    first_call_seconds: float
+    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("engine", "inputs")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    engine: Engine
+    inputs: _common_pb2.Images
+    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ...) -> None: ...
+
+class PredictEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: PredictResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[PredictResult, _Mapping]] = ...) -> None: ...
+
+class PredictResult(_message.Message):
+    __slots__ = ("outputs", "seconds")
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    outputs: _common_pb2.Blob
+    seconds: float
+    def __init__(self, outputs: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class UnloadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UnloadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,1 @@
+"""All that both sides of a pqbench call share: blobs, errors, client, server, jobs, plug-in catalog."""

@@ -1,0 +1,161 @@
+"""Content-addressed storage: a folder of files named by their SHA-256, and its gRPC service.
+
+Two parties that share the folder copy nothing: the writer stores, the reader finds. Parties that
+do not share it stream in chunks, and each end verifies the digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import grpc
+import numpy as np
+
+from pqbench.blob.v1 import blob_pb2, blob_pb2_grpc
+from pqbench.common.v1.common_pb2 import Blob
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound, TooLarge
+
+CHUNK = 1 << 20  # bytes
+MAX_BLOB = 16 << 30  # bytes
+
+
+class BlobStore:
+    """Blobs in one folder, `ab/abcdef…`. Safe for any number of processes: files appear whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, blob: Blob) -> Path:
+        """The file of a blob that is here; raises NotFound where it is not."""
+        path = self._place(blob.sha256)
+        if not path.is_file() or path.stat().st_size != blob.size:
+            raise NotFound(f"blob {blob.sha256} ({blob.size} bytes) is not in {self.root}")
+        return path
+
+    def has(self, blob: Blob) -> bool:
+        """Whether the whole blob is here."""
+        path = self._place(blob.sha256)
+        return path.is_file() and path.stat().st_size == blob.size
+
+    def read(self, blob: Blob) -> bytes:
+        """The blob's bytes, verified."""
+        data = self.path(blob).read_bytes()
+        _verify(blob, hashlib.sha256(data).hexdigest(), len(data))
+        return data
+
+    @contextlib.contextmanager
+    def writer(self, expected: Blob | None = None) -> Iterator[BlobWriter]:
+        """A file to write; on leaving it becomes `writer.blob`. Raises BlobCorrupt if not as expected."""
+        handle, name = tempfile.mkstemp(dir=self.root, prefix=".partial-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                writer = BlobWriter(file)
+                yield writer
+            writer.blob = Blob(sha256=writer.digest.hexdigest(), size=writer.size)
+            if expected is not None:
+                _verify(expected, writer.blob.sha256, writer.size)
+            place = self._place(writer.blob.sha256)
+            place.parent.mkdir(exist_ok=True)
+            os.chmod(name, 0o644)
+            os.replace(name, place)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+    def put(self, data: bytes) -> Blob:
+        """Store bytes."""
+        with self.writer() as out:
+            out.write(data)
+        return out.blob
+
+    def put_file(self, path: Path) -> Blob:
+        """Store a copy of a file."""
+        with self.writer() as out, path.open("rb") as source:
+            while chunk := source.read(CHUNK):
+                out.write(chunk)
+        return out.blob
+
+    def put_array(self, array: np.ndarray) -> Blob:
+        """Store an array as .npy."""
+        with self.writer() as out:
+            np.save(out, array, allow_pickle=False)  # type: ignore[arg-type]
+        return out.blob
+
+    def array(self, blob: Blob) -> np.ndarray:
+        """A stored .npy, memory-mapped and read-only."""
+        try:
+            return np.load(self.path(blob), mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise InvalidInput(f"blob {blob.sha256} is not a .npy array: {error}") from error
+
+    def archive(self, blob: Blob) -> dict[str, np.ndarray]:
+        """The arrays of a stored .npz."""
+        with np.load(io.BytesIO(self.read(blob)), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def _place(self, sha256: str) -> Path:
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise InvalidInput(f"not a SHA-256 in lower-case hexadecimal: {sha256[:80]!r}")
+        return self.root / sha256[:2] / sha256
+
+
+class BlobWriter:
+    """A binary file that hashes what it is given; `blob` is set once it is closed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.blob = Blob()
+
+    def write(self, chunk: bytes | memoryview) -> int:
+        """Append a chunk; returns its length in bytes."""
+        view = memoryview(chunk).cast("B")
+        self.digest.update(view)
+        self.size += len(view)
+        return self._file.write(view)
+
+
+def _verify(expected: Blob, sha256: str, size: int) -> None:
+    if (expected.sha256, expected.size) != (sha256, size):
+        raise BlobCorrupt(f"blob {expected.sha256}: got {size} bytes with SHA-256 {sha256}, expected {expected.size}")
+
+
+class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
+    """The store behind gRPC."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+
+    def FindMissing(self, request: blob_pb2.FindMissingRequest, context: grpc.ServicerContext) -> blob_pb2.FindMissingResponse:
+        return blob_pb2.FindMissingResponse(blobs=[b for b in request.blobs if not self.store.has(b)])
+
+    def Write(
+        self, request_iterator: Iterable[blob_pb2.WriteRequest], context: grpc.ServicerContext
+    ) -> blob_pb2.WriteResponse:
+        requests = iter(request_iterator)
+        first = next(requests, None)
+        if first is None or not first.HasField("blob"):
+            raise InvalidInput("Write: the first message must name the blob")
+        if first.blob.size > MAX_BLOB:
+            raise TooLarge(f"Write: {first.blob.size} bytes is over the limit of {MAX_BLOB}")
+        with self.store.writer(expected=first.blob) as out:
+            out.write(first.chunk)
+            for request in requests:
+                if out.size + len(request.chunk) > first.blob.size:
+                    raise BlobCorrupt(f"Write: more than the announced {first.blob.size} bytes")
+                out.write(request.chunk)
+        return blob_pb2.WriteResponse()
+
+    def Read(self, request: blob_pb2.ReadRequest, context: grpc.ServicerContext) -> Iterator[blob_pb2.ReadResponse]:
+        with self.store.path(request.blob).open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield blob_pb2.ReadResponse(chunk=chunk)

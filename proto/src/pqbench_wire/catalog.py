@@ -1,0 +1,122 @@
+"""Plug-ins: one file each in a package's folder, found by file name, imported on first use.
+
+A plug-in module has `REQUIRES`, a tuple of importable names, and `Config`, a frozen keyword-only
+dataclass whose fields say their unit and meaning. `REQUIRES` is read from the source, so that
+listing a plug-in imports none of its libraries.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pqbench.common.v1.common_pb2 import Plugin
+from pqbench_wire.errors import InvalidInput, Unavailable
+
+# Import names whose package goes by another name.
+PACKAGES = {"torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+
+
+class Catalog:
+    """The plug-ins of one kind: the modules of `package`, e.g. kind "pruner" in pqbench_compressor.pruners."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The plug-ins by name: the file name with hyphens."""
+        spec = find_spec(self.package)
+        folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+        files = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
+        return tuple(f.stem.replace("_", "-") for f in files if not f.stem.startswith("_"))
+
+    def missing(self, name: str) -> str:
+        """What to install before `name` can be used; empty where it can."""
+        absent = [r for r in self._requires(name) if find_spec(r) is None]
+        packages = " ".join(PACKAGES.get(r, r.replace("_", "-")) for r in absent)
+        return f"pip install {packages}" if packages else ""
+
+    def load(self, name: str) -> Any:
+        """The plug-in's module. Raises InvalidInput for an unknown name, Unavailable for a missing library."""
+        if name not in self.names:
+            raise InvalidInput(unknown(self.kind, name, self.names))
+        if hint := self.missing(name):
+            raise Unavailable(f"{self.kind} {name} is unavailable: {hint}")
+        return self._module(name)
+
+    def configure(self, name: str, config_json: str) -> Any:
+        """The plug-in's Config from JSON. Raises InvalidInput that names the field."""
+        return parse_config(self.load(name).Config, config_json, f"{self.kind} {name}")
+
+    def describe(self, name: str, schema: bool = True) -> Plugin:
+        """What GetCapabilities publishes of one plug-in; `schema` imports it."""
+        missing = self.missing(name)
+        plugin = Plugin(kind=self.kind, name=name, available=not missing, unavailable_reason=missing)
+        plugin.summary = (ast.get_docstring(self._tree(name)) or "").partition("\n")[0]
+        if plugin.available and schema:
+            plugin.config_schema_json = json.dumps(TypeAdapter(self._module(name).Config).json_schema(), sort_keys=True)
+        return plugin
+
+    def _module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+
+    def _tree(self, name: str) -> ast.Module:
+        spec = find_spec(f"{self.package}.{name.replace('-', '_')}")
+        assert spec is not None and spec.origin is not None
+        return ast.parse(Path(spec.origin).read_text())
+
+    def _requires(self, name: str) -> tuple[str, ...]:
+        for node in self._tree(name).body:
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "REQUIRES" for t in node.targets):
+                return tuple(ast.literal_eval(node.value))
+        raise TypeError(f"{self.package}.{name} has no REQUIRES")
+
+
+def unknown(what: str, name: str, known: tuple[str, ...] | list[str]) -> str:
+    """The text for a name that does not exist, with the closest that does."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    return f"unknown {what} {name!r}; {hint}"
+
+
+def parse_config(config: type, config_json: str, where: str) -> Any:
+    """A `config` dataclass from JSON; unknown fields and wrong values raise InvalidInput."""
+    try:
+        values = json.loads(config_json or "{}")
+    except ValueError as error:
+        raise InvalidInput(f"{where}: configuration is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{where}: configuration must be a mapping")
+    fields = tuple(config.__dataclass_fields__)  # type: ignore[attr-defined]
+    for key in values:
+        if key not in fields:
+            raise InvalidInput(f"{where}: {unknown('key', key, fields)}" if fields else f"{where}: takes no key {key!r}")
+    try:
+        return TypeAdapter(config).validate_python(values)
+    except ValidationError as error:
+        raise InvalidInput(f"{where}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a validation error in one line: key and what is wrong with it."""
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"]) or "value"
+    given = "" if problem["type"] == "missing" else f", got {_short(problem['input'])}"
+    return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{given}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str) if not isinstance(value, Mapping) else "a mapping"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,151 @@
+"""Joinable jobs: a request's digest is its key, and equal requests share one execution.
+
+A client that lost its connection sends the request again and joins the running job, or gets the
+finished result from disk, also after a restart of the service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from pqbench_wire.errors import Cancelled, Failed, PqbenchError
+
+log = logging.getLogger(__name__)
+ABANDONED_AFTER = 30.0  # seconds without a listener after which a job is cancelled
+
+Event = TypeVar("Event", bound=Message)
+
+
+class Emit(Protocol[Event]):  # type: ignore[misc]
+    """Sends an event to whoever listens; raises Cancelled once nobody does any more."""
+
+    def __call__(self, event: Event) -> None: ...
+
+
+class Jobs(Generic[Event]):
+    """The jobs of one long call. `event` is the streamed message with a `result` field.
+
+    `usable` tells whether a stored result may still be handed out (its blobs exist). `salt` goes
+    into each key: versions and device, so that a result never survives an upgrade.
+    """
+
+    def __init__(self, folder: Path, event: type[Event], usable: Callable[[Event], bool], salt: str) -> None:
+        self._folder = folder
+        self._event = event
+        self._usable = usable
+        self._salt = salt
+        self._running: dict[str, _Job[Event]] = {}
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def stream(self, request: Message, work: Callable[[Emit[Event]], Event]) -> Iterator[Event]:
+        """The events of the job for `request`, the last one its result; starts `work` if need be."""
+        key = hashlib.sha256(f"{self._salt}\n{request.DESCRIPTOR.full_name}\n".encode() + canonical(request)).hexdigest()
+        if (finished := self._finished(key)) is not None:
+            yield finished
+            return
+        with self._lock:
+            job = self._running.get(key)
+            if job is None:
+                job = self._running[key] = _Job()
+                threading.Thread(target=self._run, args=(key, job, work), daemon=True, name=f"job-{key[:8]}").start()
+            job.listeners += 1
+        try:
+            yield from job.events()
+        finally:
+            job.leave()
+
+    def _run(self, key: str, job: _Job[Event], work: Callable[[Emit[Event]], Event]) -> None:
+        try:
+            result = work(job.emit)
+            self._keep(key, result)
+            job.finish(result, None)
+        except PqbenchError as error:
+            job.finish(None, error)
+        except Exception as error:
+            log.exception("job %s", key[:8])
+            job.finish(None, Failed(f"{type(error).__name__}: {first_line(error)}"))
+        finally:
+            with self._lock:
+                del self._running[key]
+
+    def _finished(self, key: str) -> Event | None:
+        path = self._folder / key
+        if not path.is_file():
+            return None
+        event = self._event()
+        try:
+            event.ParseFromString(path.read_bytes())
+        except DecodeError:
+            log.warning("stored result %s is unreadable; doing the work again", path)
+            return None
+        return event if self._usable(event) else None
+
+    def _keep(self, key: str, result: Event) -> None:
+        partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
+        partial.write_bytes(result.SerializeToString(deterministic=True))
+        os.replace(partial, self._folder / key)
+
+
+class _Job(Generic[Event]):
+    def __init__(self) -> None:
+        self.listeners = 0
+        self._left_at = 0.0
+        self._events: list[Event] = []
+        self._error: PqbenchError | None = None
+        self._done = False
+        self._changed = threading.Condition()
+
+    def emit(self, event: Event) -> None:
+        with self._changed:
+            if self.listeners == 0 and time.monotonic() - self._left_at > ABANDONED_AFTER:
+                raise Cancelled(f"nobody has listened for {ABANDONED_AFTER:.0f} s")
+            self._events.append(event)
+            self._changed.notify_all()
+
+    def leave(self) -> None:
+        with self._changed:
+            self.listeners -= 1
+            self._left_at = time.monotonic()
+
+    def finish(self, result: Event | None, error: PqbenchError | None) -> None:
+        with self._changed:
+            if result is not None:
+                self._events.append(result)
+            self._error = error
+            self._done = True
+            self._changed.notify_all()
+
+    def events(self) -> Iterator[Event]:
+        seen = 0
+        while True:
+            with self._changed:
+                while seen == len(self._events) and not self._done:
+                    self._changed.wait()
+                fresh, done, error = self._events[seen:], self._done, self._error
+            yield from fresh
+            seen += len(fresh)
+            if done:
+                if error is not None:
+                    raise error
+                return
+
+
+def canonical(message: Message) -> bytes:
+    """Bytes that are equal for equal messages of one version of the protos."""
+    return message.SerializeToString(deterministic=True)
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's text, cut to its first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:500] if lines else "no message"

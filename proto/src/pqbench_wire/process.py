@@ -1,0 +1,59 @@
+"""Processes that end with their parent, identify their code, and share a machine fairly."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent, process `parent`, ends (Linux)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended before the kernel was told
+        os._exit(1)
+
+
+@functools.cache
+def source_version(package: str) -> str:
+    """The distribution's version and a digest of its source: a changed line is another tool."""
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in folders for p in Path(folder).rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"{metadata.version(package.replace('_', '-'))}+{digest.hexdigest()[:12]}"
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Versions of those installed distributions that are there."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@contextlib.contextmanager
+def machine_lock(folder: Path | None, exclusive: bool) -> Iterator[None]:
+    """Hold the machine: exclusively to measure on it, shared to do anything else.
+
+    `folder` is one that all parties on the machine see (default: in the temporary folder).
+    """
+    folder = folder or Path(tempfile.gettempdir()) / f"pqbench-locks-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "machine.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield

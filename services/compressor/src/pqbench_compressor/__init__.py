@@ -1,0 +1,1 @@
+"""The compressor service: prunes, fine-tunes, quantizes, exports and verifies models."""

@@ -1,0 +1,95 @@
+"""A model between two steps: one safetensors blob with the weights and, in its header, the history.
+
+A pruned architecture is stored as the integers by which its modules differ from the unpruned ones
+(channels, features, heads) and rebuilt by setting them: no pickle, and it loads strictly.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from pqbench_wire.errors import InvalidInput
+
+Structure = dict[str, dict[str, Any]]  # module name -> attribute -> integer or list of integers
+History = list[dict[str, Any]]  # the steps applied so far
+
+
+def save(module: nn.Module, unpruned: nn.Module, history: History) -> bytes:
+    """The checkpoint's bytes, equal for equal models."""
+    header = {"structure": structure_of(module, unpruned), "history": history}
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(state, {"pqbench": json.dumps(header, sort_keys=True)})
+
+
+def load(path: Path, unpruned: nn.Module) -> History:
+    """Turn `unpruned` into the checkpoint's model, in place; returns its history."""
+    with safe_open(path, "pt") as file:
+        header = json.loads((file.metadata() or {})["pqbench"])
+    _reshape(unpruned, header["structure"], state := safetensors.torch.load_file(path))
+    unpruned.load_state_dict(state)
+    return header["history"]
+
+
+def load_weights(module: nn.Module, path: Path, where: str) -> None:
+    """Load a user's safetensors or .pth file, strictly. Raises InvalidInput that names what differs."""
+    try:
+        try:
+            state = safetensors.torch.load_file(path)
+        except SafetensorError:
+            state = unwrap(torch.load(path, map_location="cpu", weights_only=True))
+        module.load_state_dict(state)
+    except Exception as error:
+        # torch.load has no root for a broken zip, a refused pickle and a strange object.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InvalidInput(f"{where}: weights do not fit: {' '.join(lines)[:300]}") from error
+
+
+def unwrap(state: Any) -> dict[str, torch.Tensor]:
+    """A state dict out of the usual wrappings: {"state_dict": …} and DataParallel's "module." prefix."""
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InvalidInput("weights: not a state dict of tensors")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def structure_of(module: nn.Module, unpruned: nn.Module) -> Structure:
+    """The integer attributes by which `module` differs from `unpruned`."""
+    structure: Structure = {}
+    originals = dict(unpruned.named_modules())
+    for name, changed in module.named_modules():
+        before = _integers(originals[name])
+        if delta := {key: value for key, value in _integers(changed).items() if before.get(key) != value}:
+            structure[name] = delta
+    return structure
+
+
+def _integers(module: nn.Module) -> dict[str, Any]:
+    def kept(value: object) -> bool:
+        parts = value if isinstance(value, (tuple, list)) else [value]
+        return bool(parts) and all(isinstance(part, int) and not isinstance(part, bool) for part in parts)
+
+    public = {key: value for key, value in vars(module).items() if not key.startswith("_") and kept(value)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in public.items()}
+
+
+def _reshape(module: nn.Module, structure: Structure, state: dict[str, torch.Tensor]) -> None:
+    modules = dict(module.named_modules())
+    for name, delta in structure.items():
+        for key, value in delta.items():
+            kind = type(getattr(modules[name], key))
+            setattr(modules[name], key, kind(value))
+    for name, tensor in state.items():
+        owner, _, leaf = name.rpartition(".")
+        current = getattr(modules[owner], leaf)
+        if current.shape == tensor.shape:
+            continue
+        empty = torch.empty_like(tensor)
+        setattr(modules[owner], leaf, nn.Parameter(empty) if isinstance(current, nn.Parameter) else empty)

@@ -1,0 +1,158 @@
+"""Exporting a module, and proving that what was exported computes the same."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench.compressor.v1.compressor_pb2 import Verification
+from pqbench_wire.errors import Failed, TooLarge, VerificationFailed
+from pqbench_wire.jobs import first_line
+
+OPSET = 20
+MAX_ONNX = 2 << 30  # bytes: protobuf's limit for one message
+# The least signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
+# only; INT8 is held to being sane here, its accuracy is measured on the engine.
+LEAST_SQNR = {Precision.PRECISION_FP32: 60.0, Precision.PRECISION_FP16: 30.0, Precision.PRECISION_INT8: 3.0}
+
+
+def to_onnx(module: nn.Module, example: np.ndarray) -> bytes:
+    """ONNX with a dynamic batch axis: float32 "input" [batch, C, H, W] to "output" [batch, classes].
+
+    `example` is float32 [2, C, H, W]. Raises Failed if the exporter cannot, TooLarge over 2 GB.
+    """
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                (torch.from_numpy(example),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+                input_names=["input"],
+                output_names=["output"],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise Failed(f"ONNX export: {type(error).__name__}: {first_line(error)}") from error
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    if model.opset_import[0].version != OPSET:
+        raise Failed(f"ONNX export: opset {model.opset_import[0].version} came out, {OPSET} was asked for")
+    if model.ByteSize() >= MAX_ONNX:
+        raise TooLarge(f"ONNX export: {model.ByteSize()} bytes is over the 2 GB that one ONNX file can hold")
+    return model.SerializeToString(deterministic=True)
+
+
+def to_pt2(module: nn.Module, example: np.ndarray) -> bytes:
+    """A torch.export archive with a dynamic batch axis, free of paths and stack traces."""
+    with _quiet():
+        try:
+            program = torch.export.export(
+                module.eval(),
+                (torch.from_numpy(example),),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+                strict=False,
+            )
+        except Exception as error:
+            raise Failed(f"torch.export: {type(error).__name__}: {first_line(error)}") from error
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def verify(
+    artifact: bytes, form: Form.ValueType, precision: Precision.ValueType, inputs: np.ndarray, reference: np.ndarray
+) -> Verification:
+    """Compare an artifact's outputs on real images with the `reference` [N, classes].
+
+    Raises VerificationFailed, with figures, where the ONNX checker objects or the signal-to-noise
+    ratio is under the precision's bound.
+    """
+    name = f"{Form.Name(form)} {Precision.Name(precision)}"
+    outputs = _run_pt2(artifact, inputs) if form == Form.FORM_PT2 else _run_onnx(artifact, inputs, name)
+    if outputs.shape != reference.shape or not np.isfinite(outputs).all():
+        raise VerificationFailed(f"{name}: outputs {outputs.shape} are not finite {reference.shape}")
+    error = float(np.abs(outputs - reference).max())
+    ratio = sqnr(reference, outputs)
+    if ratio < LEAST_SQNR[precision]:
+        raise VerificationFailed(
+            f"{name}: outputs differ from the model's: signal-to-noise {ratio:.1f} dB, at least "
+            f"{LEAST_SQNR[precision]:.0f} dB wanted; largest error {error:.3g} on {len(inputs)} images"
+        )
+    return Verification(form=form, sqnr_db=ratio, max_abs_error=error, images=len(inputs))
+
+
+def sqnr(reference: np.ndarray, outputs: np.ndarray) -> float:
+    """Signal-to-quantization-noise ratio in dB, at most 200 (equal)."""
+    noise = float(np.square(reference - outputs, dtype=np.float64).sum())
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    return min(200.0, 10 * float(np.log10(signal / noise))) if noise and signal else 200.0
+
+
+def run_module(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
+    """Outputs [N, classes] of a module for float32 [N, C, H, W]."""
+    with torch.inference_mode():
+        return module.eval()(torch.from_numpy(inputs)).float().numpy()
+
+
+def run_onnx(model: bytes, inputs: np.ndarray) -> np.ndarray:
+    """Outputs of ONNX Runtime, unoptimised, for float32 [N, C, H, W]."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: inputs})[0]
+
+
+def _run_onnx(artifact: bytes, inputs: np.ndarray, name: str) -> np.ndarray:
+    try:
+        onnx.checker.check_model(onnx.load_from_string(artifact), full_check=True)
+        return run_onnx(artifact, inputs)
+    except Exception as error:
+        raise VerificationFailed(f"{name}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _run_pt2(artifact: bytes, inputs: np.ndarray) -> np.ndarray:
+    program = torch.export.load(io.BytesIO(artifact)).module()  # has no eval(): it is one
+    with torch.inference_mode():
+        return program(torch.from_numpy(inputs)).numpy()
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of its machine: stack traces, paths, names of modules."""
+    graph = model.graph
+    model.doc_string = graph.doc_string = ""
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' advice to their own developers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Models, one family a file; each meets `pqbench_compressor.plugins.ModelPlugin`."""

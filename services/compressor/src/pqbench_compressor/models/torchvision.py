@@ -1,0 +1,68 @@
+"""Every torchvision classifier, with the input that its default weights want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torchvision.models
+from pydantic import Field
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_compressor.plugins import Context, Files, ModelInfo
+from pqbench_wire.catalog import unknown
+from pqbench_wire.errors import InvalidInput, Unavailable
+
+REQUIRES = ("torch", "torchvision")
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The classifier's size."""
+
+    classes: Annotated[int, Field(ge=1, description="outputs; default weights have 1000")] = IMAGENET_CLASSES
+
+
+def names() -> tuple[str, ...]:
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def info(name: str, config: Config, files: Files) -> ModelInfo:
+    if name not in names():
+        raise InvalidInput(unknown("model", f"torchvision/{name}", [f"torchvision/{n}" for n in names()]))
+    wanted = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+    side = wanted.crop_size[0]
+    preprocessing = Preprocessing(
+        height=side,
+        width=side,
+        channels=3,
+        resize=wanted.resize_size[0],
+        interpolation=wanted.interpolation.value,
+        mean=wanted.mean,
+        std=wanted.std,
+    )
+    return ModelInfo(preprocessing=preprocessing, classes=config.classes)
+
+
+def build(name: str, config: Config, files: Files) -> nn.Module:
+    # Auxiliary training heads are no part of the deployed model, and slow random initialisers no use.
+    extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=config.classes, **extra)
+
+
+def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
+    if config.classes != IMAGENET_CLASSES:
+        raise InvalidInput(f"torchvision/{name}: default weights have {IMAGENET_CLASSES} classes, not {config.classes}")
+    weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+    try:
+        state = weights.get_state_dict(check_hash=True, progress=False)
+    except OSError as error:
+        raise Unavailable(
+            f"torchvision/{name}: cannot download {weights.url} ({error}); put the file at that name into "
+            "$TORCH_HOME/hub/checkpoints, or give weights: <path>"
+        ) from error
+    module = build(name, config, files)
+    module.load_state_dict({key: value for key, value in state.items() if not key.lower().startswith("aux")})
+    return module

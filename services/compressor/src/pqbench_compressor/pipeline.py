@@ -1,0 +1,265 @@
+"""What one Compress call does: load, apply the steps, export, verify, count."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
+from pqbench.compressor.v1 import compressor_pb2 as pb
+from pqbench_compressor import checkpoint, export, finetune, statistics
+from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Files, ModelInfo, Report, Source, Training
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.catalog import parse_config
+from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.images import load_images, normalise
+
+FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+EXAMPLE = 2  # images: two, because exporters specialise a batch of one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """Everything that a call needs from the service it runs in."""
+
+    store: BlobStore
+    allow_code: bool
+
+    def info(self, model: pb.Model) -> ModelInfo:
+        """The model's preprocessing and classes; what the request gives wins over the plug-in's own."""
+        plugin = MODELS.load(model.plugin)
+        config = MODELS.configure(model.plugin, model.config_json)
+        info = plugin.info(model.name, config, self._files(model))
+        if model.preprocessing.height:
+            info = replace(info, preprocessing=model.preprocessing)
+        if not info.preprocessing.height:
+            raise InvalidInput(f"model {model.name}: its input is not known; give preprocessing: {{height, width, …}}")
+        return info
+
+    def check(self, request: pb.CheckRequest) -> pb.CheckResponse:
+        """Validate a model and a recipe. Raises InvalidInput; what cannot work is `refused`."""
+        info = self.info(request.model)
+        configs = [_configure(step) for step in request.steps]
+        quantizer = _quantizer(request.steps)
+        forms = quantizer.FORMS if quantizer else FP32_FORMS
+        if request.model.plugin == "onnx":
+            forms = tuple(form for form in forms if form != Form.FORM_PT2)
+        return pb.CheckResponse(
+            preprocessing=info.preprocessing,
+            classes=info.classes,
+            trains=info.trains and request.model.weights == pb.WEIGHTS_DEFAULT,
+            refused=_refusal(request),
+            precision=quantizer.PRECISION if quantizer else Precision.PRECISION_FP32,
+            forms=forms,
+            needs=[_needs(step, config) for step, config in zip(request.steps, configs, strict=True)],
+        )
+
+    def compress(self, request: pb.CompressRequest, report: Report) -> pb.CompressResult:
+        """Apply the request's steps and export its forms."""
+        if refused := _refusal(pb.CheckRequest(model=request.model, steps=request.steps)):
+            raise Refused(refused)
+        seconds: dict[str, float] = {}
+        torch.manual_seed(request.seed)
+        context = self._context(request, report)
+        if request.model.plugin == "onnx":
+            return self._quantize_file(request, context, seconds)
+        with _timed(seconds, "load"):
+            module, history = self._load(request, context)
+        notes: dict[str, Any] = {}
+        for step in request.steps:
+            with _timed(seconds, step.kind):
+                _apply(module, step, context, notes)
+            history.append({"kind": step.kind, "plugin": step.plugin, "config": json.loads(step.config_json or "{}")})
+        data = checkpoint.save(module, self._unpruned(request.model), history)
+        result = pb.CompressResult(checkpoint=self.store.put(data))
+        if request.forms:
+            self._export(request, context, module, result, notes, seconds)
+        with _timed(seconds, "statistics"):
+            result.statistics.CopyFrom(statistics.of_module(module, context.example, len(data)))
+        return _finish(result, notes, seconds)
+
+    def _load(self, request: pb.CompressRequest, context: Context) -> tuple[nn.Module, checkpoint.History]:
+        model, files = request.model, self._files(request.model)
+        plugin, config = MODELS.load(model.plugin), MODELS.configure(model.plugin, model.config_json)
+        if request.HasField("checkpoint"):
+            module = self._unpruned(model)
+            return module.eval(), checkpoint.load(self.store.path(request.checkpoint), module)
+        if model.weights == pb.WEIGHTS_DEFAULT:
+            return plugin.pretrained(model.name, config, files, context).eval(), []
+        module = self._unpruned(model)
+        if model.weights == pb.WEIGHTS_FILE:
+            checkpoint.load_weights(module, self.store.path(model.file), model.name)
+        return module.eval(), []
+
+    def _unpruned(self, model: pb.Model) -> nn.Module:
+        config = MODELS.configure(model.plugin, model.config_json)
+        return MODELS.load(model.plugin).build(model.name, config, self._files(model)).eval()
+
+    def _export(
+        self,
+        request: pb.CompressRequest,
+        context: Context,
+        module: nn.Module,
+        result: pb.CompressResult,
+        notes: dict[str, Any],
+        seconds: dict[str, float],
+    ) -> None:
+        source = Source(onnx=_once(lambda: export.to_onnx(module, context.example)), module=module)
+        quantizer = _quantizer(request.steps)
+        forms = tuple(request.forms)
+        if quantizer is None:
+            with _timed(seconds, "export"):
+                artifacts = {f: source.onnx() if f == Form.FORM_ONNX else export.to_pt2(module, context.example) for f in forms}
+        else:
+            if Form.FORM_PT2 not in forms:
+                with _timed(seconds, "export"):
+                    source.onnx()
+            with _timed(seconds, "quantize"):
+                artifacts = quantizer.quantize(source, _configure(request.steps[-1]), context, forms)
+            notes.update(source.notes)
+        inputs = self._verification(request, context)
+        self._keep(artifacts, result, request, inputs, export.run_module(module, inputs), seconds)
+
+    def _quantize_file(self, request: pb.CompressRequest, context: Context, seconds: dict[str, float]) -> pb.CompressResult:
+        data = self.store.read(request.model.code)
+        try:
+            onnx.checker.check_model(onnx.load_from_string(data))
+        except Exception as error:
+            raise InvalidInput(f"{request.model.name}: not a valid ONNX model: {error}") from error
+        source = Source(onnx=lambda: data, module=None)
+        result = pb.CompressResult()
+        if request.forms:
+            quantizer = _quantizer(request.steps)
+            with _timed(seconds, "quantize"):
+                artifacts = (
+                    quantizer.quantize(source, _configure(request.steps[-1]), context, tuple(request.forms))
+                    if quantizer
+                    else {Form.FORM_ONNX: data}
+                )
+            inputs = self._verification(request, context)
+            self._keep(artifacts, result, request, inputs, export.run_onnx(data, inputs), seconds)
+        result.statistics.CopyFrom(statistics.of_onnx(data))
+        return _finish(result, source.notes, seconds)
+
+    def _keep(
+        self,
+        artifacts: dict[Form.ValueType, bytes],
+        result: pb.CompressResult,
+        request: pb.CompressRequest,
+        inputs: np.ndarray,
+        reference: np.ndarray,
+        seconds: dict[str, float],
+    ) -> None:
+        quantizer = _quantizer(request.steps)
+        precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
+        with _timed(seconds, "verify"):
+            for form, data in artifacts.items():
+                result.verifications.append(export.verify(data, form, precision, inputs, reference))
+                result.artifacts.append(Artifact(blob=self.store.put(data), form=form, precision=precision))
+
+    def _context(self, request: pb.CompressRequest, report: Report) -> Context:
+        info = self.info(request.model)
+        training = None
+        if request.HasField("training"):
+            images, labels = load_images(self.store, request.training)
+            training = Training(images=images, labels=labels, preprocessing=info.preprocessing)
+        load_baseline = None
+        if request.HasField("baseline"):
+            unpruned = pb.CompressRequest(model=request.model, checkpoint=request.baseline)
+            load_baseline = _once(lambda: self._load(unpruned, context)[0])
+        context = Context(
+            seed=request.seed,
+            report=report,
+            classes=info.classes,
+            example=self._images(request, info.preprocessing)[:EXAMPLE],
+            training_split=training,
+            load_baseline=load_baseline,
+        )
+        return context
+
+    def _verification(self, request: pb.CompressRequest, context: Context) -> np.ndarray:
+        return self._images(request, self.info(request.model).preprocessing)
+
+    def _images(self, request: pb.CompressRequest, preprocessing: Preprocessing) -> np.ndarray:
+        images = load_images(self.store, request.verification)[0]
+        if len(images) < EXAMPLE:
+            raise InvalidInput(f"at least {EXAMPLE} verification images are needed, got {len(images)}")
+        return normalise(images, preprocessing)
+
+    def _files(self, model: pb.Model) -> Files:
+        code = self.store.path(model.code) if model.HasField("code") else None
+        return Files(code=code, allow_code=self.allow_code)
+
+
+def _refusal(request: pb.CheckRequest) -> str:
+    kinds = [step.kind for step in request.steps]
+    if "quantize" in kinds[:-1]:
+        return "quantize must be the last step: what follows would undo it"
+    if request.model.plugin == "onnx" and set(kinds) - {"quantize"}:
+        return "an ONNX file can be quantized, not pruned or fine-tuned"
+    return ""
+
+
+def _configure(step: pb.Step) -> Any:
+    if step.kind == "prune":
+        return PRUNERS.configure(step.plugin, step.config_json)
+    if step.kind == "quantize":
+        return QUANTIZERS.configure(step.plugin, step.config_json)
+    if step.kind == "finetune":
+        return parse_config(finetune.Config, step.config_json, "finetune")
+    raise InvalidInput(f"unknown kind of step {step.kind!r}; known: prune, finetune, quantize")
+
+
+def _needs(step: pb.Step, config: Any) -> pb.StepNeeds:
+    if step.kind == "finetune":
+        return pb.StepNeeds(training_images=True, baseline=config.distill)
+    return pb.StepNeeds(training_images=step.kind == "quantize" and QUANTIZERS.load(step.plugin).NEEDS_TRAINING)
+
+
+def _quantizer(steps: Any) -> Any:
+    return QUANTIZERS.load(steps[-1].plugin) if steps and steps[-1].kind == "quantize" else None
+
+
+def _apply(module: nn.Module, step: pb.Step, context: Context, notes: dict[str, Any]) -> None:
+    config = _configure(step)
+    if step.kind == "prune":
+        context.report("prune", 0, step.plugin)
+        notes[f"prune {step.plugin}"] = dict(PRUNERS.load(step.plugin).prune(module, config, context))
+    elif step.kind == "finetune":
+        notes["finetune"] = dict(finetune.finetune(module, config, context))
+    if any(not bool(torch.isfinite(p).all()) for p in module.parameters()):
+        raise Failed(f"{step.kind} left weights that are not finite; a lower learning rate may help")
+
+
+def _finish(result: pb.CompressResult, notes: dict[str, Any], seconds: dict[str, float]) -> pb.CompressResult:
+    result.notes_json = json.dumps(notes, sort_keys=True)
+    for stage, value in seconds.items():
+        result.stage_seconds[stage] = value
+    return result
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
+
+
+def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+    made: list[Any] = []
+
+    def get() -> Any:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get

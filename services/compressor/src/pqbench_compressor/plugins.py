@@ -1,0 +1,137 @@
+"""What a plug-in of the compressor is: the protocols, what they are given, and the catalogs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
+from pqbench_wire.catalog import Catalog
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.images import normalise
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODELS = Catalog("model", "pqbench_compressor.models")
+PRUNERS = Catalog("pruner", "pqbench_compressor.pruners")
+QUANTIZERS = Catalog("quantizer", "pqbench_compressor.quantizers")
+
+Report = Callable[[str, float, str], None]  # stage, fraction 0 to 1, message
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What is known of a model before it is loaded."""
+
+    preprocessing: Preprocessing
+    classes: int  # outputs; 0: not known before loading
+    trains: bool = False  # its default weights come from training on the dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The training split: images uint8 [N, H, W, C], labels int64 [N], how images become inputs."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    preprocessing: Preprocessing
+
+    def inputs(self, indices: np.ndarray | slice) -> np.ndarray:
+        """Normalised images float32 [n, C, H, W]."""
+        return normalise(self.images[indices], self.preprocessing)
+
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """`count` normalised images in a seeded random order (a folder is often sorted by class)."""
+        order = np.random.default_rng(seed).permutation(len(self.images))
+        return self.inputs(np.sort(order[:count]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a step may use besides the model."""
+
+    seed: int
+    report: Report
+    classes: int
+    example: np.ndarray  # float32 [2, C, H, W], real images
+    training_split: Training | None = None
+    load_baseline: Callable[[], nn.Module] | None = None
+
+    @property
+    def training(self) -> Training:
+        """The training split. Raises InvalidInput if the request has none."""
+        if self.training_split is None:
+            raise InvalidInput("this step needs training images; the request has none")
+        return self.training_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The user's files of a model, where it has any."""
+
+    code: Path | None = None  # Python or ONNX
+    allow_code: bool = False
+
+
+class ModelPlugin(Protocol):
+    """A family of models."""
+
+    REQUIRES: ClassVar[tuple[str, ...]]
+    Config: ClassVar[type]
+
+    def names(self) -> tuple[str, ...]:
+        """The members of the family."""
+        ...
+
+    def info(self, name: str, config: Any, files: Files) -> ModelInfo:
+        """What is known before loading. Raises InvalidInput for an unknown name."""
+        ...
+
+    def build(self, name: str, config: Any, files: Files) -> nn.Module:
+        """The architecture with random weights."""
+        ...
+
+    def pretrained(self, name: str, config: Any, files: Files, context: Context) -> nn.Module:
+        """The model with its default weights. Raises Unavailable with what to do where there are none."""
+        ...
+
+
+class Pruner(Protocol):
+    """Changes a model in place."""
+
+    REQUIRES: ClassVar[tuple[str, ...]]
+    Config: ClassVar[type]
+
+    def prune(self, module: nn.Module, config: Any, context: Context) -> Mapping[str, Any]:
+        """Prune; returns what is worth reporting."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Source:
+    """A model about to be quantized: its FP32 ONNX bytes and, unless it came as ONNX, its module."""
+
+    onnx: Callable[[], bytes]
+    module: nn.Module | None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Quantizer(Protocol):
+    """Makes the artifacts of a precision, each in the forms that targets want."""
+
+    REQUIRES: ClassVar[tuple[str, ...]]
+    Config: ClassVar[type]
+    PRECISION: ClassVar[Precision.ValueType]
+    FORMS: ClassVar[tuple[Form.ValueType, ...]]
+    NEEDS_TRAINING: ClassVar[bool]
+
+    def quantize(
+        self, source: Source, config: Any, context: Context, forms: tuple[Form.ValueType, ...]
+    ) -> dict[Form.ValueType, bytes]:
+        """The artifact's bytes for each of `forms`."""
+        ...

@@ -1,0 +1,1 @@
+"""Pruners, one a file; each meets `pqbench_compressor.plugins.Pruner`."""

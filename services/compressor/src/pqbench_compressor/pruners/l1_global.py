@@ -1,0 +1,31 @@
+"""Zero the smallest weights of the whole network (torch.nn.utils.prune.global_unstructured)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from pqbench_compressor.plugins import Context
+from pqbench_compressor.pruners._zero_fill import prunable
+
+REQUIRES = ("torch",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How much to prune."""
+
+    amount: Annotated[float, Field(ge=0, lt=1, description="share of all weights to zero")]
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    weights = prunable(module)
+    torch_prune.global_unstructured(weights, torch_prune.L1Unstructured, amount=config.amount)
+    for layer, name in weights:
+        torch_prune.remove(layer, name)
+    return {}

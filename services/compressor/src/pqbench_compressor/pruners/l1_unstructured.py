@@ -1,0 +1,28 @@
+"""Zero the smallest weights of each layer (Han et al., arXiv 1506.02626; torch.nn.utils.prune)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from pqbench_compressor.plugins import Context
+from pqbench_compressor.pruners._zero_fill import each
+
+REQUIRES = ("torch",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How much to prune."""
+
+    amount: Annotated[float, Field(ge=0, lt=1, description="share of each layer's weights to zero")]
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    each(module, lambda layer, name: torch_prune.l1_unstructured(layer, name, config.amount))
+    return {}

@@ -1,0 +1,30 @@
+"""Zero whole channels of each layer by their Ln norm (torch.nn.utils.prune.ln_structured)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from pqbench_compressor.plugins import Context
+from pqbench_compressor.pruners._zero_fill import each
+
+REQUIRES = ("torch",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How much to prune, along which dimension, by which norm."""
+
+    amount: Annotated[float, Field(ge=0, lt=1, description="share of each layer's channels to zero")]
+    dim: Annotated[Literal[0, 1], Field(description="0: neurons or filters; 1: their inputs")] = 0
+    n: Annotated[float, Field(gt=0, description="order of the norm")] = 2
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    each(module, lambda layer, name: torch_prune.ln_structured(layer, name, config.amount, config.n, config.dim))
+    return {}

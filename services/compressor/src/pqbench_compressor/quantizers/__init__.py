@@ -1,0 +1,1 @@
+"""Quantizers, one a file; each meets `pqbench_compressor.plugins.Quantizer`."""

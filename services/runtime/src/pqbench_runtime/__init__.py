@@ -1,0 +1,1 @@
+"""The runtime service: builds engines, times them, runs datasets through them."""

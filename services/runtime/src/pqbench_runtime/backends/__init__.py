@@ -1,0 +1,1 @@
+"""Backends, one a file; each meets `pqbench_runtime.backend.Backend`."""

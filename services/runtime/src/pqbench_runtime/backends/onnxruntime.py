@@ -1,0 +1,159 @@
+"""ONNX Runtime; the execution provider is configurable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import onnx
+import onnxruntime
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_runtime.backend import Built, Layer, Route, Shape
+from pqbench_runtime.host import cpu_name
+from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.jobs import first_line
+
+REQUIRES = ("onnx", "onnxruntime")
+LIBRARIES = ("onnxruntime", "onnx")
+ROUTES = (
+    Route(
+        precision=Precision.PRECISION_FP32,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="the plain route",
+    ),
+    Route(
+        precision=Precision.PRECISION_FP16,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
+        evidence="the CPU provider has few FP16 kernels and casts around the rest: halves the file, 0.6-0.9x the speed",
+    ),
+    Route(
+        precision=Precision.PRECISION_INT8,
+        form=Form.FORM_QDQ_UNSIGNED,
+        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        evidence="convolutions with unsigned activations run 1.6-2.8x FP32's speed, with signed ones 0.5-0.9x",
+    ),
+)
+COMPUTE = {
+    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "ConvInteger", "QLinearConv", "NhwcConv",
+    "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger", "QLinearMatMul",
+    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
+}  # fmt: skip
+INTEGER = {"ConvInteger", "QLinearConv", "QGemm", "MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+TYPES = {
+    onnx.TensorProto.FLOAT: "FP32",
+    onnx.TensorProto.FLOAT16: "FP16",
+    onnx.TensorProto.BFLOAT16: "BF16",
+    onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.UINT8: "INT8",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Session options; what is not named stays at ONNX Runtime's default."""
+
+    threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
+    provider: Annotated[str, Field(description="execution provider, without its suffix")] = "CPU"
+
+
+class Session:
+    """A loaded optimised model."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._name = session.get_inputs()[0].name
+
+    def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
+        """The timed call for one batch."""
+        run = partial(self._session.run, None, {self._name: batch})
+        return lambda: run()[0]
+
+
+def device() -> str:
+    return cpu_name()
+
+
+def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Built:
+    """Optimise the graph for this machine and batch size; the optimised model is the engine."""
+    with TemporaryDirectory() as folder:
+        optimised = Path(folder, "engine.onnx")
+        settings = _session_options(options)
+        settings.optimized_model_filepath = str(optimised)
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.add_free_dimension_override_by_name(_batch_axis(artifact), shape.batch)
+        _create(artifact, settings, options)
+        data = optimised.read_bytes()
+    return Built(
+        data=data,
+        layers=_layers(onnx.load_from_string(data)),
+        settings={
+            "execution_provider": f"{options.provider}ExecutionProvider",
+            "intra_op_threads": str(settings.intra_op_num_threads),
+            "inter_op_threads": str(settings.inter_op_num_threads),
+            "execution_mode": settings.execution_mode.name,
+            "graph_optimization_level": "ORT_ENABLE_ALL, at build time",
+            "inference_precision": Precision.Name(precision).removeprefix("PRECISION_"),
+        },
+    )
+
+
+def load(engine: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Session:
+    settings = _session_options(options)
+    # The engine is optimised already; optimising it again could only change what was built.
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return Session(_create(engine, settings, options))
+
+
+def _session_options(options: Config) -> onnxruntime.SessionOptions:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    return settings
+
+
+def _create(model: Path, settings: onnxruntime.SessionOptions, options: Config) -> onnxruntime.InferenceSession:
+    provider = f"{options.provider}ExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+        raise InvalidInput(f"backend onnxruntime: provider {options.provider!r} is not in this build; it has {names}")
+    try:
+        return onnxruntime.InferenceSession(model, settings, providers=[provider])
+    except Exception as error:
+        # ONNX Runtime's exceptions share no root but Exception.
+        kind = Refused if "NOT_IMPLEMENTED" in str(error) else Failed
+        raise kind(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
+
+
+def _batch_axis(artifact: Path) -> str:
+    graph = onnx.load(str(artifact), load_external_data=False).graph
+    inputs = [i for i in graph.input if i.name not in {w.name for w in graph.initializer}]
+    if len(inputs) != 1:
+        raise InvalidInput(f"the model has {len(inputs)} inputs; one image input is supported")
+    # An axis with a fixed size has no name; ONNX Runtime then ignores the override and checks the shape.
+    return inputs[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+
+
+def _layers(model: onnx.ModelProto) -> list[Layer]:
+    weights = {i.name: TYPES.get(i.data_type, "other") for i in model.graph.initializer}
+    return [
+        Layer(name=node.name, type=node.op_type, precision=_precision(node, weights), compute=node.op_type in COMPUTE)
+        for node in model.graph.node
+    ]
+
+
+def _precision(node: onnx.NodeProto, weights: dict[str, str]) -> str:
+    """By operator or by the type of its weights; the optimised graph carries no types for the rest."""
+    if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
+        return "INT8"
+    typed = [weights[name] for name in node.input if name in weights]
+    return typed[0] if typed else "FP32"

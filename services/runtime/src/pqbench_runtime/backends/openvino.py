@@ -1,0 +1,134 @@
+"""OpenVINO on the CPU; the inference precision is always set, never left to its default (BF16)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import openvino
+from openvino import properties
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_runtime.backend import Built, Layer, Route, Shape
+from pqbench_runtime.host import cpu_name
+from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.jobs import first_line
+
+REQUIRES = ("openvino",)
+LIBRARIES = ("openvino",)
+ROUTES = (
+    Route(
+        precision=Precision.PRECISION_FP32,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="with INFERENCE_PRECISION_HINT=f32; the default is BF16 where the CPU has it, 2-6x faster than true FP32",
+    ),
+    Route(
+        precision=Precision.PRECISION_FP16,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
+        evidence="FP16 is executed only on CPUs with FP16 arithmetic; elsewhere weights are widened: it saves size",
+    ),
+    Route(
+        precision=Precision.PRECISION_INT8,
+        form=Form.FORM_QDQ_UNSIGNED,
+        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        evidence="2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints",
+    ),
+)
+HINTS = {Precision.PRECISION_FP16: openvino.Type.f16}
+COMPUTE = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "BatchedMatMul", "ScaledDotProductAttention"}
+TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of the CPU device."""
+
+    threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0: one a physical core")] = 0
+
+
+class Session:
+    """A compiled model with one infer request."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self._request = compiled.create_infer_request()
+        self._output = compiled.output(0)
+
+    def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
+        """The timed call for one batch; the input array is used in place, the output copied out."""
+        infer, output = partial(self._request.infer, {0: batch}, share_inputs=True), self._output
+        return lambda: infer()[output]
+
+
+def device() -> str:
+    return cpu_name()
+
+
+def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Built:
+    core = openvino.Core()
+    try:
+        model = core.read_model(artifact)
+        if len(model.inputs) != 1:
+            raise InvalidInput(f"the model has {len(model.inputs)} inputs; one image input is supported")
+        model.reshape(list(shape.input))
+        compiled = core.compile_model(model, "CPU", _properties(precision, options))
+    except RuntimeError as error:
+        raise Failed(f"OpenVINO cannot compile this model: {_reason(error)}") from error
+    stream = BytesIO()
+    compiled.export_model(stream)
+    return Built(data=stream.getvalue(), layers=_layers(compiled), settings=_settings(compiled))
+
+
+def load(engine: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Session:
+    with engine.open("rb") as file:
+        compiled = openvino.Core().import_model(file.read(), "CPU", _properties(precision, options))
+    return Session(compiled)
+
+
+def _properties(precision: Precision.ValueType, options: Config) -> dict[str, Any]:
+    chosen: dict[Any, Any] = {
+        properties.hint.inference_precision(): HINTS.get(precision, openvino.Type.f32),
+        properties.hint.performance_mode(): properties.hint.PerformanceMode.LATENCY,
+        properties.num_streams(): 1,
+    }
+    if options.threads:
+        chosen[properties.inference_num_threads()] = options.threads
+    return chosen
+
+
+def _settings(compiled: openvino.CompiledModel) -> dict[str, str]:
+    names = {
+        "inference_precision": properties.hint.inference_precision(),
+        "threads": properties.inference_num_threads(),
+        "streams": properties.num_streams(),
+        "execution_mode": properties.hint.execution_mode(),
+        "performance_mode": properties.hint.performance_mode(),
+        "cpu_pinning": properties.hint.enable_cpu_pinning(),
+        "hyper_threading": properties.hint.enable_hyper_threading(),
+    }
+    return {name: str(compiled.get_property(key)) for name, key in names.items()}
+
+
+def _layers(compiled: openvino.CompiledModel) -> list[Layer]:
+    """The executed graph: the runtime model notes each node's precision."""
+    layers = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        kind = str(info["layerType"])
+        executed = str(info["runtimePrecision"])
+        name = TYPES.get(executed, executed)
+        layers.append(Layer(name=node.get_friendly_name(), type=kind, precision=name, compute=kind in COMPUTE))
+    return layers
+
+
+def _reason(error: RuntimeError) -> str:
+    """OpenVINO puts the source location first and the reason last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else first_line(error)

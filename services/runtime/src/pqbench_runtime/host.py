@@ -1,0 +1,50 @@
+"""What this machine is and how busy it is: for engine keys and environment records."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+import psutil
+
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16", "asimd")
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Model name, instruction sets that decide kernels, and cores: what an engine is built for."""
+    fields = _cpuinfo()
+    flags = [flag for flag in FLAGS if flag in fields.get("flags", fields.get("Features", "")).split()]
+    name = fields.get("model name", platform.processor() or platform.machine())
+    return f"{name} [{' '.join(flags)}] x{os.cpu_count()}"
+
+
+def environment() -> dict[str, str]:
+    """The machine's record; what cannot be read is absent."""
+    record = {
+        "cpu": cpu_name(),
+        "cores_physical": str(psutil.cpu_count(logical=False) or ""),
+        "cores_usable": str(len(os.sched_getaffinity(0))),
+        "memory_bytes": str(psutil.virtual_memory().total),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "cpu_governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+    }
+    return {key: value for key, value in record.items() if value}
+
+
+def load_average() -> float:
+    """Runnable processes, averaged over the last minute."""
+    return os.getloadavg()[0]
+
+
+def _cpuinfo() -> dict[str, str]:
+    first = _read(Path("/proc/cpuinfo")).partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _read(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""

@@ -1,0 +1,138 @@
+"""RuntimeService: turns requests into questions to workers and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1 import runtime_pb2_grpc
+from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
+from pqbench_runtime import host
+from pqbench_runtime.backend import BACKENDS
+from pqbench_runtime.workers import SessionWorker, WorkerProcess
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.client import blobs_in
+from pqbench_wire.errors import InvalidInput, TooLarge
+from pqbench_wire.jobs import Emit, Jobs
+from pqbench_wire.process import machine_lock, source_version, versions_of
+
+MAX_BATCH = 65_536
+MAX_ENGINES = 8  # in one Measure
+MAX_PIXELS = 1 << 28  # batch x height x width x channels
+Event = TypeVar("Event", pb.BuildEngineEvent, pb.MeasureEvent, pb.PredictEvent)
+
+
+class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
+    """The service over the blobs in `data`."""
+
+    def __init__(self, data: Path, locks: Path | None) -> None:
+        self.store = BlobStore(data / "blobs")
+        self._locks = locks
+        self._session = SessionWorker(self.store.root)
+        self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
+        libraries = versions_of("onnxruntime", "openvino", "torch", "onnx")
+        salt = repr(sorted((self._versions | libraries).items())) + host.cpu_name()
+        results = data / "results"
+        self._builds = Jobs(results / "build", pb.BuildEngineEvent, self._usable, salt)
+        self._measures = Jobs(results / "measure", pb.MeasureEvent, self._usable, salt)
+        self._predictions = Jobs(results / "predict", pb.PredictEvent, self._usable, salt)
+
+    def GetCapabilities(
+        self, request: pb.GetCapabilitiesRequest, context: grpc.ServicerContext
+    ) -> pb.GetCapabilitiesResponse:
+        backends = [self._backend(name) for name in BACKENDS.names if not request.backends or name in request.backends]
+        return pb.GetCapabilitiesResponse(backends=backends, versions=self._versions, environment=host.environment())
+
+    def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
+        options = BACKENDS.configure(request.backend, request.options_json)
+        return pb.CheckResponse(options_json=json.dumps(asdict(options), sort_keys=True))
+
+    def BuildEngine(self, request: pb.BuildEngineRequest, context: grpc.ServicerContext) -> Iterator[pb.BuildEngineEvent]:
+        _check_shape(request.batch_size, request.preprocessing)
+        return self._builds.stream(request, lambda emit: self._build(request, emit))
+
+    def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
+        if not 1 <= len(request.engines) <= MAX_ENGINES:
+            raise InvalidInput(f"Measure takes 1 to {MAX_ENGINES} engines, got {len(request.engines)}")
+        for engine in request.engines:
+            _check_shape(engine.batch_size, engine.preprocessing)
+        return self._measures.stream(request, lambda emit: self._measure(request, emit))
+
+    def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> Iterator[pb.PredictEvent]:
+        _check_shape(request.engine.batch_size, request.engine.preprocessing)
+        return self._predictions.stream(request, lambda emit: self._predict(request, emit))
+
+    def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
+        self._session.unload()
+        return pb.UnloadResponse()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._session.unload()
+
+    def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
+        with machine_lock(self._locks, exclusive=False), _throwaway(self.store.root) as worker:
+            reply = worker.ask(WorkerRequest(build=request), _forward(pb.BuildEngineEvent, emit))
+        return pb.BuildEngineEvent(result=reply.build)
+
+    def _measure(self, request: pb.MeasureRequest, emit: Emit[pb.MeasureEvent]) -> pb.MeasureEvent:
+        with machine_lock(self._locks, exclusive=True):
+            asked = WorkerRequest(measure=request)
+            reply = self._session.ask(_process_key(request.engines), asked, _forward(pb.MeasureEvent, emit))
+        return pb.MeasureEvent(result=reply.measure)
+
+    def _predict(self, request: pb.PredictRequest, emit: Emit[pb.PredictEvent]) -> pb.PredictEvent:
+        with machine_lock(self._locks, exclusive=False):
+            asked = WorkerRequest(predict=request)
+            reply = self._session.ask(_process_key([request.engine]), asked, _forward(pb.PredictEvent, emit))
+        return pb.PredictEvent(result=reply.predict)
+
+    def _backend(self, name: str) -> pb.Backend:
+        backend = pb.Backend(plugin=BACKENDS.describe(name))
+        if backend.plugin.available:
+            module = BACKENDS.load(name)
+            backend.device = module.device()
+            backend.versions.update(versions_of(*module.LIBRARIES))
+            for route in module.ROUTES:
+                backend.routes.append(pb.Route(**asdict(route)))
+        return backend
+
+    def _usable(self, event: Any) -> bool:
+        return all(self.store.has(blob) for blob in blobs_in(event))
+
+
+@contextmanager
+def _throwaway(blobs: Path) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(blobs)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def _forward(event: type[Event], emit: Emit[Event]) -> Callable[[WorkerReply], None]:
+    def forward(reply: WorkerReply) -> None:
+        emit(event(progress=reply.progress) if reply.HasField("progress") else event(log=reply.log))
+
+    return forward
+
+
+def _process_key(engines: Any) -> str:
+    """Threads and the like are process-wide in some libraries: other options, another process."""
+    return "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
+
+
+def _check_shape(batch: int, preprocessing: Any) -> None:
+    if not 1 <= batch <= MAX_BATCH:
+        raise InvalidInput(f"batch_size must be 1 to {MAX_BATCH}, got {batch}")
+    if not (preprocessing.height and preprocessing.width and preprocessing.channels):
+        raise InvalidInput("preprocessing needs height, width and channels")
+    if batch * preprocessing.height * preprocessing.width * preprocessing.channels > MAX_PIXELS:
+        raise TooLarge(f"one batch would have over {MAX_PIXELS} values")

@@ -1,0 +1,207 @@
+"""A worker process: does what the service asks, one request at a time. No gRPC in it.
+
+    python -m pqbench_runtime.worker REQUESTS REPLIES PARENT BLOBS
+
+REQUESTS and REPLIES are inherited pipe descriptors; standard output stays free for what native
+libraries print. A session worker keeps its engines loaded, side by side.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pqbench.common.v1.common_pb2 import Precision, Progress
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import WorkerError, WorkerReply, WorkerRequest
+from pqbench_runtime import frames, host, timing
+from pqbench_runtime.backend import BACKENDS, Built, Session, Shape, route_for
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
+from pqbench_wire.images import load_images, normalise
+from pqbench_wire.jobs import canonical, first_line
+from pqbench_wire.process import die_with_parent, versions_of
+
+MAX_ENGINES = 8  # kept loaded; the least recently used goes first
+Send = Callable[[WorkerReply], None]
+
+
+class Worker:
+    """The work, over the blobs of one store."""
+
+    def __init__(self, store: BlobStore, send: Send) -> None:
+        self._store = store
+        self._send = send
+        self._loaded: dict[bytes, tuple[Session, float]] = {}
+
+    def handle(self, request: WorkerRequest) -> WorkerReply:
+        """The reply to one request."""
+        if request.HasField("build"):
+            return WorkerReply(build=self.build(request.build))
+        if request.HasField("measure"):
+            return WorkerReply(measure=self.measure(request.measure))
+        return WorkerReply(predict=self.predict(request.predict))
+
+    def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
+        """Build an engine and read back what its layers execute in."""
+        backend = BACKENDS.load(request.backend)
+        artifact, shape = request.artifact, Shape(batch=request.batch_size, preprocessing=request.preprocessing)
+        route = route_for(backend, artifact.precision)
+        if route is None or route.form != artifact.form:
+            raise Refused(f"{request.backend} has no route for this precision in this form")
+        options = BACKENDS.configure(request.backend, request.options_json)
+        begin = time.perf_counter()
+        built = backend.build(self._store.path(artifact.blob), artifact.precision, shape, options)
+        seconds = time.perf_counter() - begin
+        executed = executed_precisions(built)
+        _check_precision(executed, route.executes, artifact.precision, request.backend)
+        engine = pb.Engine(
+            backend=request.backend,
+            options_json=request.options_json,
+            blob=self._store.put(built.data),
+            batch_size=request.batch_size,
+            precision=artifact.precision,
+            preprocessing=request.preprocessing,
+        )
+        layers = [pb.Layer(name=x.name, type=x.type, precision=x.precision, compute=x.compute) for x in built.layers]
+        return pb.BuildEngineResult(
+            engine=engine,
+            build_seconds=seconds,
+            layers=layers,
+            executed=executed,
+            settings=built.settings,
+            versions=versions_of(*backend.LIBRARIES),
+        )
+
+    def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
+        """Time the engines, interleaved, on real images."""
+        timing.check_settings(request.settings)
+        images = load_images(self._store, request.inputs)[0]
+        loaded = [self._load(engine) for engine in request.engines]
+        calls = [session.bind(_first_batch(images, e)) for (session, _), e in zip(loaded, request.engines, strict=True)]
+        before = host.load_average()
+        samples = timing.measure(calls, request.settings, lambda fraction: self._progress("measure", fraction))
+        arrays: dict[str, np.ndarray] = {}
+        for i, own in enumerate(samples):
+            arrays[f"latency_{i}"] = np.asarray(own.latency)
+            arrays[f"start_{i}"] = np.asarray(own.start)
+            arrays[f"block_{i}"] = np.asarray(own.block, np.int32)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        timings = [timing.summarise(s, request.settings, x[1]) for s, x in zip(samples, loaded, strict=True)]
+        return pb.MeasureResult(
+            timings=timings,
+            samples=self._store.put(buffer.getvalue()),
+            settings=request.settings,
+            load_average_before=before,
+            load_average_after=host.load_average(),
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            environment=host.environment(),
+        )
+
+    def predict(self, request: pb.PredictRequest) -> pb.PredictResult:
+        """Run a whole split through an engine; the last batch is padded and cut."""
+        engine = request.engine
+        images = load_images(self._store, request.inputs)[0]
+        session = self._load(engine)[0]
+        begin, parts = time.perf_counter(), []
+        for start in range(0, len(images), engine.batch_size):
+            part = images[start : start + engine.batch_size]
+            batch = normalise(_padded(part, engine.batch_size), engine.preprocessing)
+            outputs = session.bind(batch)()
+            if outputs.ndim != 2 or len(outputs) != engine.batch_size:
+                raise Failed(f"the engine gave outputs of shape {list(outputs.shape)}, wanted [{engine.batch_size}, classes]")
+            parts.append(np.array(outputs[: len(part)], np.float32))
+            self._progress("predict", (start + len(part)) / len(images))
+        outputs = self._store.put_array(np.concatenate(parts))
+        return pb.PredictResult(outputs=outputs, seconds=time.perf_counter() - begin)
+
+    def _load(self, engine: pb.Engine) -> tuple[Session, float]:
+        """The loaded engine and the seconds it took."""
+        key = canonical(engine)
+        if key not in self._loaded:
+            while len(self._loaded) >= MAX_ENGINES:
+                del self._loaded[next(iter(self._loaded))]
+                gc.collect()
+            backend = BACKENDS.load(engine.backend)
+            options = BACKENDS.configure(engine.backend, engine.options_json)
+            shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
+            begin = time.perf_counter()
+            session = backend.load(self._store.path(engine.blob), engine.precision, shape, options)
+            self._loaded[key] = (session, time.perf_counter() - begin)
+        self._loaded[key] = entry = self._loaded.pop(key)
+        return entry
+
+    def _progress(self, stage: str, fraction: float) -> None:
+        self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
+
+
+def executed_precisions(built: Built) -> dict[str, int]:
+    """How many compute layers run in each precision."""
+    counts: dict[str, int] = {}
+    for layer in built.layers:
+        if layer.compute:
+            counts[layer.precision] = counts.get(layer.precision, 0) + 1
+    return counts
+
+
+def _check_precision(executed: dict[str, int], allowed: tuple[Any, ...], asked: Precision.ValueType, backend: str) -> None:
+    """An engine that silently runs in another precision would be a wrong number."""
+    names = {Precision.Name(p).removeprefix("PRECISION_") for p in allowed}
+    wanted = Precision.Name(asked).removeprefix("PRECISION_")
+    found = ", ".join(f"{count} in {name}" for name, count in sorted(executed.items())) or "none found"
+    if set(executed) - names:
+        raise PrecisionMismatch(f"{backend} was asked for {wanted}; its compute layers run: {found}")
+    if asked == Precision.PRECISION_INT8 and not executed.get("INT8"):
+        raise PrecisionMismatch(f"{backend} was asked for INT8 and runs no compute layer in it: {found}")
+
+
+def _first_batch(images: np.ndarray, engine: pb.Engine) -> np.ndarray:
+    return normalise(_padded(images[: engine.batch_size], engine.batch_size), engine.preprocessing)
+
+
+def _padded(images: np.ndarray, size: int) -> np.ndarray:
+    """`size` images: those given, repeated as often as it takes."""
+    if not len(images):
+        raise InvalidInput("the prepared split has no images")
+    return images if len(images) == size else np.resize(images, (size, *images.shape[1:]))
+
+
+def translated(error: Exception) -> WorkerError:
+    """Any exception as the error tree's reason and one line."""
+    if isinstance(error, PqbenchError):
+        return WorkerError(reason=reason_of(error), message=str(error))
+    if isinstance(error, MemoryError):
+        return WorkerError(reason=reason_of(OutOfMemory()), message=f"out of memory: {first_line(error)}")
+    return WorkerError(reason=reason_of(Failed()), message=f"{type(error).__name__}: {first_line(error)}")
+
+
+def main(argv: list[str]) -> None:
+    """Serve requests from the pipe until it ends."""
+    requests, replies, parent, blobs = int(argv[0]), int(argv[1]), int(argv[2]), Path(argv[3])
+    die_with_parent(parent)
+
+    def send(reply: WorkerReply) -> None:
+        frames.write(replies, reply)
+
+    worker = Worker(BlobStore(blobs), send)
+    while (request := frames.read(requests, WorkerRequest)) is not None:
+        try:
+            reply = worker.handle(request)
+        except Exception as error:
+            reply = WorkerReply(error=translated(error))
+        send(reply)
+    os._exit(0)  # native libraries may hang in their own clean-up
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
