@@ -1,6 +1,6 @@
 """Regenerates the committed Python stubs from the .proto files: the only call of protoc.
 
-    python proto/gen.py [OUT]      OUT: the folder to write into (default: proto/src)
+python proto/gen.py [OUT]      OUT: the folder to write into (default: proto/src)
 """
 
 from __future__ import annotations

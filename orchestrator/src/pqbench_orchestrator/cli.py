@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -26,17 +25,25 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ManifestPath = Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)]
 Data = Annotated[Path, typer.Option(help="Folder of blobs, datasets, experiments.")]
-InventoryPath = Annotated[Path | None, typer.Option("--inventory", help="Where services run (YAML); default: local processes.")]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the compressor run the Python files of the manifest.")]
+InventoryPath = Annotated[
+    Path | None, typer.Option("--inventory", help="Where services run (YAML); default: local processes.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let the compressor run the Python files of the manifest.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command("run")
 def run_command(
-    manifest: Annotated[Path, typer.Argument(help="Manifest (YAML), or a run's folder with --continue.", show_default=False)],
+    manifest: Annotated[
+        Path, typer.Argument(help="Manifest (YAML), or a run's folder with --continue.", show_default=False)
+    ],
     data: Data = Path("data"),
     inventory: InventoryPath = None,
-    again: Annotated[bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")] = False,
+    again: Annotated[
+        bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")
+    ] = False,
     allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +123,14 @@ def doctor_command(data: Data = Path("data"), as_json: Json = False) -> None:
 
 def _plan_json(plan: Any, state: dict[str, str]) -> dict[str, Any]:
     steps = [
-        {"key": s.key, "kind": s.kind, "label": s.label, "place": s.place, "needs": list(s.needs.values()), "state": state[s.key]}
+        {
+            "key": s.key,
+            "kind": s.kind,
+            "label": s.label,
+            "place": s.place,
+            "needs": list(s.needs.values()),
+            "state": state[s.key],
+        }
         for s in plan.steps
     ]
     cells = [

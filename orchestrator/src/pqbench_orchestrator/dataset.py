@@ -88,7 +88,7 @@ def prepare(
 
     with store.writer() as out, ThreadPoolExecutor(os.cpu_count()) as pool:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(out, header)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(out, header)
         for start in range(0, len(indices), CHUNK):
             for image in pool.map(one, indices[start : start + CHUNK]):
                 out.write(image.tobytes())

@@ -21,7 +21,13 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._progress = Progress(*columns, console=console, auto_refresh=False)
         self._task = self._progress.add_task("planning", total=None)
 

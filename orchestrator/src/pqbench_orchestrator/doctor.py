@@ -23,12 +23,13 @@ DISTRIBUTIONS = (
 def examine(data: Path) -> dict[str, Any]:
     """Versions, devices, free disk and memory, and each part with what to install where it is missing."""
     existing = next(folder for folder in (data.resolve(), *data.resolve().parents) if folder.exists())
+    memory = psutil.virtual_memory()
     return {
         "python": platform.python_version(),
         "os": platform.platform(),
         "versions": versions_of(*DISTRIBUTIONS),
         "devices": {"cpu": f"{os.cpu_count()} cores"} | _gpus(),
-        "memory": f"{psutil.virtual_memory().available / 2**30:.1f} of {psutil.virtual_memory().total / 2**30:.1f} GiB free",
+        "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
         "disk": f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB free at {existing}",
         "compressor": _installed("pqbench_compressor", "pqbench-compressor[cpu]"),
         "backends": _backends(),

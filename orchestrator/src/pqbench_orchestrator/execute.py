@@ -56,7 +56,7 @@ class Execution:
                 self.services.stop(step.place)
 
     def state(self, step: Step) -> str:
-        """"cached" where a result of an earlier run will be used, "to do" else."""
+        """ "cached" where a result of an earlier run will be used, "to do" else."""
         cached = self.cache.get(step.key) if step.kind in REUSED_BY_OTHER_RUNS else None
         return "cached" if cached is not None and self._has_blobs(cached) else "to do"
 
@@ -156,7 +156,7 @@ def _compress(execution: Execution, step: Step, needs: Results) -> dict[str, Any
     request = compressor_pb2.CompressRequest(
         model=json_format.ParseDict(step.spec["model"], compressor_pb2.Model()),
         steps=[json_format.ParseDict(s, compressor_pb2.Step()) for s in step.spec["steps"]],
-        forms=[Form.Value(form) for form in step.spec["forms"]],
+        forms=step.spec["forms"],
         verification=_images(needs["verification"]),
         seed=step.spec["seed"],
     )
@@ -210,11 +210,18 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     variant, baseline = (_array(store, needs[role]["outputs"]) for role in ("predict", "baseline"))
     labels = store.array(_images(needs["inputs"]).labels)
     if data.outputs is not None and max(data.outputs) >= variant.shape[1]:
-        raise Failed(f"dataset {step.spec['dataset']} scores output {max(data.outputs)}; the model has {variant.shape[1]}")
+        raise Failed(
+            f"dataset {step.spec['dataset']} scores output {max(data.outputs)}; the model has {variant.shape[1]}"
+        )
     if data.outputs is None and int(labels.max()) >= variant.shape[1]:
-        raise Failed(f"dataset {step.spec['dataset']} has label {int(labels.max())}; the model has {variant.shape[1]} outputs")
+        raise Failed(
+            f"dataset {step.spec['dataset']} has label {int(labels.max())}; the model has {variant.shape[1]} outputs"
+        )
     outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=np.asarray(labels))
-    return {"metrics": {name: METRICS.load(name).score(outputs) for name in step.spec["metrics"]}, "images": len(labels)}
+    return {
+        "metrics": {name: METRICS.load(name).score(outputs) for name in step.spec["metrics"]},
+        "images": len(labels),
+    }
 
 
 Handler = Callable[[Execution, Step, Results], dict[str, Any]]

@@ -25,7 +25,11 @@ CREATE TABLE IF NOT EXISTS cells (
     recorded REAL NOT NULL, row TEXT NOT NULL
 );
 """
-CACHE_SCHEMA = "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, kind TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL);"
+CACHE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY, kind TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL
+);
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,8 @@ class Ledger:
     def step(self, key: str) -> StepRecord | None:
         """The newest row of a step, or None."""
         row = self._db.execute(
-            "SELECT key, kind, outcome, reason, seconds, result FROM steps WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)
+            "SELECT key, kind, outcome, reason, seconds, result FROM steps WHERE key = ? ORDER BY id DESC LIMIT 1",
+            (key,),
         ).fetchone()
         if row is None:
             return None
@@ -129,7 +134,9 @@ class StepCache:
     def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
         """Keep a result."""
         with self._db:
-            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (key, kind, json.dumps(result), seconds))
+            self._db.execute(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (key, kind, json.dumps(result), seconds)
+            )
 
     def close(self) -> None:
         """Close the file."""

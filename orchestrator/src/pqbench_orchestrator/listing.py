@@ -67,6 +67,8 @@ def _members(plugin: Plugin) -> list[dict[str, Any]]:
 
 
 def _entry(plugin: Plugin) -> dict[str, Any]:
-    entry = json_format.MessageToDict(plugin, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    entry = json_format.MessageToDict(
+        plugin, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
     entry.pop("names")
     return entry

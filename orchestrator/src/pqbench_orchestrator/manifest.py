@@ -53,7 +53,11 @@ class Model(Strict):
     @property
     def label(self) -> str:
         """What tables call it."""
-        return self.name or Path(self.model).name if self.is_file else self.name or self.model.partition("/")[2] or self.model
+        return (
+            self.name or Path(self.model).name
+            if self.is_file
+            else self.name or self.model.partition("/")[2] or self.model
+        )
 
     @property
     def is_file(self) -> bool:
@@ -172,7 +176,7 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _unique(self) -> Manifest:
-        groups = {"models": self.models, "datasets": self.datasets, "recipes": self.all_recipes}
+        groups: dict[str, Any] = {"models": self.models, "datasets": self.datasets, "recipes": self.all_recipes}
         for key, items in groups.items():
             _reject_repeats(key, [item.label for item in items])
         _reject_repeats("targets", [target.name for target in self.targets])

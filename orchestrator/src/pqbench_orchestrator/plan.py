@@ -155,7 +155,9 @@ class _Planner:
         }
         named = {key: value for key, value in spec.items() if key != "dataset"}  # a label decides nothing
         count = f", {limit} images" if limit else ""
-        return self._add("prepare", f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions, named)
+        return self._add(
+            "prepare", f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions, named
+        )
 
     def _checkpoint(self, model: Model, dataset: Dataset, steps: tuple[Any, ...]) -> str:
         """The step that leaves the model as it is after `steps`, none of which quantizes."""

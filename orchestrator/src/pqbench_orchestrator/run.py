@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pqbench_orchestrator.ledger import Ledger, StepCache
 from pqbench_orchestrator.manifest import Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
 from pqbench_orchestrator.report.page import write_report
-from pqbench_orchestrator.services import Services, from_inventory
+from pqbench_orchestrator.services import from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
@@ -159,7 +158,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _write_json(path: Path, value: object) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _slug(name: str) -> str:

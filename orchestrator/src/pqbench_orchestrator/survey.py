@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,13 @@ def survey(
     """Ask every service. Raises InvalidInput for what the manifest's author must change."""
     for name in manifest.metrics:
         METRICS.load(name)
-    progress("asking the compressor")
+    progress("starting services, asking what they can do")
     models = {model.label: _model(model, store) for model in manifest.models}
-    versions, recipes = _ask_compressor(manifest, services, store, models)
-    targets = {}
-    for target in manifest.targets:
-        progress(f"asking {target.name}")
-        targets[target.name] = _ask_target(target, services)
+    with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # they spend seconds importing their libraries
+        compressor = pool.submit(_ask_compressor, manifest, services, store, models)
+        answers = {target.name: pool.submit(_ask_target, target, services) for target in manifest.targets}
+    versions, recipes = compressor.result()
+    targets = {name: answer.result() for name, answer in answers.items()}
     return Survey(
         models={label: json_format.MessageToDict(model) for label, model in models.items()},
         recipes=recipes,
@@ -126,7 +127,9 @@ def _split_name(name: str) -> tuple[str, str, Path | None]:
         return "code", function, Path(path)
     plugin, slash, member = name.partition("/")
     if not slash:
-        raise InvalidInput(f"model {name!r}: write family/name (as `pqbench list models` does), file.py:function or file.onnx")
+        raise InvalidInput(
+            f"model {name!r}: write family/name (as `pqbench list models` does), file.py:function or file.onnx"
+        )
     return plugin, member, None
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from google.protobuf import json_format
 
-from pqbench.common.v1.common_pb2 import Blob, Form
+from pqbench.common.v1.common_pb2 import Form
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, MeasureResult
 from pqbench_orchestrator.ledger import Ledger, StepRecord
@@ -48,7 +46,7 @@ def write_csv(table: list[Row], path: Path) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(table)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_parquet(table: list[Row], path: Path) -> None:
@@ -88,7 +86,7 @@ def _typed(values: list[Any]) -> pa.Array:
 def _write(table: pa.Table, path: Path) -> None:
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
@@ -152,7 +150,7 @@ def _add_variant(row: Row, cell: Cell, ledger: Ledger, quantized: bool) -> None:
         if Form.Name(artifact.form).removeprefix("FORM_") == cell.form:
             row["Artifact (bytes)"] = artifact.blob.size
     row["Prep Time (s)"] = _preparation(cell, ledger)
-    row["Export Time (s)"] = result.stage_seconds["export"] if "export" in result.stage_seconds else None
+    row["Export Time (s)"] = dict(result.stage_seconds).get("export")
 
 
 def _preparation(cell: Cell, ledger: Ledger) -> float:
@@ -222,6 +220,7 @@ def _done(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:
 
 
 def _message(record: StepRecord, kind: Any) -> Any:
+    assert record.result is not None
     return json_format.ParseDict(record.result, kind())
 
 

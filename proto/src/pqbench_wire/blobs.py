@@ -64,11 +64,10 @@ class BlobStore:
                 _verify(expected, writer.blob.sha256, writer.size)
             place = self._place(writer.blob.sha256)
             place.parent.mkdir(exist_ok=True)
-            os.chmod(name, 0o644)
-            os.replace(name, place)
+            Path(name).chmod(0o644)
+            Path(name).replace(place)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            Path(name).unlink(missing_ok=True)
 
     def put(self, data: bytes) -> Blob:
         """Store bytes."""
@@ -86,7 +85,7 @@ class BlobStore:
     def put_array(self, array: np.ndarray) -> Blob:
         """Store an array as .npy."""
         with self.writer() as out:
-            np.save(out, array, allow_pickle=False)  # type: ignore[arg-type]
+            np.save(out, array, allow_pickle=False)
         return out.blob
 
     def array(self, blob: Blob) -> np.ndarray:
@@ -135,7 +134,9 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
     def __init__(self, store: BlobStore) -> None:
         self.store = store
 
-    def FindMissing(self, request: blob_pb2.FindMissingRequest, context: grpc.ServicerContext) -> blob_pb2.FindMissingResponse:
+    def FindMissing(
+        self, request: blob_pb2.FindMissingRequest, context: grpc.ServicerContext
+    ) -> blob_pb2.FindMissingResponse:
         return blob_pb2.FindMissingResponse(blobs=[b for b in request.blobs if not self.store.has(b)])
 
     def Write(

@@ -79,7 +79,9 @@ class Catalog:
 
     def _requires(self, name: str) -> tuple[str, ...]:
         for node in self._tree(name).body:
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "REQUIRES" for t in node.targets):
+            if isinstance(node, ast.Assign) and any(
+                isinstance(t, ast.Name) and t.id == "REQUIRES" for t in node.targets
+            ):
                 return tuple(ast.literal_eval(node.value))
         raise TypeError(f"{self.package}.{name} has no REQUIRES")
 
@@ -102,7 +104,9 @@ def parse_config(config: type, config_json: str, where: str) -> Any:
     fields = tuple(config.__dataclass_fields__)  # type: ignore[attr-defined]
     for key in values:
         if key not in fields:
-            raise InvalidInput(f"{where}: {unknown('key', key, fields)}" if fields else f"{where}: takes no key {key!r}")
+            raise InvalidInput(
+                f"{where}: {unknown('key', key, fields)}" if fields else f"{where}: takes no key {key!r}"
+            )
     try:
         return TypeAdapter(config).validate_python(values)
     except ValidationError as error:

@@ -139,7 +139,7 @@ def to_status(error: PqbenchError) -> grpc.Status:
 
 def from_rpc_error(error: grpc.RpcError) -> PqbenchError:
     """What a client raises in place of gRPC's own error."""
-    code, text = error.code(), error.details() or error.code().name  # type: ignore[attr-defined]
+    code, text = error.code(), error.details() or error.code().name
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()

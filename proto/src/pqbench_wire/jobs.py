@@ -49,7 +49,9 @@ class Jobs(Generic[Event]):
 
     def stream(self, request: Message, work: Callable[[Emit[Event]], Event]) -> Iterator[Event]:
         """The events of the job for `request`, the last one its result; starts `work` if need be."""
-        key = hashlib.sha256(f"{self._salt}\n{request.DESCRIPTOR.full_name}\n".encode() + canonical(request)).hexdigest()
+        key = hashlib.sha256(
+            f"{self._salt}\n{request.DESCRIPTOR.full_name}\n".encode() + canonical(request)
+        ).hexdigest()
         if (finished := self._finished(key)) is not None:
             yield finished
             return
@@ -93,7 +95,7 @@ class Jobs(Generic[Event]):
     def _keep(self, key: str, result: Event) -> None:
         partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
         partial.write_bytes(result.SerializeToString(deterministic=True))
-        os.replace(partial, self._folder / key)
+        partial.replace(self._folder / key)
 
 
 class _Job(Generic[Event]):

@@ -9,13 +9,17 @@ import functools
 import hashlib
 import os
 import signal
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
+_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
 def die_with_parent(parent: int) -> None:
@@ -24,6 +28,15 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it ended before the kernel was told
         os._exit(1)
+
+
+def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """`subprocess.Popen`, for children that die with their parent.
+
+    The kernel takes the *thread* that started a child for its parent, so one thread that lives as
+    long as the process starts them all.
+    """
+    return _SPAWNER.submit(lambda: subprocess.Popen(command, **options)).result()
 
 
 @functools.cache

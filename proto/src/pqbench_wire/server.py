@@ -45,7 +45,9 @@ class ServerOptions:
     parent: int | None = None  # process to die with
 
 
-def parse_options(prog: str, argv: list[str] | None = None, flags: tuple[str, ...] = ()) -> tuple[ServerOptions, set[str]]:
+def parse_options(
+    prog: str, argv: list[str] | None = None, flags: tuple[str, ...] = ()
+) -> tuple[ServerOptions, set[str]]:
     """The options of a service's command line, and which of its own boolean `flags` were given."""
     parser = argparse.ArgumentParser(prog)
     parser.add_argument("--listen", default=ServerOptions.listen, help="host:port; port 0 is assigned by the system")
@@ -63,24 +65,32 @@ def parse_options(prog: str, argv: list[str] | None = None, flags: tuple[str, ..
     return ServerOptions(**values), given
 
 
-class _Interceptor(grpc.ServerInterceptor):
+class _Interceptor(grpc.ServerInterceptor[Any, Any]):
     """Turns the error tree into statuses and checks the token; health stays open to probes."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
 
     def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None], details: Any
-    ) -> grpc.RpcMethodHandler | None:
+        self, continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None], details: Any
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(details)
         if handler is None:
             return None
         allowed = self._token is None or details.method.startswith("/grpc.health.v1.") or self._has_token(details)
         if handler.response_streaming:
-            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
             behaviour = _translating_stream(handler.stream_stream or handler.unary_stream, allowed)
         else:
-            make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
             behaviour = _translating_call(handler.stream_unary or handler.unary_unary, allowed)
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
@@ -115,7 +125,9 @@ def _translating_stream(behaviour: Any, allowed: bool) -> Callable[[Any, grpc.Se
     return stream
 
 
-def serve(options: ServerOptions, add: Callable[[grpc.Server], list[str]], close: Callable[[], None] = lambda: None) -> None:
+def serve(
+    options: ServerOptions, add: Callable[[grpc.Server], list[str]], close: Callable[[], None] = lambda: None
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     `add` registers servicers and returns their full names; `close` frees what they hold. The first

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
+from pqbench_wire.process import spawn
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
@@ -34,7 +35,7 @@ class ProcessLauncher:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             # Its own session: Ctrl-C reaches the orchestrator alone, which then ends its services in order.
-            self._process = subprocess.Popen(
+            self._process = spawn(
                 self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
         client = Client(self._address())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from importlib import resources
 from pathlib import Path
@@ -35,7 +34,7 @@ def write_report(path: Path, run: str, table: list[Row], record: dict[str, Any],
     )
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _with_front(table: list[Row]) -> list[Row]:

@@ -19,7 +19,10 @@ def run() -> None:
         servicer = CompressorServicer(options.data, options.locks, "allow-code" in flags)
         compressor_pb2_grpc.add_CompressorServiceServicer_to_server(servicer, server)
         blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(servicer.store), server)
-        return [compressor_pb2.DESCRIPTOR.services_by_name["CompressorService"].full_name, "pqbench.blob.v1.BlobService"]
+        return [
+            compressor_pb2.DESCRIPTOR.services_by_name["CompressorService"].full_name,
+            "pqbench.blob.v1.BlobService",
+        ]
 
     serve(options, add)
 

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -76,7 +77,7 @@ def to_pt2(module: nn.Module, example: np.ndarray) -> bytes:
 
 
 def verify(
-    artifact: bytes, form: Form.ValueType, precision: Precision.ValueType, inputs: np.ndarray, reference: np.ndarray
+    artifact: bytes, form: Form, precision: Precision, inputs: np.ndarray, reference: np.ndarray
 ) -> Verification:
     """Compare an artifact's outputs on real images with the `reference` [N, classes].
 
@@ -137,7 +138,16 @@ def _strip(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes of its machine: stack traces, paths, names of modules."""
     graph = model.graph
     model.doc_string = graph.doc_string = ""
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    parts: tuple[Any, ...] = (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    )
+    for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
 

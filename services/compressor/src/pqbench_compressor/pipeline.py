@@ -118,7 +118,9 @@ class Pipeline:
         forms = tuple(request.forms)
         if quantizer is None:
             with _timed(seconds, "export"):
-                artifacts = {f: source.onnx() if f == Form.FORM_ONNX else export.to_pt2(module, context.example) for f in forms}
+                artifacts = {
+                    f: source.onnx() if f == Form.FORM_ONNX else export.to_pt2(module, context.example) for f in forms
+                }
         else:
             if Form.FORM_PT2 not in forms:
                 with _timed(seconds, "export"):
@@ -129,7 +131,9 @@ class Pipeline:
         inputs = self._verification(request, context)
         self._keep(artifacts, result, request, inputs, export.run_module(module, inputs), seconds)
 
-    def _quantize_file(self, request: pb.CompressRequest, context: Context, seconds: dict[str, float]) -> pb.CompressResult:
+    def _quantize_file(
+        self, request: pb.CompressRequest, context: Context, seconds: dict[str, float]
+    ) -> pb.CompressResult:
         data = self.store.read(request.model.code)
         try:
             onnx.checker.check_model(onnx.load_from_string(data))
@@ -152,7 +156,7 @@ class Pipeline:
 
     def _keep(
         self,
-        artifacts: dict[Form.ValueType, bytes],
+        artifacts: dict[Form, bytes],
         result: pb.CompressResult,
         request: pb.CompressRequest,
         inputs: np.ndarray,

@@ -126,12 +126,10 @@ class Quantizer(Protocol):
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
-    PRECISION: ClassVar[Precision.ValueType]
-    FORMS: ClassVar[tuple[Form.ValueType, ...]]
+    PRECISION: ClassVar[Precision]
+    FORMS: ClassVar[tuple[Form, ...]]
     NEEDS_TRAINING: ClassVar[bool]
 
-    def quantize(
-        self, source: Source, config: Any, context: Context, forms: tuple[Form.ValueType, ...]
-    ) -> dict[Form.ValueType, bytes]:
+    def quantize(self, source: Source, config: Any, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
         """The artifact's bytes for each of `forms`."""
         ...

@@ -6,6 +6,7 @@ import platform
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -17,6 +18,9 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.jobs import Emit, Jobs
 from pqbench_wire.process import machine_lock, source_version, versions_of
+
+if TYPE_CHECKING:
+    from pqbench_compressor.pipeline import Pipeline
 
 LIBRARIES = ("torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -64,7 +68,7 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         result.versions.update(self._versions)
         return pb.CompressEvent(result=result)
 
-    def _pipeline(self):  # type: ignore[no-untyped-def]
+    def _pipeline(self) -> Pipeline:
         from pqbench_compressor.pipeline import Pipeline  # imports torch: seconds, and not before it is needed
 
         return Pipeline(store=self.store, allow_code=self._allow_code)

@@ -73,15 +73,13 @@ def frozen(module: nn.Module) -> nn.Module:
     return teacher.requires_grad_(False)
 
 
-def _masks(module: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
+def _masks(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Weights with exact zeros, each with its 0/1 mask; trained dense weights have none."""
     weights = [m.weight for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any())]
 
 
-def _distillation(
-    outputs: torch.Tensor, teacher: nn.Module, inputs: torch.Tensor, temperature: float
-) -> torch.Tensor:
+def _distillation(outputs: torch.Tensor, teacher: nn.Module, inputs: torch.Tensor, temperature: float) -> torch.Tensor:
     with torch.no_grad():
         target = functional.log_softmax(teacher(inputs) / temperature, 1)
     student = functional.log_softmax(outputs / temperature, 1)

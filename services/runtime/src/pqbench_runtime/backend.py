@@ -22,9 +22,9 @@ class Route:
     `evidence` says why this form: a figure or a rule. A precision without a route is refused.
     """
 
-    precision: Precision.ValueType
-    form: Form.ValueType
-    executes: tuple[Precision.ValueType, ...]
+    precision: Precision
+    form: Form
+    executes: tuple[Precision, ...]
     evidence: str
 
 
@@ -84,15 +84,15 @@ class Backend(Protocol):
         """What engines run on; an engine is never loaded on another."""
         ...
 
-    def build(self, artifact: Path, precision: Precision.ValueType, shape: Shape, options: Any) -> Built:
+    def build(self, artifact: Path, precision: Precision, shape: Shape, options: Any) -> Built:
         """Build an engine for one batch size. Raises Failed with the library's reason."""
         ...
 
-    def load(self, engine: Path, precision: Precision.ValueType, shape: Shape, options: Any) -> Session:
+    def load(self, engine: Path, precision: Precision, shape: Shape, options: Any) -> Session:
         """Load a built engine."""
         ...
 
 
-def route_for(backend: Any, precision: Precision.ValueType) -> Route | None:
+def route_for(backend: Any, precision: Precision) -> Route | None:
     """The backend's route for a precision."""
     return next((route for route in backend.ROUTES if route.precision == precision), None)

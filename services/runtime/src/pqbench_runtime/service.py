@@ -54,7 +54,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         options = BACKENDS.configure(request.backend, request.options_json)
         return pb.CheckResponse(options_json=json.dumps(asdict(options), sort_keys=True))
 
-    def BuildEngine(self, request: pb.BuildEngineRequest, context: grpc.ServicerContext) -> Iterator[pb.BuildEngineEvent]:
+    def BuildEngine(
+        self, request: pb.BuildEngineRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.BuildEngineEvent]:
         _check_shape(request.batch_size, request.preprocessing)
         return self._builds.stream(request, lambda emit: self._build(request, emit))
 

@@ -45,12 +45,23 @@ def check_settings(settings: MeasureSettings) -> None:
         raise InvalidInput(f"stability is a share between 0 and 1, got {settings.stability}")
 
 
-def measure(calls: list[Call], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None) -> list[Samples]:
+def measure(
+    calls: list[Call], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None
+) -> list[Samples]:
     """Warm up and time each call, interleaved, until all are stable or `max_seconds` are over.
 
-    The garbage collector rests while a block is timed. `progress` is called between blocks.
+    The garbage collector rests meanwhile. `progress` is called between blocks.
     """
     check_settings(settings)
+    gc.collect()
+    gc.disable()
+    try:
+        return _interleaved(calls, settings, progress)
+    finally:
+        gc.enable()
+
+
+def _interleaved(calls: list[Call], settings: MeasureSettings, progress: Callable[[float], None]) -> list[Samples]:
     samples = [Samples() for _ in calls]
     for call, own in zip(calls, samples, strict=True):
         _warm_up(call, own, settings)
@@ -88,20 +99,15 @@ def _block(call: Call, own: Samples, block: int, begin: float, seconds: float, l
     clock = time.perf_counter
     latency: list[float] = []
     start: list[float] = []
-    gc.collect()
-    gc.disable()
-    try:
-        end = clock() + seconds
-        while True:
-            before = clock()
-            call()
-            after = clock()
-            latency.append(after - before)
-            start.append(before - begin)
-            if after >= end and len(latency) >= least:
-                break
-    finally:
-        gc.enable()
+    end = clock() + seconds
+    while True:
+        before = clock()
+        call()
+        after = clock()
+        latency.append(after - before)
+        start.append(before - begin)
+        if after >= end and len(latency) >= least:
+            break
     own.latency += latency
     own.start += start
     own.block += [block] * len(latency)
@@ -159,4 +165,5 @@ def median_interval(latency: np.ndarray, seed: int = 0) -> tuple[float, float]:
 def _why(samples: Samples, settings: MeasureSettings) -> str:
     steps = np.sign(np.diff(samples.medians[-STABLE_WINDOWS - 1 :]))
     kind = "drift" if abs(steps.sum()) == len(steps) else "noise"
-    return f"{kind}: the last {STABLE_WINDOWS} windows' medians differ by {_spread(samples):.1%}, over {settings.stability:.1%}"
+    spread = f"the last {STABLE_WINDOWS} windows' medians differ by {_spread(samples):.1%}"
+    return f"{kind}: {spread}, over {settings.stability:.1%}"

@@ -32,6 +32,7 @@ from pqbench_wire.jobs import canonical, first_line
 from pqbench_wire.process import die_with_parent, versions_of
 
 MAX_ENGINES = 8  # kept loaded; the least recently used goes first
+PROGRESS_SECONDS = 1.0
 Send = Callable[[WorkerReply], None]
 
 
@@ -42,6 +43,7 @@ class Worker:
         self._store = store
         self._send = send
         self._loaded: dict[bytes, tuple[Session, float]] = {}
+        self._told = 0.0
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
         """The reply to one request."""
@@ -119,11 +121,13 @@ class Worker:
             batch = normalise(_padded(part, engine.batch_size), engine.preprocessing)
             outputs = session.bind(batch)()
             if outputs.ndim != 2 or len(outputs) != engine.batch_size:
-                raise Failed(f"the engine gave outputs of shape {list(outputs.shape)}, wanted [{engine.batch_size}, classes]")
+                raise Failed(
+                    f"the engine gave outputs of shape {list(outputs.shape)}, wanted [{engine.batch_size}, classes]"
+                )
             parts.append(np.array(outputs[: len(part)], np.float32))
             self._progress("predict", (start + len(part)) / len(images))
-        outputs = self._store.put_array(np.concatenate(parts))
-        return pb.PredictResult(outputs=outputs, seconds=time.perf_counter() - begin)
+        blob = self._store.put_array(np.concatenate(parts))
+        return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin)
 
     def _load(self, engine: pb.Engine) -> tuple[Session, float]:
         """The loaded engine and the seconds it took."""
@@ -142,6 +146,10 @@ class Worker:
         return entry
 
     def _progress(self, stage: str, fraction: float) -> None:
+        """Tell how far it is, rarely: every message wakes processes that share the machine."""
+        if time.monotonic() - self._told < PROGRESS_SECONDS:
+            return
+        self._told = time.monotonic()
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
 
 
@@ -154,7 +162,7 @@ def executed_precisions(built: Built) -> dict[str, int]:
     return counts
 
 
-def _check_precision(executed: dict[str, int], allowed: tuple[Any, ...], asked: Precision.ValueType, backend: str) -> None:
+def _check_precision(executed: dict[str, int], allowed: tuple[Any, ...], asked: Precision, backend: str) -> None:
     """An engine that silently runs in another precision would be a wrong number."""
     names = {Precision.Name(p).removeprefix("PRECISION_") for p in allowed}
     wanted = Precision.Name(asked).removeprefix("PRECISION_")

@@ -11,22 +11,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_runtime import frames
 from pqbench_wire.errors import OutOfMemory, PqbenchError, WorkerCrashed, from_reason
-
-# The kernel ends a worker when the *thread* that started it ends, so one thread that never does starts them all.
-_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
+from pqbench_wire.process import spawn
 
 
 class WorkerProcess:
     """One worker process. `ask` is for one thread at a time."""
 
     def __init__(self, blobs: Path) -> None:
-        self._process, self._requests, self._replies = _SPAWNER.submit(_spawn, blobs).result()
+        self._process, self._requests, self._replies = _spawn(blobs)
 
     @property
     def alive(self) -> bool:
@@ -114,11 +111,17 @@ class SessionWorker:
 def _spawn(blobs: Path) -> tuple[subprocess.Popen[bytes], int, int]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    command = [sys.executable, "-m", "pqbench_runtime.worker", str(theirs_in), str(theirs_out), str(os.getpid()), str(blobs)]
+    command = [
+        sys.executable,
+        "-m",
+        "pqbench_runtime.worker",
+        str(theirs_in),
+        str(theirs_out),
+        str(os.getpid()),
+        str(blobs),
+    ]
     try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), pass_fds=(theirs_in, theirs_out)
-        )
+        process = spawn(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), pass_fds=(theirs_in, theirs_out))
     finally:
         os.close(theirs_in)
         os.close(theirs_out)

@@ -24,7 +24,9 @@ class Config:
 
     amount: Annotated[float, Field(ge=0, lt=1, description="share of the channels of each layer to remove")]
     norm: Annotated[Literal[1, 2], Field(description="order of the magnitude's norm")] = 2
-    scope: Annotated[Literal["local", "global"], Field(description="rank in each layer, or in the whole network")] = "local"
+    scope: Annotated[Literal["local", "global"], Field(description="rank in each layer, or in the whole network")] = (
+        "local"
+    )
     round_to: Annotated[int, Field(ge=1, description="channel counts stay multiples of this")] = 8
 
 
@@ -63,7 +65,8 @@ def _kept(module: nn.Module, classes: int) -> list[nn.Module]:
     heads = [
         m
         for m in module.modules()
-        if (isinstance(m, nn.Linear) and m.out_features == classes) or (isinstance(m, nn.Conv2d) and m.out_channels == classes)
+        if (isinstance(m, nn.Linear) and m.out_features == classes)
+        or (isinstance(m, nn.Conv2d) and m.out_channels == classes)
     ]
     named = cast(Any, getattr(module, "layers_to_keep", list))()
     return [*heads, *named]

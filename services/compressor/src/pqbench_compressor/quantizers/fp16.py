@@ -39,9 +39,7 @@ class HalfBody(nn.Module):
         return self.body(x.half()).float()
 
 
-def quantize(
-    source: Source, config: Config, context: Context, forms: tuple[Form.ValueType, ...]
-) -> dict[Form.ValueType, bytes]:
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     artifacts = {}
     if Form.FORM_ONNX in forms:
         model = onnx.load_from_string(source.onnx())

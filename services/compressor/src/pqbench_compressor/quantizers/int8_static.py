@@ -35,22 +35,24 @@ class Config:
     """What to calibrate with."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
-    method: Annotated[Literal["min-max", "percentile"], Field(description="how ranges come from activations")] = "percentile"
+    method: Annotated[Literal["min-max", "percentile"], Field(description="how ranges come from activations")] = (
+        "percentile"
+    )
     percentile: Annotated[float, Field(gt=50, le=100, description="percent of activations kept in range")] = 99.999
 
 
 class _Reader(CalibrationDataReader):
     def __init__(self, name: str, inputs: np.ndarray) -> None:
-        self._batches = iter([{name: inputs[i : i + BATCH]} for i in range(0, len(inputs) - BATCH + 1, BATCH)] or [{name: inputs}])
+        self._batches = iter(
+            [{name: inputs[i : i + BATCH]} for i in range(0, len(inputs) - BATCH + 1, BATCH)] or [{name: inputs}]
+        )
 
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+    def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch, float32 [n, C, H, W], or None at the end."""
         return next(self._batches, None)
 
 
-def quantize(
-    source: Source, config: Config, context: Context, forms: tuple[Form.ValueType, ...]
-) -> dict[Form.ValueType, bytes]:
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     model = onnx.load_from_string(source.onnx())
     context.report("calibrate", 0, f"{config.images} training images")
     inputs = context.training.sample(config.images, context.seed)

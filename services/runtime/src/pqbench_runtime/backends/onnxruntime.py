@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -47,8 +47,16 @@ COMPUTE = {
     "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger", "QLinearMatMul",
     "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
 }  # fmt: skip
-INTEGER = {"ConvInteger", "QLinearConv", "QGemm", "MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
-TYPES = {
+INTEGER = {
+    "ConvInteger",
+    "QLinearConv",
+    "QGemm",
+    "MatMulInteger",
+    "QLinearMatMul",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}
+TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "FP32",
     onnx.TensorProto.FLOAT16: "FP16",
     onnx.TensorProto.BFLOAT16: "BF16",
@@ -74,7 +82,7 @@ class Session:
 
     def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
         """The timed call for one batch."""
-        run = partial(self._session.run, None, {self._name: batch})
+        run = functools.partial(self._session.run, None, {self._name: batch})
         return lambda: run()[0]
 
 
@@ -82,7 +90,7 @@ def device() -> str:
     return cpu_name()
 
 
-def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Built:
+def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -> Built:
     """Optimise the graph for this machine and batch size; the optimised model is the engine."""
     with TemporaryDirectory() as folder:
         optimised = Path(folder, "engine.onnx")
@@ -97,8 +105,9 @@ def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options:
         layers=_layers(onnx.load_from_string(data)),
         settings={
             "execution_provider": f"{options.provider}ExecutionProvider",
-            "intra_op_threads": str(settings.intra_op_num_threads),
-            "inter_op_threads": str(settings.inter_op_num_threads),
+            "intra_op_threads": str(options.threads or "one a physical core"),
+            "inter_op_threads": "1",
+            "thread_pool": "shared by the engines of a worker",
             "execution_mode": settings.execution_mode.name,
             "graph_optimization_level": "ORT_ENABLE_ALL, at build time",
             "inference_precision": Precision.Name(precision).removeprefix("PRECISION_"),
@@ -106,7 +115,7 @@ def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options:
     )
 
 
-def load(engine: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Session:
+def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
     settings = _session_options(options)
     # The engine is optimised already; optimising it again could only change what was built.
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -114,11 +123,18 @@ def load(engine: Path, precision: Precision.ValueType, shape: Shape, options: Co
 
 
 def _session_options(options: Config) -> onnxruntime.SessionOptions:
+    """Sessions share one thread pool: the spinning threads of one engine's own pool would slow its neighbour."""
+    _thread_pool(options.threads)
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
+    settings.use_per_session_threads = False
     settings.log_severity_level = 3
     return settings
+
+
+@functools.cache
+def _thread_pool(threads: int) -> None:
+    """Set the process's pool, before its first session; a worker serves one set of options only."""
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
 
 
 def _create(model: Path, settings: onnxruntime.SessionOptions, options: Config) -> onnxruntime.InferenceSession:

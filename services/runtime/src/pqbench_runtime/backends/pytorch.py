@@ -45,7 +45,9 @@ class Config:
     """How the program runs."""
 
     threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
-    mode: Annotated[Literal["eager", "compile"], Field(description="as it is, or torch.compile (needs a C++ compiler)")] = "eager"
+    mode: Annotated[
+        Literal["eager", "compile"], Field(description="as it is, or torch.compile (needs a C++ compiler)")
+    ] = "eager"
 
 
 class Session:
@@ -72,7 +74,7 @@ def device() -> str:
     return cpu_name()
 
 
-def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Built:
+def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -> Built:
     """Check that the program loads and runs at this batch size; the archive itself is the engine."""
     data = artifact.read_bytes()
     program = _load(data)
@@ -92,7 +94,7 @@ def build(artifact: Path, precision: Precision.ValueType, shape: Shape, options:
     return Built(data=data, layers=_layers(program), settings=settings)
 
 
-def load(engine: Path, precision: Precision.ValueType, shape: Shape, options: Config) -> Session:
+def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
     return _session(_load(engine.read_bytes()), options)
 
 

@@ -1,0 +1,52 @@
+# `make help` lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff types-protobuf types-PyYAML
+PACKAGES := -e proto -e "services/compressor[cpu]" -e "services/runtime[onnxruntime,openvino,pytorch]" -e orchestrator
+MANIFEST ?= data/manifests/quickstart.yaml
+
+.PHONY: help setup quickstart test test-long test-all lint format proto bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## create .venv and install everything, pinned in constraints.txt
+
+$(INSTALLED): constraints.txt proto/pyproject.toml services/compressor/pyproject.toml services/runtime/pyproject.toml orchestrator/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pqbench needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { echo "on Debian: apt install python3-venv"; exit 2; }
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --quiet -c constraints.txt $(PACKAGES) $(DEV)
+	@touch $@
+
+quickstart: setup ## run the quickstart experiment on this machine's CPU
+	$(BIN)/pqbench run $(MANIFEST)
+
+test: setup ## run the quick tests: unit, contract, end to end (under 12 minutes on 2 cores)
+	$(BIN)/pytest -m "not long"
+
+test-long: setup ## run the long tests: kills, the whole quickstart
+	$(BIN)/pytest -m long
+
+test-all: test test-long ## run all tests
+
+lint: setup ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy proto/src/pqbench_wire proto/gen.py services/compressor/src services/runtime/src orchestrator/src
+
+format: setup ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: setup ## regenerate the gRPC stubs
+	$(BIN)/python proto/gen.py
+
+bench: setup ## run the benchmarks; results go to benchmarks/results
+	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/preparation.py
+
+clean: ## remove .venv, caches and all run data except the manifests
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find data -mindepth 1 -maxdepth 1 ! -name manifests -exec rm -rf {} +
