@@ -57,10 +57,12 @@ class Jobs(Generic[Event]):
             return
         with self._lock:
             job = self._running.get(key)
+            is_new = job is None
             if job is None:
                 job = self._running[key] = _Job()
-                threading.Thread(target=self._run, args=(key, job, work), daemon=True, name=f"job-{key[:8]}").start()
-            job.listeners += 1
+            job.join()
+        if is_new:
+            threading.Thread(target=self._run, args=(key, job, work), daemon=True, name=f"job-{key[:8]}").start()
         try:
             yield from job.events()
         finally:
@@ -100,7 +102,7 @@ class Jobs(Generic[Event]):
 
 class _Job(Generic[Event]):
     def __init__(self) -> None:
-        self.listeners = 0
+        self._listeners = 0
         self._left_at = 0.0
         self._events: list[Event] = []
         self._error: PqbenchError | None = None
@@ -109,14 +111,18 @@ class _Job(Generic[Event]):
 
     def emit(self, event: Event) -> None:
         with self._changed:
-            if self.listeners == 0 and time.monotonic() - self._left_at > ABANDONED_AFTER:
+            if self._listeners == 0 and time.monotonic() - self._left_at > ABANDONED_AFTER:
                 raise Cancelled(f"nobody has listened for {ABANDONED_AFTER:.0f} s")
             self._events.append(event)
             self._changed.notify_all()
 
+    def join(self) -> None:
+        with self._changed:
+            self._listeners += 1
+
     def leave(self) -> None:
         with self._changed:
-            self.listeners -= 1
+            self._listeners -= 1
             self._left_at = time.monotonic()
 
     def finish(self, result: Event | None, error: PqbenchError | None) -> None:

@@ -65,7 +65,7 @@ def parse_options(
     return ServerOptions(**values), given
 
 
-class _Interceptor(grpc.ServerInterceptor[Any, Any]):
+class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Turns the error tree into statuses and checks the token; health stays open to probes."""
 
     def __init__(self, token: str | None) -> None:
@@ -140,7 +140,7 @@ def serve(
     # Many threads are cheap: they wait for events; work is serialised by the jobs themselves.
     limits = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
     server = grpc.server(
-        futures.ThreadPoolExecutor(32), interceptors=[_Interceptor(token)], options=[*limits, ("grpc.so_reuseport", 0)]
+        futures.ThreadPoolExecutor(32), interceptors=[Interceptor(token)], options=[*limits, ("grpc.so_reuseport", 0)]
     )
     names = [*add(server), health.SERVICE_NAME, reflection.SERVICE_NAME]
     checks = health.HealthServicer()

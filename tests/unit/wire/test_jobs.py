@@ -1,0 +1,109 @@
+"""Jobs: equal requests share one execution, results survive, failures are not kept."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from pqbench.common.v1.common_pb2 import Progress
+from pqbench.runtime.v1.runtime_pb2 import PredictEvent, PredictRequest, PredictResult
+from pqbench_wire import jobs
+from pqbench_wire.errors import Cancelled, Failed, NotFound
+from pqbench_wire.jobs import Jobs
+
+REQUEST = PredictRequest()
+RESULT = PredictEvent(result=PredictResult(seconds=1.5))
+
+
+def make(folder: Path, salt: str = "") -> Jobs[PredictEvent]:
+    return Jobs(folder, PredictEvent, lambda event: True, salt)
+
+
+def test_two_clients_join_one_job(tmp_path: Path) -> None:
+    started, go, calls = threading.Event(), threading.Event(), []
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        calls.append(1)
+        emit(PredictEvent(progress=Progress(fraction=0.5)))
+        started.set()
+        assert go.wait(10)
+        return RESULT
+
+    running = make(tmp_path)
+    answers: list[list[PredictEvent]] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(list(running.stream(REQUEST, work)))) for _ in range(2)
+    ]
+    threads[0].start()
+    assert started.wait(10)
+    threads[1].start()
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(calls) == 1
+    assert [answer[-1] for answer in answers] == [RESULT, RESULT]
+
+
+def test_a_finished_result_survives_a_restart_but_not_an_upgrade(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        calls.append(1)
+        return RESULT
+
+    for folder_user in (make(tmp_path), make(tmp_path), make(tmp_path, salt="new version")):
+        assert list(folder_user.stream(REQUEST, work))[-1] == RESULT
+    assert len(calls) == 2
+
+
+def test_a_result_whose_blobs_are_gone_is_made_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        calls.append(1)
+        return RESULT
+
+    forgetful: Jobs[PredictEvent] = Jobs(tmp_path, PredictEvent, lambda event: False, "")
+    list(forgetful.stream(REQUEST, work))
+    list(forgetful.stream(REQUEST, work))
+    assert len(calls) == 2
+
+
+def test_failures_reach_the_client_and_are_not_kept(tmp_path: Path) -> None:
+    running = make(tmp_path)
+
+    def missing(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        raise NotFound("not there")
+
+    def broken(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        raise ZeroDivisionError("by zero")
+
+    with pytest.raises(NotFound, match="not there"):
+        list(running.stream(REQUEST, missing))
+    with pytest.raises(Failed, match="ZeroDivisionError: by zero"):
+        list(running.stream(REQUEST, broken))
+    assert list(running.stream(REQUEST, lambda emit: RESULT))[-1] == RESULT
+
+
+def test_a_job_that_nobody_hears_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "ABANDONED_AFTER", 0.05)
+    started, ended = threading.Event(), threading.Event()
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        try:
+            for _ in range(1000):
+                emit(PredictEvent(progress=Progress(fraction=0.1)))
+                started.set()
+                threading.Event().wait(0.01)
+        except Cancelled:
+            ended.set()
+            raise
+        return RESULT
+
+    events = make(tmp_path).stream(REQUEST, work)
+    next(events)
+    assert started.wait(10)
+    events.close()  # type: ignore[attr-defined]
+    assert ended.wait(10)

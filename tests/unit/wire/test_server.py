@@ -1,0 +1,95 @@
+"""The server kit: safe by default, tokens, and children that die with their parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_wire.client import Client
+from pqbench_wire.errors import Unauthenticated
+from pqbench_wire.server import is_loopback
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    (tmp_path / "token").write_text("secret\n")
+    command = [sys.executable, "-m", "pqbench_runtime", "--data", str(tmp_path / "data")]
+    process = subprocess.Popen([*command, "--token-file", str(tmp_path / "token")], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    yield process, json.loads(process.stdout.readline())["listening"]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.1:0", True), ("[::1]:50051", True), ("localhost:1", True), ("0.0.0.0:1", False), ("[::]:1", False), ("db:1", False)],
+)
+def test_loopback(address: str, loopback: bool) -> None:
+    assert is_loopback(address) is loopback
+
+
+def test_off_loopback_needs_protection(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pqbench_runtime", "--data", str(tmp_path), "--listen", "0.0.0.0:0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "give --token-file" in done.stderr
+
+
+def test_health_reflection_token_and_shutdown(service: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, address = service
+    with grpc.insecure_channel(address) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="pqbench.runtime.v1.RuntimeService"), timeout=10
+        )
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    stranger, friend = Client(address), Client(address, token="secret")
+    stub = runtime_pb2_grpc.RuntimeServiceStub(stranger.channel)
+    request = runtime_pb2.CheckRequest(backend="onnxruntime")
+    with pytest.raises(Unauthenticated, match="bearer token"):
+        stranger.call(stub.Check, request)
+    assert "threads" in friend.call(runtime_pb2_grpc.RuntimeServiceStub(friend.channel).Check, request).options_json
+    authorised = grpc.intercept_channel(friend.channel, _Token())
+    assert "pqbench.runtime.v1.RuntimeService" in ProtoReflectionDescriptorDatabase(authorised).get_services()
+    for client in (stranger, friend):
+        client.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+class _Token(grpc.StreamStreamClientInterceptor):
+    def intercept_stream_stream(self, continuation, details, requests):  # type: ignore[no-untyped-def]
+        return continuation(details._replace(metadata=[("authorization", "Bearer secret")]), requests)
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    child = "import os, time; from pqbench_wire.process import die_with_parent; die_with_parent(os.getppid()); print(1, flush=True); time.sleep(60)"
+    parent = (
+        "import subprocess, sys, time; from pqbench_wire.process import spawn\n"
+        f"p = spawn([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); p.stdout.readline()\n"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
