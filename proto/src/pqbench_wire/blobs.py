@@ -1,4 +1,4 @@
-"""Content-addressed storage: a folder of files named by their SHA-256, and its gRPC service.
+"""Content-addressed storage: a folder of files named by their SHA-256.
 
 Two parties that share the folder copy nothing: the writer stores, the reader finds. Parties that
 do not share it stream in chunks, and each end verifies the digest.
@@ -11,19 +11,16 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import grpc
 import numpy as np
 
-from pqbench.blob.v1 import blob_pb2, blob_pb2_grpc
 from pqbench.common.v1.common_pb2 import Blob
-from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound, TooLarge
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound
 
 CHUNK = 1 << 20  # bytes
-MAX_BLOB = 16 << 30  # bytes
 
 
 class BlobStore:
@@ -126,37 +123,3 @@ class BlobWriter:
 def _verify(expected: Blob, sha256: str, size: int) -> None:
     if (expected.sha256, expected.size) != (sha256, size):
         raise BlobCorrupt(f"blob {expected.sha256}: got {size} bytes with SHA-256 {sha256}, expected {expected.size}")
-
-
-class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
-    """The store behind gRPC."""
-
-    def __init__(self, store: BlobStore) -> None:
-        self.store = store
-
-    def FindMissing(
-        self, request: blob_pb2.FindMissingRequest, context: grpc.ServicerContext
-    ) -> blob_pb2.FindMissingResponse:
-        return blob_pb2.FindMissingResponse(blobs=[b for b in request.blobs if not self.store.has(b)])
-
-    def Write(
-        self, request_iterator: Iterable[blob_pb2.WriteRequest], context: grpc.ServicerContext
-    ) -> blob_pb2.WriteResponse:
-        requests = iter(request_iterator)
-        first = next(requests, None)
-        if first is None or not first.HasField("blob"):
-            raise InvalidInput("Write: the first message must name the blob")
-        if first.blob.size > MAX_BLOB:
-            raise TooLarge(f"Write: {first.blob.size} bytes is over the limit of {MAX_BLOB}")
-        with self.store.writer(expected=first.blob) as out:
-            out.write(first.chunk)
-            for request in requests:
-                if out.size + len(request.chunk) > first.blob.size:
-                    raise BlobCorrupt(f"Write: more than the announced {first.blob.size} bytes")
-                out.write(request.chunk)
-        return blob_pb2.WriteResponse()
-
-    def Read(self, request: blob_pb2.ReadRequest, context: grpc.ServicerContext) -> Iterator[blob_pb2.ReadResponse]:
-        with self.store.path(request.blob).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield blob_pb2.ReadResponse(chunk=chunk)

@@ -13,8 +13,9 @@ from google.protobuf.message import Message
 from pqbench.blob.v1 import blob_pb2, blob_pb2_grpc
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_wire.blobs import CHUNK, BlobStore
-from pqbench_wire.errors import Failed, InvalidInput, Unavailable, from_rpc_error
+from pqbench_wire.errors import Failed, InvalidInput, Unavailable
 from pqbench_wire.server import MAX_MESSAGE
+from pqbench_wire.status import from_rpc_error
 
 SHORT = 60.0  # seconds: calls that look something up
 LONG = 6 * 3600.0  # seconds: calls that compress, build, measure

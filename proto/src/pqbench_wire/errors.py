@@ -1,4 +1,4 @@
-"""The one exception tree of pqbench and its translation to and from gRPC.
+"""The one exception tree of pqbench, with the gRPC code and reason of each class.
 
     PqbenchError
     ├── InvalidInput           the caller must change something (exit code 2)
@@ -16,17 +16,11 @@
     ├── Timeout                a deadline passed
     └── Unauthenticated        a missing or wrong token
 
-`TABLE` maps each class to its gRPC code and reason; a test holds that it is complete.
+`TABLE` maps each class to its gRPC code and reason; a test holds that it is complete. The
+translation itself is in `status`: a worker raises these errors and needs no gRPC.
 """
 
 from __future__ import annotations
-
-import grpc
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
-
-DOMAIN = "pqbench"
 
 
 class PqbenchError(Exception):
@@ -89,33 +83,24 @@ class Unauthenticated(PqbenchError):
     """A token is missing or wrong."""
 
 
-TABLE: dict[type[PqbenchError], tuple[grpc.StatusCode, str]] = {
-    PqbenchError: (grpc.StatusCode.INTERNAL, "INTERNAL"),
-    InvalidInput: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT"),
-    TooLarge: (grpc.StatusCode.OUT_OF_RANGE, "TOO_LARGE"),
-    NotFound: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
-    Refused: (grpc.StatusCode.FAILED_PRECONDITION, "REFUSED"),
-    Unavailable: (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
-    Failed: (grpc.StatusCode.UNKNOWN, "FAILED"),
-    VerificationFailed: (grpc.StatusCode.UNKNOWN, "VERIFICATION_FAILED"),
-    PrecisionMismatch: (grpc.StatusCode.UNKNOWN, "PRECISION_MISMATCH"),
-    WorkerCrashed: (grpc.StatusCode.ABORTED, "WORKER_CRASHED"),
-    OutOfMemory: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY"),
-    BlobCorrupt: (grpc.StatusCode.DATA_LOSS, "BLOB_CORRUPT"),
-    Cancelled: (grpc.StatusCode.CANCELLED, "CANCELLED"),
-    Timeout: (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMEOUT"),
-    Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+TABLE: dict[type[PqbenchError], tuple[str, str]] = {
+    PqbenchError: ("INTERNAL", "INTERNAL"),
+    InvalidInput: ("INVALID_ARGUMENT", "INVALID_INPUT"),
+    TooLarge: ("OUT_OF_RANGE", "TOO_LARGE"),
+    NotFound: ("NOT_FOUND", "NOT_FOUND"),
+    Refused: ("FAILED_PRECONDITION", "REFUSED"),
+    Unavailable: ("UNAVAILABLE", "UNAVAILABLE"),
+    Failed: ("UNKNOWN", "FAILED"),
+    VerificationFailed: ("UNKNOWN", "VERIFICATION_FAILED"),
+    PrecisionMismatch: ("UNKNOWN", "PRECISION_MISMATCH"),
+    WorkerCrashed: ("ABORTED", "WORKER_CRASHED"),
+    OutOfMemory: ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
+    BlobCorrupt: ("DATA_LOSS", "BLOB_CORRUPT"),
+    Cancelled: ("CANCELLED", "CANCELLED"),
+    Timeout: ("DEADLINE_EXCEEDED", "TIMEOUT"),
+    Unauthenticated: ("UNAUTHENTICATED", "UNAUTHENTICATED"),
 }
 BY_REASON = {reason: cls for cls, (_, reason) in TABLE.items()}
-# What gRPC itself raises carries no reason: a dead connection, a deadline, a size limit.
-BY_CODE: dict[grpc.StatusCode, type[PqbenchError]] = {
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.CANCELLED: Cancelled,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Timeout,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
-    grpc.StatusCode.UNIMPLEMENTED: Unavailable,
-    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
-}
 
 
 def reason_of(error: PqbenchError) -> str:
@@ -126,23 +111,3 @@ def reason_of(error: PqbenchError) -> str:
 def from_reason(reason: str, message: str) -> PqbenchError:
     """The error that `reason` names; an unknown reason gives the tree's root."""
     return BY_REASON.get(reason, PqbenchError)(message)
-
-
-def to_status(error: PqbenchError) -> grpc.Status:
-    """The error as google.rpc.Status with an ErrorInfo, for a server to abort with."""
-    code, reason = TABLE[type(error)]
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    number = code_pb2.Code.Value(code.name)
-    return rpc_status.to_status(status_pb2.Status(code=number, message=str(error), details=[detail]))
-
-
-def from_rpc_error(error: grpc.RpcError) -> PqbenchError:
-    """What a client raises in place of gRPC's own error."""
-    code, text = error.code(), error.details() or error.code().name
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            return from_reason(info.reason, text)
-    return BY_CODE.get(code, PqbenchError)(text)

@@ -22,9 +22,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pqbench_wire.errors import Cancelled, InvalidInput, PqbenchError, Unauthenticated, to_status
+from pqbench_wire.errors import Cancelled, InvalidInput, PqbenchError, Unauthenticated
 from pqbench_wire.jobs import first_line
 from pqbench_wire.process import die_with_parent
+from pqbench_wire.status import to_status
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 8 << 20  # bytes: a blob's chunk or a layer table, never a tensor

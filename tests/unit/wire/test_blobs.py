@@ -13,7 +13,8 @@ import pytest
 
 from pqbench.blob.v1 import blob_pb2, blob_pb2_grpc
 from pqbench.common.v1.common_pb2 import Blob
-from pqbench_wire.blobs import CHUNK, BlobServicer, BlobStore
+from pqbench_wire.blob_service import BlobServicer
+from pqbench_wire.blobs import CHUNK, BlobStore
 from pqbench_wire.client import Client
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound
 from pqbench_wire.server import Interceptor

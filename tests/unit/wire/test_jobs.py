@@ -33,9 +33,7 @@ def test_two_clients_join_one_job(tmp_path: Path) -> None:
 
     running = make(tmp_path)
     answers: list[list[PredictEvent]] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(list(running.stream(REQUEST, work)))) for _ in range(2)
-    ]
+    threads = [threading.Thread(target=lambda: answers.append(list(running.stream(REQUEST, work)))) for _ in range(2)]
     threads[0].start()
     assert started.wait(10)
     threads[1].start()

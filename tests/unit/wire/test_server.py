@@ -37,7 +37,14 @@ def service(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 @pytest.mark.parametrize(
     ("address", "loopback"),
-    [("127.0.0.1:0", True), ("[::1]:50051", True), ("localhost:1", True), ("0.0.0.0:1", False), ("[::]:1", False), ("db:1", False)],
+    [
+        ("127.0.0.1:0", True),
+        ("[::1]:50051", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("db:1", False),
+    ],
 )
 def test_loopback(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback

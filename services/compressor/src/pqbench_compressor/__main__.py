@@ -7,7 +7,7 @@ import grpc
 from pqbench.blob.v1 import blob_pb2_grpc
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench_compressor.service import CompressorServicer
-from pqbench_wire.blobs import BlobServicer
+from pqbench_wire.blob_service import BlobServicer
 from pqbench_wire.server import main, parse_options, serve
 
 

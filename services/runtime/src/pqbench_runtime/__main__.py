@@ -7,7 +7,7 @@ import grpc
 from pqbench.blob.v1 import blob_pb2_grpc
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_runtime.service import RuntimeServicer
-from pqbench_wire.blobs import BlobServicer
+from pqbench_wire.blob_service import BlobServicer
 from pqbench_wire.server import main, parse_options, serve
 
 

@@ -10,7 +10,7 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_compressor.plugins import Context, Files, ModelInfo
 from pqbench_wire.errors import Refused
 
-REQUIRES = ("onnx", "onnxruntime")
+REQUIRES = ("torch", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)

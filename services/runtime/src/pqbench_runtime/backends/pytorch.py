@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def refuse_pickle(archive: bytes) -> None:
                     torch.load(BytesIO(parts.read(name)), weights_only=True)
     except zipfile.BadZipFile as error:
         raise InvalidInput(f".pt2 archive: {error}") from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise InvalidInput(f".pt2 archive asks for more than plain tensors: {first_line(error)}") from error
 
 

@@ -1,0 +1,50 @@
+"""Errors to gRPC statuses and back: google.rpc.Status with an ErrorInfo that carries the reason."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from pqbench_wire.errors import (
+    TABLE,
+    Cancelled,
+    PqbenchError,
+    Timeout,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    from_reason,
+)
+
+DOMAIN = "pqbench"
+# What gRPC itself raises carries no reason: a dead connection, a deadline, a size limit.
+BY_CODE: dict[grpc.StatusCode, type[PqbenchError]] = {
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Timeout,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
+    grpc.StatusCode.UNIMPLEMENTED: Unavailable,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+}
+
+
+def to_status(error: PqbenchError) -> grpc.Status:
+    """The error as google.rpc.Status with an ErrorInfo, for a server to abort with."""
+    code, reason = TABLE[type(error)]
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    number = code_pb2.Code.Value(code)
+    return rpc_status.to_status(status_pb2.Status(code=number, message=str(error), details=[detail]))
+
+
+def from_rpc_error(error: grpc.RpcError) -> PqbenchError:
+    """What a client raises in place of gRPC's own error."""
+    code, text = error.code(), error.details() or error.code().name
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return from_reason(info.reason, text)
+    return BY_CODE.get(code, PqbenchError)(text)

@@ -1,0 +1,346 @@
+"""Every plug-in of a kind passes the same test, found by the catalog and not by name."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import WorkerRequest
+from pqbench_compressor import export
+from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Files, Source, Training
+from pqbench_orchestrator.dataset import DATASETS, fit, prepare
+from pqbench_orchestrator.metric import METRICS, Outputs
+from pqbench_runtime.backend import BACKENDS, Route, route_for
+from pqbench_runtime.workers import WorkerProcess
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.catalog import Catalog
+from pqbench_wire.errors import Failed, InvalidInput
+
+CATALOGS = (MODELS, PRUNERS, QUANTIZERS, BACKENDS, DATASETS, METRICS)
+EVERY = [(catalog, name) for catalog in CATALOGS for name in catalog.names]
+SMALL = {"torchvision": "squeezenet1_1", "timm": "test_resnet", "cifar": "resnet20", "digits": "resnet"}
+
+
+@pytest.fixture(scope="module")
+def training(digits: tuple[np.ndarray, np.ndarray], digits_preprocessing: Preprocessing) -> Training:
+    return Training(images=digits[0], labels=digits[1], preprocessing=digits_preprocessing)
+
+
+@pytest.fixture(scope="module")
+def context(training: Training) -> Context:
+    return Context(
+        seed=0, report=lambda *_: None, classes=10, example=training.inputs(slice(2)), training_split=training
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(context: Context) -> torch.nn.Module:
+    """The digits network after a short training."""
+    plugin = MODELS.load("digits")
+    torch.manual_seed(0)
+    return plugin.pretrained("resnet", plugin.Config(epochs=2), Files(), context)
+
+
+@pytest.mark.parametrize(("catalog", "name"), EVERY, ids=lambda value: getattr(value, "kind", value))
+def test_a_plugin_is_one_documented_file(catalog: Catalog, name: str) -> None:
+    module = catalog.load(name)
+    assert module.__doc__ and isinstance(module.REQUIRES, tuple)
+    assert not catalog.missing(name), "every plug-in can be used in the full installation"
+    description = catalog.describe(name, schema=catalog is not METRICS)
+    assert description.available and len(description.summary) > 20
+    if catalog is METRICS:
+        return
+    assert dataclasses.is_dataclass(module.Config)
+    assert module.Config.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(module.Config))
+    schema = json.loads(description.config_schema_json)
+    for field in schema.get("properties", {}).values():
+        assert "description" in field or catalog is MODELS, f"{name}: {field} does not say what it means"
+
+
+@pytest.mark.parametrize("catalog", CATALOGS, ids=lambda catalog: catalog.kind)
+def test_no_plugin_is_named_outside_its_folder(catalog: Catalog) -> None:
+    """A new plug-in needs no other file: none of the services' other modules imports one."""
+    root = Path(__file__).parents[2]
+    for path in [*root.glob("services/*/src/**/*.py"), *root.glob("orchestrator/src/**/*.py")]:
+        imported = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        own_folder = catalog.package.rpartition(".")[2] in path.parts
+        plugins = {f"{catalog.package}.{name.replace('-', '_')}" for name in catalog.names}
+        assert own_folder or not imported & plugins, path
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS.names if n in SMALL])
+def test_model(name: str) -> None:
+    plugin, config = MODELS.load(name), MODELS.configure(name, "{}")
+    assert SMALL[name] in plugin.names()
+    info = plugin.info(SMALL[name], config, Files())
+    p = info.preprocessing
+    assert len(p.mean) == len(p.std) == p.channels and p.interpolation in ("bilinear", "bicubic")
+    module = plugin.build(SMALL[name], config, Files()).eval()
+    with torch.no_grad():
+        assert module(torch.zeros(2, p.channels, p.height, p.width)).shape == (2, info.classes)
+    with pytest.raises(InvalidInput, match="unknown model"):
+        plugin.info("no-such-model", config, Files())
+
+
+def test_every_model_family_is_tested() -> None:
+    assert set(MODELS.names) == {*SMALL, "code", "onnx"}, "code and onnx are tested with the compressor"
+
+
+@pytest.mark.parametrize("name", PRUNERS.names)
+def test_pruner(name: str, trained: torch.nn.Module, context: Context) -> None:
+    module, plugin = copy.deepcopy(trained), PRUNERS.load(name)
+    before = sum(int(torch.count_nonzero(p)) for p in module.parameters())
+    plugin.prune(module, PRUNERS.configure(name, '{"amount": 0.5}'), context)
+    after = sum(int(torch.count_nonzero(p)) for p in module.parameters())
+    assert after < 0.75 * before
+    assert not any("_mask" in key or "_orig" in key for key in module.state_dict()), "the zeros are permanent"
+    assert export.run_module(module, context.example).shape == (2, 10)
+    data = export.to_onnx(module, context.example)
+    np.testing.assert_allclose(
+        export.run_onnx(data, context.example), export.run_module(module, context.example), atol=1e-3
+    )
+    with pytest.raises(InvalidInput, match="amount"):
+        PRUNERS.configure(name, '{"amount": 1}')
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.names)
+def test_quantizer(name: str, trained: torch.nn.Module, context: Context, training: Training) -> None:
+    plugin = QUANTIZERS.load(name)
+    source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)
+    made = plugin.quantize(source, QUANTIZERS.configure(name, "{}"), context, plugin.FORMS)
+    assert tuple(made) == plugin.FORMS
+    inputs = training.inputs(slice(128))
+    reference = export.run_module(trained, inputs)
+    for form, data in made.items():
+        figures = export.verify(data, form, plugin.PRECISION, inputs, reference)
+        assert figures.sqnr_db > 20
+        if form in (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_UNSIGNED):
+            _check_qdq(onnx.load_from_string(data), signed=form == Form.FORM_QDQ_SIGNED)
+
+
+def _check_qdq(model: onnx.ModelProto, signed: bool) -> None:
+    types = {i.name: i.data_type for i in model.graph.initializer}
+    weights = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert nodes and all(len(n.input) == 3 for n in nodes), "every zero-point is explicit"
+    activations = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in types]
+    wanted = onnx.TensorProto.INT8 if signed else onnx.TensorProto.UINT8
+    assert {types[n.input[2]] for n in activations} == {wanted}
+    if signed:
+        assert all((weights[n.input[2]] == 0).all() for n in nodes)
+        assert not any(types.get(n.input[0]) == onnx.TensorProto.INT8 for n in nodes), "weights are stored as FP32"
+
+
+@pytest.fixture
+def build(store: BlobStore) -> Iterator[Callable[..., pb.BuildEngineResult]]:
+    """Builds in a real worker process, as the service does."""
+    workers = []
+
+    def build(
+        name: str, data: bytes, form: Form, precision: Precision, preprocessing: Preprocessing, **options: Any
+    ) -> Any:
+        workers.append(WorkerProcess(store.root))
+        request = pb.BuildEngineRequest(
+            backend=name,
+            options_json=json.dumps(options),
+            artifact=Artifact(blob=store.put(data), form=form, precision=precision),
+            batch_size=4,
+            preprocessing=preprocessing,
+        )
+        return workers[-1].ask(WorkerRequest(build=request), lambda reply: None).build
+
+    yield build
+    for worker in workers:
+        worker.close()
+
+
+def run(store: BlobStore, engine: pb.Engine, images: np.ndarray) -> np.ndarray:
+    """Outputs of an engine in a fresh worker."""
+    worker = WorkerProcess(store.root)
+    inputs = Images(images=store.put_array(images), labels=store.put_array(np.zeros(len(images), np.int64)))
+    try:
+        request = WorkerRequest(predict=pb.PredictRequest(engine=engine, inputs=inputs))
+        return store.array(worker.ask(request, lambda reply: None).predict.outputs)
+    finally:
+        worker.close()
+
+
+ROUTES = [(name, route) for name in BACKENDS.names for route in BACKENDS.load(name).ROUTES]
+
+
+@pytest.mark.parametrize(
+    ("name", "route"), ROUTES, ids=lambda v: v if isinstance(v, str) else Precision.Name(v.precision)
+)
+def test_route(
+    name: str,
+    route: Route,
+    trained: torch.nn.Module,
+    context: Context,
+    training: Training,
+    store: BlobStore,
+    build: Any,
+) -> None:
+    """A route builds, runs in what it promises, and computes what PyTorch computes."""
+    data = _artifact(route.precision, route.form, trained, context)
+    built = build(name, data, route.form, route.precision, training.preprocessing, threads=1)
+    assert set(built.executed) <= {Precision.Name(p).removeprefix("PRECISION_") for p in route.executes}
+    assert built.executed, "the executed precision of the compute layers is read back"
+    if route.precision == Precision.PRECISION_INT8:
+        assert built.executed["INT8"] >= max(built.executed.values())
+    assert built.settings["inference_precision"] and built.versions and built.build_seconds > 0
+    outputs = run(store, built.engine, training.images[:6])
+    reference = export.run_module(trained, training.inputs(slice(6)))
+    assert outputs.shape == (6, 10) and outputs.dtype == np.float32
+    assert export.sqnr(reference, outputs) > (60 if route.precision == Precision.PRECISION_FP32 else 15)
+    assert len(route.evidence) > 10
+
+
+def _artifact(precision: Precision, form: Form, module: torch.nn.Module, context: Context) -> bytes:
+    if precision == Precision.PRECISION_FP32:
+        return (
+            export.to_onnx(module, context.example)
+            if form == Form.FORM_ONNX
+            else export.to_pt2(module, context.example)
+        )
+    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names]
+    plugin = next(q for q in makers if precision == q.PRECISION and form in q.FORMS)
+    source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
+    made: dict[Form, bytes] = plugin.quantize(source, plugin.Config(), context, (form,))
+    return made[form]
+
+
+@pytest.mark.parametrize("name", BACKENDS.names)
+def test_backend_has_a_baseline_and_a_device(name: str) -> None:
+    plugin = BACKENDS.load(name)
+    assert route_for(plugin, Precision.PRECISION_FP32) is not None
+    assert plugin.device() and plugin.LIBRARIES
+
+
+@pytest.mark.parametrize("name", BACKENDS.names)
+def test_backend_says_why_a_model_does_not_build(name: str, training: Training, build: Any) -> None:
+    form = route_for(BACKENDS.load(name), Precision.PRECISION_FP32).form
+    with pytest.raises((Failed, InvalidInput)) as caught:
+        build(name, b"this is no model", form, Precision.PRECISION_FP32, training.preprocessing)
+    assert len(str(caught.value)) > 20 and "\n" not in str(caught.value)
+
+
+def test_openvino_runs_true_fp32_where_its_default_does_not(
+    trained: torch.nn.Module, context: Context, training: Training, build: Any
+) -> None:
+    data = export.to_onnx(trained, context.example)
+    built = build("openvino", data, Form.FORM_ONNX, Precision.PRECISION_FP32, training.preprocessing)
+    assert set(built.executed) == {"FP32"}
+    assert "float32" in built.settings["inference_precision"]
+
+
+@pytest.mark.long
+def test_pytorch_compiles(trained: torch.nn.Module, context: Context, training: Training, build: Any) -> None:
+    data = export.to_pt2(trained, context.example)
+    built = build("pytorch", data, Form.FORM_PT2, Precision.PRECISION_FP32, training.preprocessing, mode="compile")
+    assert built.settings["mode"] == "compile"
+
+
+def test_pt2_archives_that_ask_for_pickle_are_refused(trained: torch.nn.Module, context: Context) -> None:
+    plugin = BACKENDS.load("pytorch")
+    data = export.to_pt2(trained, context.example)
+    plugin.refuse_pickle(data)
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(changed, "w") as after:
+        for name in before.namelist():
+            content = before.read(name).replace(b'"use_pickle": false', b'"use_pickle": true')
+            after.writestr(name, content)
+    with pytest.raises(InvalidInput, match="asks for pickle"):
+        plugin.refuse_pickle(changed.getvalue())
+    evil = io.BytesIO()
+    torch.save(torch.nn.Linear(1, 1), evil)
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(changed, "w") as after:
+        for name in before.namelist():
+            after.writestr(name, evil.getvalue() if "sample_inputs" in name else before.read(name))
+    with pytest.raises(InvalidInput, match="more than plain tensors"):
+        plugin.refuse_pickle(changed.getvalue())
+
+
+@pytest.fixture
+def dataset_config(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """A configuration for each dataset that needs files, made of generated images."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "c.npz", images=images, labels=np.arange(20) % 10)
+    for split in ("train", "test"):
+        for i, image in enumerate(images):
+            folder = tmp_path / split / f"class{i % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i:02}.png")
+    return {
+        "cifar10": {"train": str(tmp_path / "c.npz"), "test": str(tmp_path / "c.npz")},
+        "folder": {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")},
+        "digits": {},
+    }
+
+
+@pytest.mark.parametrize("name", DATASETS.names)
+def test_dataset(name: str, dataset_config: dict[str, dict[str, Any]], store: BlobStore, tmp_path: Path) -> None:
+    plugin, config = DATASETS.load(name), DATASETS.configure(name, json.dumps(dataset_config[name]))
+    data = plugin.load(config, tmp_path)
+    again = plugin.load(config, tmp_path)
+    for split in ("train", "test"):
+        labels = data.split(split).labels
+        assert labels.dtype == np.int64 and labels.max() < len(data.classes)
+        assert data.split(split).fingerprint == again.split(split).fingerprint
+    preprocessing = Preprocessing(height=12, width=16, channels=3, interpolation="bilinear", mean=[0], std=[1])
+    images = prepare(data.split("test"), preprocessing, store, limit=7, seed=1)
+    pixels = store.array(images.images)
+    assert pixels.shape == (7, 12, 16, 3) and pixels.dtype == np.uint8
+    assert images == prepare(again.split("test"), preprocessing, store, limit=7, seed=1)
+    first = data.split("test").open(0)
+    everything = store.array(prepare(data.split("test"), preprocessing, store, limit=None, seed=0).images)
+    np.testing.assert_array_equal(everything[0], fit(first, preprocessing))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("top1", 50.0), ("top5", 75.0), ("agreement", 25.0), ("sqnr", -5.440680443502757)],
+)
+def test_metric_on_known_outputs(name: str, expected: float) -> None:
+    variant = np.eye(10, dtype=np.float32)[[0, 1, 2, 3]] + np.linspace(0.5, 0, 10, dtype=np.float32) * 0.1
+    baseline = np.eye(10, dtype=np.float32)[[0, 5, 6, 7]]
+    labels = np.array([0, 1, 9, 4])
+    score = METRICS.load(name).score(Outputs(variant=variant, baseline=baseline, labels=labels))
+    if name == "sqnr":
+        expected = 10 * np.log10((baseline**2).sum() / ((baseline - variant) ** 2).sum())
+    assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_metric_is_tested() -> None:
+    assert set(METRICS.names) == {"top1", "top5", "agreement", "sqnr"}
+
+
+def test_schemas_accept_what_the_dataclass_accepts() -> None:
+    for catalog in (PRUNERS, QUANTIZERS, BACKENDS):
+        for name in catalog.names:
+            schema = json.loads(catalog.describe(name).config_schema_json)
+            assert schema == TypeAdapter(catalog.load(name).Config).json_schema()

@@ -1,0 +1,97 @@
+"""The structure: stubs are current, imports go one way, the light parts stay light."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    "pqbench_wire": ROOT / "proto/src/pqbench_wire",
+    "pqbench_compressor": ROOT / "services/compressor/src/pqbench_compressor",
+    "pqbench_runtime": ROOT / "services/runtime/src/pqbench_runtime",
+    "pqbench_orchestrator": ROOT / "orchestrator/src/pqbench_orchestrator",
+}
+# The way of the data: a module may import only from those before it.
+ORDER = ["manifest", "dataset", "metric", "ledger", "stats", "launch", "services", "survey", "plan", "execute", "tables",
+         "report", "environment", "run", "listing", "doctor", "display", "cli"]  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_committed_stubs_are_current(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("gen", ROOT / "proto/gen.py")
+    assert spec is not None and spec.loader is not None
+    gen = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gen)
+    gen.generate(tmp_path)
+    fresh = {p.relative_to(tmp_path): p.read_text() for p in tmp_path.rglob("*_pb2*")}
+    committed = {p.relative_to(ROOT / "proto/src"): p.read_text() for p in (ROOT / "proto/src/pqbench").rglob("*_pb2*.py*")
+                 if p.suffix in (".py", ".pyi")}  # fmt: skip
+    assert fresh == committed, "run make proto"
+
+
+def test_distributions_import_only_the_wire() -> None:
+    for package, folder in SOURCES.items():
+        others = set(SOURCES) - {package, "pqbench_wire"}
+        for path in folder.rglob("*.py"):
+            roots = {name.partition(".")[0] for name in imports(path)}
+            assert not roots & others, f"{path}: {roots & others}"
+
+
+def test_no_arrow_runs_back() -> None:
+    """Imports inside the orchestrator follow the way of the data."""
+    folder = SOURCES["pqbench_orchestrator"]
+    rank = {name: index for index, name in enumerate(ORDER)}
+    names = {p.stem for p in folder.iterdir() if p.stem in rank or (p.suffix == ".py" and not p.stem.startswith("__"))}
+    assert names == set(ORDER), names ^ set(ORDER)
+    for path in folder.rglob("*.py"):
+        own = path.relative_to(folder).parts[0].removesuffix(".py")
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "pqbench_orchestrator" and len(parts) > 1 and own in rank and parts[1] in rank:
+                assert rank[parts[1]] <= rank[own], f"{path}: {own} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("pqbench_orchestrator.cli", {"torch", "onnxruntime", "openvino", "pqbench_compressor", "pqbench_runtime"}),
+        ("pqbench_compressor.service", {"torch", "onnxruntime", "timm"}),
+        ("pqbench_runtime.service", {"torch", "onnxruntime", "openvino"}),
+        ("pqbench_runtime.worker", {"torch", "onnxruntime", "openvino", "grpc"}),
+    ],
+)
+def test_entry_modules_import_nothing_heavy(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(*(set({sorted(heavy)!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
+
+
+def test_plugins_declare_what_they_import() -> None:
+    """REQUIRES names every library beyond the distribution's own dependencies."""
+    optional = {"torch", "torchvision", "timm", "torch_pruning", "onnx", "onnxruntime", "openvino", "sklearn"}
+    for folder in ("models", "pruners", "quantizers", "backends", "datasets", "metrics"):
+        for path in ROOT.glob(f"*/**/src/pqbench_*/{folder}/*.py"):
+            if path.stem.startswith("_"):
+                continue
+            used = {name.partition(".")[0] for name in imports(path)} & optional
+            tree = ast.parse(path.read_text())
+            assigned = [
+                n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "REQUIRES"
+            ]
+            declared = set(ast.literal_eval(assigned[0].value))
+            assert used <= declared, f"{path}: {used - declared}"

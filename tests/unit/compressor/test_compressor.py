@@ -1,0 +1,235 @@
+"""The compressor's parts: checkpoints, training, export, statistics, the pipeline's refusals."""
+
+from __future__ import annotations
+
+import copy
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Form, Images, Precision, Preprocessing
+from pqbench.compressor.v1 import compressor_pb2 as pb
+from pqbench_compressor import checkpoint, export, statistics
+from pqbench_compressor.pipeline import Pipeline
+from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
+from pqbench_compressor.training import frozen, train
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
+
+MODEL = pb.Model(plugin="digits", name="resnet", weights=pb.WEIGHTS_NONE)
+
+
+def network(plugin: str = "digits", name: str = "resnet") -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS.load(plugin).build(name, None, Files()).eval()
+
+
+@pytest.fixture(scope="module")
+def training(digits: tuple[np.ndarray, np.ndarray], digits_preprocessing: Preprocessing) -> Training:
+    return Training(images=digits[0][:256], labels=digits[1][:256], preprocessing=digits_preprocessing)
+
+
+@pytest.fixture(scope="module")
+def context(training: Training) -> Context:
+    example = training.inputs(slice(2))
+    return Context(seed=0, report=lambda *_: None, classes=10, example=example, training_split=training)
+
+
+@pytest.fixture
+def pipeline(store: BlobStore) -> Pipeline:
+    return Pipeline(store=store, allow_code=False)
+
+
+def quiet(stage: str, fraction: float, message: str) -> None:
+    """Reports to nobody."""
+
+
+def test_a_pruned_checkpoint_loads_strictly_and_computes_the_same(store: BlobStore, context: Context) -> None:
+    module = network()
+    config = PRUNERS.configure("removal", '{"amount": 0.5}')
+    notes = PRUNERS.load("removal").prune(module, config, context)
+    assert 0.2 < notes["macs_left"] < 0.4
+    data = checkpoint.save(module, network(), [{"kind": "prune"}])
+    assert data == checkpoint.save(module, network(), [{"kind": "prune"}])
+    back = network()
+    assert checkpoint.load(store.path(store.put(data)), back) == [{"kind": "prune"}]
+    np.testing.assert_array_equal(export.run_module(back, context.example), export.run_module(module, context.example))
+
+
+def test_weights_that_do_not_fit_are_one_clear_line(tmp_path: Path) -> None:
+    state = network().state_dict()
+    state.pop("0.weight")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InvalidInput, match="digits: weights do not fit: .*0.weight") as caught:
+        checkpoint.load_weights(network(), tmp_path / "w.safetensors", "digits")
+    assert "\n" not in str(caught.value)
+
+
+def test_pth_files_load_without_pickle(tmp_path: Path) -> None:
+    state = {"state_dict": {f"module.{k}": v for k, v in network().state_dict().items()}}
+    torch.save(state, tmp_path / "w.pth")
+    other = MODELS.load("digits").build("resnet", None, Files())
+    checkpoint.load_weights(other, tmp_path / "w.pth", "digits")
+    torch.testing.assert_close(other.state_dict(), network().state_dict())
+    torch.save(network(), tmp_path / "evil.pth")
+    with pytest.raises(InvalidInput, match="weights do not fit"):
+        checkpoint.load_weights(other, tmp_path / "evil.pth", "digits")
+
+
+def test_training_learns_and_keeps_the_mask(training: Training, context: Context) -> None:
+    module = network()
+    PRUNERS.load("l1-global").prune(module, PRUNERS.configure("l1-global", '{"amount": 0.5}'), context)
+    zeros = {name: p == 0 for name, p in module.named_parameters() if p.ndim > 1}
+    options: dict[str, Any] = {"learning_rate": 0.05, "seed": 0, "report": quiet}
+    first = train(module, training, epochs=1, **options)
+    last = train(module, training, epochs=3, **options)
+    assert last < first
+    for name, parameter in module.named_parameters():
+        if name in zeros:
+            assert bool((parameter[zeros[name]] == 0).all())
+            assert bool((parameter[~zeros[name]] != 0).any())
+
+
+def test_training_is_repeatable(training: Training) -> None:
+    made = []
+    for _ in range(2):
+        module = network()
+        train(module, training, epochs=1, learning_rate=0.05, seed=3, report=quiet)
+        made.append(checkpoint.save(module, network(), []))
+    assert made[0] == made[1]
+
+
+def test_distillation_follows_the_teacher_against_the_labels(training: Training) -> None:
+    teacher = network()
+    with torch.no_grad():
+        teacher[-1].bias[3] += 20  # says "three" whatever it sees
+    student = network()
+    train(student, training, epochs=2, learning_rate=0.05, seed=0, report=quiet, teacher=frozen(teacher),
+          teacher_weight=1.0)  # fmt: skip
+    assert (export.run_module(student, training.inputs(slice(64))).argmax(1) == 3).all()
+
+
+def test_the_onnx_export_is_dynamic_named_and_free_of_its_machine(context: Context) -> None:
+    data = export.to_onnx(network(), context.example)
+    assert data == export.to_onnx(network(), context.example)
+    model = onnx.load_from_string(data)
+    assert [i.name for i in model.graph.input] == ["input"] and [o.name for o in model.graph.output] == ["output"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert b"site-packages" not in data and b".py" not in data
+    inputs = np.repeat(context.example, 3, axis=0)
+    np.testing.assert_allclose(export.run_onnx(data, inputs), export.run_module(network(), inputs), atol=1e-4)
+
+
+def test_the_pt2_export_is_repeatable_and_free_of_its_machine(context: Context) -> None:
+    data = export.to_pt2(network(), context.example)
+    assert data == export.to_pt2(network(), context.example)
+    parts = zipfile.ZipFile(io.BytesIO(data))
+    assert not any(b"site-packages" in parts.read(name) for name in parts.namelist())
+
+
+def test_an_export_that_computes_something_else_fails_with_figures(context: Context) -> None:
+    module, other = network(), copy.deepcopy(network())
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.5)
+    data = export.to_onnx(other, context.example)
+    reference = export.run_module(module, context.example)
+    with pytest.raises(VerificationFailed, match=r"signal-to-noise [\d.-]+ dB, at least 60 dB.*on 2 images"):
+        export.verify(data, Form.FORM_ONNX, Precision.PRECISION_FP32, context.example, reference)
+    with pytest.raises(VerificationFailed, match="FORM_ONNX PRECISION_FP32"):
+        export.verify(b"no model", Form.FORM_ONNX, Precision.PRECISION_FP32, context.example, reference)
+
+
+def test_statistics_count_by_hand() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 16, 10)).eval()
+    with torch.no_grad():
+        module[0].weight[:4] = 0
+    counted = statistics.of_module(module, np.zeros((2, 3, 4, 4), np.float32), 7)
+    assert counted.parameters == 3 * 8 * 9 + 8 * 16 * 10 + 10
+    assert counted.nonzeros <= counted.parameters - 4 * 27
+    assert counted.macs == 16 * 8 * 27 + 8 * 16 * 10
+    assert [layer.macs for layer in counted.layers] == [16 * 8 * 27, 8 * 16 * 10]
+    assert counted.state_dict_bytes == 7
+
+
+@pytest.mark.parametrize(
+    ("kinds", "reason"),
+    [(["quantize", "finetune"], "quantize must be the last step"), (["quantize", "quantize"], "must be the last")],
+)
+def test_an_impossible_recipe_is_refused(pipeline: Pipeline, kinds: list[str], reason: str) -> None:
+    steps = [pb.Step(kind=kind, plugin="fp16" if kind == "quantize" else "") for kind in kinds]
+    assert reason in pipeline.check(pb.CheckRequest(model=MODEL, steps=steps)).refused
+
+
+def test_check_says_what_a_recipe_needs(pipeline: Pipeline) -> None:
+    steps = [
+        pb.Step(kind="finetune", config_json='{"distill": true}'),
+        pb.Step(kind="quantize", plugin="int8-static"),
+    ]
+    answer = pipeline.check(pb.CheckRequest(model=MODEL, steps=steps))
+    assert [(n.training_images, n.baseline) for n in answer.needs] == [(True, True), (True, False)]
+    assert answer.precision == Precision.PRECISION_INT8
+    assert Form.FORM_PT2 not in answer.forms
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        (pb.Step(kind="prune", plugin="l1-globl"), "did you mean 'l1-global'"),
+        (pb.Step(kind="prune", plugin="l1-global", config_json='{"amount": 1.5}'), "amount: .*less than 1"),
+        (pb.Step(kind="finetune", config_json='{"epoch": 1}'), "finetune: unknown key 'epoch'; did you mean 'epochs'"),
+        (pb.Step(kind="polish"), "unknown kind of step 'polish'"),
+    ],
+)
+def test_a_wrong_step_is_one_clear_line(pipeline: Pipeline, step: pb.Step, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        pipeline.check(pb.CheckRequest(model=MODEL, steps=[step]))
+
+
+def test_user_code_needs_consent(store: BlobStore, digit_images: Images, tmp_path: Path) -> None:
+    code = store.put(
+        b"from torch import nn\ndef net(width=4):\n    return nn.Sequential(nn.Flatten(), nn.Linear(256, 10))\n"
+    )
+    preprocessing = Preprocessing(height=16, width=16, channels=1, mean=[0.5], std=[0.5])
+    model = pb.Model(plugin="code", name="net", weights=pb.WEIGHTS_DEFAULT, code=code, preprocessing=preprocessing)
+    request = pb.CompressRequest(model=model, forms=[Form.FORM_ONNX, Form.FORM_PT2], verification=digit_images)
+    with pytest.raises(Refused, match="--allow-code"):
+        Pipeline(store=store, allow_code=False).compress(request, quiet)
+    result = Pipeline(store=store, allow_code=True).compress(request, quiet)
+    assert result.statistics.parameters == 2570 and len(result.artifacts) == 2
+    request.model.name = "nothing"
+    with pytest.raises(InvalidInput, match="missing or does not return"):
+        Pipeline(store=store, allow_code=True).compress(request, quiet)
+
+
+def test_an_onnx_file_can_be_quantized_but_not_pruned(
+    pipeline: Pipeline, store: BlobStore, digit_images: Images, context: Context, digits_preprocessing: Preprocessing
+) -> None:
+    code = store.put(export.to_onnx(network(), context.example))
+    model = pb.Model(plugin="onnx", name="x.onnx", code=code, preprocessing=digits_preprocessing)
+    steps = [pb.Step(kind="quantize", plugin="int8-static", config_json='{"images": 32}')]
+    result = pipeline.compress(
+        pb.CompressRequest(
+            model=model, steps=steps, forms=[Form.FORM_QDQ_UNSIGNED], training=digit_images, verification=digit_images
+        ),
+        quiet,
+    )
+    assert result.artifacts[0].precision == Precision.PRECISION_INT8
+    assert not result.statistics.HasField("macs")
+    assert "pruned" in pipeline.check(pb.CheckRequest(model=model, steps=[pb.Step(kind="prune", plugin="removal",
+        config_json='{"amount": 0.5}')])).refused  # fmt: skip
+
+
+def test_calibration_draws_from_the_whole_split() -> None:
+    images = np.arange(100, dtype=np.uint8)[:, None, None, None]
+    split = Training(images=images, labels=np.zeros(100), preprocessing=Preprocessing(height=1, width=1, channels=1,
+        mean=[0], std=[1]))  # fmt: skip
+    drawn = np.round(split.sample(20, 0).ravel() * 255)
+    assert len(set(drawn)) == 20 and drawn.max() > 50
