@@ -283,7 +283,9 @@ def _load(path: Path, kind: type[Part]) -> Part:
 
 
 def _problem(error: ValidationError, kind: type[BaseModel]) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A mistyped key is why another is missing: it is told first.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     *parents, last = problem["loc"] or ("",)
     if problem["type"] == "extra_forbidden":
         where = ".".join(str(part) for part in parents)

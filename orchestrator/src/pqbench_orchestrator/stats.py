@@ -21,17 +21,18 @@ class Ratio:
 def paired_speedup(
     variant: np.ndarray, variant_block: np.ndarray, baseline: np.ndarray, baseline_block: np.ndarray
 ) -> Ratio:
-    """Baseline's median latency over the variant's, both measured interleaved in numbered blocks.
+    """Baseline's over variant's median latency, both measured interleaved in numbered blocks.
 
-    Latencies float [n] in seconds, block numbers int [n]. The interval is Student's t over the
-    logarithms of the blocks' ratios: a block's calls share its noise, so blocks, not calls, are
-    the independent observations.
+    Latencies float [n] in seconds, block numbers int [n]. The value is the geometric mean of the
+    blocks' ratios of medians, so that what slows a block slows both sides of its ratio; the
+    interval is Student's t over their logarithms: a block's calls share its noise, so blocks, not
+    calls, are the independent observations. One block gives no interval (0 to infinity).
     """
-    value = float(np.median(baseline) / np.median(variant))
     shared = np.intersect1d(variant_block, baseline_block)
     logs = np.array(
         [math.log(np.median(baseline[baseline_block == b]) / np.median(variant[variant_block == b])) for b in shared]
     )
+    value = math.exp(logs.mean())
     if len(logs) < 2:
         return Ratio(value=value, low=0.0, high=math.inf)
     half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))

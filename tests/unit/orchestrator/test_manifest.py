@@ -1,0 +1,130 @@
+"""The manifest: what it accepts, and one clear line for what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pqbench_orchestrator.manifest import Manifest, dump, load_inventory, load_manifest
+from pqbench_wire.errors import InvalidInput
+
+GOOD = """
+name: test
+models:
+  - model: digits/resnet
+datasets:
+  - dataset: digits
+recipes:
+  - name: baseline
+  - steps:
+      - prune: {method: l1-global, amount: [0.1, 0.5]}
+      - quantize: int8-static
+targets:
+  - {name: ort, backend: onnxruntime}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "m.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_list_of_amounts_is_one_recipe_each(tmp_path: Path) -> None:
+    manifest = load_manifest(write(tmp_path, GOOD))
+    labels = [recipe.label for recipe in manifest.all_recipes]
+    assert labels == ["baseline", "l1-global 0.1 + int8-static", "l1-global 0.5 + int8-static"]
+
+
+def test_a_named_recipe_keeps_its_name_with_each_amount(tmp_path: Path) -> None:
+    manifest = load_manifest(write(tmp_path, GOOD.replace("  - steps:", "  - name: both\n    steps:")))
+    assert [r.label for r in manifest.all_recipes] == ["baseline", "both 0.1", "both 0.5"]
+
+
+def test_none_is_no_step(tmp_path: Path) -> None:
+    text = GOOD.replace("method: l1-global, amount: [0.1, 0.5]", "method: none")
+    assert [len(r.steps) for r in load_manifest(write(tmp_path, text)).all_recipes] == [0, 1]
+
+
+def test_a_dumped_manifest_reads_back_the_same(tmp_path: Path) -> None:
+    manifest = load_manifest(write(tmp_path, GOOD))
+    again = load_manifest(write(tmp_path, dump(manifest)))
+    assert again == manifest
+    assert dump(again) == dump(manifest)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("model: digits/resnet", "model: nets/own.py:make\n    weights: w/a.pth").replace(
+        "dataset: digits", "dataset: cifar10\n    config: {test: x/test.npz}"
+    )
+    manifest = load_manifest(write(tmp_path, text))
+    assert manifest.models[0].model == f"{tmp_path}/nets/own.py:make"
+    assert manifest.models[0].weights == f"{tmp_path}/w/a.pth"
+    assert manifest.datasets[0].config == {"test": f"{tmp_path}/x/test.npz"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ("targets:", "tragets:", "unknown key 'tragets'; did you mean 'targets'?"),
+        ("backend: onnxruntime", "backend: onnxruntime, optons: {}", "targets.0: unknown key 'optons'; did you mean 'options'?"),
+        ("name: test", "name: test\nmeasure: {min_second: 1}", "measure: unknown key 'min_second'; did you mean 'min_seconds'?"),
+        ("name: test", "name: test\nmeasure: {min_seconds: 9, max_seconds: 1}", "max_seconds (1) is less than min_seconds (9)"),
+        ("quantize: int8-static", "quantise: int8-static", "unknown step 'quantise'; did you mean 'quantize'?"),
+        ("quantize: int8-static", "quantize: {images: 3}", "quantize needs a method"),
+        ("name: test", "", "name: field required"),
+        ("name: test", "name: test\nbatch_sizes: [0]", "batch_sizes.0: input should be greater than or equal to 1, got 0"),
+        ("name: test", "name: test\nbatch_sizes: [1, 1]", "batch_sizes: '1' is given twice"),
+        ("name: test", "name: test\nname: again", "key 'name' is given twice"),
+        ("name: test", "name: [", "not valid YAML"),
+        ("  - name: baseline", "  - name: baseline\n  - name: baseline", "recipes: 'baseline' is given twice"),
+        ("name: baseline", "name: baseline\n    step: []", "unknown key 'step'; did you mean 'steps'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_manifest_is_one_clear_line(tmp_path: Path, before: str, after: str, problem: str) -> None:
+    path = write(tmp_path, GOOD.replace(before, after, 1))
+    with pytest.raises(InvalidInput) as caught:
+        load_manifest(path)
+    message = str(caught.value)
+    assert problem in message and message.startswith(f"{path}: ") and "\n" not in message
+
+
+@pytest.mark.parametrize("content", [None, "- a list", ""])
+def test_what_is_no_manifest_at_all(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "absent.yaml" if content is None else write(tmp_path, content)
+    with pytest.raises(InvalidInput, match="cannot be read|must be a mapping"):
+        load_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("targets: {ortt: process}", "targets: unknown target 'ortt'; did you mean 'ort'?"),
+        ("targets: {ort: {endpont: 'x:1'}}", "unknown key 'endpont'; did you mean 'endpoint'?"),
+        ("targets: {ort: {endpoint: nowhere}}", "endpoint.address: string should match pattern"),
+        ("targets: {ort: {}}", "needs exactly one of: process, endpoint"),
+    ],
+)
+def test_a_wrong_inventory_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
+    manifest = load_manifest(write(tmp_path, GOOD))
+    path = tmp_path / "i.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInput) as caught:
+        load_inventory(path, manifest)
+    assert problem in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_endpoint_can_be_written_short(tmp_path: Path) -> None:
+    path = tmp_path / "i.yaml"
+    path.write_text("compressor: process\ntargets: {ort: {endpoint: '10.0.0.7:50051'}}")
+    inventory = load_inventory(path, load_manifest(write(tmp_path, GOOD)))
+    assert inventory.targets["ort"].endpoint is not None and inventory.compressor.process is not None
+    assert inventory.targets["ort"].endpoint.address == "10.0.0.7:50051"
+
+
+def test_committed_manifests_are_valid() -> None:
+    for path in (Path(__file__).parents[3] / "data/manifests").glob("*.yaml"):
+        assert isinstance(load_manifest(path), Manifest)
+        assert yaml.safe_load(path.read_text())

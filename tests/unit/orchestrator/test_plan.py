@@ -1,0 +1,182 @@
+"""The plan: deduplicated, ordered, with every cell and every reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pqbench_orchestrator.manifest import Manifest, Recipe
+from pqbench_orchestrator.plan import Plan, plan
+from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts
+
+PRUNE = {"prune": {"method": "l1-global", "amount": 0.5}}
+TUNE = {"finetune": {"epochs": 1}}
+ROUTES = {"PRECISION_FP32": "FORM_ONNX", "PRECISION_FP16": "FORM_ONNX", "PRECISION_INT8": "FORM_QDQ_UNSIGNED"}
+QUANTIZERS = {"int8-static": ("PRECISION_INT8", ("FORM_QDQ_SIGNED", "FORM_QDQ_UNSIGNED"), True),
+              "fp16": ("PRECISION_FP16", ("FORM_ONNX", "FORM_PT2"), False)}  # fmt: skip
+
+
+def manifest(**changes: Any) -> Manifest:
+    values: dict[str, Any] = {
+        "name": "t",
+        "models": [{"model": "digits/resnet"}],
+        "datasets": [{"dataset": "digits"}],
+        "recipes": [
+            {"name": "baseline"},
+            {"name": "pruned", "steps": [PRUNE, TUNE]},
+            {"name": "pruned int8", "steps": [PRUNE, TUNE, {"quantize": "int8-static"}]},
+            {"name": "pruned fp16", "steps": [PRUNE, TUNE, {"quantize": "fp16"}]},
+        ],
+        "targets": [{"name": "a", "backend": "onnxruntime"}, {"name": "b", "backend": "openvino"}],
+        "batch_sizes": [1, 8],
+    }
+    return Manifest.model_validate(values | changes)
+
+
+def facts_of(recipe: Recipe) -> RecipeFacts:
+    precision, forms, calibrates = "PRECISION_FP32", ("FORM_ONNX", "FORM_PT2"), False
+    if recipe.steps and recipe.steps[-1].kind == "quantize":
+        precision, forms, calibrates = QUANTIZERS[recipe.steps[-1].method]
+    return RecipeFacts(
+        preprocessing={"height": 16, "width": 16, "channels": 1},
+        trains=True,
+        precision=precision,
+        forms=forms,
+        needs_training=tuple(s.kind == "finetune" or (s.kind == "quantize" and calibrates) for s in recipe.steps),
+        needs_baseline=tuple(s.kind == "finetune" and s.config.get("distill", False) for s in recipe.steps),
+    )
+
+
+def survey_of(m: Manifest, **changes: Any) -> Survey:
+    beginnings = [Recipe(steps=r.steps[:n]) for r in m.all_recipes for n in range(len(r.steps) + 1)]
+    made = Survey(
+        models={model.label: {"plugin": "digits", "name": model.label} for model in m.models},
+        recipes={(model.label, r.identity): facts_of(r) for model in m.models for r in [Recipe(), *beginnings]},
+        targets={t.name: TargetFacts(routes=ROUTES, versions={t.backend: "1"}, device="cpu") for t in m.targets},
+        fingerprints={d.label: {"train": f"{d.label} train", "test": f"{d.label} test"} for d in m.datasets},
+        compressor_versions={"torch": "1"},
+    )
+    return replace(made, **changes)
+
+
+def planned(m: Manifest, facts: Survey | None = None, run: str = "run") -> Plan:
+    return plan(m, facts or survey_of(m), run, {"numpy": "1"})
+
+
+def keys(made: Plan, *kinds: str) -> set[str]:
+    return {step.key for step in made.steps if step.kind in kinds}
+
+
+def test_shared_prefixes_are_done_once() -> None:
+    made = planned(manifest())
+    labels = Counter(step.label for step in made.steps if step.kind == "compress")
+    assert set(labels.values()) == {1}
+    assert len([label for label in labels if "->" not in label]) == 3, "loaded, pruned and fine-tuned once each"
+    assert len([label for label in labels if "->" in label]) == 4, "each variant exported once for both targets"
+
+
+def test_one_accuracy_pass_serves_batch_sizes_and_repeats() -> None:
+    made = planned(manifest(repeats=3))
+    kinds = Counter(step.kind for step in made.steps)
+    assert kinds == {"prepare": 3, "compress": 7, "build": 16, "predict": 8, "score": 8, "measure": 48}
+    assert len(made.cells) == 4 * 2 * 2 * 3
+
+
+def test_every_need_comes_before_and_places_are_visited_once() -> None:
+    made = planned(manifest())
+    seen: set[str] = set()
+    for step in made.steps:
+        assert set(step.needs.values()) <= seen
+        seen.add(step.key)
+    places = [step.place for step in made.steps if step.place != "orchestrator"]
+    assert [p for i, p in enumerate(places) if i == 0 or places[i - 1] != p] == ["compressor", "target a", "target b"]
+
+
+def test_measurements_are_paired_with_the_baseline_and_bound_to_their_run() -> None:
+    made, other = planned(manifest()), planned(manifest(), run="another")
+    steps = {step.key: step for step in made.steps}
+    for cell in made.cells:
+        needs = steps[cell.steps["measure"]].needs
+        assert ("baseline" in needs) == bool(cell.recipe.steps)
+    assert not keys(made, "measure") & keys(other, "measure")
+    assert keys(made, "compress", "build", "predict") == keys(other, "compress", "build", "predict")
+
+
+def test_a_manifest_without_a_baseline_is_still_compared_with_one() -> None:
+    m = manifest(recipes=[{"name": "pruned", "steps": [PRUNE]}])
+    steps = {step.key: step for step in planned(m).steps}
+    assert all("baseline" in step.needs for step in steps.values() if step.kind == "measure")
+
+
+def test_names_decide_nothing() -> None:
+    renamed = manifest(
+        datasets=[{"dataset": "digits", "name": "other"}],
+        targets=[{"name": "x", "backend": "onnxruntime"}, {"name": "y", "backend": "openvino"}],
+    )
+    facts = survey_of(renamed, fingerprints={"other": {"train": "digits train", "test": "digits test"}})
+    assert keys(planned(renamed, facts), "prepare", "build") == keys(planned(manifest()), "prepare", "build")
+
+
+@pytest.mark.parametrize(
+    ("change", "unchanged"),
+    [
+        ({"compressor_versions": {"torch": "2"}}, {"prepare"}),
+        ({"fingerprints": {"digits": {"train": "new", "test": "digits test"}}}, set()),
+        (
+            {"targets": {n: TargetFacts(routes=ROUTES, versions={"x": "2"}, device="cpu") for n in "ab"}},
+            {"prepare", "compress"},
+        ),
+        (
+            {"targets": {n: TargetFacts(routes=ROUTES, versions={n: "1"}, device="gpu") for n in "ab"}},
+            {"prepare", "compress"},
+        ),
+    ],
+)
+def test_what_decides_a_result_changes_its_key(change: dict[str, Any], unchanged: set[str]) -> None:
+    before, after = planned(manifest()), planned(manifest(), survey_of(manifest(), **change))
+    for kind in ("prepare", "compress", "build", "predict", "measure"):
+        same = keys(before, kind) == keys(after, kind)
+        assert same == (kind in unchanged), kind
+
+
+def test_the_seed_changes_what_is_random() -> None:
+    before, after = planned(manifest()), planned(manifest(seed=1))
+    assert not keys(before, "compress") & keys(after, "compress")
+
+
+def test_reasons_are_known_before_any_work() -> None:
+    m = manifest()
+    fp32_only = TargetFacts(routes={"PRECISION_FP32": "FORM_PT2"}, device="cpu")
+    gone = TargetFacts(unavailable="pip install openvino")
+    made = planned(m, survey_of(m, targets={"a": fp32_only, "b": gone}))
+    outcomes = Counter((c.target.name, c.outcome, c.reason) for c in made.cells)
+    assert outcomes["b", "unavailable", "pip install openvino"] == 8
+    assert outcomes["a", "refused", "onnxruntime has no route for INT8"] == 2
+    assert outcomes["a", "refused", "onnxruntime has no route for FP16"] == 2
+    assert outcomes["a", "", ""] == 4
+    assert not [step for step in made.steps if step.place == "target b"]
+    assert not [step for step in made.steps if "int8" in step.label], "nothing is compressed for cells that cannot run"
+
+
+def test_a_form_that_nobody_makes_is_refused() -> None:
+    m = manifest()
+    typed = TargetFacts(routes=ROUTES | {"PRECISION_INT8": "FORM_QDQ_TYPED"}, device="gpu")
+    made = planned(m, survey_of(m, targets={"a": typed, "b": typed}))
+    reason = next(c.reason for c in made.cells if c.outcome == "refused")
+    assert reason == "onnxruntime runs INT8 as QDQ_TYPED; this model and recipe give QDQ_SIGNED, QDQ_UNSIGNED"
+
+
+def test_training_needs_a_training_split() -> None:
+    m = manifest()
+    made = planned(m, survey_of(m, fingerprints={"digits": {"test": "x"}}))
+    assert all("no training split" in c.reason for c in made.cells)
+
+
+def test_distillation_needs_the_unpruned_checkpoint() -> None:
+    m = manifest(recipes=[{"name": "d", "steps": [PRUNE, {"finetune": {"distill": True}}]}])
+    steps = {s.key: s for s in planned(m).steps}
+    tuned = next(s for s in steps.values() if s.kind == "compress" and s.label.endswith("finetune"))
+    assert steps[tuned.needs["baseline"]].label == "resnet: baseline"

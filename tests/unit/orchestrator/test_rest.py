@@ -1,0 +1,156 @@
+"""Ledger, statistics, tables, datasets and the page's data."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_orchestrator.dataset import DATASETS, chosen, fit
+from pqbench_orchestrator.ledger import Ledger, StepCache
+from pqbench_orchestrator.report.page import write_report
+from pqbench_orchestrator.stats import paired_speedup, pareto_front
+from pqbench_orchestrator.tables import THESIS_COLUMNS, write_csv, write_parquet
+from pqbench_wire.errors import InvalidInput
+
+STEP = {"key": "k", "kind": "build", "label": "l", "place": "p"}
+
+
+def test_the_ledger_only_grows_and_the_newest_row_counts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger.record(**STEP, outcome="started")
+    ledger.record(**STEP, outcome="failed", reason="why")
+    record = ledger.step("k")
+    assert record is not None and not record.done and record.reason == "why"
+    ledger.record(**STEP, outcome="ok", result={"a": 1}, seconds=2.0)
+    ledger.close()
+    again = Ledger(tmp_path / "l.sqlite")
+    record = again.step("k")
+    assert record is not None and record.done and record.result == {"a": 1}
+    assert again._db.execute("SELECT count(*) FROM steps").fetchone() == (3,)
+    assert again.step("other") is None
+    again.close()
+
+
+def test_cells_keep_their_order_and_show_their_newest_row(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger.record_cells([("a", "failed", "x", {"n": 1}), ("b", "ok", "", {"n": 2})])
+    ledger.record_cells([("a", "ok", "", {"n": 3})])
+    assert ledger.cells() == [{"n": 3}, {"n": 2}]
+    ledger.close()
+
+
+def test_the_cache_is_shared_between_runs(tmp_path: Path) -> None:
+    first, second = StepCache(tmp_path / "c.sqlite"), StepCache(tmp_path / "c.sqlite")
+    first.put("k", "build", {"a": [1]}, 1.0)
+    assert second.get("k") == {"a": [1]} and second.get("other") is None
+    first.close()
+    second.close()
+
+
+def test_the_paired_speedup_ignores_a_drift_that_meets_both() -> None:
+    rng = np.random.default_rng(0)
+    block = np.repeat(np.arange(8), 50)
+    drift = 1 + 0.2 * block
+    baseline = 2.0 * drift * rng.normal(1, 0.01, 400)
+    variant = 1.0 * drift * rng.normal(1, 0.01, 400)
+    ratio = paired_speedup(variant, block, baseline, block)
+    assert ratio.value == pytest.approx(2, rel=0.01) and ratio.low < 2 < ratio.high
+    assert ratio.high - ratio.low < 0.05
+
+
+def test_the_speedups_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    block, hits = np.repeat(np.arange(6), 30), 0
+    for _ in range(1000):
+        a, b = (np.exp(rng.normal(0, 0.05, 6))[block] * np.exp(rng.normal(0, 0.01, 180)) for _ in range(2))
+        ratio = paired_speedup(a, block, 1.5 * b, block)
+        hits += ratio.low <= 1.5 <= ratio.high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_one_block_gives_no_interval() -> None:
+    ones = np.ones(5)
+    ratio = paired_speedup(ones, np.zeros(5, int), 2 * ones, np.zeros(5, int))
+    assert ratio.value == 2 and ratio.low == 0 and ratio.high == np.inf
+
+
+def test_pareto_front() -> None:
+    assert pareto_front([(1, 90), (2, 95), (3, 94), (1.5, 90), (4, 96), (1, 80)]) == [0, 1, 4]
+    assert pareto_front([]) == []
+
+
+def test_the_table_begins_with_the_thesis_columns(tmp_path: Path) -> None:
+    table = [
+        {**dict.fromkeys(THESIS_COLUMNS), "Model": "m", "Amount": "-", "Outcome": "refused", "Reason": "a, b"},
+        {
+            **dict.fromkeys(THESIS_COLUMNS),
+            "Model": "m",
+            "Amount": 0.5,
+            "Accuracy": 91.5,
+            "Outcome": "ok",
+            "Speedup": 2.0,
+        },
+    ]
+    write_csv(table, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0])[:11] == THESIS_COLUMNS
+    assert rows[0]["Reason"] == "a, b" and rows[1]["Accuracy"] == "91.5" and rows[0]["Accuracy"] == ""
+    write_parquet(table, tmp_path / "r.parquet")
+    back = pq.read_table(tmp_path / "r.parquet").to_pylist()
+    assert back[1]["Accuracy"] == 91.5 and back[0]["Accuracy"] is None and back[1]["Amount"] == "0.5"
+
+
+def test_names_cannot_break_the_page(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    row = {**dict.fromkeys(THESIS_COLUMNS), "Model": evil, "Outcome": "ok", "Dataset": "d", "Batch Size": 1}
+    record = {"targets": {evil: {"device": evil, "versions": {}, "options": "{}"}}, "compressor": {}, "started": "now",
+              "host": {"os": "o", "python": "3", "cores": 2, "memory_bytes": 2**30}}  # fmt: skip
+    write_report(tmp_path / "r.html", evil, [row], record, evil)
+    text = (tmp_path / "r.html").read_text()
+    assert "alert(1)</script>" not in text
+    data = text.split('type="application/json">')[1].split("</script>")[0]
+    assert json.loads(data)[0]["Model"] == evil
+
+
+def test_images_are_resized_and_cropped_like_torchvision() -> None:
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 401, 3), dtype=np.uint8))
+    wanted = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(image)
+    ours = fit(image, Preprocessing(height=224, width=224, channels=3, resize=256, interpolation="bilinear"))
+    np.testing.assert_array_equal(ours, np.asarray(wanted))
+
+
+def test_a_limit_is_a_seeded_choice_in_order() -> None:
+    assert chosen(5, None, 0).tolist() == [0, 1, 2, 3, 4]
+    first = chosen(1000, 10, 1)
+    assert sorted(first) == first.tolist() and first.max() > 500
+    assert first.tolist() == chosen(1000, 10, 1).tolist() != chosen(1000, 10, 2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"test": "/no/where"}, "is not a folder"),
+        ({}, "test: field required"),
+        ({"test": "/tmp", "outputs": {"a": "x"}}, "outputs.a"),
+    ],
+)
+def test_a_wrong_folder_is_one_clear_line(config: dict[str, object], problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        DATASETS.load("folder").load(DATASETS.configure("folder", json.dumps(config)), Path())
+
+
+def test_a_folder_with_a_broken_image_says_which(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "broken.jpg").write_bytes(b"not a picture")
+    data = DATASETS.load("folder").load(DATASETS.configure("folder", json.dumps({"test": str(tmp_path)})), Path())
+    with pytest.raises(InvalidInput, match="broken.jpg cannot be decoded"):
+        data.split("test").open(0)

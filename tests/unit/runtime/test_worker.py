@@ -1,0 +1,191 @@
+"""Workers and the service around them: frames, crashes, precision checks, bounds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
+from pqbench_runtime import frames
+from pqbench_runtime.backend import Built, Layer
+from pqbench_runtime.service import RuntimeServicer
+from pqbench_runtime.worker import _check_precision, _padded, executed_precisions, translated
+from pqbench_runtime.workers import SessionWorker, WorkerProcess
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput, NotFound, PrecisionMismatch, TooLarge, WorkerCrashed
+from pqbench_wire.server import ServerOptions
+
+SMALL = Preprocessing(height=4, width=4, channels=1, mean=[0], std=[1])
+FP32 = Precision.PRECISION_FP32
+INT8 = Precision.PRECISION_INT8
+
+
+def model() -> bytes:
+    """Global average pooling and a 1x1 convolution to 3 classes: [N, 1, 4, 4] to [N, 3]."""
+    weight = numpy_helper.from_array(np.array([1, 2, 3], np.float32).reshape(3, 1, 1, 1), "w")
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["output"]),
+    ]
+    made = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, 4, 4])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3])],
+        [weight],
+    )  # fmt: skip
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+@pytest.fixture
+def worker(store: BlobStore) -> Iterator[WorkerProcess]:
+    made = WorkerProcess(store.root)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def inputs(store: BlobStore) -> Images:
+    images = np.arange(7 * 16, dtype=np.uint8).reshape(7, 4, 4, 1)
+    return Images(images=store.put_array(images), labels=store.put_array(np.zeros(7, np.int64)))
+
+
+def build_request(store: BlobStore, batch: int = 2) -> pb.BuildEngineRequest:
+    artifact = Artifact(blob=store.put(model()), form=Form.FORM_ONNX, precision=FP32)
+    return pb.BuildEngineRequest(
+        backend="onnxruntime", options_json='{"threads": 1}', artifact=artifact, batch_size=batch, preprocessing=SMALL
+    )
+
+
+def test_frames_survive_a_pipe() -> None:
+    reading, writing = os.pipe()
+    message = WorkerRequest(measure=pb.MeasureRequest(run="x" * 300_000))
+    thread = threading.Thread(target=lambda: (frames.write(writing, message), os.close(writing)))
+    thread.start()
+    assert frames.read(reading, WorkerRequest) == message
+    assert frames.read(reading, WorkerRequest) is None
+    thread.join()
+    os.close(reading)
+
+
+def test_build_predict_and_measure(store: BlobStore, worker: WorkerProcess, inputs: Images) -> None:
+    built = worker.ask(WorkerRequest(build=build_request(store)), lambda reply: None).build
+    assert dict(built.executed) == {"FP32": 1} and built.versions["onnxruntime"]
+    predicted = worker.ask(
+        WorkerRequest(predict=pb.PredictRequest(engine=built.engine, inputs=inputs)), lambda reply: None
+    ).predict
+    outputs = store.array(predicted.outputs)
+    means = store.array(inputs.images).astype(np.float64).mean((1, 2, 3)) / 255
+    np.testing.assert_allclose(outputs, means[:, None] * [1, 2, 3], rtol=1e-5)  # the padded last batch is cut
+    settings = pb.MeasureSettings(
+        warmup_iterations=1, min_seconds=0.02, max_seconds=0.05, min_iterations=3, stability=0.5, windows=3
+    )
+    request = pb.MeasureRequest(engines=[built.engine] * 2, inputs=inputs, settings=settings, run="r")
+    measured = worker.ask(WorkerRequest(measure=request), lambda reply: None).measure
+    arrays = store.archive(measured.samples)
+    assert len(measured.timings) == 2 and measured.settings == settings and measured.peak_rss_bytes > 1e6
+    for i, figures in enumerate(measured.timings):
+        assert figures.count == len(arrays[f"latency_{i}"]) == len(arrays[f"block_{i}"]) >= 3
+        assert figures.median == np.median(arrays[f"latency_{i}"])
+
+
+def test_errors_come_back_and_the_worker_lives_on(store: BlobStore, worker: WorkerProcess) -> None:
+    broken = build_request(store)
+    broken.artifact.blob.sha256 = "0" * 64
+    with pytest.raises(NotFound, match="blob 0000"):
+        worker.ask(WorkerRequest(build=broken), lambda reply: None)
+    assert worker.ask(WorkerRequest(build=build_request(store)), lambda reply: None).build.engine.blob.size > 0
+
+
+def test_a_killed_worker_is_reported_and_replaced(store: BlobStore, inputs: Images) -> None:
+    session = SessionWorker(store.root)
+    built = session.ask("k", WorkerRequest(build=build_request(store)), lambda reply: None).build
+    assert session._worker is not None
+    os.kill(session._worker.pid, signal.SIGKILL)
+    session._worker._process.wait()
+    request = WorkerRequest(predict=pb.PredictRequest(engine=built.engine, inputs=inputs))
+    assert session.ask("k", request, lambda reply: None).predict.outputs.size > 0
+    session.unload()
+
+
+def test_a_worker_killed_at_work_is_a_crash_with_its_signal(
+    store: BlobStore, worker: WorkerProcess, inputs: Images
+) -> None:
+    built = worker.ask(WorkerRequest(build=build_request(store)), lambda reply: None).build
+    settings = pb.MeasureSettings(
+        warmup_iterations=1, min_seconds=30, max_seconds=30, min_iterations=3, stability=0.5, windows=300
+    )
+    request = WorkerRequest(measure=pb.MeasureRequest(engines=[built.engine], inputs=inputs, settings=settings))
+    timer = threading.Timer(1.0, lambda: os.kill(worker.pid, signal.SIGABRT))
+    timer.start()
+    with pytest.raises(WorkerCrashed, match="SIGABRT"):
+        worker.ask(request, lambda reply: None)
+    assert not worker.alive
+
+
+def test_a_question_given_up_ends_its_worker(store: BlobStore, worker: WorkerProcess, inputs: Images) -> None:
+    built = worker.ask(WorkerRequest(build=build_request(store)), lambda reply: None).build
+    settings = pb.MeasureSettings(
+        warmup_iterations=1, min_seconds=30, max_seconds=30, min_iterations=3, stability=0.5, windows=300
+    )
+    request = WorkerRequest(measure=pb.MeasureRequest(engines=[built.engine], inputs=inputs, settings=settings))
+
+    def give_up(reply: WorkerReply) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker.ask(request, give_up)
+    assert not worker.alive
+
+
+def _built(*precisions: str) -> Built:
+    layers = [Layer(name=str(i), type="Conv", precision=p, compute=True) for i, p in enumerate(precisions)]
+    return Built(data=b"", layers=[*layers, Layer(name="r", type="Relu", precision="BF16", compute=False)])
+
+
+def test_an_engine_in_another_precision_is_an_error() -> None:
+    executed = executed_precisions(_built("FP32", "BF16", "BF16"))
+    assert executed == {"FP32": 1, "BF16": 2}
+    with pytest.raises(PrecisionMismatch, match="asked for FP32; its compute layers run: 2 in BF16, 1 in FP32"):
+        _check_precision(executed, (FP32,), FP32, "openvino")
+    with pytest.raises(PrecisionMismatch, match="asked for INT8 and runs no compute layer in it"):
+        _check_precision({"FP32": 3}, (INT8, FP32), INT8, "onnxruntime")
+    _check_precision({"INT8": 1, "FP32": 2}, (INT8, FP32), INT8, "onnxruntime")
+
+
+def test_padding_repeats_images() -> None:
+    images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    assert _padded(images, 5).ravel().tolist() == [0, 1, 2, 0, 1]
+    with pytest.raises(InvalidInput, match="no images"):
+        _padded(images[:0], 5)
+
+
+def test_memory_errors_are_told_apart() -> None:
+    assert translated(MemoryError("2 GB")).reason == "OUT_OF_MEMORY"
+    assert translated(KeyError("x")).message == "KeyError: 'x'"
+
+
+@pytest.mark.parametrize(
+    ("batch", "preprocessing", "error"),
+    [(0, SMALL, InvalidInput), (1, Preprocessing(), InvalidInput), (1 << 17, SMALL, InvalidInput),
+     (65536, Preprocessing(height=4096, width=4096, channels=3), TooLarge)],
+)  # fmt: skip
+def test_requests_are_bounded(tmp_path: Path, batch: int, preprocessing: Preprocessing, error: type[Exception]) -> None:
+    servicer = RuntimeServicer(tmp_path, None)
+    with pytest.raises(error):
+        servicer.BuildEngine(pb.BuildEngineRequest(batch_size=batch, preprocessing=preprocessing), None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="1 to 8 engines"):
+        servicer.Measure(pb.MeasureRequest(), None)  # type: ignore[arg-type]
+
+
+def test_loopback_is_the_default() -> None:
+    assert ServerOptions().listen == "127.0.0.1:0"
