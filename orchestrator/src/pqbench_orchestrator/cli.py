@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from pqbench_orchestrator import display, doctor, run
 from pqbench_orchestrator.listing import KINDS, listing
@@ -19,9 +19,25 @@ from pqbench_wire.errors import PqbenchError
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Commands(TyperGroup):
+    """The commands: an expected failure is one line and exit code 2, an interrupt is 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except (PqbenchError, OSError) as error:
+            errors.print(f"error: {error}", markup=False)
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 ManifestPath = Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)]
 Data = Annotated[Path, typer.Option(help="Folder of blobs, datasets, experiments.")]
@@ -146,20 +162,9 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point: expected failures are one line and exit code 2, an interrupt is 130."""
+    """Entry point."""
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app(standalone_mode=False)
-    except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    except PqbenchError as error:
-        errors.print(f"error: {error}", markup=False)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except OSError as error:
-        errors.print(f"error: {error}", markup=False)
-        sys.exit(BAD_INPUT)
+    app()
 
 
 if __name__ == "__main__":

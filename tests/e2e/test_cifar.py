@@ -1,0 +1,39 @@
+"""Published CIFAR-10 checkpoints score what they are known to score, on every backend and in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Pqbench, newest_run, rows_of
+
+KNOWN = {"resnet20": 91.73, "resnet56": 93.26}  # percent of the 846 lossless test images, PyTorch FP32
+
+
+def test_accuracy_on_all_backends(
+    shared_data: Path, tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]
+) -> None:
+    manifest = write_manifest(
+        tmp_path,
+        models=[{"model": f"cifar/{n}", "weights": str(shared_data / f"cifar10_{n}.safetensors")} for n in KNOWN],
+        datasets=[{"dataset": "cifar10", "config": {
+            "test": str(shared_data / "cifar10_test_lossless846.npz"),
+            "train": str(shared_data / "cifar10_train_lossless4660.npz")}}],
+        recipes=[{"name": "baseline"}, {"name": "int8", "steps": [{"quantize": "int8-static"}]}],
+        targets=[{"name": b, "backend": b, "options": {"threads": 2}} for b in ("onnxruntime", "openvino", "pytorch")],
+        batch_sizes=[47],
+    )  # fmt: skip
+    done = pqbench("run", manifest, "--data", tmp_path / "data")
+    assert done.code == 0, done.out + done.err
+    rows = rows_of(newest_run(tmp_path / "data"))
+    assert len(rows) == 12
+    for row in rows:
+        if row["Recipe"] == "int8" and row["Backend"] == "pytorch":
+            assert row["Outcome"] == "refused"
+            continue
+        allowed = 0.2 if row["Recipe"] == "baseline" else 1.0
+        assert float(row["Accuracy"]) == pytest.approx(KNOWN[row["Model"]], abs=allowed), row
+        assert row["Scored Images"] == "846"
+        assert float(row["Top-5 (%)"]) > 99

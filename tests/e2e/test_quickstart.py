@@ -1,0 +1,146 @@
+"""The quickstart as a user gets it: 36 cells, tables, report, cache, --continue."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pqbench_orchestrator.tables import THESIS_COLUMNS
+
+from .conftest import ROOT, Pqbench, rows_of
+
+MANIFEST = ROOT / "data/manifests/quickstart.yaml"
+
+
+def test_every_cell_is_ok_or_refused_with_its_reason(quickstart: Path) -> None:
+    rows = rows_of(quickstart)
+    assert Counter(row["Outcome"] for row in rows) == {"ok": 32, "refused": 4}
+    for row in rows:
+        if row["Outcome"] == "refused":
+            assert row["Target"] == "pytorch-cpu" and row["Reason"] == "pytorch has no route for INT8"
+            assert not row["Accuracy"] and not row["Inference Time (ms)"]
+
+
+def test_the_figures_make_sense(quickstart: Path) -> None:
+    rows = [row for row in rows_of(quickstart) if row["Outcome"] == "ok"]
+    assert tuple(rows[0])[:11] == THESIS_COLUMNS
+    for row in rows:
+        assert float(row["Accuracy"]) >= 97, row["Recipe"]
+        assert 0 < float(row["Median Low (ms)"]) <= float(row["Inference Time (ms)"]) <= float(row["Median High (ms)"])
+        assert float(row["P90 (ms)"]) <= float(row["P99 (ms)"]) <= float(row["Max (ms)"])
+        assert (row["Speedup"] == "") == (row["Recipe"] == "baseline")
+        assert row["Stable"] in ("True", "False") and (row["Stable"] == "True") == (row["Unstable Because"] == "")
+    by_recipe = {row["Recipe"]: row for row in rows if row["Target"] == "onnxruntime-cpu"}
+    baseline = by_recipe["baseline"]
+    assert float(baseline["Agreement (%)"]) == 100 and baseline["SQNR (dB)"] == ""
+    assert 45 < float(by_recipe["l1-global"]["Sparsity (%)"]) < 55
+    assert float(by_recipe["removal"]["MACs"]) < 0.35 * float(baseline["MACs"])
+    assert float(by_recipe["removal"]["Compressed Size"]) < 0.35 * float(baseline["Original Size"])
+    assert float(by_recipe["int8"]["Compressed Size"]) < 0.35 * float(baseline["Original Size"])
+    assert {row["Executed Precision"].split()[0] for row in rows if row["Recipe"] == "int8"} == {"INT8"}
+    assert {row["Executed Precision"].split()[0] for row in rows if row["Recipe"] == "baseline"} == {"FP32"}
+
+
+def test_everything_that_was_promised_is_in_the_folder(quickstart: Path) -> None:
+    names = {path.name for path in quickstart.iterdir()}
+    assert {"results.csv", "results.parquet", "samples.parquet", "report.html", "manifest.yaml", "environment.json",
+            "ledger.sqlite"} <= names  # fmt: skip
+    assert not [name for name in names if name.endswith(".partial")]
+    assert pq.read_table(quickstart / "results.parquet").num_rows == 36
+    samples = pq.read_table(quickstart / "samples.parquet")
+    calls = sum(int(row["Calls"]) for row in rows_of(quickstart) if row["Calls"])
+    roles = Counter(samples.column("role").to_pylist())
+    assert roles["variant"] == calls and roles["baseline"] > 0
+    record = json.loads((quickstart / "environment.json").read_text())
+    assert record["compressor"]["torch"] and record["targets"]["openvino-cpu"]["versions"]["openvino"]
+    assert "cpu" in record["targets"]["onnxruntime-cpu"]["environment"]
+
+
+def test_the_second_run_finds_everything_but_measurements_in_the_cache(quickstart: Path, pqbench: Pqbench) -> None:
+    data = quickstart.parents[1]
+    done = pqbench("plan", MANIFEST, "--data", data, "--json")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    states = Counter((step["kind"] == "measure", step["state"]) for step in plan["steps"])
+    assert set(states) == {(False, "cached"), (True, "to do")} and states[True, "to do"] == 32
+    assert Counter(cell["outcome"] for cell in plan["cells"]) == {"planned": 32, "refused": 4}
+
+
+def test_continuing_a_finished_run_does_nothing_again(quickstart: Path, pqbench: Pqbench) -> None:
+    before = _ledger(quickstart)
+    table = rows_of(quickstart)
+    done = pqbench("run", quickstart, "--continue", "--data", quickstart.parents[1])
+    assert done.code == 0, done.err
+    assert _ledger(quickstart) == before
+    assert rows_of(quickstart) == table
+    assert "36 cells: 32 ok, 4 refused" in done.out
+
+
+def _ledger(run: Path) -> list[Any]:
+    with sqlite3.connect(run / "ledger.sqlite") as db:
+        rows = db.execute("SELECT id, key, outcome FROM steps").fetchall()
+    db.close()
+    return rows
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("skipped: no Chromium (apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_works_from_file_without_network(quickstart: Path, chromium: Any, scheme: str, width: int) -> None:
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    problems: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((quickstart / "report.html").as_uri())
+    for chart in ("tradeoff", "amount", "latency", "size"):
+        page.wait_for_selector(f"#{chart} svg.main-svg")
+    assert page.locator("#table tbody tr").count() == 36
+    assert page.locator("text=pytorch has no route for INT8").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "only the table scrolls sideways"
+    page.get_by_role("button", name="Inference Time (ms)").click()
+    times = [float(t) for t in page.locator("#table tbody tr td:nth-child(10)").all_inner_texts() if t]
+    assert len(times) == 32 and times == sorted(times)
+    page.get_by_role("button", name="Inference Time (ms)").focus()
+    page.keyboard.press("Enter")
+    times = [float(t) for t in page.locator("#table tbody tr td:nth-child(10)").all_inner_texts() if t]
+    assert times == sorted(times, reverse=True)
+    title = page.locator("#latency .bars .point").count()
+    assert title == 16
+    page.get_by_label("Batch Size").select_option("32")
+    assert page.locator("#latency .bars .point").count() == 16
+    assert page.evaluate("document.getElementById('tradeoff').data.find(t => t.name === 'Pareto front').x.length") >= 1
+    assert not problems
+    assert not [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]
+    page.close()
+
+
+def test_the_report_can_be_written_again(quickstart: Path, pqbench: Pqbench) -> None:
+    report = quickstart / "report.html"
+    before = report.read_text()
+    report.unlink()
+    done = pqbench("report", quickstart)
+    assert done.code == 0 and done.out.strip() == str(report)
+    assert report.read_text() == before
