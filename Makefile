@@ -42,9 +42,9 @@ format: setup ## format the code
 proto: setup ## regenerate the gRPC stubs
 	$(BIN)/python proto/gen.py
 
-bench: setup ## run the benchmarks; results go to benchmarks/results
+bench: setup ## run the benchmarks (IMAGES=folder for the second); results go to benchmarks/results
 	$(BIN)/python benchmarks/fidelity.py
-	$(BIN)/python benchmarks/preparation.py
+	$(if $(IMAGES),$(BIN)/python benchmarks/preparation.py $(IMAGES))
 
 clean: ## remove .venv, caches and all run data except the manifests
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
