@@ -70,7 +70,10 @@ class Catalog:
         return plugin
 
     def _module(self, name: str) -> ModuleType:
-        return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        try:
+            return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        except (ImportError, OSError) as error:  # installed, but for another ABI, or without its native parts
+            raise Unavailable(f"{self.kind} {name} cannot be imported: {error}") from error
 
     def _tree(self, name: str) -> ast.Module:
         spec = find_spec(f"{self.package}.{name.replace('-', '_')}")

@@ -52,15 +52,18 @@ class Jobs(Generic[Event]):
         key = hashlib.sha256(
             f"{self._salt}\n{request.DESCRIPTOR.full_name}\n".encode() + canonical(request)
         ).hexdigest()
-        if (finished := self._finished(key)) is not None:
-            yield finished
-            return
         with self._lock:
             job = self._running.get(key)
-            is_new = job is None
+            finished = self._finished(key) if job is None else None
+            is_new = job is None and finished is None
             if job is None:
-                job = self._running[key] = _Job()
+                job = _Job()
+            if is_new:
+                self._running[key] = job
             job.join()
+        if finished is not None:
+            yield finished
+            return
         if is_new:
             threading.Thread(target=self._run, args=(key, job, work), daemon=True, name=f"job-{key[:8]}").start()
         try:
@@ -92,7 +95,7 @@ class Jobs(Generic[Event]):
         except DecodeError:
             log.warning("stored result %s is unreadable; doing the work again", path)
             return None
-        return event if self._usable(event) else None
+        return event if event.HasField("result") and self._usable(event) else None
 
     def _keep(self, key: str, result: Event) -> None:
         partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"

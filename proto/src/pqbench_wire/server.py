@@ -181,6 +181,8 @@ def _credentials(options: ServerOptions) -> grpc.ServerCredentials:
 
 
 def _token(options: ServerOptions) -> str | None:
+    if bool(options.tls_certificate) != bool(options.tls_key) or (options.tls_client_ca and not options.tls_key):
+        raise InvalidInput("--tls-certificate and --tls-key go together; --tls-client-ca needs both")
     token = options.token_file.read_text().strip() if options.token_file else None
     if options.token_file and not token:
         raise InvalidInput(f"--token-file {options.token_file} is empty")

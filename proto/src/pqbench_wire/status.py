@@ -19,6 +19,7 @@ from pqbench_wire.errors import (
 )
 
 DOMAIN = "pqbench"
+MAX_TEXT = 1000  # characters: gRPC carries the text in headers of a few KB, twice
 # What gRPC itself raises carries no reason: a dead connection, a deadline, a size limit.
 BY_CODE: dict[grpc.StatusCode, type[PqbenchError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -36,7 +37,7 @@ def to_status(error: PqbenchError) -> grpc.Status:
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     number = code_pb2.Code.Value(code)
-    return rpc_status.to_status(status_pb2.Status(code=number, message=str(error), details=[detail]))
+    return rpc_status.to_status(status_pb2.Status(code=number, message=str(error)[:MAX_TEXT], details=[detail]))
 
 
 def from_rpc_error(error: grpc.RpcError) -> PqbenchError:

@@ -124,7 +124,9 @@ def test_a_worker_killed_at_work_is_a_crash_with_its_signal(
     settings = pb.MeasureSettings(
         warmup_iterations=1, min_seconds=30, max_seconds=30, min_iterations=3, stability=0.5, windows=300
     )
-    request = WorkerRequest(measure=pb.MeasureRequest(engines=[built.engine], inputs=inputs, settings=settings))
+    request = WorkerRequest(
+        measure=pb.MeasureRequest(run="r", engines=[built.engine], inputs=inputs, settings=settings)
+    )
     timer = threading.Timer(1.0, lambda: os.kill(worker.pid, signal.SIGABRT))
     timer.start()
     with pytest.raises(WorkerCrashed, match="SIGABRT"):
@@ -137,7 +139,9 @@ def test_a_question_given_up_ends_its_worker(store: BlobStore, worker: WorkerPro
     settings = pb.MeasureSettings(
         warmup_iterations=1, min_seconds=30, max_seconds=30, min_iterations=3, stability=0.5, windows=300
     )
-    request = WorkerRequest(measure=pb.MeasureRequest(engines=[built.engine], inputs=inputs, settings=settings))
+    request = WorkerRequest(
+        measure=pb.MeasureRequest(run="r", engines=[built.engine], inputs=inputs, settings=settings)
+    )
 
     def give_up(reply: WorkerReply) -> None:
         raise KeyboardInterrupt

@@ -51,6 +51,12 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def peak_memory() -> int:
+    """Bytes of this process's largest resident size so far (getrusage would count its parent's too)."""
+    status = dict(line.split(":", 1) for line in _read(Path("/proc/self/status")).splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
 def _cpuinfo() -> dict[str, str]:
     first = _read(Path("/proc/cpuinfo")).partition("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())

@@ -63,6 +63,10 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
         if not 1 <= len(request.engines) <= MAX_ENGINES:
             raise InvalidInput(f"Measure takes 1 to {MAX_ENGINES} engines, got {len(request.engines)}")
+        if not request.run:
+            raise InvalidInput("Measure needs the name of a run: a measurement is never reused by another")
+        if len({(engine.backend, engine.options_json) for engine in request.engines}) > 1:
+            raise InvalidInput("Measure takes engines of one backend with equal options: threads are process-wide")
         for engine in request.engines:
             _check_shape(engine.batch_size, engine.preprocessing)
         return self._measures.stream(request, lambda emit: self._measure(request, emit))

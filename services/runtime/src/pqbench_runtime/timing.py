@@ -18,6 +18,8 @@ from pqbench_wire.errors import InvalidInput
 
 Call = Callable[[], np.ndarray]
 STABLE_WINDOWS = 3  # the last windows whose medians must agree
+MAX_SECONDS = 3600
+MAX_WINDOWS = 1000
 MAX_CALLS = 2_000_000  # timed calls of one engine: 16 MB of samples
 RESAMPLES = 1000  # of the bootstrap
 
@@ -41,6 +43,10 @@ def check_settings(settings: MeasureSettings) -> None:
         raise InvalidInput(
             f"0 < min_seconds <= max_seconds <= 3600 must hold, got {settings.min_seconds} and {settings.max_seconds}"
         )
+    if not 0 <= settings.warmup_seconds <= MAX_SECONDS or settings.windows > MAX_WINDOWS:
+        raise InvalidInput(f"warmup_seconds must be 0 to {MAX_SECONDS}, windows at most {MAX_WINDOWS}")
+    if max(settings.min_iterations, settings.warmup_iterations, settings.discard) > MAX_CALLS:
+        raise InvalidInput(f"iterations and discard must be at most {MAX_CALLS}")
     if not 0 < settings.stability < 1:
         raise InvalidInput(f"stability is a share between 0 and 1, got {settings.stability}")
 
@@ -116,7 +122,7 @@ def _block(call: Call, own: Samples, block: int, begin: float, seconds: float, l
 
 def is_stable(samples: Samples, settings: MeasureSettings) -> bool:
     """Whether the last windows' medians lie within `stability` of their mean."""
-    return _spread(samples) <= settings.stability
+    return len(samples.medians) >= STABLE_WINDOWS and _spread(samples) <= settings.stability
 
 
 def _spread(samples: Samples) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import io
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class Worker:
             settings=request.settings,
             load_average_before=before,
             load_average_after=host.load_average(),
-            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_rss_bytes=host.peak_memory(),
             environment=host.environment(),
         )
 

@@ -116,7 +116,10 @@ def refuse_pickle(archive: bytes) -> None:
     """Raise InvalidInput if loading the .pt2 would run pickle: it could run anything."""
     try:
         with zipfile.ZipFile(BytesIO(archive)) as parts:
-            for name in parts.namelist():
+            names = parts.namelist()
+            if "version" in names or len({name.lower() for name in names}) != len(names):
+                raise InvalidInput(".pt2 archive: the old format, or a name given twice, could run pickle")
+            for name in names:
                 if name.endswith("_config.json") and _asks_for_pickle(parts.read(name)):
                     raise InvalidInput(f".pt2 archive: {name} asks for pickle; export plain tensors only")
                 if "/sample_inputs/" in name and parts.getinfo(name).file_size:
