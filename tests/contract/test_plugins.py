@@ -272,6 +272,12 @@ def test_pt2_archives_that_ask_for_pickle_are_refused(trained: torch.nn.Module, 
             after.writestr(name, content)
     with pytest.raises(InvalidInput, match="asks for pickle"):
         plugin.refuse_pickle(changed.getvalue())
+    old = io.BytesIO()
+    with zipfile.ZipFile(old, "w") as archive:
+        archive.writestr("version", "5")
+        archive.writestr("serialized_exported_program.json", "{}")
+    with pytest.raises(InvalidInput, match="the old format"):
+        plugin.refuse_pickle(old.getvalue())
     evil = io.BytesIO()
     torch.save(torch.nn.Linear(1, 1), evil)
     changed = io.BytesIO()

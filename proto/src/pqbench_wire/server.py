@@ -159,6 +159,8 @@ def serve(
     checks.enter_graceful_shutdown()
     server.stop(GRACE).wait()
     close()
+    logging.shutdown()
+    os._exit(0)  # threads of calls that were cut off may wait for work that nobody wants any more
 
 
 def _bind(server: grpc.Server, options: ServerOptions) -> str:

@@ -56,6 +56,14 @@ def test_an_error_survives_the_wire(cls: type[PqbenchError], streaming: bool) ->
     assert type(caught.value) is cls
 
 
+def test_a_long_text_survives_too() -> None:
+    def fail(request: bytes, context: grpc.ServicerContext) -> bytes:
+        raise errors.Failed("ä" * 100_000)
+
+    with pytest.raises(errors.Failed, match="^ä{900}"):
+        _call(grpc.unary_unary_rpc_method_handler(fail), streaming=False)
+
+
 def test_a_dead_server_is_unavailable() -> None:
     with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/test/Call")(b"", timeout=5)

@@ -57,6 +57,24 @@ def test_off_loopback_needs_protection(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1 and "give --token-file" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "flags", [("--tls-certificate", "c.pem"), ("--tls-key", "k.pem"), ("--tls-client-ca", "ca.pem")]
+)
+def test_half_of_tls_is_refused(tmp_path: Path, flags: tuple[str, str]) -> None:
+    (tmp_path / "token").write_text("secret")
+    command = [
+        sys.executable,
+        "-m",
+        "pqbench_runtime",
+        "--data",
+        str(tmp_path),
+        "--token-file",
+        str(tmp_path / "token"),
+    ]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "go together" in done.stderr
+
+
 def test_health_reflection_token_and_shutdown(service: tuple[subprocess.Popen[bytes], str]) -> None:
     process, address = service
     with grpc.insecure_channel(address) as channel:

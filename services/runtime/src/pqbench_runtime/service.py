@@ -80,8 +80,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return pb.UnloadResponse()
 
     def close(self) -> None:
-        """End the workers."""
-        self._session.unload()
+        """End the session worker, whatever it does; throwaway workers die with the process."""
+        self._session.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
         with machine_lock(self._locks, exclusive=False), _throwaway(self.store.root) as worker:

@@ -102,6 +102,11 @@ class SessionWorker:
         with self._lock:
             self._stop()
 
+    def abort(self) -> None:
+        """End the worker at once, also in the middle of a question."""
+        if (worker := self._worker) is not None:
+            worker.kill()
+
     def _stop(self) -> None:
         if self._worker is not None:
             self._worker.close()
