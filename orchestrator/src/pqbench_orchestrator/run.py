@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Execution, Watcher
@@ -81,8 +82,7 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
     `planned` is told the plan before any work.
     """
     with _only_one(folder), prepared(folder / MANIFEST, folder, settings, watcher) as ready:
-        record = environment.record(ready.facts, folder.name)
-        _write_json(folder / "environment.json", record)
+        record = _environment(folder, ready)
         planned(ready.plan)
         try:
             ready.execution.run(ready.plan)
@@ -124,6 +124,16 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
     finally:
         ledger.close()
         cache.close()
+
+
+def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
+    """The run's environment record, written to its folder; a continued run keeps its start."""
+    path = folder / "environment.json"
+    record = environment.record(ready.facts, folder.name)
+    if path.is_file():
+        record |= {"started": json.loads(path.read_text(encoding="utf-8"))["started"], "continued": record["started"]}
+    _write_json(path, record)
+    return record
 
 
 def report_again(folder: Path) -> Path:
