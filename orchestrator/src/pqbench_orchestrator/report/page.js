@@ -40,7 +40,7 @@ function layout(x, y, more = {}) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--text") },
-    margin: { t: 20, r: 10 }, legend: { orientation: "h", y: -0.25 }, hovermode: "closest",
+    margin: { t: 20, r: 10 }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, hovermode: "closest",
     xaxis: { title: { text: x }, ...axis }, yaxis: { title: { text: y }, ...axis }, ...more,
   };
 }
