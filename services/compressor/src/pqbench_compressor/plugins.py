@@ -46,9 +46,24 @@ class Training:
         return normalise(self.images[indices], self.preprocessing)
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        """`count` normalised images in a seeded random order (a folder is often sorted by class)."""
-        order = np.random.default_rng(seed).permutation(len(self.images))
-        return self.inputs(np.sort(order[:count]))
+        """`count` normalised images, chosen and shuffled by `seed` (a folder is often sorted by class)."""
+        return self.inputs(self._chosen(count, seed))
+
+    def labelled(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images of `sample` and their labels int64 [count]."""
+        chosen = self._chosen(count, seed)
+        return self.inputs(chosen), self.labels[chosen]
+
+    def _chosen(self, count: int, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).permutation(len(self.images))[:count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a step must be given besides the model."""
+
+    training: bool = False  # the training split
+    baseline: bool = False  # the unpruned model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +121,14 @@ class Pruner(Protocol):
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
+
+    def needs(self, config: Any) -> Needs:
+        """What `prune` must be given."""
+        ...
+
+    def refusal(self, module: nn.Module, config: Any, classes: int, example: np.ndarray) -> str:
+        """Why this cannot work on an architecture (its weights may be random); empty where it can."""
+        ...
 
     def prune(self, module: nn.Module, config: Any, context: Context) -> Mapping[str, Any]:
         """Prune; returns what is worth reporting."""

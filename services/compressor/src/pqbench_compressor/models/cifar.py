@@ -12,15 +12,15 @@ from torch import nn
 from torch.nn import functional
 
 from pqbench.common.v1.common_pb2 import Preprocessing
-from pqbench_compressor.checkpoint import unwrap
+from pqbench_compressor.models._weights import fetch_state
 from pqbench_compressor.plugins import Context, Files, ModelInfo
 from pqbench_wire.catalog import unknown
-from pqbench_wire.errors import InvalidInput, Unavailable
+from pqbench_wire.errors import InvalidInput
 
 REQUIRES = ("torch",)
 BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # in each of three stages
 SOURCE = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
-# The last part of each name is the beginning of the file's SHA-256; torch.hub checks it.
+# The last part of each name is the beginning of the file's SHA-256.
 FILES = {
     "resnet20": "resnet20-12fca82f.th",
     "resnet32": "resnet32-d509ac18.th",
@@ -110,12 +110,5 @@ def build(name: str, config: Config, files: Files) -> nn.Module:
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
     module = build(name, config, files)
-    url = f"{SOURCE}/{FILES[name]}"
-    try:
-        state = torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, progress=False)
-    except OSError as error:
-        raise Unavailable(
-            f"cifar/{name}: cannot download {url} ({error}); give weights: <path> to a safetensors or .pth file"
-        ) from error
-    module.load_state_dict(unwrap(state))
+    module.load_state_dict(fetch_state(f"{SOURCE}/{FILES[name]}", context))
     return module

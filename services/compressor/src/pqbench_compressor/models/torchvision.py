@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torchvision.models
 from pydantic import Field
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_compressor.models._attention import with_separate_projections
+from pqbench_compressor.models._weights import fetch_state
 from pqbench_compressor.plugins import Context, Files, ModelInfo
 from pqbench_wire.catalog import unknown
-from pqbench_wire.errors import InvalidInput, Unavailable
+from pqbench_wire.errors import InvalidInput
 
 REQUIRES = ("torch", "torchvision")
 IMAGENET_CLASSES = 1000
@@ -47,22 +50,27 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:
-    # Auxiliary training heads are no part of the deployed model, and slow random initialisers no use.
-    extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, weights=None, num_classes=config.classes, **extra)
+    extra: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Auxiliary training heads are no part of the deployed model, and slow random initialisers no use;
+        # their weights expect the input scaled to [-1, 1].
+        extra = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    if name.startswith("vit_"):
+        extra = {"image_size": info(name, config, files).preprocessing.height}
+    return with_separate_projections(
+        torchvision.models.get_model(name, weights=None, num_classes=config.classes, **extra)
+    )
 
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
     if config.classes != IMAGENET_CLASSES:
         raise InvalidInput(f"torchvision/{name}: default weights have {IMAGENET_CLASSES} classes, not {config.classes}")
-    weights = torchvision.models.get_model_weights(name)["DEFAULT"]
-    try:
-        state = weights.get_state_dict(check_hash=True, progress=False)
-    except OSError as error:
-        raise Unavailable(
-            f"torchvision/{name}: cannot download {weights.url} ({error}); put the file at that name into "
-            "$TORCH_HOME/hub/checkpoints, or give weights: <path>"
-        ) from error
+    state = fetch_state(torchvision.models.get_model_weights(name)["DEFAULT"].url, context)
     module = build(name, config, files)
-    module.load_state_dict({key: value for key, value in state.items() if not key.lower().startswith("aux")})
+    module.load_state_dict({_renamed(key): value for key, value in state.items() if not key.lower().startswith("aux")})
     return module
+
+
+def _renamed(key: str) -> str:
+    """DenseNet's published files have dots where its modules cannot."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)", r"\1\2", key)

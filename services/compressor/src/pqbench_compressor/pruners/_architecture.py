@@ -1,0 +1,173 @@
+"""What removing channels must know of a model: its attention heads, its fixed layers, what the layers cost."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+import torch_pruning
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
+
+from pqbench_wire.errors import InvalidInput
+
+Layer = nn.Conv2d | nn.Linear
+
+
+def attentions(module: nn.Module) -> list[nn.Module]:
+    """The self-attention modules whose heads can be pruned: with `qkv`, or with `q`, `k` and `v`."""
+    return [m for m in module.modules() if isinstance(getattr(m, "num_heads", None), int) and projections(m)]
+
+
+def projections(attention: nn.Module) -> list[nn.Linear]:
+    """The linear layers that make the heads: one fused, or three."""
+    fused = getattr(attention, "qkv", None)
+    found = [fused] if fused is not None else [getattr(attention, name, None) for name in "qkv"]
+    return cast("list[nn.Linear]", found) if all(isinstance(layer, nn.Linear) for layer in found) else []
+
+
+def heads(module: nn.Module) -> dict[nn.Linear, int]:
+    """How many heads each projection makes, as Torch-Pruning wants to know it."""
+    return {layer: cast(int, a.num_heads) for a in attentions(module) for layer in projections(a)}
+
+
+def mend(module: nn.Module, left: dict[nn.Linear, int]) -> None:
+    """Write the pruned widths into the numbers that some architectures compute with."""
+    for attention in attentions(module):
+        layers = projections(attention)
+        fused = 3 if len(layers) == 1 else 1
+        numbers: dict[str, int] = {"num_heads": left[layers[0]]}
+        numbers["head_dim"] = layers[0].out_features // (numbers["num_heads"] * fused)
+        numbers["attn_dim"] = numbers["num_heads"] * numbers["head_dim"]
+        for name, value in numbers.items():
+            if hasattr(attention, name):
+                setattr(attention, name, value)
+    projection = getattr(module, "conv_proj", None)  # torchvision's VisionTransformer reshapes to its hidden_dim
+    if isinstance(projection, nn.Conv2d) and hasattr(module, "hidden_dim"):
+        module.hidden_dim = projection.out_channels
+
+
+def kept(module: nn.Module, classes: int, patterns: Iterable[str]) -> list[nn.Module]:
+    """The layers that keep their outputs: the classifier, what the model names, what the user names.
+
+    Raises InvalidInput for a pattern that fits no layer.
+    """
+    heads = [m for m in module.modules() if isinstance(m, Layer) and m.weight.shape[0] == classes]
+    named = cast(Any, getattr(module, "layers_to_keep", list))()
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, Layer)}
+    chosen = []
+    for pattern in patterns:
+        matching = [m for name, m in layers.items() if fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
+            raise InvalidInput(f"keep: no layer is called {pattern!r}; layers are called like {next(iter(layers))!r}")
+        chosen += matching
+    return [*heads, *named, *chosen, *_shuffled(module)]
+
+
+def forward_for_tracing(module: nn.Module, example: torch.Tensor) -> Any:
+    """One run in which Torch-Pruning sees which layers hang together.
+
+    It cannot follow ShuffleNet V2's shuffles; there it is shown each block by itself, which is all
+    there is to see because the layers whose outputs are shuffled are kept.
+    """
+    blocks = [m for m in module.modules() if isinstance(m, InvertedResidual)]
+    seen: list[torch.Tensor] = []
+    for block in blocks:
+        block.forward = functools.partial(_alone, block, seen)
+    try:
+        return [module(example), *seen]
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _alone(block: InvertedResidual, seen: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    left, right = x.detach().chunk(2, 1) if block.stride == 1 else (x.detach(), x.detach())
+    seen.append(block.branch2(right))
+    return torch.cat((block.branch1(left), seen[-1]), 1).detach()
+
+
+def _shuffled(network: nn.Module) -> list[nn.Module]:
+    """The layers of ShuffleNet V2 that decide how wide what is shuffled is."""
+    if not isinstance(network, ShuffleNetV2):
+        return []
+    blocks = [m for m in network.modules() if isinstance(m, InvertedResidual)]
+    ends = [[m for m in block.branch2 if isinstance(m, nn.Conv2d)][-1] for block in blocks]
+    return [network.conv1, *(block.branch1 for block in blocks), *ends]
+
+
+class Costs:
+    """Multiply-accumulates and weights of a model while its channels are being removed.
+
+    Spatial sizes are measured once, in one run; what remains is arithmetic on the layers' channels.
+    """
+
+    def __init__(self, module: nn.Module, example: torch.Tensor, kind: str) -> None:
+        self._kind = kind
+        self._layers: dict[nn.Module, int] = {}  # -> positions at which the layer's weights are applied
+        self._mixing: dict[nn.Module, tuple[nn.Linear, float]] = {}  # attention -> projection, MACs a channel
+        hooks = [m.register_forward_hook(self._note) for m in module.modules() if isinstance(m, Layer)]
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            module(example)
+        for hook in hooks:
+            hook.remove()
+        counted = sum(self._macs(m, *_width(m)) for m in self._layers)
+        found = [projections(a)[-1] for a in attentions(module)]
+        for layer in found:
+            rest = (counter.get_total_flops() // 2 - counted) / sum(p.out_features for p in found)
+            self._mixing[layer] = (layer, max(0.0, rest))
+
+    def _note(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        channels = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
+        self._layers[layer] = self._layers.get(layer, 0) + output.numel() // channels
+
+    def now(self) -> float:
+        """MACs of one image, or parameters of convolutions and linear layers."""
+        return self._total({})
+
+    def after(self, group: Any) -> float:
+        """The same, once a group of Torch-Pruning is removed."""
+        widths: dict[nn.Module, tuple[int, int]] = {}
+        for dep, indices in group:
+            layer = dep.target.module
+            if not isinstance(layer, Layer):
+                continue
+            inputs, outputs = widths.get(layer, _width(layer))
+            if torch_pruning.dependency.DependencyGraph().is_out_channel_pruning_fn(dep.handler):
+                outputs -= len(indices)
+            else:
+                inputs -= len(indices)
+            widths[layer] = (inputs, outputs)
+        return self._total(widths)
+
+    def _total(self, widths: dict[nn.Module, tuple[int, int]]) -> float:
+        def width(layer: nn.Module) -> tuple[int, int]:
+            return widths.get(layer) or _width(layer)
+
+        if self._kind == "parameters":
+            return sum(self._weights(m, *width(m)) for m in self._layers)
+        mixing = sum(macs * width(layer)[1] for layer, macs in self._mixing.values())
+        return mixing + sum(self._macs(m, *width(m)) for m in self._layers)
+
+    def _macs(self, layer: nn.Module, inputs: int, outputs: int) -> float:
+        return self._weights(layer, inputs, outputs) * self._layers[layer]
+
+    @staticmethod
+    def _weights(layer: nn.Module, inputs: int, outputs: int) -> float:
+        if isinstance(layer, nn.Conv2d):
+            depthwise = layer.groups == layer.in_channels and layer.groups > 1
+            kernel = layer.kernel_size[0] * layer.kernel_size[1]
+            return kernel * outputs * (1 if depthwise else inputs / layer.groups)
+        return inputs * outputs
+
+
+def _width(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features, layer.out_features

@@ -1,0 +1,122 @@
+"""How removal judges channels, by name; each criterion ranks the groups of Torch-Pruning's DepGraph.
+
+| criterion | what a channel is worth | source |
+| --- | --- | --- |
+| random | a random number | Mittal et al., arXiv 1801.10447 |
+| l1, l2 | the norm of its weights | Li et al., arXiv 1608.08710 |
+| taylor | weight x gradient of the loss | Molchanov et al., arXiv 1906.10771 |
+| sensitivity | mean magnitude of the loss's gradient at its output | Mittal et al., arXiv 1801.10447 |
+| hessian | weight² x squared gradient (diagonal Fisher) | LeCun et al., Optimal Brain Damage, 1989 |
+| bn-scale | the scale of its batch normalisation | Liu et al., arXiv 1708.06519 |
+| lamp | weight² over that of all that are larger | Lee et al., arXiv 2010.07611 |
+| fpgm | distance to the other filters | He et al., arXiv 1811.00250 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch_pruning.pruner import function, importance
+
+from pqbench_compressor.plugins import Context
+
+BATCH = 32  # images
+OUTPUTS = (function.prune_conv_out_channels, function.prune_linear_out_channels)
+CRITERIA: dict[str, Callable[[], Any]] = {
+    "random": importance.RandomImportance,
+    "l1": lambda: importance.GroupMagnitudeImportance(p=1),
+    "l2": lambda: importance.GroupMagnitudeImportance(p=2),
+    "taylor": importance.GroupTaylorImportance,
+    "sensitivity": lambda: SensitivityImportance(),
+    "hessian": importance.GroupHessianImportance,
+    "bn-scale": importance.BNScaleImportance,
+    "lamp": importance.LAMPImportance,
+    "fpgm": importance.FPGMImportance,
+}
+FROM_IMAGES = ("taylor", "sensitivity", "hessian")
+
+
+class SensitivityImportance(importance.GroupMagnitudeImportance):
+    """Ranks by what `gather` left in the weights' gradients: one number for each output channel."""
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> torch.Tensor | None:
+        """Importance [channels] of a group; None where no layer of it was judged."""
+        worth, judged = torch.zeros(len(group[0][1])), False
+        for i, (dep, idxs) in enumerate(group):
+            layer = dep.layer
+            if dep.pruning_fn in OUTPUTS and layer.weight.grad is not None:
+                along = layer.weight.grad.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight.grad
+                worth.scatter_add_(0, torch.tensor(group[i].root_idxs), along[idxs].flatten(1)[:, 0])
+                judged = True
+        return self._normalize(worth, self.normalizer) if judged else None
+
+
+def gather(criterion: str, module: nn.Module, context: Context, images: int) -> None:
+    """Leave in the parameters' gradients what the criterion reads there, from labelled training images.
+
+    Gradients and not a table, because Torch-Pruning cuts them to size together with the weights.
+    """
+    module.zero_grad(set_to_none=True)
+    if criterion not in FROM_IMAGES:
+        return
+    inputs, labels = (torch.from_numpy(array) for array in context.training.labelled(images, context.seed))
+    if criterion == "hessian":
+        _squared_gradients(module, inputs, labels)
+        return
+    with _output_gradients(module) if criterion == "sensitivity" else _nothing() as seen:
+        for start in range(0, len(inputs), BATCH):
+            part = slice(start, start + BATCH)
+            loss = functional.cross_entropy(module(inputs[part]), labels[part], reduction="sum")
+            (loss / len(inputs)).backward()
+    for layer, score in (seen or {}).items():
+        shape = (1, -1) if getattr(layer, "transposed", False) else (-1, 1)
+        score = score.reshape(shape + (1,) * (layer.weight.ndim - 2))
+        layer.weight.grad = score.expand_as(layer.weight).clone()
+
+
+def _squared_gradients(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+    """Mean over images of each parameter's squared gradient."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    sums = [torch.zeros_like(p) for p in parameters]
+    for image, label in zip(inputs, labels, strict=True):
+        loss = functional.cross_entropy(module(image[None]), label[None])
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for total, gradient in zip(sums, gradients, strict=True):
+            if gradient is not None:
+                total += gradient**2
+    for parameter, total in zip(parameters, sums, strict=True):
+        parameter.grad = total / len(inputs)
+
+
+@contextmanager
+def _output_gradients(module: nn.Module) -> Iterator[dict[Any, torch.Tensor]]:
+    """Collects, layer by layer, the summed magnitude of the loss's gradient at each output channel."""
+    seen: dict[Any, torch.Tensor] = {}
+
+    def on_output(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        channel = 1 if isinstance(layer, nn.Conv2d) else output.ndim - 1
+
+        def on_gradient(gradient: torch.Tensor) -> None:
+            total = gradient.abs().sum([d for d in range(gradient.ndim) if d != channel])
+            seen[layer] = seen[layer] + total if layer in seen else total
+
+        output.register_hook(on_gradient)
+
+    hooks = [m.register_forward_hook(on_output) for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
