@@ -80,10 +80,14 @@ class Dataset(Strict):
         return self.name or self.dataset
 
 
-class Step(Strict):
-    """One step of a recipe: {prune: {method: …, …}}, {finetune: {…}} or {quantize: …}."""
+WITHOUT_METHOD = {"recalibrate": "batch-norm", "finetune": "gradient"}  # kinds of steps with one way each
+KINDS = ("prune", *WITHOUT_METHOD, "quantize")
 
-    kind: Literal["prune", "finetune", "quantize"]
+
+class Step(Strict):
+    """One step of a recipe: {prune: {method: …, …}}, {recalibrate: {…}}, {finetune: {…}} or {quantize: …}."""
+
+    kind: Literal["prune", "recalibrate", "finetune", "quantize"]
     method: str
     config: dict[str, Any]
 
@@ -93,14 +97,14 @@ class Step(Strict):
         if not isinstance(value, dict) or len(value) != 1:
             return value
         kind, config = next(iter(value.items()))
-        if kind not in ("prune", "finetune", "quantize"):
-            raise ValueError(unknown("step", str(kind), ["prune", "finetune", "quantize"]))
-        if isinstance(config, str) and kind != "finetune":
+        if kind not in KINDS:
+            raise ValueError(unknown("step", str(kind), KINDS))
+        if isinstance(config, str) and kind not in WITHOUT_METHOD:
             config = {"method": config}
         config = dict(config or {})
-        if kind != "finetune" and "method" not in config:
+        if kind not in WITHOUT_METHOD and "method" not in config:
             raise ValueError(f"{kind} needs a method")
-        return {"kind": kind, "method": "sgd" if kind == "finetune" else config.pop("method"), "config": config}
+        return {"kind": kind, "method": WITHOUT_METHOD.get(kind) or config.pop("method"), "config": config}
 
 
 class Recipe(Strict):
@@ -263,7 +267,7 @@ def dump(manifest: Manifest) -> str:
 
 
 def _long_form(step: dict[str, Any]) -> dict[str, Any]:
-    method = {} if step["kind"] == "finetune" else {"method": step["method"]}
+    method = {} if step["kind"] in WITHOUT_METHOD else {"method": step["method"]}
     return {step["kind"]: method | step["config"]}
 
 
@@ -351,7 +355,7 @@ def _amounts(step: Step) -> list[Step]:
 
 def _short(step: Step) -> str:
     amount = step.config.get("amount")
-    name = step.kind if step.kind == "finetune" else step.method
+    name = step.kind if step.kind in WITHOUT_METHOD else step.method
     return f"{name} {amount:g}" if isinstance(amount, (int, float)) else name
 
 

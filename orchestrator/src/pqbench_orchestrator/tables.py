@@ -17,6 +17,7 @@ from pqbench.common.v1.common_pb2 import Form
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, MeasureResult
 from pqbench_orchestrator.ledger import Ledger, StepRecord
+from pqbench_orchestrator.manifest import KINDS
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.plan import Cell, Plan
 from pqbench_orchestrator.stats import paired_speedup
@@ -157,7 +158,7 @@ def _preparation(cell: Cell, ledger: Ledger) -> float:
     """Seconds of pruning, fine-tuning and quantizing with calibration, over all steps of the recipe."""
     records = [ledger.step(key) for key in cell.preparation]
     stages = [r.result.get("stageSeconds", {}) for r in records if r is not None and r.result is not None]
-    return sum(float(seconds.get(stage, 0)) for seconds in stages for stage in ("prune", "finetune", "quantize"))
+    return sum(float(seconds.get(kind, 0)) for seconds in stages for kind in KINDS)
 
 
 def _add_engine(row: Row, cell: Cell, ledger: Ledger, quantized: bool) -> None:

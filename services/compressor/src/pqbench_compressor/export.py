@@ -120,6 +120,16 @@ def run_onnx(model: bytes, inputs: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 
+def run_fast(model: bytes, inputs: np.ndarray, batch: int = 32) -> np.ndarray:
+    """Outputs of ONNX Runtime, optimised, batch by batch, for float32 [N, C, H, W]."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: inputs[i : i + batch]})[0] for i in range(0, len(inputs), batch)]
+    return np.concatenate(parts)
+
+
 def _run_onnx(artifact: bytes, inputs: np.ndarray, name: str) -> np.ndarray:
     try:
         onnx.checker.check_model(onnx.load_from_string(artifact), full_check=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,12 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import checkpoint, export, finetune, statistics
-from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Files, ModelInfo, Report, Source, Training
+from pqbench_compressor import checkpoint, export, statistics, steps
+from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.catalog import parse_config
-from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
 from pqbench_wire.images import load_images, normalise
+from pqbench_wire.jobs import canonical
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
 EXAMPLE = 2  # images: two, because exporters specialise a batch of one
@@ -33,6 +36,7 @@ class Pipeline:
 
     store: BlobStore
     allow_code: bool
+    resume: Path  # folder of trainings under way
 
     def info(self, model: pb.Model) -> ModelInfo:
         """The model's preprocessing and classes; what the request gives wins over the plug-in's own."""
@@ -48,8 +52,8 @@ class Pipeline:
     def check(self, request: pb.CheckRequest) -> pb.CheckResponse:
         """Validate a model and a recipe. Raises InvalidInput; what cannot work is `refused`."""
         info = self.info(request.model)
-        configs = [_configure(step) for step in request.steps]
-        quantizer = _quantizer(request.steps)
+        configs = [steps.configure(step) for step in request.steps]
+        quantizer = steps.quantizer(request.steps)
         forms = quantizer.FORMS if quantizer else FP32_FORMS
         if request.model.plugin == "onnx":
             forms = tuple(form for form in forms if form != Form.FORM_PT2)
@@ -57,32 +61,33 @@ class Pipeline:
             preprocessing=info.preprocessing,
             classes=info.classes,
             trains=info.trains and request.model.weights == pb.WEIGHTS_DEFAULT,
-            refused=_refusal(request),
+            refused=self._refusal(request),
             precision=quantizer.PRECISION if quantizer else Precision.PRECISION_FP32,
             forms=forms,
-            needs=[_needs(step, config) for step, config in zip(request.steps, configs, strict=True)],
+            needs=[_message(steps.needs(step, config)) for step, config in zip(request.steps, configs, strict=True)],
         )
 
     def compress(self, request: pb.CompressRequest, report: Report) -> pb.CompressResult:
         """Apply the request's steps and export its forms."""
-        if refused := _refusal(pb.CheckRequest(model=request.model, steps=request.steps)):
+        if refused := steps.order_refusal(request.steps, request.model.plugin == "onnx"):
             raise Refused(refused)
         seconds: dict[str, float] = {}
         torch.manual_seed(request.seed)
-        context = self._context(request, report)
+        context = self._context(request, report, self.resume / hashlib.sha256(canonical(request)).hexdigest())
         if request.model.plugin == "onnx":
             return self._quantize_file(request, context, seconds)
         with _timed(seconds, "load"):
             module, history = self._load(request, context)
         notes: dict[str, Any] = {}
         for step in request.steps:
-            with _timed(seconds, step.kind):
-                _apply(module, step, context, notes)
+            if step.kind != "quantize":
+                with _timed(seconds, step.kind):
+                    notes[f"{step.kind} {step.plugin}"] = steps.apply(step, module, context)
             history.append({"kind": step.kind, "plugin": step.plugin, "config": json.loads(step.config_json or "{}")})
-        data = checkpoint.save(module, self._unpruned(request.model), history)
+        data = checkpoint.save(module, self.unpruned(request.model), history)
         result = pb.CompressResult(checkpoint=self.store.put(data))
         if request.forms:
-            self._export(request, context, module, result, notes, seconds)
+            self._export(request, context, module, history, result, notes, seconds)
         with _timed(seconds, "statistics"):
             result.statistics.CopyFrom(statistics.of_module(module, context.example, len(data)))
         return _finish(result, notes, seconds)
@@ -91,16 +96,17 @@ class Pipeline:
         model, files = request.model, self._files(request.model)
         plugin, config = MODELS.load(model.plugin), MODELS.configure(model.plugin, model.config_json)
         if request.HasField("checkpoint"):
-            module = self._unpruned(model)
+            module = self.unpruned(model)
             return module.eval(), checkpoint.load(self.store.path(request.checkpoint), module)
         if model.weights == pb.WEIGHTS_DEFAULT:
             return plugin.pretrained(model.name, config, files, context).eval(), []
-        module = self._unpruned(model)
+        module = self.unpruned(model)
         if model.weights == pb.WEIGHTS_FILE:
             checkpoint.load_weights(module, self.store.path(model.file), model.name)
         return module.eval(), []
 
-    def _unpruned(self, model: pb.Model) -> nn.Module:
+    def unpruned(self, model: pb.Model) -> nn.Module:
+        """The architecture with random weights."""
         config = MODELS.configure(model.plugin, model.config_json)
         return MODELS.load(model.plugin).build(model.name, config, self._files(model)).eval()
 
@@ -109,12 +115,13 @@ class Pipeline:
         request: pb.CompressRequest,
         context: Context,
         module: nn.Module,
+        history: checkpoint.History,
         result: pb.CompressResult,
         notes: dict[str, Any],
         seconds: dict[str, float],
     ) -> None:
-        source = Source(onnx=_once(lambda: export.to_onnx(module, context.example)), module=module)
-        quantizer = _quantizer(request.steps)
+        source = Source(onnx=_once(lambda: self._exported(module, context, history)), module=module)
+        quantizer = steps.quantizer(request.steps)
         forms = tuple(request.forms)
         if quantizer is None:
             with _timed(seconds, "export"):
@@ -126,10 +133,31 @@ class Pipeline:
                 with _timed(seconds, "export"):
                     source.onnx()
             with _timed(seconds, "quantize"):
-                artifacts = quantizer.quantize(source, _configure(request.steps[-1]), context, forms)
+                artifacts = quantizer.quantize(source, steps.configure(request.steps[-1]), context, forms)
             notes.update(source.notes)
         inputs = self._verification(request, context)
         self._keep(artifacts, result, request, inputs, export.run_module(module, inputs), seconds)
+
+    @staticmethod
+    def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
+        """The FP32 ONNX, which must still have what each pruning step promised."""
+        data = export.to_onnx(module, context.example)
+        for done in (step for step in history if step["kind"] == "prune"):
+            pruner = PRUNERS.load(done["plugin"])
+            if problem := pruner.problem(data, PRUNERS.configure(done["plugin"], json.dumps(done["config"]))):
+                raise VerificationFailed(problem)
+        return data
+
+    def _refusal(self, request: pb.CheckRequest) -> str:
+        if early := steps.order_refusal(request.steps, request.model.plugin == "onnx"):
+            return early
+        if request.model.plugin == "onnx":
+            return ""
+        tried = [step for step in request.steps if step.kind in ("prune", "recalibrate")]
+        if not tried:
+            return ""
+        architecture = _architecture(self, canonical(request.model))
+        return next((reason for step in tried if (reason := steps.refusal(step, *architecture))), "")
 
     def _quantize_file(
         self, request: pb.CompressRequest, context: Context, seconds: dict[str, float]
@@ -142,10 +170,10 @@ class Pipeline:
         source = Source(onnx=lambda: data, module=None)
         result = pb.CompressResult()
         if request.forms:
-            quantizer = _quantizer(request.steps)
+            quantizer = steps.quantizer(request.steps)
             with _timed(seconds, "quantize"):
                 artifacts = (
-                    quantizer.quantize(source, _configure(request.steps[-1]), context, tuple(request.forms))
+                    quantizer.quantize(source, steps.configure(request.steps[-1]), context, tuple(request.forms))
                     if quantizer
                     else {Form.FORM_ONNX: data}
                 )
@@ -163,14 +191,14 @@ class Pipeline:
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
-        quantizer = _quantizer(request.steps)
+        quantizer = steps.quantizer(request.steps)
         precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
         with _timed(seconds, "verify"):
             for form, data in artifacts.items():
                 result.verifications.append(export.verify(data, form, precision, inputs, reference))
                 result.artifacts.append(Artifact(blob=self.store.put(data), form=form, precision=precision))
 
-    def _context(self, request: pb.CompressRequest, report: Report) -> Context:
+    def _context(self, request: pb.CompressRequest, report: Report, resume: Path) -> Context:
         info = self.info(request.model)
         training = None
         if request.HasField("training"):
@@ -187,6 +215,7 @@ class Pipeline:
             example=self._images(request, info.preprocessing)[:EXAMPLE],
             training_split=training,
             load_baseline=load_baseline,
+            resume=resume,
         )
         return context
 
@@ -204,44 +233,18 @@ class Pipeline:
         return Files(code=code, allow_code=self.allow_code)
 
 
-def _refusal(request: pb.CheckRequest) -> str:
-    kinds = [step.kind for step in request.steps]
-    if "quantize" in kinds[:-1]:
-        return "quantize must be the last step: what follows would undo it"
-    if request.model.plugin == "onnx" and set(kinds) - {"quantize"}:
-        return "an ONNX file can be quantized, not pruned or fine-tuned"
-    return ""
+@functools.lru_cache(maxsize=2)
+def _architecture(pipeline: Pipeline, model: bytes) -> tuple[nn.Module, int, np.ndarray]:
+    """A model with random weights, its classes and a random input, kept for the next step's check."""
+    request = pb.Model.FromString(model)
+    info = pipeline.info(request)
+    p = info.preprocessing
+    example = np.random.default_rng(0).random((1, p.channels, p.height, p.width), np.float32)
+    return pipeline.unpruned(request), info.classes, example
 
 
-def _configure(step: pb.Step) -> Any:
-    if step.kind == "prune":
-        return PRUNERS.configure(step.plugin, step.config_json)
-    if step.kind == "quantize":
-        return QUANTIZERS.configure(step.plugin, step.config_json)
-    if step.kind == "finetune":
-        return parse_config(finetune.Config, step.config_json, "finetune")
-    raise InvalidInput(f"unknown kind of step {step.kind!r}; known: prune, finetune, quantize")
-
-
-def _needs(step: pb.Step, config: Any) -> pb.StepNeeds:
-    if step.kind == "finetune":
-        return pb.StepNeeds(training_images=True, baseline=config.distill)
-    return pb.StepNeeds(training_images=step.kind == "quantize" and QUANTIZERS.load(step.plugin).NEEDS_TRAINING)
-
-
-def _quantizer(steps: Any) -> Any:
-    return QUANTIZERS.load(steps[-1].plugin) if steps and steps[-1].kind == "quantize" else None
-
-
-def _apply(module: nn.Module, step: pb.Step, context: Context, notes: dict[str, Any]) -> None:
-    config = _configure(step)
-    if step.kind == "prune":
-        context.report("prune", 0, step.plugin)
-        notes[f"prune {step.plugin}"] = dict(PRUNERS.load(step.plugin).prune(module, config, context))
-    elif step.kind == "finetune":
-        notes["finetune"] = dict(finetune.finetune(module, config, context))
-    if any(not bool(torch.isfinite(p).all()) for p in module.parameters()):
-        raise Failed(f"{step.kind} left weights that are not finite; a lower learning rate may help")
+def _message(needs: Needs) -> pb.StepNeeds:
+    return pb.StepNeeds(training_images=needs.training, baseline=needs.baseline)
 
 
 def _finish(result: pb.CompressResult, notes: dict[str, Any], seconds: dict[str, float]) -> pb.CompressResult:

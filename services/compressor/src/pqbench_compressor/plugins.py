@@ -43,10 +43,17 @@ class Training:
 
     def inputs(self, indices: np.ndarray | slice) -> np.ndarray:
         """Normalised images float32 [n, C, H, W]."""
-        return normalise(self.images[indices], self.preprocessing)
+        return self.normalised(self.images[indices])
+
+    def normalised(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, C] as the model's input float32 [n, C, H, W]."""
+        return normalise(images, self.preprocessing)
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        """`count` normalised images, chosen and shuffled by `seed` (a folder is often sorted by class)."""
+        """`count` normalised images, chosen and shuffled by `seed` (a folder is often sorted by class).
+
+        At least half of the split is left for `held_out`.
+        """
         return self.inputs(self._chosen(count, seed))
 
     def labelled(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +61,19 @@ class Training:
         chosen = self._chosen(count, seed)
         return self.inputs(chosen), self.labels[chosen]
 
+    def held_out(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels from the other end of the order that `sample` begins: none is in both.
+
+        At most half of the training split.
+        """
+        order = np.random.default_rng(seed).permutation(len(self.images))
+        chosen = order[len(order) - min(count, len(order) // 2) :]
+        return self.inputs(chosen), self.labels[chosen]
+
     def _chosen(self, count: int, seed: int) -> np.ndarray:
-        return np.random.default_rng(seed).permutation(len(self.images))[:count]
+        return np.random.default_rng(seed).permutation(len(self.images))[
+            : min(count, len(self.images) - len(self.images) // 2)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +94,7 @@ class Context:
     example: np.ndarray  # float32 [2, C, H, W], real images
     training_split: Training | None = None
     load_baseline: Callable[[], nn.Module] | None = None
+    resume: Path | None = None  # where a training keeps its state
 
     @property
     def training(self) -> Training:
@@ -83,6 +102,13 @@ class Context:
         if self.training_split is None:
             raise InvalidInput("this step needs training images; the request has none")
         return self.training_split
+
+    @property
+    def baseline(self) -> nn.Module:
+        """The unpruned model. Raises InvalidInput if the request has none."""
+        if self.load_baseline is None:
+            raise InvalidInput("this step needs the unpruned checkpoint; the request has none")
+        return self.load_baseline()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +160,10 @@ class Pruner(Protocol):
         """Prune; returns what is worth reporting."""
         ...
 
+    def problem(self, exported: bytes, config: Any) -> str:
+        """What an exported ONNX model lacks of what pruning promised; empty where nothing."""
+        ...
+
 
 @dataclass(kw_only=True)
 class Source:
@@ -151,7 +181,10 @@ class Quantizer(Protocol):
     Config: ClassVar[type]
     PRECISION: ClassVar[Precision]
     FORMS: ClassVar[tuple[Form, ...]]
-    NEEDS_TRAINING: ClassVar[bool]
+
+    def needs(self, config: Any) -> Needs:
+        """What `quantize` must be given."""
+        ...
 
     def quantize(self, source: Source, config: Any, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
         """The artifact's bytes for each of `forms`."""

@@ -38,6 +38,7 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         self.store = BlobStore(data / "blobs")
         self._allow_code = allow_code
         self._locks = locks
+        self._resume = data / "training"
         self._versions = versions()
         self._one_at_a_time = threading.Lock()
         salt = repr(sorted(self._versions.items()))
@@ -71,7 +72,7 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
     def _pipeline(self) -> Pipeline:
         from pqbench_compressor.pipeline import Pipeline  # imports torch: seconds, and not before it is needed
 
-        return Pipeline(store=self.store, allow_code=self._allow_code)
+        return Pipeline(store=self.store, allow_code=self._allow_code, resume=self._resume)
 
     def _usable(self, event: pb.CompressEvent) -> bool:
         return all(self.store.has(blob) for blob in blobs_in(event))

@@ -1,70 +1,91 @@
-"""Supervised training on prepared images: SGD, one cycle, optional distillation, masks kept."""
+"""Supervised training on prepared images: for pretraining small models, recovery, and quantization-aware training."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
 from pqbench_compressor.plugins import Report, Training
+from pqbench_wire.errors import Refused
+
+PADDING = 8  # augmentation moves an image by up to an eighth of its side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to train."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000, description="passes over the training split")] = 1
+    learning_rate: Annotated[float, Field(gt=0, description="peak of the schedule")] = 0.01
+    optimizer: Annotated[Literal["sgd", "adamw"], Field(description="SGD has Nesterov momentum")] = "sgd"
+    schedule: Annotated[
+        Literal["one-cycle", "cosine", "constant"], Field(description="of the learning rate, batch by batch")
+    ] = "one-cycle"
+    batch_size: Annotated[int, Field(ge=1, description="images")] = 64
+    momentum: Annotated[float, Field(ge=0, lt=1, description="of SGD")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty (SGD), decoupled (AdamW)")] = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = 0
+    augment: Annotated[
+        Literal["none", "crop", "crop-flip"], Field(description="shift by up to an eighth; mirror half of the images")
+    ] = "none"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], Field(description="of forward and backward; fp16 needs a GPU")
+    ] = "fp32"
+    distill: Annotated[bool, Field(description="learn from the unpruned model's outputs too")] = False
+    temperature: Annotated[float, Field(gt=0, description="softens both outputs when distilling")] = 4.0
+    teacher_weight: Annotated[float, Field(ge=0, le=1, description="share of the teacher in the loss")] = 0.5
 
 
 def train(
     module: nn.Module,
     data: Training,
+    options: Options,
     *,
-    epochs: int,
-    learning_rate: float,
     seed: int,
     report: Report,
-    batch_size: int = 64,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
     teacher: nn.Module | None = None,
-    temperature: float = 4.0,
-    teacher_weight: float = 0.5,
+    resume: Path | None = None,
 ) -> float:
     """Train `module` in place; returns the last epoch's mean loss.
 
-    SGD with Nesterov momentum under a one-cycle schedule (Smith, arXiv 1708.07120). With a
-    `teacher`, the loss is (1 - teacher_weight) x cross-entropy + teacher_weight x the
-    temperature-scaled KL divergence to its outputs (Hinton et al., arXiv 1503.02531). Weights that
-    are zero in a tensor that zero-fill pruning thinned out stay zero.
+    SGD or AdamW (arXiv 1711.05101) under a one-cycle (arXiv 1708.07120), cosine or constant
+    schedule. With a `teacher`, the loss is (1 - teacher_weight) x cross-entropy + teacher_weight x
+    the temperature-scaled KL divergence to its outputs (Hinton et al., arXiv 1503.02531). Weights
+    that are zero in a tensor that zero-fill or N:M pruning thinned out stay zero. Runs on the GPU
+    where there is one. After each epoch the state goes to the file `resume`, from which the same
+    call goes on; it is deleted at the end.
     """
-    masks = _masks(module)
-    module.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        module.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0
-    )
-    batches = max(1, len(data.images) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * batches)
-    order = np.random.default_rng(seed)
-    mean_loss = 0.0
-    for epoch in range(epochs):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.precision == "fp16" and device.type == "cpu":
+        raise Refused("training in fp16 needs a GPU; on a CPU use bf16 or fp32")
+    module.train().to(device).to(memory_format=torch.channels_last)
+    run = _Run(module, options, _batches_of(data, options), device, teacher and teacher.to(device))
+    begin = run.restore(resume) if resume is not None and resume.is_file() else 0
+    loss = 0.0
+    for epoch in range(begin, options.epochs):
+        # A generator of its own for each epoch: a resumed training shuffles as an unbroken one.
+        order = np.random.default_rng([seed, epoch])
         total = 0.0
-        for indices in np.array_split(order.permutation(len(data.images)), batches):
-            inputs = torch.from_numpy(data.inputs(indices)).contiguous(memory_format=torch.channels_last)
-            labels = torch.from_numpy(data.labels[indices])
-            outputs = module(inputs)
-            loss = functional.cross_entropy(outputs, labels)
-            if teacher is not None:
-                distance = _distillation(outputs, teacher, inputs, temperature)
-                loss = (1 - teacher_weight) * loss + teacher_weight * distance
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                for parameter, mask in masks:
-                    parameter.mul_(mask)
-            total += loss.item()
-        mean_loss = total / batches
-        report("train", (epoch + 1) / epochs, f"epoch {epoch + 1}/{epochs}, loss {mean_loss:.3f}")
-    module.eval().to(memory_format=torch.contiguous_format)
-    return mean_loss
+        for index, (images, labels) in enumerate(_batches(data, options, order)):
+            total += run.step(images, labels)
+            done = (epoch + (index + 1) / run.batches) / options.epochs
+            report("train", done, f"epoch {epoch + 1}/{options.epochs}, loss {total / (index + 1):.3f}")
+        loss = total / run.batches
+        if resume is not None:
+            run.save(resume, epoch + 1)
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+    module.eval().to("cpu").to(memory_format=torch.contiguous_format)
+    return loss
 
 
 def frozen(module: nn.Module) -> nn.Module:
@@ -73,14 +94,114 @@ def frozen(module: nn.Module) -> nn.Module:
     return teacher.requires_grad_(False)
 
 
+class _Run:
+    """A training under way."""
+
+    def __init__(
+        self, module: nn.Module, options: Options, batches: int, device: torch.device, teacher: nn.Module | None
+    ) -> None:
+        self.batches = batches
+        self._module, self._options, self._device, self._teacher = module, options, device, teacher
+        self._masks = _masks(module)
+        self._optimizer = _optimizer(module, options)
+        self._schedule = _schedule(self._optimizer, options, batches)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
+
+    def step(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """One batch: float32 [n, C, H, W] and int64 [n]; returns its loss."""
+        inputs = torch.from_numpy(images).to(self._device, memory_format=torch.channels_last)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self._options.precision]
+        with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
+            loss = self._loss(inputs, torch.from_numpy(labels).to(self._device))
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step()
+        with torch.no_grad():
+            for parameter, mask in self._masks:
+                parameter.mul_(mask)
+        return loss.item()
+
+    def _loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        options, outputs = self._options, self._module(inputs).float()
+        loss = functional.cross_entropy(outputs, labels, label_smoothing=options.label_smoothing)
+        if self._teacher is None:
+            return loss
+        with torch.no_grad():
+            target = functional.log_softmax(self._teacher(inputs).float() / options.temperature, 1)
+        student = functional.log_softmax(outputs / options.temperature, 1)
+        distance = functional.kl_div(student, target, reduction="batchmean", log_target=True)
+        return (1 - options.teacher_weight) * loss + options.teacher_weight * options.temperature**2 * distance
+
+    def save(self, path: Path, epochs: int) -> None:
+        """Keep the state after so many epochs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = {"model": self._module, "optimizer": self._optimizer, "schedule": self._schedule}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        partial = path.with_suffix(".partial")
+        torch.save(state | {"scaler": self._scaler.state_dict(), "epochs": epochs}, partial)
+        partial.replace(path)
+
+    def restore(self, path: Path) -> int:
+        """Go back to the state of `save`; returns its epochs."""
+        state = torch.load(path, map_location=self._device, weights_only=True)
+        self._module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+        return int(state["epochs"])
+
+
+def _optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(module.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(
+        module.parameters(), options.learning_rate, momentum=options.momentum, weight_decay=options.weight_decay,
+        nesterov=options.momentum > 0,
+    )  # fmt: skip
+
+
+def _schedule(optimizer: torch.optim.Optimizer, options: Options, batches: int) -> Any:
+    steps = options.epochs * batches
+    if options.schedule == "one-cycle":
+        momentum = options.optimizer == "sgd" and options.momentum > 0
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, options.learning_rate, total_steps=steps, cycle_momentum=momentum
+        )
+    if options.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _batches_of(data: Training, options: Options) -> int:
+    return max(1, len(data.images) // options.batch_size)
+
+
+def _batches(data: Training, options: Options, order: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Normalised images float32 [n, C, H, W] and labels int64 [n], shuffled by `order`."""
+    for indices in np.array_split(order.permutation(len(data.images)), _batches_of(data, options)):
+        images = _augmented(data.images[indices], options.augment, order)
+        yield data.normalised(images), np.asarray(data.labels[indices])
+
+
+def _augmented(images: np.ndarray, how: str, order: np.random.Generator) -> np.ndarray:
+    """uint8 [n, H, W, C], each image shifted over a border of zeros and perhaps mirrored."""
+    if how == "none":
+        return images
+    count, height, width, _ = images.shape
+    rows, columns = height // PADDING, width // PADDING
+    padded = np.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (1, 2))
+    moved = windows[np.arange(count), order.integers(0, 2 * rows + 1, count), order.integers(0, 2 * columns + 1, count)]
+    moved = moved.transpose(0, 2, 3, 1)
+    if how == "crop-flip":
+        mirror = order.integers(0, 2, count).astype(bool)
+        moved = np.where(mirror[:, None, None, None], moved[:, :, ::-1], moved)
+    return np.ascontiguousarray(moved)
+
+
 def _masks(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Weights with exact zeros, each with its 0/1 mask; trained dense weights have none."""
     weights = [m.weight for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any())]
-
-
-def _distillation(outputs: torch.Tensor, teacher: nn.Module, inputs: torch.Tensor, temperature: float) -> torch.Tensor:
-    with torch.no_grad():
-        target = functional.log_softmax(teacher(inputs) / temperature, 1)
-    student = functional.log_softmax(outputs / temperature, 1)
-    return functional.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2

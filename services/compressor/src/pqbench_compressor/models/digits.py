@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_compressor.plugins import Context, Files, ModelInfo
-from pqbench_compressor.training import train
+from pqbench_compressor.training import Options, train
 from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
@@ -78,6 +78,6 @@ def build(name: str, config: Config, files: Files) -> nn.Module:
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
     module = build(name, config, files)
-    train(module, context.training, epochs=config.epochs, learning_rate=config.learning_rate, seed=context.seed,
-          report=context.report)  # fmt: skip
+    options = Options(epochs=config.epochs, learning_rate=config.learning_rate)
+    train(module, context.training, options, seed=context.seed, report=context.report)
     return module

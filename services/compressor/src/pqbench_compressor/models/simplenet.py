@@ -43,7 +43,7 @@ class SimpleNet(nn.Module):
         super().__init__()
         self.features = nn.Sequential(*_layers())
         self.pool = nn.AdaptiveMaxPool2d(1)
-        self.classifier = nn.Linear(LAYERS[-1][0], classes)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(LAYERS[-1][0], classes)
 
     def forward(self, x):  # type: ignore[no-untyped-def]
         """Images [N, 3, H, W] to logits [N, classes]."""

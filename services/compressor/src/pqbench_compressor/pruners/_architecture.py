@@ -48,7 +48,7 @@ def mend(module: nn.Module, left: dict[nn.Linear, int]) -> None:
                 setattr(attention, name, value)
     projection = getattr(module, "conv_proj", None)  # torchvision's VisionTransformer reshapes to its hidden_dim
     if isinstance(projection, nn.Conv2d) and hasattr(module, "hidden_dim"):
-        module.hidden_dim = projection.out_channels
+        setattr(module, "hidden_dim", projection.out_channels)  # noqa: B010 (mypy takes modules' attributes for tensors)
 
 
 def kept(module: nn.Module, classes: int, patterns: Iterable[str]) -> list[nn.Module]:

@@ -119,4 +119,3 @@ def _output_gradients(module: nn.Module) -> Iterator[dict[Any, torch.Tensor]]:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield None
-

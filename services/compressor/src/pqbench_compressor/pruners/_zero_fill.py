@@ -1,19 +1,23 @@
-"""What the zero-fill pruners share: which weights, and making the zeros permanent."""
+"""What the zero-fill pruners share: which weights, making the zeros permanent, needing nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.nn.utils import prune
 
+from pqbench_compressor.plugins import Needs
+
 Weight = tuple[nn.Module, str]
+Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 
 def prunable(module: nn.Module) -> list[Weight]:
     """The weights of all convolutions and linear layers, as torch.nn.utils.prune names them."""
-    layers = (m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)))
-    return [(layer, "weight") for layer in layers]
+    return [(layer, "weight") for layer in module.modules() if isinstance(layer, Prunable)]
 
 
 def each(module: nn.Module, method: Callable[[nn.Module, str], object]) -> None:
@@ -21,3 +25,18 @@ def each(module: nn.Module, method: Callable[[nn.Module, str], object]) -> None:
     for layer, name in prunable(module):
         method(layer, name)
         prune.remove(layer, name)
+
+
+def needs(config: Any) -> Needs:
+    """Zero-fill pruning looks at weights only."""
+    return Needs()
+
+
+def refusal(module: nn.Module, config: Any, classes: int, example: np.ndarray) -> str:
+    """It works on every model with convolutions or linear layers."""
+    return "" if prunable(module) else "this model has no convolution and no linear layer"
+
+
+def problem(exported: bytes, config: Any) -> str:
+    """Zeros promise nothing about their places."""
+    return ""

@@ -1,4 +1,4 @@
-"""Zero the smallest weights of the whole network (torch.nn.utils.prune.global_unstructured)."""
+"""Zero the smallest weights of the whole network (Han et al., arXiv 1506.02626; torch.nn.utils.prune)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from pqbench_compressor.plugins import Context
+from pqbench_compressor.pruners._zero_fill import needs as needs
+from pqbench_compressor.pruners._zero_fill import problem as problem
 from pqbench_compressor.pruners._zero_fill import prunable
+from pqbench_compressor.pruners._zero_fill import refusal as refusal
 
 REQUIRES = ("torch",)
 

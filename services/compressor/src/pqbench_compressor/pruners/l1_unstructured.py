@@ -12,6 +12,9 @@ from torch.nn.utils import prune as torch_prune
 
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.pruners._zero_fill import each
+from pqbench_compressor.pruners._zero_fill import needs as needs
+from pqbench_compressor.pruners._zero_fill import problem as problem
+from pqbench_compressor.pruners._zero_fill import refusal as refusal
 
 REQUIRES = ("torch",)
 

@@ -1,4 +1,4 @@
-"""Zero whole channels of each layer by their Ln norm (torch.nn.utils.prune.ln_structured)."""
+"""Zero the channels of each layer with the smallest Ln norm (Li et al., arXiv 1608.08710; torch.nn.utils.prune)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch.nn.utils import prune as torch_prune
 
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.pruners._zero_fill import each
+from pqbench_compressor.pruners._zero_fill import needs as needs
+from pqbench_compressor.pruners._zero_fill import problem as problem
+from pqbench_compressor.pruners._zero_fill import refusal as refusal
 
 REQUIRES = ("torch",)
 

@@ -1,4 +1,4 @@
-"""Zero a random share of each layer's weights (torch.nn.utils.prune.random_unstructured)."""
+"""Zero a random share of each layer's weights (the lower bound of Blalock et al., arXiv 2003.03033)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch.nn.utils import prune as torch_prune
 
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.pruners._zero_fill import each
+from pqbench_compressor.pruners._zero_fill import needs as needs
+from pqbench_compressor.pruners._zero_fill import problem as problem
+from pqbench_compressor.pruners._zero_fill import refusal as refusal
 
 REQUIRES = ("torch",)
 

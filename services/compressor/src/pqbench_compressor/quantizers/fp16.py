@@ -13,13 +13,12 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
-from pqbench_compressor.plugins import Context, Source
+from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_wire.errors import Refused
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
-NEEDS_TRAINING = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,10 @@ class HalfBody(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [N, C, H, W] to float32 [N, classes]."""
         return self.body(x.half()).float()
+
+
+def needs(config: Config) -> Needs:
+    return Needs()
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:

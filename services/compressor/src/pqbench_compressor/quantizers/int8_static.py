@@ -1,100 +1,113 @@
-"""INT8 Q/DQ calibrated on training images (ONNX Runtime's static quantizer).
+"""INT8 with ranges from training images, placed for its target: pqbench's own post-training quantizer.
 
-One calibration serves both forms: signed symmetric activations as TensorRT wants them, unsigned
-asymmetric ones as the CPU kernels of ONNX Runtime and OpenVINO run fast. Weights are per-channel,
-signed, symmetric; biases stay FP32.
+One calibration serves all forms: signed symmetric Q/DQ for TensorRT (A, and B with an FP16 body),
+unsigned asymmetric for the CPU kernels of ONNX Runtime and OpenVINO (U). Weights are per-channel,
+signed, symmetric. Method after Nagel et al., arXiv 2106.08295: range estimation, SmoothQuant (arXiv
+2211.10438) before layer normalisations, bias correction (arXiv 1906.04721), and as few layers kept in
+FP32 as the accuracy that may be lost demands. The rules of placement are in `_placement`.
 """
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import create_calibrator
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_compressor.plugins import Context, Source
+from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
+from pqbench_compressor.quantizers._graph import Graph
+from pqbench_compressor.quantizers._heldout import HeldOut, fewest
+from pqbench_wire.errors import Refused
 
-REQUIRES = ("onnx", "onnxruntime")
+REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_INT8
-FORMS = (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_UNSIGNED)
-NEEDS_TRAINING = True
-OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu"]
-BATCH = 32
+FORMS = (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_UNSIGNED, Form.FORM_QDQ_TYPED)
+METHODS: tuple[_calibration.Method, ...] = ("min-max", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to calibrate with."""
+    """How to calibrate, and what to give up for accuracy."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
-    method: Annotated[Literal["min-max", "percentile"], Field(description="how ranges come from activations")] = (
-        "percentile"
-    )
+    method: Annotated[
+        Literal["min-max", "percentile", "entropy", "mse", "auto"],
+        Field(description="how ranges come from activations; auto: the best of them on held-out training images"),
+    ] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100, description="percent of activations kept in range")] = 99.999
+    smooth: Annotated[
+        float, Field(ge=0, le=1, description="SmoothQuant's strength after layer normalisations; 0: off")
+    ] = 0.5
+    bias_correction: Annotated[bool, Field(description="take the mean error of rounded weights out of biases")] = True
+    max_drop: Annotated[
+        float | None, Field(ge=0, le=100, description="percentage points that may be lost on held-out images")
+    ] = None
+    held_out: Annotated[int, Field(ge=16, description="training images on which choices are made")] = 512
+    keep: Annotated[tuple[str, ...], Field(description="nodes that stay FP32, by name or pattern")] = ()
 
 
-class _Reader(CalibrationDataReader):
-    def __init__(self, name: str, inputs: np.ndarray) -> None:
-        self._batches = iter(
-            [{name: inputs[i : i + BATCH]} for i in range(0, len(inputs) - BATCH + 1, BATCH)] or [{name: inputs}]
-        )
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, float32 [n, C, H, W], or None at the end."""
-        return next(self._batches, None)
+def needs(config: Config) -> Needs:
+    return Needs(training=True)
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
-    model = onnx.load_from_string(source.onnx())
-    context.report("calibrate", 0, f"{config.images} training images")
+    model = source.onnx()
     inputs = context.training.sample(config.images, context.seed)
-    source.notes["calibration_images"] = len(inputs)
-    ranges = _calibrate(model, inputs, config)
-    context.report("calibrate", 1, "done")
-    return {form: _place(model, ranges, signed=form == Form.FORM_QDQ_SIGNED) for form in forms}
+    keep = Graph(model).matching(config.keep)
+    if config.smooth and (pairs := _smoothing.smoothable(model)):
+        model = _smoothing.smooth(model, _calibration.collect(model, pairs, inputs, context.report), config.smooth)
+        source.notes["smoothed"] = len(pairs)
+    calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
+    source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
+    maker = _Maker(model, calibration, config)
+    held_out = HeldOut(source.onnx(), context, config.held_out) if config.max_drop is not None else None
+    if config.method == "auto":
+        maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms[0], keep)
+        source.notes["method"] = maker.method
+    if held_out is not None and config.max_drop is not None:
+        nodes = [n.name for n in Graph(model).compute_nodes() if n.name not in keep]
+        more = fewest(nodes, lambda kept: maker.make(forms[0], [*keep, *kept]), held_out, config.max_drop, context)
+        source.notes["kept_fp32"] = keep = [*keep, *more]
+    return {form: maker.make(form, keep) for form in forms}
 
 
-def _calibrate(model: onnx.ModelProto, inputs: np.ndarray, config: Config) -> Any:
-    methods = {"min-max": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
-    extra = {"percentile": config.percentile} if config.method == "percentile" else {}
-    with tempfile.TemporaryDirectory() as folder:
-        plain, augmented = Path(folder, "model.onnx"), Path(folder, "augmented.onnx")
-        onnx.save(model, plain)
-        calibrator = create_calibrator(
-            plain, OPERATORS, str(augmented), calibrate_method=methods[config.method], extra_options=extra
-        )
-        calibrator.collect_data(_Reader(model.graph.input[0].name, inputs))
-        return calibrator.compute_data()
+@dataclass
+class _Maker:
+    """Everything that the forms of one calibration share."""
+
+    model: bytes
+    calibration: _calibration.Calibration
+    config: Config
+
+    def __post_init__(self) -> None:
+        self.method: _calibration.Method = "percentile" if self.config.method == "auto" else self.config.method
+
+    def make(self, form: Form, keep: Iterable[str]) -> bytes:
+        """The artifact of a form, with the nodes named in `keep` in FP32."""
+        keep = list(keep)
+        names = {n.name for n in Graph(self.model).compute_nodes()} - set(keep)
+        if not names:
+            raise Refused("every layer stays in FP32: nothing is left to quantize")
+        model = self.model
+        if self.config.bias_correction:
+            model = _smoothing.correct_biases(model, self.calibration, names)
+        ranges = {
+            name: self.calibration.range(name, self.method, self.config.percentile)
+            for name in self.calibration.activations
+        }
+        if form == Form.FORM_QDQ_UNSIGNED:
+            return _placement.unsigned(model, ranges, keep)
+        placed = _placement.signed(model, ranges, keep)
+        return _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else placed
 
 
-def _place(model: onnx.ModelProto, ranges: Any, signed: bool) -> bytes:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    quantizer = QDQQuantizer(
-        copy,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if signed else QuantType.QUInt8,
-        tensors_range=ranges,
-        nodes_to_quantize=[],
-        nodes_to_exclude=[],
-        op_types_to_quantize=OPERATORS,
-        extra_options={
-            "ActivationSymmetric": signed,
-            "WeightSymmetric": True,
-            "AddQDQPairToWeight": signed,  # FP32 weight -> Q -> DQ: TensorRT 8 rejects INT8 initializers
-            "QuantizeBias": not signed,  # TensorRT rejects INT32 bias; ONNX Runtime fuses only with it
-        },
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    return quantizer.model.model.SerializeToString(deterministic=True)
+def _best_method(maker: _Maker, held_out: HeldOut, form: Form, keep: list[str]) -> _calibration.Method:
+    def score(method: _calibration.Method) -> float:
+        maker.method = method
+        return held_out.sqnr(maker.make(form, keep))
+
+    return METHODS[int(np.argmax([score(method) for method in METHODS]))]

@@ -1,0 +1,89 @@
+"""Keep the N largest of every M weights along the input channels (Mishra et al., arXiv 2104.08378).
+
+2:4 is what the sparse tensor cores of NVIDIA GPUs from Ampere on run. Layers whose input channels M
+does not divide stay dense and are named in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from pydantic import Field
+from torch import nn
+
+from pqbench_compressor.plugins import Context
+from pqbench_compressor.pruners._zero_fill import Prunable
+from pqbench_compressor.pruners._zero_fill import needs as needs
+
+REQUIRES = ("torch", "onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The pattern."""
+
+    n: Annotated[int, Field(ge=1, description="weights kept of every m")] = 2
+    m: Annotated[int, Field(ge=2, le=64, description="weights of consecutive input channels in a group")] = 4
+
+    def __post_init__(self) -> None:
+        if self.n >= self.m:
+            raise ValueError(f"n ({self.n}) must be less than m ({self.m})")
+
+
+def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+    """Why no layer of this model can have the pattern."""
+    layers = [m for m in module.modules() if isinstance(m, Prunable)]
+    fits = any(_fits(layer, config) for layer in layers)
+    return "" if fits else f"no layer of this model has input channels in multiples of {config.m}"
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, Prunable)}
+    for layer in layers.values():
+        if _fits(layer, config):
+            with torch.no_grad():
+                layer.weight.mul_(_mask(layer.weight, config))
+    return {"pattern": f"{config.n}:{config.m}", "dense": [n for n, m in layers.items() if not _fits(m, config)]}
+
+
+def problem(exported: bytes, config: Config) -> str:
+    """The first weight of an exported ONNX model that lost the pattern; empty where all have it.
+
+    Weights whose input channels `m` does not divide have none to lose.
+    """
+    model = onnx.load_from_string(exported)
+    weights = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in weights:
+            continue
+        array = numpy_helper.to_array(weights[node.input[1]])
+        inputs_first = node.op_type == "MatMul" or (not _attribute(node, "transB") and node.op_type == "Gemm")
+        by_input = array if inputs_first else np.moveaxis(array, 1, 0)
+        if len(by_input) % config.m or len(by_input) == 1:
+            continue
+        groups = by_input.reshape(-1, config.m, *by_input.shape[1:])
+        if (np.count_nonzero(groups, axis=1) > config.n).any():
+            return f"{node.input[1]} is not {config.n}:{config.m} sparse after export"
+    return ""
+
+
+def _fits(layer: nn.Module, config: Config) -> bool:
+    return cast(torch.Tensor, layer.weight).shape[1] % config.m == 0
+
+
+def _mask(weight: torch.Tensor, config: Config) -> torch.Tensor:
+    """1 for the n largest magnitudes in every group of m along dimension 1, else 0; ties by position."""
+    along = weight.detach().abs().movedim(1, -1)
+    groups = along.reshape(*along.shape[:-1], -1, config.m)
+    largest = groups.argsort(dim=-1, descending=True, stable=True)[..., : config.n]
+    return torch.zeros_like(groups).scatter_(-1, largest, 1).reshape(along.shape).movedim(-1, 1)
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    return next((a.i for a in node.attribute if a.name == name), 0)

@@ -1,0 +1,221 @@
+"""Ranges of activations from training images: one pass for extremes and channels, one for histograms.
+
+| method | range |
+| --- | --- |
+| min-max | all that occurred |
+| percentile | all but the share beyond a percentile (Wu et al., arXiv 2004.09602) |
+| entropy | least Kullback-Leibler divergence from the original (Migacz, GTC 2017) |
+| mse | least mean squared error after quantization (Nagel et al., arXiv 2106.08295) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from pqbench_compressor.plugins import Report
+from pqbench_wire.errors import OutOfMemory
+
+Method = Literal["min-max", "percentile", "entropy", "mse"]
+BINS = 2048
+LARGEST_BATCH = 32
+MEMORY_SHARE = 0.4  # of the machine's available memory that one batch of activations may take
+CANDIDATES = 100  # ranges that mse compares
+
+
+@dataclass
+class Activation:
+    """What is known of one tensor."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    channel_max: np.ndarray | None = None  # largest magnitude, by channel
+    channel_sum: np.ndarray | None = None  # float64 sum, by channel
+    positions: int = 0  # values of each channel
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # of BINS equal bins over [low, high]
+
+    @property
+    def channel_mean(self) -> np.ndarray:
+        """Mean of each channel."""
+        assert self.channel_sum is not None
+        return self.channel_sum / self.positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Activations by tensor name, and with how many images at a time they were collected."""
+
+    activations: dict[str, Activation]
+    images: int
+    batch: int
+
+    def range(self, name: str, method: Method, percentile: float) -> tuple[float, float]:
+        """(low, high) of a tensor; high > low, and 0 lies within."""
+        found = self.activations[name]
+        low, high = RANGES[method](found, percentile)
+        low, high = min(0.0, low), max(0.0, high)
+        return (low, high) if high > low else (0.0, 1e-6)
+
+
+def collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, report: Report) -> Calibration:
+    """Run float32 [N, …] `inputs` through an ONNX model and watch `tensors`: name -> channel axis.
+
+    Where a batch does not fit into memory it is halved, which is reported, until one image does not.
+    """
+    batch = LARGEST_BATCH
+    while True:
+        try:
+            return _collect(model, tensors, inputs, batch, report)
+        except (MemoryError, RuntimeError, onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if batch == 1:
+                raise OutOfMemory("calibration: one image at a time does not fit into memory") from error
+            batch //= 2
+            report("calibrate", 0, f"out of memory; going on with batches of {batch}")
+
+
+def _collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, batch: int, report: Report) -> Calibration:
+    activations = {name: Activation() for name in tensors}
+    session, names = _session(model, list(tensors))
+    feed = session.get_inputs()[0].name
+    batch = _fitting(session, names, feed, inputs[:1], batch)
+    rounds = 2 * -(-len(inputs) // batch)
+    done = 0
+    for observe in (_extremes, _histogram):
+        for part in _batches(inputs, batch):
+            for name, array in zip(tensors, session.run(names, {feed: part}), strict=True):
+                observe(activations[name], np.asarray(array, np.float32), tensors[name])
+            done += 1
+            report("calibrate", done / rounds, f"{len(inputs)} images, {batch} at a time")
+    return Calibration(activations=activations, images=len(inputs), batch=batch)
+
+
+def _session(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    augmented = onnx.load_from_string(model)
+    known = {o.name for o in augmented.graph.output}
+    inputs = {i.name for i in augmented.graph.input}
+    watched = [name for name in tensors if name not in inputs]
+    augmented.graph.output.extend(onnx.ValueInfoProto(name=name) for name in watched if name not in known)
+    for name in (name for name in tensors if name in inputs):  # an input cannot be an output: pass it on
+        copy = f"{name}#watched"
+        augmented.graph.node.append(onnx.helper.make_node("Identity", [name], [copy]))
+        augmented.graph.output.append(onnx.ValueInfoProto(name=copy))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(augmented.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session, [f"{name}#watched" if name in inputs else name for name in tensors]
+
+
+def _fitting(session: onnxruntime.InferenceSession, names: list[str], feed: str, image: np.ndarray, batch: int) -> int:
+    """The largest batch whose watched activations leave room in memory."""
+    bytes_each = sum(array.nbytes for array in session.run(names, {feed: image}))
+    room = int(_available_memory() * MEMORY_SHARE)
+    return max(1, min(batch, room // max(1, bytes_each)))
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 4 << 30
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "memory" in text or "bad_alloc" in text or "bad allocation" in text
+
+
+def _batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
+
+
+def _extremes(seen: Activation, array: np.ndarray, axis: int) -> None:
+    seen.low, seen.high = min(seen.low, float(array.min())), max(seen.high, float(array.max()))
+    others = tuple(d for d in range(array.ndim) if d != axis % array.ndim)
+    largest = np.maximum(array.max(others), -array.min(others))
+    total = array.sum(others, dtype=np.float64)
+    seen.channel_max = largest if seen.channel_max is None else np.maximum(seen.channel_max, largest)
+    seen.channel_sum = total if seen.channel_sum is None else seen.channel_sum + total
+    seen.positions += array.size // len(total)
+
+
+def _histogram(seen: Activation, array: np.ndarray, axis: int) -> None:
+    if seen.high > seen.low:
+        seen.histogram += torch.histc(torch.from_numpy(array), BINS, seen.low, seen.high).numpy()
+
+
+def _min_max(seen: Activation, percentile: float) -> tuple[float, float]:
+    return seen.low, seen.high
+
+
+def _percentile(seen: Activation, percentile: float) -> tuple[float, float]:
+    share = np.cumsum(seen.histogram) / max(seen.histogram.sum(), 1)
+    width = (seen.high - seen.low) / BINS
+    low = seen.low + width * int(np.searchsorted(share, 1 - percentile / 100, "right"))
+    high = seen.low + width * (int(np.searchsorted(share, percentile / 100)) + 1)
+    return low, min(high, seen.high)
+
+
+def _entropy(seen: Activation, percentile: float) -> tuple[float, float]:
+    """The threshold on magnitudes whose quantized distribution is nearest to the clipped one."""
+    magnitudes = _magnitudes(seen)
+    magnitudes[0] = magnitudes[1]  # the zeros of a ReLU need no range and would drown the rest
+    levels = 256 if seen.low >= 0 else 128
+    largest = max(-seen.low, seen.high)
+    stops = range(levels, BINS + 1, 16)
+    divergences = [_divergence(magnitudes, stop, levels) for stop in stops]
+    threshold = largest * stops[int(np.argmin(divergences))] / BINS
+    return max(seen.low, -threshold), min(seen.high, threshold)
+
+
+def _divergence(counts: np.ndarray, stop: int, levels: int) -> float:
+    """KL divergence of the first `stop` bins, outliers in the last, from themselves in `levels` levels."""
+    original = counts[:stop].copy()
+    original[-1] += counts[stop:].sum()
+    level = np.arange(stop) * levels // stop
+    filled = counts[:stop] > 0
+    sums, sizes = np.bincount(level, counts[:stop], levels), np.bincount(level, filled, levels)
+    quantized = np.where(filled, (sums / np.maximum(sizes, 1))[level], 0.0)
+    p, q = original / original.sum(), quantized / max(quantized.sum(), 1e-12)
+    both = p > 0
+    return float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-12))).sum())
+
+
+def _magnitudes(seen: Activation) -> np.ndarray:
+    """Histogram of |x| over [0, largest], BINS bins."""
+    centres = seen.low + (np.arange(BINS) + 0.5) * (seen.high - seen.low) / BINS
+    largest = max(-seen.low, seen.high)
+    bins = np.minimum((np.abs(centres) / largest * BINS).astype(int), BINS - 1)
+    return np.bincount(bins, seen.histogram, BINS)
+
+
+def _mse(seen: Activation, percentile: float) -> tuple[float, float]:
+    """The range, shrunk from both ends alike, with the least squared error over 256 levels."""
+    centres = seen.low + (np.arange(BINS) + 0.5) * (seen.high - seen.low) / BINS
+    best, least = (seen.low, seen.high), np.inf
+    for share in np.linspace(1, 1 / CANDIDATES, CANDIDATES):
+        low, high = min(0.0, seen.low * share), max(0.0, seen.high * share)
+        step = (high - low) / 255
+        error = centres - (np.round(np.clip(centres, low, high) / step) * step)
+        total = float((seen.histogram * error**2).sum())
+        if total < least:
+            best, least = (low, high), total
+    return best
+
+
+RANGES: dict[str, Callable[[Activation, float], tuple[float, float]]] = {
+    "min-max": _min_max,
+    "percentile": _percentile,
+    "entropy": _entropy,
+    "mse": _mse,
+}

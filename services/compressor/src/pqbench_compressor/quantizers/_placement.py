@@ -1,0 +1,256 @@
+"""Where Q/DQ nodes go, after NVIDIA's rules for TensorRT and ONNX Runtime's for its CPU kernels.
+
+Signed (form A): inputs and weights of compute layers, not their outputs; of a residual addition the
+skip input alone, so that convolution, addition and activation fuse; one scale for all inputs of a
+concatenation; biases stay FP32; layers under 16 channels stay FP32. Sources: ModelOpt's
+graph_utils.py and ort_utils.py, pytorch-quantization's quant_resnet50.
+Unsigned (form U): ONNX Runtime's own placement, which also quantizes the outputs of convolutions so
+that they run as integers from end to end, but not those of matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from pqbench_compressor.quantizers._graph import Graph, attribute, weight_axis
+from pqbench_wire.errors import Refused
+
+Ranges = Mapping[str, tuple[float, float]]
+SMALL = 16  # channels: INT8 kernels of GPUs gain nothing below
+CARRIERS = ("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip", "Reshape", "Transpose",
+            "Split", "Slice", "Pad")  # fmt: skip
+INT8_MAX, FP8_MAX = 127.0, 448.0
+SMALLEST_SCALE = 1e-7  # TensorRT wants scales above zero; FP16 cannot hold much smaller ones
+OPSET_INT4 = 21
+
+
+def watched(graph: Graph) -> dict[str, int]:
+    """The tensors whose ranges any form may need, with their channel axes."""
+    axes: dict[str, int] = {}
+    for node in graph.compute_nodes():
+        product = node.op_type in ("MatMul", "Gemm")
+        axes[node.input[0]] = -1 if product else 1
+        if not product:
+            axes[node.output[0]] = 1
+    for node in carriers(graph):
+        for name in [*node.input, *node.output]:
+            if name and not graph.is_constant(name):
+                axes.setdefault(name, 1)
+    convolved = {name for n in graph.compute_nodes() if n.op_type.startswith("Conv") for name in n.output}
+    for node in graph.nodes:
+        if node.op_type == "Add" and convolved.intersection(node.input):
+            axes.update({name: 1 for name in node.input if name not in axes and not graph.is_constant(name)})
+    return axes
+
+
+def carriers(graph: Graph) -> list[onnx.NodeProto]:
+    """The nodes that only move or add up what convolutions made: they run as integers between them."""
+    made: set[str] = set()
+    found = []
+    for node in graph.nodes:
+        inputs = [name for name in node.input if name and not graph.is_constant(name)]
+        carries = node.op_type in CARRIERS and bool(inputs) and all(name in made for name in inputs)
+        if carries:
+            found.append(node)
+        if carries or node.op_type in ("Conv", "ConvTranspose", "HardSwish"):
+            made.update(node.output)
+    return found
+
+
+def joined(graph: Graph, ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """The ranges with one for all inputs and the output of each concatenation."""
+    result = dict(ranges)
+    for node in reversed(graph.nodes):
+        names = [name for name in [*node.input, *node.output] if name in result]
+        if node.op_type == "Concat" and names:
+            lows, highs = zip(*(result[name] for name in names), strict=True)
+            result.update(dict.fromkeys(names, (min(lows), max(highs))))
+    return result
+
+
+def signed(model: bytes, ranges: Ranges, keep: Iterable[str] = (), fp8: bool = False) -> bytes:
+    """Form A: INT8 or FP8 E4M3 Q/DQ around FP32 tensors; nodes named in `keep` stay FP32."""
+    graph = Graph(model)
+    ranges, kept = joined(graph, ranges), set(keep)
+    chosen = [n for n in graph.compute_nodes() if n.name not in kept and not _is_small(graph, n)]
+    if not chosen:
+        raise Refused(f"no layer of this model is worth quantizing: all have under {SMALL} channels, or are kept")
+    writer = _Writer(graph, fp8)
+    for node in chosen:
+        node.input[0] = writer.activation(node.input[0], ranges)
+        node.input[1] = writer.weight(node)
+    names = {n.name for n in chosen}
+    for node in graph.nodes:
+        if node.op_type == "Add" and (index := _skip_input(graph, node, names)) is not None:
+            node.input[index] = writer.activation(node.input[index], ranges)
+    return writer.finish()
+
+
+def typed(model: bytes) -> bytes:
+    """Form B from form A: an FP16 body with FP16 scales between FP32 inputs and outputs."""
+    return half(onnx.load_from_string(model))
+
+
+def half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> bytes:
+    """A model with FP16 tensors between FP32 inputs and outputs; nodes named in `keep` stay FP32."""
+    graph = Graph(b"")
+    graph.model = convert_float_to_float16(
+        model, keep_io_types=True, disable_shape_infer=False, node_block_list=list(keep)
+    )
+    return graph.finish()
+
+
+def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
+    """Form U: unsigned asymmetric activations, INT8 weights, INT32 biases; ONNX Runtime's quantizer."""
+    graph = Graph(model)
+    carrying = {n.name for n in carriers(graph)}
+    excluded = [n.name for n in graph.nodes if n.op_type in CARRIERS and n.name not in carrying]
+    excluded += [n.name for n in graph.nodes if n.op_type == "MatMul" and not graph.is_constant(n.input[1])]
+    data = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in joined(graph, ranges).items()
+    }
+    quantizer = QDQQuantizer(
+        graph.model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[*excluded, *keep],
+        op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul", *CARRIERS],
+        extra_options={
+            "ActivationSymmetric": False,
+            "WeightSymmetric": True,
+            "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model.SerializeToString(deterministic=True)
+
+
+def weight_only_int4(model: bytes, block: int) -> bytes:
+    """Weights of matrix products as INT4 in blocks of `block` along their inputs (round to nearest)."""
+    graph = Graph(model)
+    count = 0
+    for node in graph.compute_nodes():
+        axis = 1 - weight_axis(node) % 2
+        if node.op_type not in ("MatMul", "Gemm") or graph.array(node.input[1]).shape[axis] % block:
+            continue
+        count += 1
+        _int4(graph, node, axis, block)
+    if not count:
+        raise Refused(f"no matrix product of this model has inputs in multiples of {block}")
+    return graph.finish(OPSET_INT4)
+
+
+def weight_scales(weight: np.ndarray, axis: int, largest: float = INT8_MAX) -> np.ndarray:
+    """Symmetric scales float32 of a weight's output channels."""
+    others = tuple(d for d in range(weight.ndim) if d != axis % weight.ndim)
+    return np.maximum(np.abs(weight).max(others) / largest, SMALLEST_SCALE).astype(np.float32)
+
+
+class _Writer:
+    """Inserts Q/DQ pairs, one for each tensor."""
+
+    def __init__(self, graph: Graph, fp8: bool) -> None:
+        self._graph, self._largest = graph, FP8_MAX if fp8 else INT8_MAX
+        self._type = TensorProto.FLOAT8E4M3FN if fp8 else TensorProto.INT8
+        self._done: dict[str, str] = {}
+        self._zeros: dict[tuple[int, ...], str] = {}
+        self._new: list[onnx.NodeProto] = []
+
+    def activation(self, name: str, ranges: Ranges) -> str:
+        """The dequantized name of an activation."""
+        if name not in self._done:
+            low, high = ranges[name]
+            scale = np.float32(max(-low, high, SMALLEST_SCALE * self._largest) / self._largest)
+            self._done[name] = self._pair(name, np.asarray(scale), None)
+        return self._done[name]
+
+    def weight(self, node: onnx.NodeProto) -> str:
+        """The dequantized name of a compute node's weight, stored as FP32."""
+        name, axis = node.input[1], weight_axis(node)
+        key = f"{name}@{axis}"
+        if key not in self._done:
+            array = self._graph.array(name)
+            self._done[key] = self._pair(name, weight_scales(array, axis, self._largest), axis % array.ndim)
+        return self._done[key]
+
+    def finish(self) -> bytes:
+        """The graph's bytes with the new nodes."""
+        self._graph.model.graph.node.extend(self._new)
+        return self._graph.finish()
+
+    def _pair(self, name: str, scale: np.ndarray, axis: int | None) -> str:
+        stem = f"{name}@{axis}" if axis is not None else name
+        scale_name = self._graph.add_constant(f"{stem}_scale", scale)
+        zero = self._zero(scale.shape)
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        quantized, dequantized = f"{stem}_quantized", f"{stem}_dequantized"
+        for kind, source, target in (
+            ("QuantizeLinear", name, quantized),
+            ("DequantizeLinear", quantized, dequantized),
+        ):
+            self._new.append(
+                helper.make_node(kind, [source, scale_name, zero], [target], name=f"{target}_node", **attributes)
+            )
+        return dequantized
+
+    def _zero(self, shape: tuple[int, ...]) -> str:
+        if shape not in self._zeros:
+            count = int(np.prod(shape))
+            tensor = helper.make_tensor(f"zero_{count}", self._type, shape, bytes(count), raw=True)
+            self._zeros[shape] = self._graph.add_tensor(tensor)
+        return self._zeros[shape]
+
+
+def _is_small(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Convolutions with few channels, matrix products with one row or column."""
+    shape = graph.array(node.input[1]).shape
+    if node.op_type not in ("Conv", "ConvTranspose"):
+        return min(shape) == 1
+    groups = attribute(node, "group", 1)
+    return min(shape[0], shape[1] * groups) < SMALL
+
+
+def _skip_input(graph: Graph, node: onnx.NodeProto, quantized: set[str]) -> int | None:
+    """Which input of an addition is the skip: the one that does not come straight from a convolution."""
+    producers, consumers = graph.producers(), graph.consumers()
+
+    def fuses(name: str) -> bool:
+        producer = producers.get(name)
+        return producer is not None and producer.name in quantized and len(consumers[name]) == 1
+
+    straight = [fuses(name) for name in node.input]
+    if not any(straight) or any(graph.is_constant(name) for name in node.input):
+        return None
+    return straight.index(False) if not all(straight) else 1
+
+
+def _int4(graph: Graph, node: onnx.NodeProto, axis: int, block: int) -> None:
+    weight = graph.array(node.input[1])
+    blocks = np.moveaxis(weight, axis, 0).reshape(-1, block, weight.shape[1 - axis])
+    scale = np.maximum(np.abs(blocks).max(1) / 7, SMALLEST_SCALE).astype(np.float32)
+    values = np.clip(np.round(blocks / scale[:, None]), -8, 7).reshape(-1, weight.shape[1 - axis])
+    stem = node.input[1]
+    stored = helper.make_tensor(
+        f"{stem}_int4", TensorProto.INT4, weight.shape, np.moveaxis(values, 0, axis).astype(np.int8).ravel().tolist()
+    )
+    inputs = [graph.add_tensor(stored), graph.add_constant(f"{stem}_scale", np.moveaxis(scale, 0, axis))]
+    output = f"{inputs[0]}_dequantized"
+    graph.model.graph.node.append(
+        helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}_node", axis=axis, block_size=block)
+    )
+    node.input[1] = output
