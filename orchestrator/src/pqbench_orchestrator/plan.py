@@ -17,6 +17,7 @@ from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Targ
 from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts, step_message
 
 ORCHESTRATOR = "orchestrator"
+SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
 REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "predict", "score")  # a measurement never is
 
 
@@ -116,8 +117,11 @@ class _Planner:
             "build": build,
             "predict": predict,
             "score": self._score(model, dataset, recipe, target, predict),
-            "measure": self._measure(model, dataset, recipe, target, batch_size, repeat, build, baseline_build),
         }
+        if facts.precision != SIMULATED:
+            roles["measure"] = self._measure(
+                model, dataset, recipe, target, batch_size, repeat, build, baseline_build
+            )
         pruned = [step for step in recipe.steps if step.kind != "quantize"]
         prefixes = (self._checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
         return Cell(

@@ -27,7 +27,7 @@ from pqbench_wire.images import load_images, normalise
 from pqbench_wire.jobs import canonical
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
-EXAMPLE = 2  # images: two, because exporters specialise a batch of one
+LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,8 @@ class Pipeline:
             with _timed(seconds, "quantize"):
                 artifacts = quantizer.quantize(source, steps.configure(request.steps[-1]), context, forms)
             notes.update(source.notes)
-        inputs = self._verification(request, context)
-        self._keep(artifacts, result, request, inputs, export.run_module(module, inputs), seconds)
+        reference = export.run_module(module, context.images)
+        self._keep(artifacts, result, request, context.images, reference, seconds)
 
     @staticmethod
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
@@ -177,8 +177,8 @@ class Pipeline:
                     if quantizer
                     else {Form.FORM_ONNX: data}
                 )
-            inputs = self._verification(request, context)
-            self._keep(artifacts, result, request, inputs, export.run_onnx(data, inputs), seconds)
+            reference = export.run_onnx(data, context.images)
+            self._keep(artifacts, result, request, context.images, reference, seconds)
         result.statistics.CopyFrom(statistics.of_onnx(data))
         return _finish(result, source.notes, seconds)
 
@@ -212,20 +212,17 @@ class Pipeline:
             seed=request.seed,
             report=report,
             classes=info.classes,
-            example=self._images(request, info.preprocessing)[:EXAMPLE],
+            images=self._images(request, info.preprocessing),
             training_split=training,
             load_baseline=load_baseline,
             resume=resume,
         )
         return context
 
-    def _verification(self, request: pb.CompressRequest, context: Context) -> np.ndarray:
-        return self._images(request, self.info(request.model).preprocessing)
-
     def _images(self, request: pb.CompressRequest, preprocessing: Preprocessing) -> np.ndarray:
         images = load_images(self.store, request.verification)[0]
-        if len(images) < EXAMPLE:
-            raise InvalidInput(f"at least {EXAMPLE} verification images are needed, got {len(images)}")
+        if len(images) < LEAST_IMAGES:
+            raise InvalidInput(f"at least {LEAST_IMAGES} verification images are needed, got {len(images)}")
         return normalise(images, preprocessing)
 
     def _files(self, model: pb.Model) -> Files:

@@ -91,10 +91,15 @@ class Context:
     seed: int
     report: Report
     classes: int
-    example: np.ndarray  # float32 [2, C, H, W], real images
+    images: np.ndarray  # float32 [N, C, H, W]: real images, N at least 2, on which exports are verified
     training_split: Training | None = None
     load_baseline: Callable[[], nn.Module] | None = None
     resume: Path | None = None  # where a training keeps its state
+
+    @property
+    def example(self) -> np.ndarray:
+        """float32 [2, C, H, W]: two, because exporters specialise a batch of one."""
+        return self.images[:2]
 
     @property
     def training(self) -> Training:

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from pqbench_compressor.plugins import Report, Training
 from pqbench_wire.errors import Refused
@@ -203,5 +204,8 @@ def _augmented(images: np.ndarray, how: str, order: np.random.Generator) -> np.n
 
 def _masks(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Weights with exact zeros, each with its 0/1 mask; trained dense weights have none."""
-    weights = [m.weight for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    rounded = [m for m in layers if parametrize.is_parametrized(m, "weight")]
+    weights = [m.weight for m in layers if m not in rounded]
+    weights += [m.parametrizations.weight.original for m in rounded]  # type: ignore[union-attr]
     return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any())]

@@ -168,7 +168,7 @@ def _check_precision(executed: dict[str, int], allowed: tuple[Any, ...], asked: 
     found = ", ".join(f"{count} in {name}" for name, count in sorted(executed.items())) or "none found"
     if set(executed) - names:
         raise PrecisionMismatch(f"{backend} was asked for {wanted}; its compute layers run: {found}")
-    if asked == Precision.PRECISION_INT8 and not executed.get("INT8"):
+    if asked in (Precision.PRECISION_INT8, Precision.PRECISION_INT8_DYNAMIC) and not executed.get("INT8"):
         raise PrecisionMismatch(f"{backend} was asked for INT8 and runs no compute layer in it: {found}")
 
 

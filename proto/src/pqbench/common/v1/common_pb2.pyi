@@ -14,6 +14,10 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_FP16: _ClassVar[Precision]
     PRECISION_BF16: _ClassVar[Precision]
     PRECISION_INT8: _ClassVar[Precision]
+    PRECISION_INT8_DYNAMIC: _ClassVar[Precision]
+    PRECISION_FP8: _ClassVar[Precision]
+    PRECISION_INT4: _ClassVar[Precision]
+    PRECISION_SIMULATED: _ClassVar[Precision]
 
 class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -23,17 +27,23 @@ class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORM_QDQ_UNSIGNED: _ClassVar[Form]
     FORM_QDQ_TYPED: _ClassVar[Form]
     FORM_PT2: _ClassVar[Form]
+    FORM_DYNAMIC: _ClassVar[Form]
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FP32: Precision
 PRECISION_FP16: Precision
 PRECISION_BF16: Precision
 PRECISION_INT8: Precision
+PRECISION_INT8_DYNAMIC: Precision
+PRECISION_FP8: Precision
+PRECISION_INT4: Precision
+PRECISION_SIMULATED: Precision
 FORM_UNSPECIFIED: Form
 FORM_ONNX: Form
 FORM_QDQ_SIGNED: Form
 FORM_QDQ_UNSIGNED: Form
 FORM_QDQ_TYPED: Form
 FORM_PT2: Form
+FORM_DYNAMIC: Form
 
 class Blob(_message.Message):
     __slots__ = ("sha256", "size")

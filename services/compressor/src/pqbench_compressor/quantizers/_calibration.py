@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -80,6 +80,19 @@ def collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, report: R
                 raise OutOfMemory("calibration: one image at a time does not fit into memory") from error
             batch //= 2
             report("calibrate", 0, f"out of memory; going on with batches of {batch}")
+
+
+def extremes(model: bytes, tensors: Iterable[str], inputs: np.ndarray) -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of each tensor over float32 [N, …] `inputs`, one image at a time."""
+    watched = list(tensors)
+    session, names = _session(model, watched)
+    feed = session.get_inputs()[0].name
+    seen = dict.fromkeys(watched, (np.inf, -np.inf))
+    for part in _batches(inputs, 1):
+        for name, array in zip(watched, session.run(names, {feed: part}), strict=True):
+            low, high = seen[name]
+            seen[name] = (min(low, float(np.min(array))), max(high, float(np.max(array))))
+    return seen
 
 
 def _collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, batch: int, report: Report) -> Calibration:

@@ -29,6 +29,17 @@ class Graph:
         """The nodes in order."""
         return list(self.model.graph.node)
 
+    @property
+    def constants(self) -> list[str]:
+        """Names of the constants."""
+        return list(self._constants)
+
+    def float_nodes(self) -> list[onnx.NodeProto]:
+        """The nodes whose first output is an FP32 tensor, by shape inference."""
+        inferred = onnx.shape_inference.infer_shapes(self.model).graph
+        types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+        return [n for n in self.nodes if types.get(n.output[0]) == onnx.TensorProto.FLOAT]
+
     def compute_nodes(self) -> list[onnx.NodeProto]:
         """Convolutions and matrix products with a constant weight, in order."""
         return [n for n in self.nodes if n.op_type in COMPUTE and self.is_constant(n.input[1])]

@@ -1,41 +1,40 @@
-"""FP16 weights and arithmetic with FP32 inputs and outputs (ONNX Runtime's float16 converter)."""
+"""FP16 weights and arithmetic with FP32 inputs and outputs; layers that would overflow stay FP32.
+
+Overflow is looked for in an FP32 run over real images: a layer whose input or output nears 65,504
+cannot be computed in FP16 (Micikevicius et al., arXiv 1710.03740). Converter: ONNX Runtime's.
+"""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
+from typing import Annotated
 
+import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization.onnx_model import ONNXModel
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from torch import nn
+from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_wire.errors import Refused
+from pqbench_compressor.quantizers import _calibration
+from pqbench_compressor.quantizers._graph import Graph
+from pqbench_compressor.quantizers._narrow import narrowed
+from pqbench_compressor.quantizers._placement import half
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+LARGEST = 65504.0  # of FP16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Nothing to configure."""
+    """How careful to be."""
 
-
-class HalfBody(nn.Module):
-    """A model in FP16 between FP32 inputs and outputs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.body = module
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [N, C, H, W] to float32 [N, classes]."""
-        return self.body(x.half()).float()
+    margin: Annotated[
+        float, Field(ge=1, description="a layer whose values come this near, as a factor, to the largest FP16 is kept")
+    ] = 2.0
 
 
 def needs(config: Config) -> Needs:
@@ -43,18 +42,28 @@ def needs(config: Config) -> Needs:
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
-    artifacts = {}
+    limit = LARGEST / config.margin
+    made = {}
     if Form.FORM_ONNX in forms:
-        model = onnx.load_from_string(source.onnx())
-        typed = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=False)
-        (ordered := ONNXModel(typed)).topological_sort()
-        artifacts[Form.FORM_ONNX] = ordered.model.SerializeToString(deterministic=True)
+        keep = _beyond(source.onnx(), context, limit)
+        source.notes["kept_fp32"] = keep
+        made[Form.FORM_ONNX] = half(onnx.load_from_string(source.onnx()), keep)
     if Form.FORM_PT2 in forms:
-        artifacts[Form.FORM_PT2] = _half_pt2(source, context)
-    return artifacts
+        module, keep = narrowed(source.module, torch.float16, context.images, limit)
+        source.notes["kept_fp32_in_pytorch"] = keep
+        made[Form.FORM_PT2] = to_pt2(module, context.example)
+    return made
 
 
-def _half_pt2(source: Source, context: Context) -> bytes:
-    if source.module is None:
-        raise Refused("an ONNX file has no PyTorch program")
-    return to_pt2(HalfBody(copy.deepcopy(source.module).half()).eval(), context.example)
+def _beyond(model: bytes, context: Context, limit: float) -> list[str]:
+    """Names of the nodes that read or make a value beyond `limit`."""
+    graph = Graph(model)
+    tensors = {name: 0 for node in graph.float_nodes() for name in node.output}
+    seen = _calibration.extremes(model, tensors, context.images)
+    large = {name for name, (low, high) in seen.items() if max(-low, high) > limit}
+    large |= {name for name in graph.constants if _exceeds(graph.array(name), limit)}
+    return [n.name for n in graph.nodes if large.intersection([*n.input, *n.output])]
+
+
+def _exceeds(array: np.ndarray, limit: float) -> bool:
+    return bool(array.size) and np.issubdtype(array.dtype, np.floating) and bool(np.abs(array).max() > limit)

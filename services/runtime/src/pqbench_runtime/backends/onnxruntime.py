@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx
@@ -41,6 +41,30 @@ ROUTES = (
         executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
         evidence="convolutions with unsigned activations run 1.6-2.8x FP32's speed, with signed ones 0.5-0.9x",
     ),
+    Route(
+        precision=Precision.PRECISION_INT8_DYNAMIC,
+        form=Form.FORM_DYNAMIC,
+        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        evidence="ConvInteger and MatMulInteger; only this runtime has them",
+    ),
+    Route(
+        precision=Precision.PRECISION_FP8,
+        form=Form.FORM_QDQ_SIGNED,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="CPUs have no FP8 kernels: rounded to FP8, computed in FP32; accuracy is real, speed is not FP8's",
+    ),
+    Route(
+        precision=Precision.PRECISION_INT4,
+        form=Form.FORM_QDQ_SIGNED,
+        executes=(Precision.PRECISION_INT4, Precision.PRECISION_FP32),
+        evidence="matrix products become MatMulNBits, which unpacks INT4 weights as it goes",
+    ),
+    Route(
+        precision=Precision.PRECISION_SIMULATED,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
+    ),
 )
 COMPUTE = {
     "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "ConvInteger", "QLinearConv", "NhwcConv",
@@ -56,6 +80,7 @@ INTEGER = {
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
 }
+MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's numbers for what activations are rounded to
 TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "FP32",
     onnx.TensorProto.FLOAT16: "FP16",
@@ -71,6 +96,9 @@ class Config:
 
     threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
     provider: Annotated[str, Field(description="execution provider, without its suffix")] = "CPU"
+    int4_activations: Annotated[
+        Literal["fp32", "int8"], Field(description="of products with INT4 weights; int8 is faster and less exact")
+    ] = "fp32"
 
 
 class Session:
@@ -96,7 +124,7 @@ def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -
         optimised = Path(folder, "engine.onnx")
         settings = _session_options(options)
         settings.optimized_model_filepath = str(optimised)
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.graph_optimization_level = level = _optimisation(precision)
         settings.add_free_dimension_override_by_name(_batch_axis(artifact), shape.batch)
         _create(artifact, settings, options)
         data = optimised.read_bytes()
@@ -109,7 +137,8 @@ def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -
             "inter_op_threads": "1",
             "thread_pool": "shared by the engines of a worker",
             "execution_mode": settings.execution_mode.name,
-            "graph_optimization_level": "ORT_ENABLE_ALL, at build time",
+            "graph_optimization_level": f"{level.name}, at build time",
+            "int4_activations": options.int4_activations,
             "inference_precision": Precision.Name(precision).removeprefix("PRECISION_"),
         },
     )
@@ -128,7 +157,15 @@ def _session_options(options: Config) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     settings.use_per_session_threads = False
     settings.log_severity_level = 3
+    level = MATMULNBITS_LEVELS[options.int4_activations]
+    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
     return settings
+
+
+def _optimisation(precision: Precision) -> onnxruntime.GraphOptimizationLevel:
+    """Beyond the basic level, ONNX Runtime 1.32 fuses FP8 Q/DQ as if it were INT8 and computes nonsense."""
+    levels = onnxruntime.GraphOptimizationLevel
+    return levels.ORT_ENABLE_BASIC if precision == Precision.PRECISION_FP8 else levels.ORT_ENABLE_ALL
 
 
 @functools.cache
@@ -171,5 +208,7 @@ def _precision(node: onnx.NodeProto, weights: dict[str, str]) -> str:
     """By operator or by the type of its weights; the optimised graph carries no types for the rest."""
     if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
         return "INT8"
+    if node.op_type == "MatMulNBits":
+        return "INT4"
     typed = [weights[name] for name in node.input if name in weights]
     return typed[0] if typed else "FP32"

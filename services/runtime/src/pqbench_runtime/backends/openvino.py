@@ -17,7 +17,7 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.errors import Failed, InvalidInput, Refused
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("openvino",)
@@ -40,6 +40,30 @@ ROUTES = (
         form=Form.FORM_QDQ_UNSIGNED,
         executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
         evidence="2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints",
+    ),
+    Route(
+        precision=Precision.PRECISION_BF16,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_BF16, Precision.PRECISION_FP32),
+        evidence="INFERENCE_PRECISION_HINT=bf16, on CPUs that have it",
+    ),
+    Route(
+        precision=Precision.PRECISION_FP8,
+        form=Form.FORM_QDQ_SIGNED,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="CPUs have no FP8 kernels: rounded to FP8, computed in FP32; accuracy is real, speed is not FP8's",
+    ),
+    Route(
+        precision=Precision.PRECISION_INT4,
+        form=Form.FORM_QDQ_SIGNED,
+        executes=(Precision.PRECISION_FP32, Precision.PRECISION_INT8),
+        evidence="weights are unpacked when loaded or as it goes, computed in FP32",
+    ),
+    Route(
+        precision=Precision.PRECISION_SIMULATED,
+        form=Form.FORM_ONNX,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
     ),
 )
 COMPUTE = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "BatchedMatMul", "ScaledDotProductAttention"}
@@ -104,8 +128,12 @@ def _properties(precision: Precision, options: Config) -> dict[str, Any]:
 
 def _hint(precision: Precision) -> openvino.Type:
     """FP16 only where the CPU has it: asked for elsewhere, OpenVINO silently runs BF16."""
-    has_fp16 = "FP16" in openvino.Core().get_property("CPU", properties.device.capabilities())
-    return openvino.Type.f16 if precision == Precision.PRECISION_FP16 and has_fp16 else openvino.Type.f32
+    capabilities = openvino.Core().get_property("CPU", properties.device.capabilities())
+    if precision == Precision.PRECISION_BF16:
+        if "BF16" not in capabilities:
+            raise Refused("this CPU has no BF16 arithmetic")
+        return openvino.Type.bf16
+    return openvino.Type.f16 if precision == Precision.PRECISION_FP16 and "FP16" in capabilities else openvino.Type.f32
 
 
 def _settings(compiled: openvino.CompiledModel) -> dict[str, str]:

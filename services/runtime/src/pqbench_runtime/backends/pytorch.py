@@ -33,8 +33,20 @@ ROUTES = (
     Route(
         precision=Precision.PRECISION_FP16,
         form=Form.FORM_PT2,
-        executes=(Precision.PRECISION_FP16,),
-        evidence="the program's own half-precision operators",
+        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
+        evidence="the program's own half-precision operators; layers that would overflow stay FP32",
+    ),
+    Route(
+        precision=Precision.PRECISION_BF16,
+        form=Form.FORM_PT2,
+        executes=(Precision.PRECISION_BF16,),
+        evidence="the program's own BF16 operators",
+    ),
+    Route(
+        precision=Precision.PRECISION_SIMULATED,
+        form=Form.FORM_PT2,
+        executes=(Precision.PRECISION_FP32,),
+        evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
     ),
 )
 COMPUTE = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention", "einsum")

@@ -1,0 +1,77 @@
+"""A module in FP16 or BF16 between FP32 inputs and outputs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pqbench_wire.errors import Refused
+
+
+class Narrow(nn.Module):
+    """Casts its inputs to `dtype`, its outputs to FP32."""
+
+    def __init__(self, body: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.body, self.dtype = body, dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [N, C, H, W] to float32 [N, classes]."""
+        return self.body(x.to(self.dtype)).float()
+
+
+class Island(nn.Module):
+    """A layer that stays FP32 amid `dtype`."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = layer, dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any tensor of `dtype` to one of `dtype`."""
+        return self.layer(x.float()).to(self.dtype)
+
+
+def narrowed(
+    module: nn.Module | None, dtype: torch.dtype, images: np.ndarray, limit: float
+) -> tuple[nn.Module, list[str]]:
+    """A copy in `dtype`, and the names of the layers that stay FP32 because their values exceed `limit`.
+
+    Raises Refused for a model that came as ONNX and has no module.
+    """
+    if module is None:
+        raise Refused("an ONNX file has no PyTorch module to convert")
+    copied = copy.deepcopy(module).eval()
+    wide = _beyond(copied, images, limit)
+    copied.to(dtype)
+    for name in wide:
+        parent, _, leaf = name.rpartition(".")
+        layer = copied.get_submodule(name)
+        layer.load_state_dict(module.get_submodule(name).float().state_dict())
+        setattr(copied.get_submodule(parent), leaf, Island(layer.float(), dtype))
+    return Narrow(copied, dtype).eval(), wide
+
+
+def _beyond(module: nn.Module, images: np.ndarray, limit: float) -> list[str]:
+    """Names of the layers without children whose input or output exceeds `limit` on some image."""
+    found: dict[str, None] = {}
+
+    def watch(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
+            tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+            if any(float(t.abs().max()) > limit for t in tensors):
+                found[name] = None
+
+        return hook
+
+    leaves = {name: m for name, m in module.named_modules() if name and not list(m.children())}
+    hooks = [layer.register_forward_hook(watch(name)) for name, layer in leaves.items()]
+    with torch.no_grad():
+        module(torch.from_numpy(images))
+    for hook in hooks:
+        hook.remove()
+    return list(found)

@@ -1,0 +1,70 @@
+"""BF16 weights and arithmetic with FP32 inputs and outputs: FP32's range, 8 bits of precision (arXiv 1905.12322)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.export import to_pt2
+from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers._graph import Graph
+from pqbench_compressor.quantizers._narrow import narrowed
+
+REQUIRES = ("torch", "onnx")
+PRECISION = Precision.PRECISION_BF16
+FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+OPSET = 22  # the first in which convolutions take BF16
+FP32_ONLY = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that stay FP32 in every precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nothing to configure: no layer overflows that does not in FP32."""
+
+
+def needs(config: Config) -> Needs:
+    return Needs()
+
+
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    made = {}
+    if Form.FORM_ONNX in forms:
+        made[Form.FORM_ONNX] = _typed(source.onnx())
+    if Form.FORM_PT2 in forms:
+        module, _ = narrowed(source.module, torch.bfloat16, context.images, math.inf)
+        made[Form.FORM_PT2] = to_pt2(module, context.example)
+    return made
+
+
+def _typed(model: bytes) -> bytes:
+    """The model with every FP32 tensor in BF16 but its inputs and outputs."""
+    graph = Graph(model)
+    fixed = {
+        node.input[i] for node in graph.nodes for i in FP32_ONLY.get(node.op_type, ()) if i < len(node.input)
+    }
+    for tensor in graph.model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in fixed:
+            tensor.CopyFrom(_bf16(tensor.name, graph.array(tensor.name)))
+    for node in graph.nodes:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.BFLOAT16
+    inputs = {v.name for v in graph.model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    outputs = {v.name for v in graph.model.graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    for node in graph.nodes:
+        node.input[:] = [f"{name}#bf16" if name in inputs or name in outputs else name for name in node.input]
+        node.output[:] = [f"{name}#bf16" if name in outputs else name for name in node.output]
+    new = [helper.make_node("Cast", [n], [f"{n}#bf16"], to=TensorProto.BFLOAT16) for n in sorted(inputs)]
+    new += [helper.make_node("Cast", [f"{n}#bf16"], [n], to=TensorProto.FLOAT) for n in sorted(outputs)]
+    graph.model.graph.node.extend(new)
+    return graph.finish(OPSET)
+
+
+def _bf16(name: str, array: np.ndarray) -> TensorProto:
+    values = torch.from_numpy(np.array(array, np.float32)).to(torch.bfloat16)
+    return helper.make_tensor(name, TensorProto.BFLOAT16, array.shape, values.view(torch.uint8).numpy().tobytes(), True)

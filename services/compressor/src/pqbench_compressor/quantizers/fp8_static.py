@@ -1,0 +1,42 @@
+"""FP8 E4M3 Q/DQ with ranges from training images (Micikevicius et al., arXiv 2209.05433).
+
+Placed as INT8's signed form; weights per-channel, scale = largest magnitude / 448.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers import _calibration, _placement
+from pqbench_compressor.quantizers._graph import Graph
+
+REQUIRES = ("torch", "onnx", "onnxruntime")
+PRECISION = Precision.PRECISION_FP8
+FORMS = (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to calibrate with."""
+
+    images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
+    keep: Annotated[tuple[str, ...], Field(description="nodes that stay FP32, by name or pattern")] = ()
+
+
+def needs(config: Config) -> Needs:
+    return Needs(training=True)
+
+
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    model = source.onnx()
+    inputs = context.training.sample(config.images, context.seed)
+    calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
+    source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
+    ranges = {name: calibration.range(name, "min-max", 100) for name in calibration.activations}
+    placed = _placement.signed(model, ranges, Graph(model).matching(config.keep), fp8=True)
+    return {form: _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else placed for form in forms}

@@ -1,0 +1,69 @@
+"""How low can a model go: weights and activations rounded to 8 to 2 bits inside FP32 arithmetic.
+
+Accuracy only, never time: no hardware here computes with such numbers, and every result is marked
+SIMULATED. Uniform rounding as in Nagel et al., arXiv 2106.08295; fine-tuning with it in place first
+(`epochs`) is quantization-aware training (Jacob et al., arXiv 1712.05877).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.export import to_onnx, to_pt2
+from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers import _fake_quant
+from pqbench_compressor.training import Options, frozen, train
+from pqbench_wire.errors import Refused
+
+REQUIRES = ("torch", "onnx")
+PRECISION = Precision.PRECISION_SIMULATED
+FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """How many bits; with epochs, also how to train with them."""
+
+    epochs: Annotated[int, Field(ge=0, le=1000, description="passes over the training split; 0: no training")] = 0
+    weights: Annotated[int, Field(ge=2, le=32, description="bits; 32: not rounded")] = 8
+    activations: Annotated[int, Field(ge=2, le=32, description="bits of the layers' inputs; 32: not rounded")] = 8
+    images: Annotated[int, Field(ge=1, le=100_000, description="training images for the activations' ranges")] = 512
+    edges: Annotated[bool, Field(description="the first and the last layer at 8 bits at least, as is usual")] = True
+
+
+def needs(config: Config) -> Needs:
+    return Needs(training=True, baseline=config.epochs > 0 and config.distill)
+
+
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    if source.module is None:
+        raise Refused("bits are simulated in PyTorch; an ONNX file has no module")
+    module = copy.deepcopy(source.module)
+    layers = [name for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    edges = {layers[0], layers[-1]} if config.edges else set()
+    _fake_quant.insert(module, config.weights, config.activations, keep=lambda name: name in edges)
+    wide = [max(8, bits) for bits in (config.weights, config.activations)]
+    _fake_quant.insert(module, wide[0], wide[1], keep=lambda name: name not in edges)
+    _fake_quant.observe(module, context.training.sample(config.images, context.seed))
+    if config.epochs:
+        _train(module, config, context)
+    source.notes |= {"simulated": True, "weight_bits": config.weights, "activation_bits": config.activations}
+    exporters = {Form.FORM_ONNX: to_onnx, Form.FORM_PT2: to_pt2}
+    return {form: exporters[form](module, context.example) for form in forms}
+
+
+def _train(module: nn.Module, config: Config, context: Context) -> None:
+    names = {field.name for field in dataclasses.fields(Options)}
+    options = Options(**{name: getattr(config, name) for name in names})
+    teacher = frozen(context.baseline) if config.distill else None
+    train(
+        module, context.training, options, seed=context.seed, report=context.report, teacher=teacher,
+        resume=context.resume,
+    )  # fmt: skip
