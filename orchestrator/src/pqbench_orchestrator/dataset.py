@@ -61,8 +61,11 @@ class DatasetPlugin(Protocol):
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
 
-    def load(self, config: Any, root: Path) -> Data:
-        """Find the data (below `root` where nothing else is said). Raises InvalidInput with what to do."""
+    def load(self, config: Any, root: Path, progress: Callable[[float], None]) -> Data:
+        """Find the data (below `root` where nothing else is said), or download it.
+
+        `progress` is told the fraction of a download. Raises InvalidInput or Unavailable with what to do.
+        """
         ...
 
 

@@ -119,9 +119,7 @@ class _Planner:
             "score": self._score(model, dataset, recipe, target, predict),
         }
         if facts.precision != SIMULATED:
-            roles["measure"] = self._measure(
-                model, dataset, recipe, target, batch_size, repeat, build, baseline_build
-            )
+            roles["measure"] = self._measure(model, dataset, recipe, target, batch_size, repeat, build, baseline_build)
         pruned = [step for step in recipe.steps if step.kind != "quantize"]
         prefixes = (self._checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
         return Cell(

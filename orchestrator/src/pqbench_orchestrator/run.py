@@ -108,7 +108,7 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
     """The plan of a manifest, its services running; without a `folder` nothing of a run is written."""
     manifest = load_manifest(manifest_path)
     inventory = _inventory(manifest, settings)
-    datasets = load_datasets(manifest, settings.data)
+    datasets = load_datasets(manifest, settings.data, settings.say)
     store = BlobStore(settings.data / "blobs")
     cache = StepCache(settings.data / "steps.sqlite")
     ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))

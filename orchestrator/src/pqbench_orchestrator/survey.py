@@ -92,14 +92,15 @@ def survey(
     )
 
 
-def load_datasets(manifest: Manifest, root: Path) -> dict[str, Data]:
+def load_datasets(manifest: Manifest, root: Path, progress: Callable[[str], None] = lambda _: None) -> dict[str, Data]:
     """The manifest's datasets by label. Raises InvalidInput or Unavailable with what to do."""
-    return {dataset.label: _dataset(dataset, root) for dataset in manifest.datasets}
+    return {dataset.label: _dataset(dataset, root, progress) for dataset in manifest.datasets}
 
 
-def _dataset(dataset: Dataset, root: Path) -> Data:
+def _dataset(dataset: Dataset, root: Path, progress: Callable[[str], None]) -> Data:
     plugin = DATASETS.load(dataset.dataset)
-    return plugin.load(DATASETS.configure(dataset.dataset, json.dumps(dataset.config)), root)
+    config = DATASETS.configure(dataset.dataset, json.dumps(dataset.config))
+    return plugin.load(config, root, lambda fraction: progress(f"downloading {dataset.label}: {fraction:.0%}"))
 
 
 def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:

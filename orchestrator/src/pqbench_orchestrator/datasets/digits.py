@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ class Config:
     split_seed: Annotated[int, Field(ge=0, description="of the stratified split")] = 0
 
 
-def load(config: Config, root: Path) -> Data:
+def load(config: Config, root: Path, progress: Callable[[float], None] = lambda _: None) -> Data:
     bunch = datasets.load_digits()
     pixels = np.clip(bunch.images * (255 / LARGEST), 0, 255).astype(np.uint8)
     train, test = train_test_split(

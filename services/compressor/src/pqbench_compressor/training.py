@@ -207,5 +207,5 @@ def _masks(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
     layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     rounded = [m for m in layers if parametrize.is_parametrized(m, "weight")]
     weights = [m.weight for m in layers if m not in rounded]
-    weights += [m.parametrizations.weight.original for m in rounded]  # type: ignore[union-attr]
+    weights += [m.parametrizations.weight.original for m in rounded]  # type: ignore[union-attr,misc]
     return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any())]

@@ -44,9 +44,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 def _typed(model: bytes) -> bytes:
     """The model with every FP32 tensor in BF16 but its inputs and outputs."""
     graph = Graph(model)
-    fixed = {
-        node.input[i] for node in graph.nodes for i in FP32_ONLY.get(node.op_type, ()) if i < len(node.input)
-    }
+    fixed = {node.input[i] for node in graph.nodes for i in FP32_ONLY.get(node.op_type, ()) if i < len(node.input)}
     for tensor in graph.model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in fixed:
             tensor.CopyFrom(_bf16(tensor.name, graph.array(tensor.name)))
