@@ -23,6 +23,7 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor import export
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Files, Source, Training
+from pqbench_compressor.pruners._importance import CRITERIA
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_runtime.backend import BACKENDS, Route, route_for
@@ -33,7 +34,17 @@ from pqbench_wire.errors import Failed, InvalidInput
 
 CATALOGS = (MODELS, PRUNERS, QUANTIZERS, BACKENDS, DATASETS, METRICS)
 EVERY = [(catalog, name) for catalog in CATALOGS for name in catalog.names]
-SMALL = {"torchvision": "squeezenet1_1", "timm": "test_resnet", "cifar": "resnet20", "digits": "resnet"}
+SMALL = {"torchvision": "squeezenet1_1", "timm": "test_resnet", "cifar": "resnet20", "digits": "resnet",
+         "thesis": "squeezenet", "simplenet": "v1_5m_m1"}  # fmt: skip
+OWN = "code"  # runs a user's file: tested with the compressor
+HALF = {"amount": 0.5}
+PRUNINGS = [("nm", {}), ("nm", {"n": 1, "m": 4}), ("l1-global", HALF), ("l1-unstructured", HALF),
+            ("random-unstructured", HALF), ("random-structured", HALF), ("random-structured", HALF | {"dim": 1}),
+            ("ln-structured", HALF), ("ln-structured", HALF | {"dim": 1, "n": 1}),
+            *(("removal", HALF | {"criterion": criterion, "images": 16}) for criterion in CRITERIA),
+            ("removal", HALF | {"scope": "global", "target": "macs"}),
+            ("removal", HALF | {"scope": "isomorphic", "target": "parameters", "iterations": 3})]  # fmt: skip
+FAST = {"int8-qat": {"learning_rate": 1e-4, "images": 256}}  # how the quick tests configure what is slow
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +55,7 @@ def training(digits: tuple[np.ndarray, np.ndarray], digits_preprocessing: Prepro
 @pytest.fixture(scope="module")
 def context(training: Training) -> Context:
     return Context(
-        seed=0, report=lambda *_: None, classes=10, example=training.inputs(slice(2)), training_split=training
+        seed=0, report=lambda *_: None, classes=10, images=training.inputs(slice(16)), training_split=training
     )
 
 
@@ -107,11 +118,19 @@ def test_every_model_family_is_tested() -> None:
     assert set(MODELS.names) == {*SMALL, "code", "onnx"}, "code and onnx are tested with the compressor"
 
 
-@pytest.mark.parametrize("name", PRUNERS.names)
-def test_pruner(name: str, trained: torch.nn.Module, context: Context) -> None:
+def test_every_pruner_and_criterion_is_tested() -> None:
+    assert {name for name, _ in PRUNINGS} == {*PRUNERS.names} - {OWN}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), PRUNINGS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values()))
+)
+def test_pruner(name: str, values: dict[str, Any], trained: torch.nn.Module, context: Context) -> None:
     module, plugin = copy.deepcopy(trained), PRUNERS.load(name)
+    config = PRUNERS.configure(name, json.dumps(values))
     before = sum(int(torch.count_nonzero(p)) for p in module.parameters())
-    plugin.prune(module, PRUNERS.configure(name, '{"amount": 0.5}'), context)
+    assert plugin.refusal(copy.deepcopy(module), config, 10, context.example[:1]) == ""
+    plugin.prune(module, config, context)
     after = sum(int(torch.count_nonzero(p)) for p in module.parameters())
     assert after < 0.75 * before
     assert not any("_mask" in key or "_orig" in key for key in module.state_dict()), "the zeros are permanent"
@@ -120,22 +139,24 @@ def test_pruner(name: str, trained: torch.nn.Module, context: Context) -> None:
     np.testing.assert_allclose(
         export.run_onnx(data, context.example), export.run_module(module, context.example), atol=1e-3
     )
-    with pytest.raises(InvalidInput, match="amount"):
-        PRUNERS.configure(name, '{"amount": 1}')
+    assert plugin.problem(data, config) == ""
+    with pytest.raises(InvalidInput, match="amount|n: "):
+        PRUNERS.configure(name, '{"n": 0}' if name == "nm" else '{"amount": 1}')
 
 
-@pytest.mark.parametrize("name", QUANTIZERS.names)
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS.names if name != OWN])
 def test_quantizer(name: str, trained: torch.nn.Module, context: Context, training: Training) -> None:
     plugin = QUANTIZERS.load(name)
     source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)
-    made = plugin.quantize(source, QUANTIZERS.configure(name, "{}"), context, plugin.FORMS)
+    config = QUANTIZERS.configure(name, json.dumps(FAST.get(name, {})))
+    made = plugin.quantize(source, config, context, plugin.FORMS)
     assert tuple(made) == plugin.FORMS
     inputs = training.inputs(slice(128))
     reference = export.run_module(trained, inputs)
     for form, data in made.items():
         figures = export.verify(data, form, plugin.PRECISION, inputs, reference)
-        assert figures.sqnr_db > 20
-        if form in (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_UNSIGNED):
+        assert figures.sqnr_db > (20 if name != "int8-qat" else 10)
+        if form in (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_UNSIGNED) and plugin.PRECISION == Precision.PRECISION_INT8:
             _check_qdq(onnx.load_from_string(data), signed=form == Form.FORM_QDQ_SIGNED)
 
 
@@ -223,7 +244,7 @@ def _artifact(precision: Precision, form: Form, module: torch.nn.Module, context
             if form == Form.FORM_ONNX
             else export.to_pt2(module, context.example)
         )
-    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names]
+    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names if n != OWN]
     plugin = next(q for q in makers if precision == q.PRECISION and form in q.FORMS)
     source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
     made: dict[Form, bytes] = plugin.quantize(source, plugin.Config(), context, (form,))
@@ -301,8 +322,26 @@ def dataset_config(tmp_path: Path) -> dict[str, dict[str, Any]]:
             folder = tmp_path / split / f"class{i % 3}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{i:02}.png")
+    for name in ("imagenette", "imagewoof"):
+        for synset in DATASETS.load(name).OUTPUTS:
+            for part in ("train", "val"):
+                folder = tmp_path / f"{name}2" / part / synset
+                folder.mkdir(parents=True)
+                Image.fromarray(images[0]).save(folder / "a.png")
+    (tmp_path / "test" / "labels.json").write_text(json.dumps({f"{i:02}.png": 50 * i for i in range(20)}))
+    (tmp_path / "net" / "val").mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "net" / "val" / f"{i}.png")
+    (tmp_path / "net" / "val.txt").write_text("".join(f"{i}.png {i * 50}\n" for i in range(20)))
+    (tmp_path / "net" / "train").symlink_to(tmp_path / "net" / "val")
+    (tmp_path / "net" / "train.txt").symlink_to(tmp_path / "net" / "val.txt")
     return {
         "cifar10": {"train": str(tmp_path / "c.npz"), "test": str(tmp_path / "c.npz")},
+        "cifar100": {"train": str(tmp_path / "c.npz"), "test": str(tmp_path / "c.npz")},
+        "imagenet": {"folder": str(tmp_path / "net")},
+        "imagenet1000": {"test": str(tmp_path / "test"), "train": str(tmp_path / "test")},
+        "imagenette": {},
+        "imagewoof": {},
         "folder": {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")},
         "digits": {},
     }

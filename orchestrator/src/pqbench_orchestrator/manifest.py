@@ -91,6 +91,11 @@ class Step(Strict):
     method: str
     config: dict[str, Any]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the method is a class in the user's own file."""
+        return ".py:" in self.method
+
     @model_validator(mode="before")
     @classmethod
     def _from_short_form(cls, value: Any) -> Any:
@@ -112,6 +117,7 @@ class Recipe(Strict):
 
     name: Name | None = None
     steps: tuple[Step, ...] = ()
+    targets: tuple[str, ...] | None = None  # only on these; default: on all
 
     @property
     def label(self) -> str:
@@ -132,7 +138,7 @@ class Recipe(Strict):
         for chosen in itertools.product(*choices):
             amounts = " ".join(f"{s.config['amount']:g}" for s in chosen if "amount" in s.config)
             name = f"{self.name} {amounts}" if self.name and many else self.name
-            made.append(Recipe.model_construct(name=name, steps=tuple(chosen)))
+            made.append(Recipe.model_construct(name=name, steps=tuple(chosen), targets=self.targets))
         return made
 
 
@@ -183,7 +189,12 @@ class Manifest(Strict):
         groups: dict[str, Any] = {"models": self.models, "datasets": self.datasets, "recipes": self.all_recipes}
         for key, items in groups.items():
             _reject_repeats(key, [item.label for item in items])
-        _reject_repeats("targets", [target.name for target in self.targets])
+        names = [target.name for target in self.targets]
+        _reject_repeats("targets", names)
+        for recipe in self.recipes:
+            for name in recipe.targets or ():
+                if name not in names:
+                    raise ValueError(f"recipe {recipe.label!r}: targets: {unknown('target', name, names)}")
         _reject_repeats("batch_sizes", [str(size) for size in self.batch_sizes])
         return self
 
@@ -334,7 +345,15 @@ def _absolute(manifest: Manifest, base: Path) -> Manifest:
             change["weights"] = str(base / model.weights)
         models.append(model.model_copy(update=change))
     datasets = [d.model_copy(update={"config": _absolute_config(d.config, base)}) for d in manifest.datasets]
-    return manifest.model_copy(update={"models": tuple(models), "datasets": tuple(datasets)})
+    recipes = [
+        recipe.model_copy(update={"steps": tuple(_absolute_step(step, base) for step in recipe.steps)})
+        for recipe in manifest.recipes
+    ]
+    return manifest.model_copy(update={"models": tuple(models), "datasets": tuple(datasets), "recipes": tuple(recipes)})
+
+
+def _absolute_step(step: Step, base: Path) -> Step:
+    return step.model_copy(update={"method": str(base / step.method)}) if step.is_own else step
 
 
 def _absolute_config(config: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -355,7 +374,7 @@ def _amounts(step: Step) -> list[Step]:
 
 def _short(step: Step) -> str:
     amount = step.config.get("amount")
-    name = step.kind if step.kind in WITHOUT_METHOD else step.method
+    name = step.kind if step.kind in WITHOUT_METHOD else step.method.rpartition(":")[2]
     return f"{name} {amount:g}" if isinstance(amount, (int, float)) else name
 
 

@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf import json_format
+
 from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Target
 from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts, step_message
 
@@ -70,6 +72,7 @@ def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str]) 
         for dataset in manifest.datasets
         for recipe in manifest.all_recipes
         for target in manifest.targets
+        if recipe.targets is None or target.name in recipe.targets
         for batch_size in manifest.batch_sizes
         for repeat in range(manifest.repeats)
     ]
@@ -279,7 +282,14 @@ class _Planner:
     def _forms(self, model: Model, recipe: Recipe) -> tuple[str, ...]:
         """The forms in which the plan's targets want a recipe's artifacts."""
         facts = self._facts_of(model, recipe)
-        wanted = {runtime.routes.get(facts.precision) for runtime in self.facts.targets.values()}
+        recipes = [r for r in self.manifest.all_recipes if r.identity == recipe.identity]
+        everywhere = not recipes or any(r.targets is None for r in recipes)  # the baseline is wanted everywhere
+        names = {name for r in recipes for name in r.targets or ()}
+        wanted = {
+            runtime.routes.get(facts.precision)
+            for name, runtime in self.facts.targets.items()
+            if everywhere or not recipe.steps or name in names
+        }
         return tuple(form for form in facts.forms if form in wanted)
 
     def _facts_of(self, model: Model, recipe: Recipe) -> RecipeFacts:
@@ -292,6 +302,5 @@ class _Planner:
         return 2 + [t.name for t in self.manifest.targets].index(target.name)
 
 
-def _step_json(step: Any) -> dict[str, str]:
-    message = step_message(step)
-    return {"kind": message.kind, "plugin": message.plugin, "configJson": message.config_json}
+def _step_json(step: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(step_message(step))

@@ -19,11 +19,13 @@ from pqbench_orchestrator.plan import Plan, plan
 from pqbench_orchestrator.report.page import write_report
 from pqbench_orchestrator.services import from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
+from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experiment
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
 MANIFEST = "manifest.yaml"
 LEDGER = "ledger.sqlite"
+THESIS = "config.ini"  # kept beside the manifest that it stands for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,14 @@ class Prepared:
     execution: Execution
 
 
+def read_experiment(path: Path) -> Manifest:
+    """The manifest in a YAML file, or in a config.ini of the thesis."""
+    return load_ini(path) if is_thesis_config(path) else load_manifest(path)
+
+
 def new_run(manifest_path: Path, settings: Settings) -> Path:
     """Make the folder of a new run; raises InvalidInput before anything is made."""
-    manifest = load_manifest(manifest_path)
+    manifest = read_experiment(manifest_path)
     _inventory(manifest, settings)
     experiments = settings.data / "experiments"
     experiments.mkdir(parents=True, exist_ok=True)
@@ -58,6 +65,8 @@ def new_run(manifest_path: Path, settings: Settings) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             (folder / MANIFEST).write_text(dump(manifest), encoding="utf-8")
+            if is_thesis_config(manifest_path):
+                (folder / THESIS).write_bytes(manifest_path.read_bytes())
             return folder
     raise InvalidInput(f"{experiments}: no free name for {name}")
 
@@ -68,7 +77,7 @@ def run_to_continue(path: Path, settings: Settings) -> Path:
         if not (path / MANIFEST).is_file():
             raise InvalidInput(f"{path}: not a run: it has no {MANIFEST}")
         return path
-    text = dump(load_manifest(path))
+    text = dump(read_experiment(path))
     candidates = sorted((settings.data / "experiments").glob(f"*/{MANIFEST}"), key=lambda p: p.stat().st_mtime)
     for candidate in reversed(candidates):
         if candidate.read_text(encoding="utf-8") == text:
@@ -100,13 +109,15 @@ def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> l
     tables.write_parquet(table, folder / "results.parquet")
     tables.write_samples(ready.plan, ledger, store, folder / "samples.parquet")
     write_report(folder / "report.html", folder.name, table, record, dump(ready.manifest))
+    if (folder / THESIS).is_file():
+        write_experiment(table, folder.parent, (folder / MANIFEST).stat().st_mtime)
     return table
 
 
 @contextlib.contextmanager
 def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watcher: Watcher) -> Iterator[Prepared]:
     """The plan of a manifest, its services running; without a `folder` nothing of a run is written."""
-    manifest = load_manifest(manifest_path)
+    manifest = read_experiment(manifest_path)
     inventory = _inventory(manifest, settings)
     datasets = load_datasets(manifest, settings.data, settings.say)
     store = BlobStore(settings.data / "blobs")

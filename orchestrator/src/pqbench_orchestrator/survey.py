@@ -18,7 +18,7 @@ from pqbench_orchestrator.dataset import DATASETS, Data
 from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Step, Target
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.services import COMPRESSOR, Services
-from pqbench_wire.blobs import BlobStore
+from pqbench_wire.blobs import BlobStore, blob_of
 from pqbench_wire.catalog import unknown
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import InvalidInput, Refused, Unavailable
@@ -157,6 +157,8 @@ def _ask_compressor(
             raise InvalidInput(f"model {label}: {unknown('family', model.plugin, known)}")
         client.push(store, blobs_in(model))
         for identity, recipe in _with_beginnings(manifest).items():
+            for step in (step for step in recipe.steps if step.is_own):
+                client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), step.method))])
             request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
             recipes[label, identity] = _check(client, stub, request, recipe)
     return dict(capabilities.versions), recipes
@@ -211,5 +213,10 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
 
 
 def step_message(step: Step) -> compressor_pb2.Step:
-    """A manifest's step as the compressor takes it."""
-    return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=json.dumps(step.config, sort_keys=True))
+    """A manifest's step as the compressor takes it; a user's own class travels as its file's blob."""
+    if not step.is_own:
+        config_json = json.dumps(step.config, sort_keys=True)
+        return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=config_json)
+    path, _, name = step.method.rpartition(":")
+    config_json = json.dumps({"name": name, "arguments": step.config}, sort_keys=True)
+    return compressor_pb2.Step(kind=step.kind, plugin="code", config_json=config_json, code=blob_of(Path(path)))

@@ -96,8 +96,8 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     row: Row = dict.fromkeys(THESIS_COLUMNS)
     row |= {
         "Model": cell.model,
-        "Pruner": " + ".join(step.method for step in prune) or OFF,
-        "Quantizer": " + ".join(step.method for step in quantize) or OFF,
+        "Pruner": " + ".join(step.method.rpartition(":")[2] for step in prune) or OFF,
+        "Quantizer": " + ".join(step.method.rpartition(":")[2] for step in quantize) or OFF,
         "Dataset": cell.dataset,
         "Amount": next((step.config["amount"] for step in prune if "amount" in step.config), OFF),
         "Batch Size": cell.batch_size,

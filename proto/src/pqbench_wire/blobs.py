@@ -123,3 +123,9 @@ class BlobWriter:
 def _verify(expected: Blob, sha256: str, size: int) -> None:
     if (expected.sha256, expected.size) != (sha256, size):
         raise BlobCorrupt(f"blob {expected.sha256}: got {size} bytes with SHA-256 {sha256}, expected {expected.size}")
+
+
+def blob_of(path: Path) -> Blob:
+    """The name that a file's bytes have as a blob."""
+    with path.open("rb") as file:
+        return Blob(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)

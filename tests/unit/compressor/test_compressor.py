@@ -6,7 +6,6 @@ import copy
 import io
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +19,7 @@ from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, export, statistics
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
-from pqbench_compressor.training import frozen, train
+from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
 
@@ -39,13 +38,13 @@ def training(digits: tuple[np.ndarray, np.ndarray], digits_preprocessing: Prepro
 
 @pytest.fixture(scope="module")
 def context(training: Training) -> Context:
-    example = training.inputs(slice(2))
-    return Context(seed=0, report=lambda *_: None, classes=10, example=example, training_split=training)
+    images = training.inputs(slice(4))
+    return Context(seed=0, report=lambda *_: None, classes=10, images=images, training_split=training)
 
 
 @pytest.fixture
 def pipeline(store: BlobStore) -> Pipeline:
-    return Pipeline(store=store, allow_code=False)
+    return Pipeline(store=store, allow_code=False, resume=store.root / "training")
 
 
 def quiet(stage: str, fraction: float, message: str) -> None:
@@ -88,9 +87,8 @@ def test_training_learns_and_keeps_the_mask(training: Training, context: Context
     module = network()
     PRUNERS.load("l1-global").prune(module, PRUNERS.configure("l1-global", '{"amount": 0.5}'), context)
     zeros = {name: p == 0 for name, p in module.named_parameters() if p.ndim > 1}
-    options: dict[str, Any] = {"learning_rate": 0.05, "seed": 0, "report": quiet}
-    first = train(module, training, epochs=1, **options)
-    last = train(module, training, epochs=3, **options)
+    first = train(module, training, Options(learning_rate=0.05), seed=0, report=quiet)
+    last = train(module, training, Options(epochs=3, learning_rate=0.05), seed=0, report=quiet)
     assert last < first
     for name, parameter in module.named_parameters():
         if name in zeros:
@@ -102,7 +100,7 @@ def test_training_is_repeatable(training: Training) -> None:
     made = []
     for _ in range(2):
         module = network()
-        train(module, training, epochs=1, learning_rate=0.05, seed=3, report=quiet)
+        train(module, training, Options(learning_rate=0.05), seed=3, report=quiet)
         made.append(checkpoint.save(module, network(), []))
     assert made[0] == made[1]
 
@@ -112,8 +110,8 @@ def test_distillation_follows_the_teacher_against_the_labels(training: Training)
     with torch.no_grad():
         teacher[-1].bias[3] += 20  # says "three" whatever it sees
     student = network()
-    train(student, training, epochs=2, learning_rate=0.05, seed=0, report=quiet, teacher=frozen(teacher),
-          teacher_weight=1.0)  # fmt: skip
+    options = Options(epochs=2, learning_rate=0.05, teacher_weight=1.0)
+    train(student, training, options, seed=0, report=quiet, teacher=frozen(teacher))
     assert (export.run_module(student, training.inputs(slice(64))).argmax(1) == 3).all()
 
 
@@ -200,13 +198,14 @@ def test_user_code_needs_consent(store: BlobStore, digit_images: Images, tmp_pat
     preprocessing = Preprocessing(height=16, width=16, channels=1, mean=[0.5], std=[0.5])
     model = pb.Model(plugin="code", name="net", weights=pb.WEIGHTS_DEFAULT, code=code, preprocessing=preprocessing)
     request = pb.CompressRequest(model=model, forms=[Form.FORM_ONNX, Form.FORM_PT2], verification=digit_images)
+    allowing = Pipeline(store=store, allow_code=True, resume=tmp_path)
     with pytest.raises(Refused, match="--allow-code"):
-        Pipeline(store=store, allow_code=False).compress(request, quiet)
-    result = Pipeline(store=store, allow_code=True).compress(request, quiet)
+        Pipeline(store=store, allow_code=False, resume=tmp_path).compress(request, quiet)
+    result = allowing.compress(request, quiet)
     assert result.statistics.parameters == 2570 and len(result.artifacts) == 2
     request.model.name = "nothing"
-    with pytest.raises(InvalidInput, match="missing or does not return"):
-        Pipeline(store=store, allow_code=True).compress(request, quiet)
+    with pytest.raises(InvalidInput, match="no class or function 'nothing'"):
+        allowing.compress(request, quiet)
 
 
 def test_an_onnx_file_can_be_quantized_but_not_pruned(
@@ -233,3 +232,6 @@ def test_calibration_draws_from_the_whole_split() -> None:
         mean=[0], std=[1]))  # fmt: skip
     drawn = np.round(split.sample(20, 0).ravel() * 255)
     assert len(set(drawn)) == 20 and drawn.max() > 50
+    held_out = np.round(split.held_out(80, 0)[0].ravel() * 255)
+    everything = np.round(split.sample(100, 0).ravel() * 255)
+    assert len(set(held_out)) == 50 and not set(held_out) & set(everything)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
@@ -19,6 +20,11 @@ class Config(Options):
 
 def needs(config: Config) -> Needs:
     return Needs(training=True, baseline=config.distill)
+
+
+def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+    """Every module can be trained."""
+    return ""
 
 
 def finetune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:

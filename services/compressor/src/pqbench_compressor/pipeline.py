@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import checkpoint, export, statistics, steps
+from pqbench_compressor import checkpoint, export, own_code, statistics, steps
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
@@ -52,8 +52,8 @@ class Pipeline:
     def check(self, request: pb.CheckRequest) -> pb.CheckResponse:
         """Validate a model and a recipe. Raises InvalidInput; what cannot work is `refused`."""
         info = self.info(request.model)
-        configs = [steps.configure(step) for step in request.steps]
-        quantizer = steps.quantizer(request.steps)
+        recipe = self._recipe(request.steps)
+        quantizer = steps.quantizer(recipe)
         forms = quantizer.FORMS if quantizer else FP32_FORMS
         if request.model.plugin == "onnx":
             forms = tuple(form for form in forms if form != Form.FORM_PT2)
@@ -61,33 +61,35 @@ class Pipeline:
             preprocessing=info.preprocessing,
             classes=info.classes,
             trains=info.trains and request.model.weights == pb.WEIGHTS_DEFAULT,
-            refused=self._refusal(request),
+            refused=self._refusal(request.model, recipe),
             precision=quantizer.PRECISION if quantizer else Precision.PRECISION_FP32,
             forms=forms,
-            needs=[_message(steps.needs(step, config)) for step, config in zip(request.steps, configs, strict=True)],
+            needs=[_message(step.needs()) for step in recipe],
         )
 
     def compress(self, request: pb.CompressRequest, report: Report) -> pb.CompressResult:
         """Apply the request's steps and export its forms."""
-        if refused := steps.order_refusal(request.steps, request.model.plugin == "onnx"):
+        recipe = self._recipe(request.steps)
+        if refused := steps.order_refusal([step.kind for step in recipe], request.model.plugin == "onnx"):
             raise Refused(refused)
         seconds: dict[str, float] = {}
         torch.manual_seed(request.seed)
         context = self._context(request, report, self.resume / hashlib.sha256(canonical(request)).hexdigest())
         if request.model.plugin == "onnx":
-            return self._quantize_file(request, context, seconds)
+            return self._quantize_file(request, recipe, context, seconds)
         with _timed(seconds, "load"):
             module, history = self._load(request, context)
         notes: dict[str, Any] = {}
-        for step in request.steps:
+        for message, step in zip(request.steps, recipe, strict=True):
             if step.kind != "quantize":
                 with _timed(seconds, step.kind):
-                    notes[f"{step.kind} {step.plugin}"] = steps.apply(step, module, context)
-            history.append({"kind": step.kind, "plugin": step.plugin, "config": json.loads(step.config_json or "{}")})
+                    notes[step.label] = step.apply(module, context)
+            config = json.loads(message.config_json or "{}")
+            history.append({"kind": message.kind, "plugin": message.plugin, "config": config})
         data = checkpoint.save(module, self.unpruned(request.model), history)
         result = pb.CompressResult(checkpoint=self.store.put(data))
         if request.forms:
-            self._export(request, context, module, history, result, notes, seconds)
+            self._export(request, recipe, context, module, history, result, notes, seconds)
         with _timed(seconds, "statistics"):
             result.statistics.CopyFrom(statistics.of_module(module, context.example, len(data)))
         return _finish(result, notes, seconds)
@@ -113,6 +115,7 @@ class Pipeline:
     def _export(
         self,
         request: pb.CompressRequest,
+        recipe: list[steps.Step],
         context: Context,
         module: nn.Module,
         history: checkpoint.History,
@@ -121,7 +124,7 @@ class Pipeline:
         seconds: dict[str, float],
     ) -> None:
         source = Source(onnx=_once(lambda: self._exported(module, context, history)), module=module)
-        quantizer = steps.quantizer(request.steps)
+        quantizer = steps.quantizer(recipe)
         forms = tuple(request.forms)
         if quantizer is None:
             with _timed(seconds, "export"):
@@ -133,34 +136,39 @@ class Pipeline:
                 with _timed(seconds, "export"):
                     source.onnx()
             with _timed(seconds, "quantize"):
-                artifacts = quantizer.quantize(source, steps.configure(request.steps[-1]), context, forms)
+                artifacts = quantizer.quantize(source, recipe[-1].config, context, forms)
             notes.update(source.notes)
         reference = export.run_module(module, context.images)
-        self._keep(artifacts, result, request, context.images, reference, seconds)
+        self._keep(artifacts, result, quantizer, context.images, reference, seconds)
 
     @staticmethod
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
         """The FP32 ONNX, which must still have what each pruning step promised."""
         data = export.to_onnx(module, context.example)
-        for done in (step for step in history if step["kind"] == "prune"):
+        for done in (step for step in history if step["kind"] == "prune" and step["plugin"] != steps.OWN_CODE):
             pruner = PRUNERS.load(done["plugin"])
             if problem := pruner.problem(data, PRUNERS.configure(done["plugin"], json.dumps(done["config"]))):
                 raise VerificationFailed(problem)
         return data
 
-    def _refusal(self, request: pb.CheckRequest) -> str:
-        if early := steps.order_refusal(request.steps, request.model.plugin == "onnx"):
+    def _recipe(self, messages: Iterable[pb.Step]) -> list[steps.Step]:
+        def own(step: pb.Step, name: str) -> Any:
+            file = self.store.path(step.code) if step.HasField("code") else None
+            return own_code.load(file, name, self.allow_code)
+
+        return [steps.read(message, own) for message in messages]
+
+    def _refusal(self, model: pb.Model, recipe: list[steps.Step]) -> str:
+        if early := steps.order_refusal([step.kind for step in recipe], model.plugin == "onnx"):
             return early
-        if request.model.plugin == "onnx":
+        tried = [step for step in recipe if step.kind in ("prune", "recalibrate")]
+        if model.plugin == "onnx" or not tried:
             return ""
-        tried = [step for step in request.steps if step.kind in ("prune", "recalibrate")]
-        if not tried:
-            return ""
-        architecture = _architecture(self, canonical(request.model))
-        return next((reason for step in tried if (reason := steps.refusal(step, *architecture))), "")
+        architecture = _architecture(self, canonical(model))
+        return next((reason for step in tried if (reason := step.refusal(*architecture))), "")
 
     def _quantize_file(
-        self, request: pb.CompressRequest, context: Context, seconds: dict[str, float]
+        self, request: pb.CompressRequest, recipe: list[steps.Step], context: Context, seconds: dict[str, float]
     ) -> pb.CompressResult:
         data = self.store.read(request.model.code)
         try:
@@ -170,15 +178,15 @@ class Pipeline:
         source = Source(onnx=lambda: data, module=None)
         result = pb.CompressResult()
         if request.forms:
-            quantizer = steps.quantizer(request.steps)
+            quantizer = steps.quantizer(recipe)
             with _timed(seconds, "quantize"):
                 artifacts = (
-                    quantizer.quantize(source, steps.configure(request.steps[-1]), context, tuple(request.forms))
+                    quantizer.quantize(source, recipe[-1].config, context, tuple(request.forms))
                     if quantizer
                     else {Form.FORM_ONNX: data}
                 )
             reference = export.run_onnx(data, context.images)
-            self._keep(artifacts, result, request, context.images, reference, seconds)
+            self._keep(artifacts, result, quantizer, context.images, reference, seconds)
         result.statistics.CopyFrom(statistics.of_onnx(data))
         return _finish(result, source.notes, seconds)
 
@@ -186,12 +194,11 @@ class Pipeline:
         self,
         artifacts: dict[Form, bytes],
         result: pb.CompressResult,
-        request: pb.CompressRequest,
+        quantizer: Any,
         inputs: np.ndarray,
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
-        quantizer = steps.quantizer(request.steps)
         precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
         with _timed(seconds, "verify"):
             for form, data in artifacts.items():

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -28,7 +29,7 @@ def needs(config: Config) -> Needs:
     return Needs(training=True)
 
 
-def refusal(module: nn.Module) -> str:
+def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
     """Why there is nothing to recalibrate."""
     return "" if _norms(module) else "this model has no batch normalisation to recalibrate"
 

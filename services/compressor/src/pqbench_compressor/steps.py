@@ -1,8 +1,11 @@
-"""The kinds of steps of a recipe: how each is configured, what it needs, what it does."""
+"""The steps of a recipe: how each is configured, what it needs, what it does."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,63 +18,70 @@ from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Needs
 from pqbench_wire.catalog import parse_config
 from pqbench_wire.errors import Failed, InvalidInput
 
-KINDS = ("prune", "recalibrate", "finetune", "quantize")
+CATALOGS = {"prune": PRUNERS, "quantize": QUANTIZERS}
+SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds of steps with one way each
+OWN_CODE = "code"
 ORDER = "quantize must be the last step: what follows would undo it"
 NEVER_ON_FILES = "an ONNX file can be quantized, not pruned or trained"
 
 
-def configure(step: pb.Step) -> Any:
-    """A step's configuration. Raises InvalidInput that names the field."""
-    if step.kind == "prune":
-        return PRUNERS.configure(step.plugin, step.config_json)
-    if step.kind == "quantize":
-        return QUANTIZERS.configure(step.plugin, step.config_json)
-    if step.kind == "recalibrate":
-        return parse_config(recalibrate.Config, step.config_json, "recalibrate")
-    if step.kind == "finetune":
-        return parse_config(finetune.Config, step.config_json, "finetune")
-    raise InvalidInput(f"unknown kind of step {step.kind!r}; known: {', '.join(KINDS)}")
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step with its plug-in's module and its configuration."""
+
+    kind: str
+    name: str
+    plugin: Any
+    config: Any
+
+    @property
+    def label(self) -> str:
+        """What notes call it."""
+        return f"{self.kind} {self.name}" if self.name else self.kind
+
+    def needs(self) -> Needs:
+        """What it must be given besides the model."""
+        return self.plugin.needs(self.config)
+
+    def refusal(self, module: nn.Module, classes: int, example: np.ndarray) -> str:
+        """Why it cannot work on this architecture; empty where it can."""
+        return "" if self.kind == "quantize" else self.plugin.refusal(module, self.config, classes, example)
+
+    def apply(self, module: nn.Module, context: Context) -> dict[str, Any]:
+        """Change `module` in place, unless it quantizes; returns what is worth reporting."""
+        context.report(self.kind, 0, self.name)
+        notes = getattr(self.plugin, self.kind)(module, self.config, context)
+        if any(not bool(torch.isfinite(p).all()) for p in module.parameters()):
+            raise Failed(f"{self.kind} left weights that are not finite; a lower learning rate may help")
+        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in notes.items()}
 
 
-def needs(step: pb.Step, config: Any) -> Needs:
-    """What a step must be given besides the model."""
-    if step.kind == "prune":
-        return PRUNERS.load(step.plugin).needs(config)
-    if step.kind == "quantize":
-        return QUANTIZERS.load(step.plugin).needs(config)
-    return (recalibrate if step.kind == "recalibrate" else finetune).needs(config)
+def read(step: pb.Step, own: Callable[[pb.Step, str], Any]) -> Step:
+    """Look up a step's plug-in and read its configuration; `own` loads a user's class.
+
+    Raises InvalidInput that names the field, Unavailable for a library that is missing.
+    """
+    if step.kind in SINGLE:
+        plugin = SINGLE[step.kind]
+        return Step(
+            kind=step.kind, name="", plugin=plugin, config=parse_config(plugin.Config, step.config_json, step.kind)
+        )
+    if step.kind not in CATALOGS:
+        raise InvalidInput(f"unknown kind of step {step.kind!r}; known: {', '.join([*CATALOGS, *SINGLE])}")
+    catalog = CATALOGS[step.kind]
+    config = catalog.configure(step.plugin, step.config_json)
+    if step.plugin == OWN_CODE:
+        config = dataclasses.replace(config, loaded=own(step, config.name))
+    return Step(kind=step.kind, name=step.plugin, plugin=catalog.load(step.plugin), config=config)
 
 
-def refusal(step: pb.Step, module: nn.Module, classes: int, example: np.ndarray) -> str:
-    """Why a step cannot work on this architecture; empty where it can."""
-    if step.kind == "prune":
-        return PRUNERS.load(step.plugin).refusal(module, configure(step), classes, example)
-    return recalibrate.refusal(module) if step.kind == "recalibrate" else ""
-
-
-def apply(step: pb.Step, module: nn.Module, context: Context) -> dict[str, Any]:
-    """Change `module` in place by a step that does not quantize; returns what is worth reporting."""
-    config = configure(step)
-    context.report(step.kind, 0, step.plugin)
-    if step.kind == "prune":
-        notes = PRUNERS.load(step.plugin).prune(module, config, context)
-    elif step.kind == "recalibrate":
-        notes = recalibrate.recalibrate(module, config, context)
-    else:
-        notes = finetune.finetune(module, config, context)
-    if any(not bool(torch.isfinite(p).all()) for p in module.parameters()):
-        raise Failed(f"{step.kind} left weights that are not finite; a lower learning rate may help")
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in notes.items()}
-
-
-def quantizer(steps: Any) -> Any:
+def quantizer(steps: Sequence[Step]) -> Any:
     """The plug-in of a recipe's last step if it quantizes, else None."""
-    return QUANTIZERS.load(steps[-1].plugin) if steps and steps[-1].kind == "quantize" else None
+    return steps[-1].plugin if steps and steps[-1].kind == "quantize" else None
 
 
-def order_refusal(steps: Any, is_file: bool) -> str:
-    """Why steps cannot follow each other like this."""
-    kinds = [step.kind for step in steps]
+def order_refusal(kinds: Sequence[str], is_file: bool) -> str:
+    """Why steps of these kinds cannot follow each other like this."""
     if "quantize" in kinds[:-1]:
         return ORDER
     return NEVER_ON_FILES if is_file and set(kinds) - {"quantize"} else ""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pqbench.common.v1 import common_pb2 as pqbench_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pqbench/compressor/v1/compressor.proto\x12\x15pqbench.compressor.v1\x1a\x1epqbench/common/v1/common.proto\")\n\x16GetCapabilitiesRequest\x12\x0f\n\x07\x64\x65tails\x18\x01 \x01(\x08\"\xd6\x01\n\x17GetCapabilitiesResponse\x12*\n\x07plugins\x18\x01 \x03(\x0b\x32\x19.pqbench.common.v1.Plugin\x12N\n\x08versions\x18\x02 \x03(\x0b\x32<.pqbench.compressor.v1.GetCapabilitiesResponse.VersionsEntry\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x05Model\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x03 \x01(\t\x12/\n\x07weights\x18\x04 \x01(\x0e\x32\x1e.pqbench.compressor.v1.Weights\x12%\n\x04\x66ile\x18\x05 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12%\n\x04\x63ode\x18\x06 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\x37\n\rpreprocessing\x18\x07 \x01(\x0b\x32 .pqbench.common.v1.Preprocessing\"9\n\x04Step\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06plugin\x18\x02 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x03 \x01(\t\"g\n\x0c\x43heckRequest\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.pqbench.compressor.v1.Model\x12*\n\x05steps\x18\x02 \x03(\x0b\x32\x1b.pqbench.compressor.v1.Step\"\x84\x02\n\rCheckResponse\x12\x37\n\rpreprocessing\x18\x01 \x01(\x0b\x32 .pqbench.common.v1.Preprocessing\x12\x0f\n\x07\x63lasses\x18\x02 \x01(\r\x12\x0e\n\x06trains\x18\x03 \x01(\x08\x12\x0f\n\x07refused\x18\x04 \x01(\t\x12/\n\tprecision\x18\x05 \x01(\x0e\x32\x1c.pqbench.common.v1.Precision\x12&\n\x05\x66orms\x18\x06 \x03(\x0e\x32\x17.pqbench.common.v1.Form\x12/\n\x05needs\x18\x07 \x03(\x0b\x32 .pqbench.compressor.v1.StepNeeds\"6\n\tStepNeeds\x12\x17\n\x0ftraining_images\x18\x01 \x01(\x08\x12\x10\n\x08\x62\x61seline\x18\x02 \x01(\x08\"\xd6\x02\n\x0f\x43ompressRequest\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.pqbench.compressor.v1.Model\x12+\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12*\n\x05steps\x18\x03 \x03(\x0b\x32\x1b.pqbench.compressor.v1.Step\x12&\n\x05\x66orms\x18\x04 \x03(\x0e\x32\x17.pqbench.common.v1.Form\x12+\n\x08training\x18\x05 \x01(\x0b\x32\x19.pqbench.common.v1.Images\x12/\n\x0cverification\x18\x06 \x01(\x0b\x32\x19.pqbench.common.v1.Images\x12)\n\x08\x62\x61seline\x18\x07 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\x0c\n\x04seed\x18\x08 \x01(\x04\"\xa9\x01\n\rCompressEvent\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.pqbench.common.v1.ProgressH\x00\x12%\n\x03log\x18\x02 \x01(\x0b\x32\x16.pqbench.common.v1.LogH\x00\x12\x37\n\x06result\x18\x03 \x01(\x0b\x32%.pqbench.compressor.v1.CompressResultH\x00\x42\x07\n\x05\x65vent\"\xf1\x03\n\x0e\x43ompressResult\x12+\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12.\n\tartifacts\x18\x02 \x03(\x0b\x32\x1b.pqbench.common.v1.Artifact\x12\x35\n\nstatistics\x18\x03 \x01(\x0b\x32!.pqbench.compressor.v1.Statistics\x12N\n\rstage_seconds\x18\x04 \x03(\x0b\x32\x37.pqbench.compressor.v1.CompressResult.StageSecondsEntry\x12:\n\rverifications\x18\x05 \x03(\x0b\x32#.pqbench.compressor.v1.Verification\x12\x45\n\x08versions\x18\x06 \x03(\x0b\x32\x33.pqbench.compressor.v1.CompressResult.VersionsEntry\x12\x12\n\nnotes_json\x18\x07 \x01(\t\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\nStatistics\x12\x12\n\nparameters\x18\x01 \x01(\x04\x12\x10\n\x08nonzeros\x18\x02 \x01(\x04\x12\x11\n\x04macs\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x10state_dict_bytes\x18\x04 \x01(\x04\x12\x36\n\x06layers\x18\x05 \x03(\x0b\x32&.pqbench.compressor.v1.LayerStatisticsB\x07\n\x05_macs\"\x85\x01\n\x0fLayerStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x04\x12\x10\n\x08nonzeros\x18\x04 \x01(\x04\x12\x11\n\x04macs\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0cweight_shape\x18\x06 \x03(\x04\x42\x07\n\x05_macs\"m\n\x0cVerification\x12%\n\x04\x66orm\x18\x01 \x01(\x0e\x32\x17.pqbench.common.v1.Form\x12\x0f\n\x07sqnr_db\x18\x02 \x01(\x01\x12\x15\n\rmax_abs_error\x18\x03 \x01(\x01\x12\x0e\n\x06images\x18\x04 \x01(\r*[\n\x07Weights\x12\x17\n\x13WEIGHTS_UNSPECIFIED\x10\x00\x12\x13\n\x0fWEIGHTS_DEFAULT\x10\x01\x12\x10\n\x0cWEIGHTS_NONE\x10\x02\x12\x10\n\x0cWEIGHTS_FILE\x10\x03\x32\xb5\x02\n\x11\x43ompressorService\x12p\n\x0fGetCapabilities\x12-.pqbench.compressor.v1.GetCapabilitiesRequest\x1a..pqbench.compressor.v1.GetCapabilitiesResponse\x12R\n\x05\x43heck\x12#.pqbench.compressor.v1.CheckRequest\x1a$.pqbench.compressor.v1.CheckResponse\x12Z\n\x08\x43ompress\x12&.pqbench.compressor.v1.CompressRequest\x1a$.pqbench.compressor.v1.CompressEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&pqbench/compressor/v1/compressor.proto\x12\x15pqbench.compressor.v1\x1a\x1epqbench/common/v1/common.proto\")\n\x16GetCapabilitiesRequest\x12\x0f\n\x07\x64\x65tails\x18\x01 \x01(\x08\"\xd6\x01\n\x17GetCapabilitiesResponse\x12*\n\x07plugins\x18\x01 \x03(\x0b\x32\x19.pqbench.common.v1.Plugin\x12N\n\x08versions\x18\x02 \x03(\x0b\x32<.pqbench.compressor.v1.GetCapabilitiesResponse.VersionsEntry\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x05Model\x12\x0e\n\x06plugin\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x03 \x01(\t\x12/\n\x07weights\x18\x04 \x01(\x0e\x32\x1e.pqbench.compressor.v1.Weights\x12%\n\x04\x66ile\x18\x05 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12%\n\x04\x63ode\x18\x06 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\x37\n\rpreprocessing\x18\x07 \x01(\x0b\x32 .pqbench.common.v1.Preprocessing\"`\n\x04Step\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06plugin\x18\x02 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x03 \x01(\t\x12%\n\x04\x63ode\x18\x04 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\"g\n\x0c\x43heckRequest\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.pqbench.compressor.v1.Model\x12*\n\x05steps\x18\x02 \x03(\x0b\x32\x1b.pqbench.compressor.v1.Step\"\x84\x02\n\rCheckResponse\x12\x37\n\rpreprocessing\x18\x01 \x01(\x0b\x32 .pqbench.common.v1.Preprocessing\x12\x0f\n\x07\x63lasses\x18\x02 \x01(\r\x12\x0e\n\x06trains\x18\x03 \x01(\x08\x12\x0f\n\x07refused\x18\x04 \x01(\t\x12/\n\tprecision\x18\x05 \x01(\x0e\x32\x1c.pqbench.common.v1.Precision\x12&\n\x05\x66orms\x18\x06 \x03(\x0e\x32\x17.pqbench.common.v1.Form\x12/\n\x05needs\x18\x07 \x03(\x0b\x32 .pqbench.compressor.v1.StepNeeds\"6\n\tStepNeeds\x12\x17\n\x0ftraining_images\x18\x01 \x01(\x08\x12\x10\n\x08\x62\x61seline\x18\x02 \x01(\x08\"\xd6\x02\n\x0f\x43ompressRequest\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.pqbench.compressor.v1.Model\x12+\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12*\n\x05steps\x18\x03 \x03(\x0b\x32\x1b.pqbench.compressor.v1.Step\x12&\n\x05\x66orms\x18\x04 \x03(\x0e\x32\x17.pqbench.common.v1.Form\x12+\n\x08training\x18\x05 \x01(\x0b\x32\x19.pqbench.common.v1.Images\x12/\n\x0cverification\x18\x06 \x01(\x0b\x32\x19.pqbench.common.v1.Images\x12)\n\x08\x62\x61seline\x18\x07 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\x0c\n\x04seed\x18\x08 \x01(\x04\"\xa9\x01\n\rCompressEvent\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.pqbench.common.v1.ProgressH\x00\x12%\n\x03log\x18\x02 \x01(\x0b\x32\x16.pqbench.common.v1.LogH\x00\x12\x37\n\x06result\x18\x03 \x01(\x0b\x32%.pqbench.compressor.v1.CompressResultH\x00\x42\x07\n\x05\x65vent\"\xf1\x03\n\x0e\x43ompressResult\x12+\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12.\n\tartifacts\x18\x02 \x03(\x0b\x32\x1b.pqbench.common.v1.Artifact\x12\x35\n\nstatistics\x18\x03 \x01(\x0b\x32!.pqbench.compressor.v1.Statistics\x12N\n\rstage_seconds\x18\x04 \x03(\x0b\x32\x37.pqbench.compressor.v1.CompressResult.StageSecondsEntry\x12:\n\rverifications\x18\x05 \x03(\x0b\x32#.pqbench.compressor.v1.Verification\x12\x45\n\x08versions\x18\x06 \x03(\x0b\x32\x33.pqbench.compressor.v1.CompressResult.VersionsEntry\x12\x12\n\nnotes_json\x18\x07 \x01(\t\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa0\x01\n\nStatistics\x12\x12\n\nparameters\x18\x01 \x01(\x04\x12\x10\n\x08nonzeros\x18\x02 \x01(\x04\x12\x11\n\x04macs\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x10state_dict_bytes\x18\x04 \x01(\x04\x12\x36\n\x06layers\x18\x05 \x03(\x0b\x32&.pqbench.compressor.v1.LayerStatisticsB\x07\n\x05_macs\"\x85\x01\n\x0fLayerStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x04\x12\x10\n\x08nonzeros\x18\x04 \x01(\x04\x12\x11\n\x04macs\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0cweight_shape\x18\x06 \x03(\x04\x42\x07\n\x05_macs\"m\n\x0cVerification\x12%\n\x04\x66orm\x18\x01 \x01(\x0e\x32\x17.pqbench.common.v1.Form\x12\x0f\n\x07sqnr_db\x18\x02 \x01(\x01\x12\x15\n\rmax_abs_error\x18\x03 \x01(\x01\x12\x0e\n\x06images\x18\x04 \x01(\r*[\n\x07Weights\x12\x17\n\x13WEIGHTS_UNSPECIFIED\x10\x00\x12\x13\n\x0fWEIGHTS_DEFAULT\x10\x01\x12\x10\n\x0cWEIGHTS_NONE\x10\x02\x12\x10\n\x0cWEIGHTS_FILE\x10\x03\x32\xb5\x02\n\x11\x43ompressorService\x12p\n\x0fGetCapabilities\x12-.pqbench.compressor.v1.GetCapabilitiesRequest\x1a..pqbench.compressor.v1.GetCapabilitiesResponse\x12R\n\x05\x43heck\x12#.pqbench.compressor.v1.CheckRequest\x1a$.pqbench.compressor.v1.CheckResponse\x12Z\n\x08\x43ompress\x12&.pqbench.compressor.v1.CompressRequest\x1a$.pqbench.compressor.v1.CompressEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPRESSRESULT_STAGESECONDSENTRY']._serialized_options = b'8\001'
   _globals['_COMPRESSRESULT_VERSIONSENTRY']._loaded_options = None
   _globals['_COMPRESSRESULT_VERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_WEIGHTS']._serialized_start=2512
-  _globals['_WEIGHTS']._serialized_end=2603
+  _globals['_WEIGHTS']._serialized_start=2551
+  _globals['_WEIGHTS']._serialized_end=2642
   _globals['_GETCAPABILITIESREQUEST']._serialized_start=97
   _globals['_GETCAPABILITIESREQUEST']._serialized_end=138
   _globals['_GETCAPABILITIESRESPONSE']._serialized_start=141
@@ -49,29 +49,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_start=358
   _globals['_MODEL']._serialized_end=600
   _globals['_STEP']._serialized_start=602
-  _globals['_STEP']._serialized_end=659
-  _globals['_CHECKREQUEST']._serialized_start=661
-  _globals['_CHECKREQUEST']._serialized_end=764
-  _globals['_CHECKRESPONSE']._serialized_start=767
-  _globals['_CHECKRESPONSE']._serialized_end=1027
-  _globals['_STEPNEEDS']._serialized_start=1029
-  _globals['_STEPNEEDS']._serialized_end=1083
-  _globals['_COMPRESSREQUEST']._serialized_start=1086
-  _globals['_COMPRESSREQUEST']._serialized_end=1428
-  _globals['_COMPRESSEVENT']._serialized_start=1431
-  _globals['_COMPRESSEVENT']._serialized_end=1600
-  _globals['_COMPRESSRESULT']._serialized_start=1603
-  _globals['_COMPRESSRESULT']._serialized_end=2100
-  _globals['_COMPRESSRESULT_STAGESECONDSENTRY']._serialized_start=2000
-  _globals['_COMPRESSRESULT_STAGESECONDSENTRY']._serialized_end=2051
+  _globals['_STEP']._serialized_end=698
+  _globals['_CHECKREQUEST']._serialized_start=700
+  _globals['_CHECKREQUEST']._serialized_end=803
+  _globals['_CHECKRESPONSE']._serialized_start=806
+  _globals['_CHECKRESPONSE']._serialized_end=1066
+  _globals['_STEPNEEDS']._serialized_start=1068
+  _globals['_STEPNEEDS']._serialized_end=1122
+  _globals['_COMPRESSREQUEST']._serialized_start=1125
+  _globals['_COMPRESSREQUEST']._serialized_end=1467
+  _globals['_COMPRESSEVENT']._serialized_start=1470
+  _globals['_COMPRESSEVENT']._serialized_end=1639
+  _globals['_COMPRESSRESULT']._serialized_start=1642
+  _globals['_COMPRESSRESULT']._serialized_end=2139
+  _globals['_COMPRESSRESULT_STAGESECONDSENTRY']._serialized_start=2039
+  _globals['_COMPRESSRESULT_STAGESECONDSENTRY']._serialized_end=2090
   _globals['_COMPRESSRESULT_VERSIONSENTRY']._serialized_start=308
   _globals['_COMPRESSRESULT_VERSIONSENTRY']._serialized_end=355
-  _globals['_STATISTICS']._serialized_start=2103
-  _globals['_STATISTICS']._serialized_end=2263
-  _globals['_LAYERSTATISTICS']._serialized_start=2266
-  _globals['_LAYERSTATISTICS']._serialized_end=2399
-  _globals['_VERIFICATION']._serialized_start=2401
-  _globals['_VERIFICATION']._serialized_end=2510
-  _globals['_COMPRESSORSERVICE']._serialized_start=2606
-  _globals['_COMPRESSORSERVICE']._serialized_end=2915
+  _globals['_STATISTICS']._serialized_start=2142
+  _globals['_STATISTICS']._serialized_end=2302
+  _globals['_LAYERSTATISTICS']._serialized_start=2305
+  _globals['_LAYERSTATISTICS']._serialized_end=2438
+  _globals['_VERIFICATION']._serialized_start=2440
+  _globals['_VERIFICATION']._serialized_end=2549
+  _globals['_COMPRESSORSERVICE']._serialized_start=2645
+  _globals['_COMPRESSORSERVICE']._serialized_end=2954
 # @@protoc_insertion_point(module_scope)

@@ -61,14 +61,16 @@ class Model(_message.Message):
     def __init__(self, plugin: _Optional[str] = ..., name: _Optional[str] = ..., config_json: _Optional[str] = ..., weights: _Optional[_Union[Weights, str]] = ..., file: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., code: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("kind", "plugin", "config_json")
+    __slots__ = ("kind", "plugin", "config_json", "code")
     KIND_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     kind: str
     plugin: str
     config_json: str
-    def __init__(self, kind: _Optional[str] = ..., plugin: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
+    code: _common_pb2.Blob
+    def __init__(self, kind: _Optional[str] = ..., plugin: _Optional[str] = ..., config_json: _Optional[str] = ..., code: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
     __slots__ = ("model", "steps")

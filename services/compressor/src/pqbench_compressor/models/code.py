@@ -5,16 +5,15 @@ The file runs in the compressor's process, only where it was started with --allo
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_compressor import own_code
 from pqbench_compressor.plugins import Context, Files, ModelInfo
-from pqbench_wire.errors import Failed, InvalidInput, Refused
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, Refused
 
 REQUIRES = ("torch",)
 
@@ -37,15 +36,10 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:
-    info(name, config, files)
-    assert files.code is not None
-    try:
-        function = runpy.run_path(str(files.code)).get(name)
-        module = function(**(config.arguments or {})) if callable(function) else None
-    except Exception as error:
-        raise Failed(f"model function {name}: {type(error).__name__}: {first_line(error)}") from error
+    function = own_code.load(files.code, name, files.allow_code)
+    module = own_code.called(f"model function {name}", function, **(config.arguments or {}))
     if not isinstance(module, nn.Module):
-        raise InvalidInput(f"model function {name!r} is missing or does not return a torch.nn.Module")
+        raise InvalidInput(f"model function {name!r} does not return a torch.nn.Module")
     return module
 
 

@@ -56,7 +56,7 @@ ROUTES = (
     Route(
         precision=Precision.PRECISION_INT4,
         form=Form.FORM_QDQ_SIGNED,
-        executes=(Precision.PRECISION_FP32, Precision.PRECISION_INT8),
+        executes=(Precision.PRECISION_INT4, Precision.PRECISION_FP32),
         evidence="weights are unpacked when loaded or as it goes, computed in FP32",
     ),
     Route(
@@ -67,7 +67,7 @@ ROUTES = (
     ),
 )
 COMPUTE = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "BatchedMatMul", "ScaledDotProductAttention"}
-TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8"}
+TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8", "i4": "INT4", "u4": "INT4"}
 
 
 @dataclass(frozen=True, kw_only=True)

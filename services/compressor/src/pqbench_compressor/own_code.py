@@ -1,0 +1,33 @@
+"""A user's own Python file: it runs in the compressor's process, only where that was started with --allow-code."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.jobs import first_line
+
+
+def load(file: Path | None, name: str, allowed: bool) -> Any:
+    """What the file calls `name`. Raises Refused without consent, InvalidInput if there is no such name."""
+    if not allowed:
+        raise Refused(f"{name!r} is your own code: allow it with --allow-code")
+    if file is None:
+        raise InvalidInput(f"{name!r}: write it as path/to/file.py:{name}")
+    try:
+        found = runpy.run_path(str(file)).get(name)
+    except Exception as error:
+        raise Failed(f"the file of {name!r}: {type(error).__name__}: {first_line(error)}") from error
+    if not callable(found):
+        raise InvalidInput(f"the file has no class or function {name!r}")
+    return found
+
+
+def called(what: str, function: Any, *arguments: Any, **named: Any) -> Any:
+    """Call it; whatever it raises becomes Failed with one line."""
+    try:
+        return function(*arguments, **named)
+    except Exception as error:
+        raise Failed(f"{what}: {type(error).__name__}: {first_line(error)}") from error

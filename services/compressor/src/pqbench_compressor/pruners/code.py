@@ -1,0 +1,52 @@
+"""A user's own pruner: `method: path/to/file.py:Class`, whose `prune(module, context)` changes the module in place.
+
+Other keys of the step are the class's arguments. `context` is `pqbench_compressor.plugins.Context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from pqbench_compressor import own_code
+from pqbench_compressor.plugins import Context, Needs
+from pqbench_wire.errors import InvalidInput
+
+REQUIRES = ("torch",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to run."""
+
+    name: Annotated[str, Field(description="of the class in the file")] = ""
+    arguments: Annotated[dict[str, Any], Field(description="keyword arguments of the class")] = field(
+        default_factory=dict
+    )
+    loaded: Annotated[Any, Field(description="filled in by the service", exclude=True)] = None
+
+
+def needs(config: Config) -> Needs:
+    """The class's attribute NEEDS_TRAINING says whether it wants training images."""
+    return Needs(training=bool(getattr(config.loaded, "NEEDS_TRAINING", False)))
+
+
+def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+    return ""
+
+
+def problem(exported: bytes, config: Config) -> str:
+    return ""
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    pruner = own_code.called(config.name, config.loaded, **config.arguments)
+    if not callable(getattr(pruner, "prune", None)):
+        raise InvalidInput(f"{config.name} has no method prune(module, context)")
+    notes = own_code.called(config.name, pruner.prune, module, context)
+    return notes if isinstance(notes, dict) else {}
