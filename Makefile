@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff types-protobuf types-PyYAML
-PACKAGES := -e proto -e "services/compressor[cpu]" -e "services/runtime[onnxruntime,openvino,pytorch]" -e orchestrator
+PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch]" -e orchestrator
 MANIFEST ?= data/manifests/quickstart.yaml
 
 .PHONY: help setup quickstart test test-long test-all lint format proto bench clean

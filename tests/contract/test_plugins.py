@@ -26,7 +26,7 @@ from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Fil
 from pqbench_compressor.pruners._importance import CRITERIA
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_orchestrator.metric import METRICS, Outputs
-from pqbench_runtime.backend import BACKENDS, Route, route_for
+from pqbench_runtime.backend import BACKENDS, Route
 from pqbench_runtime.workers import WorkerProcess
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
@@ -254,13 +254,13 @@ def _artifact(precision: Precision, form: Form, module: torch.nn.Module, context
 @pytest.mark.parametrize("name", BACKENDS.names)
 def test_backend_has_a_baseline_and_a_device(name: str) -> None:
     plugin = BACKENDS.load(name)
-    assert route_for(plugin, Precision.PRECISION_FP32) is not None
+    assert any(route.precision == Precision.PRECISION_FP32 for route in plugin.ROUTES)
     assert plugin.device() and plugin.LIBRARIES
 
 
 @pytest.mark.parametrize("name", BACKENDS.names)
 def test_backend_says_why_a_model_does_not_build(name: str, training: Training, build: Any) -> None:
-    form = route_for(BACKENDS.load(name), Precision.PRECISION_FP32).form
+    form = next(r.form for r in BACKENDS.load(name).ROUTES if r.precision == Precision.PRECISION_FP32)
     with pytest.raises((Failed, InvalidInput)) as caught:
         build(name, b"this is no model", form, Precision.PRECISION_FP32, training.preprocessing)
     assert len(str(caught.value)) > 20 and "\n" not in str(caught.value)

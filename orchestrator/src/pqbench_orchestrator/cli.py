@@ -13,6 +13,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pqbench_orchestrator import display, doctor, run
+from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.listing import KINDS, listing
 from pqbench_orchestrator.tables import count_outcomes
 from pqbench_wire.errors import PqbenchError
@@ -90,7 +91,7 @@ def plan_command(
 ) -> None:
     """Show the steps, what is cached already, and what cannot run and why; do no work."""
     settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code)
-    with run.prepared(manifest, None, settings, display.Silent()) as ready:
+    with run.prepared(manifest, None, settings, Nobody()) as ready:
         state = {step.key: ready.execution.state(step) for step in ready.plan.steps}
     if as_json:
         print(json.dumps(_plan_json(ready.plan, state)))
@@ -98,6 +99,25 @@ def plan_command(
     console.print(display.plan_table(ready.plan, state))
     if any(cell.outcome for cell in ready.plan.cells):
         console.print(display.refusals_table(ready.plan))
+
+
+@app.command("sensitivity")
+def sensitivity_command(
+    manifest: ManifestPath,
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    allow_code: AllowCode = False,
+    images: Annotated[int, typer.Option(min=16, help="Held-out training images.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Prune and round one layer at a time: accuracy against amount, as table and plot."""
+    with display.LiveDisplay(errors) as live:
+        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
+        rows, page = run.sensitivities(manifest, settings, images)
+    if as_json:
+        print(json.dumps({"page": str(page), "rows": rows}))
+    else:
+        console.print(f"{len(rows)} points: {page.with_suffix('.csv')}\npage: {page}", highlight=False, soft_wrap=True)
 
 
 @app.command("report")

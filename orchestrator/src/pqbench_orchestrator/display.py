@@ -63,16 +63,6 @@ class LiveDisplay:
             self._console.print(f"[red]failed[/] {step.kind} {step.label}: {record.reason}", highlight=False)
 
 
-class Silent:
-    """Shows nothing."""
-
-    def started(self, step: Step) -> None: ...
-
-    def progress(self, step: Step, stage: str, fraction: float) -> None: ...
-
-    def finished(self, step: Step, record: StepRecord) -> None: ...
-
-
 def results_table(table: list[Row]) -> Table:
     """The results as a terminal table."""
     view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -36,6 +36,16 @@ class Watcher(Protocol):
     def finished(self, step: Step, record: StepRecord) -> None: ...
 
 
+class Nobody:
+    """Watches nothing."""
+
+    def started(self, step: Step) -> None: ...
+
+    def progress(self, step: Step, stage: str, fraction: float) -> None: ...
+
+    def finished(self, step: Step, record: StepRecord) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """Everything that steps need."""

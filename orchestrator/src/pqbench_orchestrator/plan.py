@@ -106,7 +106,7 @@ class _Planner:
             "batch_size": batch_size,
             "repeat": repeat,
             "precision": facts.precision.removeprefix("PRECISION_"),
-            "form": runtime.routes.get(facts.precision, "").removeprefix("FORM_"),
+            "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
         }
         outcome, reason = self._outcome(facts, runtime, target, dataset)
         if outcome:
@@ -138,11 +138,11 @@ class _Planner:
         if facts.refused:
             return "refused", facts.refused
         precision = facts.precision.removeprefix("PRECISION_")
-        form = runtime.routes.get(facts.precision)
-        if form is None:
+        routes = runtime.routes.get(facts.precision)
+        if routes is None:
             return "refused", f"{target.backend} has no route for {precision}"
-        if form not in facts.forms:
-            wanted, made = form.removeprefix("FORM_"), ", ".join(f.removeprefix("FORM_") for f in facts.forms)
+        if not runtime.form(facts.precision, facts.forms):
+            wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
             return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
         needs_training = facts.trains or any(facts.needs_training)
         if needs_training and "train" not in self.facts.fingerprints[dataset.label]:
@@ -208,7 +208,7 @@ class _Planner:
         spec = {
             "backend": target.backend,
             "options": runtime.options_json,
-            "form": runtime.routes[facts.precision],
+            "form": runtime.form(facts.precision, facts.forms),
             "batch_size": batch_size,
             "preprocessing": facts.preprocessing,
         }
@@ -286,7 +286,7 @@ class _Planner:
         everywhere = not recipes or any(r.targets is None for r in recipes)  # the baseline is wanted everywhere
         names = {name for r in recipes for name in r.targets or ()}
         wanted = {
-            runtime.routes.get(facts.precision)
+            runtime.form(facts.precision, facts.forms)
             for name, runtime in self.facts.targets.items()
             if everywhere or not recipe.steps or name in names
         }

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pqbench_orchestrator import environment, tables
-from pqbench_orchestrator.execute import Execution, Watcher
+from pqbench_orchestrator import environment, sensitivity, tables
+from pqbench_orchestrator.execute import Execution, Nobody, Watcher
 from pqbench_orchestrator.ledger import Ledger, StepCache
 from pqbench_orchestrator.manifest import Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
@@ -98,6 +98,16 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
         finally:
             table = write_outputs(folder, ready, record)
     return table
+
+
+def sensitivities(manifest_path: Path, settings: Settings, images: int) -> tuple[list[sensitivity.Row], Path]:
+    """Analyse the layers of a manifest's models; returns the rows and the page that shows them."""
+    with prepared(manifest_path, None, settings, Nobody()) as ready:
+        execution = ready.execution
+        rows = sensitivity.analyse(
+            ready.manifest, ready.facts, execution.services, execution.store, execution.datasets, images, settings.say
+        )
+        return rows, sensitivity.write(rows, sensitivity.folder_for(ready.manifest, settings.data))
 
 
 def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> list[tables.Row]:

@@ -46,7 +46,12 @@ class TargetFacts:
 
     unavailable: str = ""
     options_json: str = "{}"  # with every default filled in
-    routes: dict[str, str] = field(default_factory=dict)  # precision name -> form name
+    routes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # precision name -> form names, best first
+
+    def form(self, precision: str, made: tuple[str, ...]) -> str:
+        """The form in which this target runs a precision, out of those that are made; empty if none."""
+        return next((form for form in self.routes.get(precision, ()) if form in made), "")
+
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     environment: dict[str, str] = field(default_factory=dict)
@@ -203,9 +208,13 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
     except InvalidInput as error:
         raise InvalidInput(f"target {target.name}: {error}") from error
     backend = capabilities.backends[0]
+    routes: dict[str, tuple[str, ...]] = {}
+    for route in backend.routes:
+        precision = Precision.Name(route.precision)
+        routes[precision] = (*routes.get(precision, ()), Form.Name(route.form))
     return TargetFacts(
         options_json=checked.options_json,
-        routes={Precision.Name(route.precision): Form.Name(route.form) for route in backend.routes},
+        routes=routes,
         versions=dict(backend.versions) | dict(capabilities.versions),
         device=backend.device,
         environment=dict(capabilities.environment),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,6 +22,7 @@ from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessin
 from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, export, own_code, statistics, steps
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
+from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
 from pqbench_wire.images import load_images, normalise
@@ -93,6 +95,21 @@ class Pipeline:
         with _timed(seconds, "statistics"):
             result.statistics.CopyFrom(statistics.of_module(module, context.example, len(data)))
         return _finish(result, notes, seconds)
+
+    def analyse(self, request: pb.AnalyseRequest, report: Report) -> pb.AnalyseResult:
+        """Sensitivity of every layer of the model's weights, as they are, to pruning and to rounding."""
+        torch.manual_seed(request.seed)
+        loading = pb.CompressRequest(
+            model=request.model, training=request.training, verification=request.verification, seed=request.seed
+        )
+        context = self._context(loading, report, self.resume / "none")
+        analysis = Sensitivity(self._load(loading, context)[0], context, request.images)
+        points = analysis.pruning(request.amounts) + analysis.rounding(request.bits)
+        return pb.AnalyseResult(
+            layers=[pb.LayerSensitivity(**dataclasses.asdict(point)) for point in points],
+            accuracy=analysis.accuracy,
+            images=analysis.images,
+        )
 
     def _load(self, request: pb.CompressRequest, context: Context) -> tuple[nn.Module, checkpoint.History]:
         model, files = request.model, self._files(request.model)

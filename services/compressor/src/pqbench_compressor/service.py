@@ -43,6 +43,7 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         self._one_at_a_time = threading.Lock()
         salt = repr(sorted(self._versions.items()))
         self._jobs = Jobs(data / "results" / "compress", pb.CompressEvent, self._usable, salt)
+        self._analyses = Jobs(data / "results" / "analyse", pb.AnalyseEvent, lambda event: True, salt)
 
     def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: grpc.ServicerContext
@@ -68,6 +69,18 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
             result = self._pipeline().compress(request, report)
         result.versions.update(self._versions)
         return pb.CompressEvent(result=result)
+
+    def Analyse(self, request: pb.AnalyseRequest, context: grpc.ServicerContext) -> Iterator[pb.AnalyseEvent]:
+        return self._analyses.stream(request, lambda emit: self._analyse(request, emit))
+
+    def _analyse(self, request: pb.AnalyseRequest, emit: Emit[pb.AnalyseEvent]) -> pb.AnalyseEvent:
+        def report(stage: str, fraction: float, message: str) -> None:
+            emit(pb.AnalyseEvent(progress=Progress(stage=stage, fraction=fraction, message=message)))
+
+        with self._one_at_a_time, machine_lock(self._locks, exclusive=False):
+            result = self._pipeline().analyse(request, report)
+        result.versions.update(self._versions)
+        return pb.AnalyseEvent(result=result)
 
     def _pipeline(self) -> Pipeline:
         from pqbench_compressor.pipeline import Pipeline  # imports torch: seconds, and not before it is needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
 
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO would report its use
 BACKENDS = Catalog("backend", "pqbench_runtime.backends")
 
 
@@ -93,6 +95,6 @@ class Backend(Protocol):
         ...
 
 
-def route_for(backend: Any, precision: Precision) -> Route | None:
-    """The backend's route for a precision."""
-    return next((route for route in backend.ROUTES if route.precision == precision), None)
+def route_for(backend: Any, precision: Precision, form: Form) -> Route | None:
+    """The backend's route for a precision in a form."""
+    return next((route for route in backend.ROUTES if (route.precision, route.form) == (precision, form)), None)

@@ -56,8 +56,8 @@ class Worker:
         """Build an engine and read back what its layers execute in."""
         backend = BACKENDS.load(request.backend)
         artifact, shape = request.artifact, Shape(batch=request.batch_size, preprocessing=request.preprocessing)
-        route = route_for(backend, artifact.precision)
-        if route is None or route.form != artifact.form:
+        route = route_for(backend, artifact.precision, artifact.form)
+        if route is None:
             raise Refused(f"{request.backend} has no route for this precision in this form")
         options = BACKENDS.configure(request.backend, request.options_json)
         begin = time.perf_counter()

@@ -28,6 +28,7 @@ class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORM_QDQ_TYPED: _ClassVar[Form]
     FORM_PT2: _ClassVar[Form]
     FORM_DYNAMIC: _ClassVar[Form]
+    FORM_QDQ_TOOL: _ClassVar[Form]
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FP32: Precision
 PRECISION_FP16: Precision
@@ -44,6 +45,7 @@ FORM_QDQ_UNSIGNED: Form
 FORM_QDQ_TYPED: Form
 FORM_PT2: Form
 FORM_DYNAMIC: Form
+FORM_QDQ_TOOL: Form
 
 class Blob(_message.Message):
     __slots__ = ("sha256", "size")

@@ -209,3 +209,66 @@ class Verification(_message.Message):
     max_abs_error: float
     images: int
     def __init__(self, form: _Optional[_Union[_common_pb2.Form, str]] = ..., sqnr_db: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., images: _Optional[int] = ...) -> None: ...
+
+class AnalyseRequest(_message.Message):
+    __slots__ = ("model", "training", "verification", "amounts", "bits", "images", "seed")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    training: _common_pb2.Images
+    verification: _common_pb2.Images
+    amounts: _containers.RepeatedScalarFieldContainer[float]
+    bits: _containers.RepeatedScalarFieldContainer[int]
+    images: int
+    seed: int
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., training: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., verification: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., amounts: _Optional[_Iterable[float]] = ..., bits: _Optional[_Iterable[int]] = ..., images: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class AnalyseEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: AnalyseResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[AnalyseResult, _Mapping]] = ...) -> None: ...
+
+class AnalyseResult(_message.Message):
+    __slots__ = ("layers", "accuracy", "images", "versions")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    layers: _containers.RepeatedCompositeFieldContainer[LayerSensitivity]
+    accuracy: float
+    images: int
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerSensitivity, _Mapping]]] = ..., accuracy: _Optional[float] = ..., images: _Optional[int] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class LayerSensitivity(_message.Message):
+    __slots__ = ("layer", "weights", "technique", "setting", "noise", "accuracy")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    TECHNIQUE_FIELD_NUMBER: _ClassVar[int]
+    SETTING_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    weights: int
+    technique: str
+    setting: float
+    noise: float
+    accuracy: float
+    def __init__(self, layer: _Optional[str] = ..., weights: _Optional[int] = ..., technique: _Optional[str] = ..., setting: _Optional[float] = ..., noise: _Optional[float] = ..., accuracy: _Optional[float] = ...) -> None: ...

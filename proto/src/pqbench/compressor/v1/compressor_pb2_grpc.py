@@ -49,6 +49,11 @@ class CompressorServiceStub:
                 request_serializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.CompressRequest.SerializeToString,
                 response_deserializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.CompressEvent.FromString,
                 _registered_method=True)
+        self.Analyse = channel.unary_stream(
+                '/pqbench.compressor.v1.CompressorService/Analyse',
+                request_serializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.AnalyseRequest.SerializeToString,
+                response_deserializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.AnalyseEvent.FromString,
+                _registered_method=True)
 
 
 class CompressorServiceServicer:
@@ -75,6 +80,13 @@ class CompressorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Analyse(self, request, context):
+        """Prunes and rounds one layer at a time and says what the outputs suffer, on held-out training images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CompressorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_CompressorServiceServicer_to_server(servicer, server):
                     servicer.Compress,
                     request_deserializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.CompressRequest.FromString,
                     response_serializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.CompressEvent.SerializeToString,
+            ),
+            'Analyse': grpc.unary_stream_rpc_method_handler(
+                    servicer.Analyse,
+                    request_deserializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.AnalyseRequest.FromString,
+                    response_serializer=pqbench_dot_compressor_dot_v1_dot_compressor__pb2.AnalyseEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class CompressorService:
             '/pqbench.compressor.v1.CompressorService/Compress',
             pqbench_dot_compressor_dot_v1_dot_compressor__pb2.CompressRequest.SerializeToString,
             pqbench_dot_compressor_dot_v1_dot_compressor__pb2.CompressEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Analyse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pqbench.compressor.v1.CompressorService/Analyse',
+            pqbench_dot_compressor_dot_v1_dot_compressor__pb2.AnalyseRequest.SerializeToString,
+            pqbench_dot_compressor_dot_v1_dot_compressor__pb2.AnalyseEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,13 +75,17 @@ class RoundedInput(nn.Module):
 def insert(module: nn.Module, weights: int, activations: int, keep: Callable[[str], bool] = lambda _: False) -> None:
     """Round weights and inputs of every convolution and linear layer; 32 bits: leave as they are."""
     for name, layer in list(module.named_modules()):
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or keep(name):
-            continue
-        if activations < 32:
-            layer.add_module("rounded_input", rounded := RoundedInput(activations))
-            layer.register_forward_pre_hook(rounded)
-        if weights < 32:
-            parametrize.register_parametrization(layer, "weight", RoundedWeight(weights), unsafe=True)
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and not keep(name):
+            insert_into(layer, weights, activations)
+
+
+def insert_into(layer: nn.Module, weights: int, activations: int) -> None:
+    """Round one layer's weight and input."""
+    if activations < 32:
+        layer.add_module("rounded_input", rounded := RoundedInput(activations).eval())
+        layer.register_forward_pre_hook(rounded)
+    if weights < 32:
+        parametrize.register_parametrization(layer, "weight", RoundedWeight(weights).eval(), unsafe=True)
 
 
 def remove(module: nn.Module) -> None:

@@ -19,12 +19,15 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_onnx, to_pt2
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _fake_quant
+from pqbench_compressor.sensitivity import Sensitivity, allocate, curves
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.errors import Refused
 
 REQUIRES = ("torch", "onnx")
 PRECISION = Precision.PRECISION_SIMULATED
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+LEVELS = (8, 7, 6, 5, 4, 3, 2)  # bits
+HELD_OUT = 256  # training images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,10 @@ class Config(Options):
     weights: Annotated[int, Field(ge=2, le=32, description="bits; 32: not rounded")] = 8
     activations: Annotated[int, Field(ge=2, le=32, description="bits of the layers' inputs; 32: not rounded")] = 8
     images: Annotated[int, Field(ge=1, le=100_000, description="training images for the activations' ranges")] = 512
+    average: Annotated[
+        float | None,
+        Field(ge=2, le=8, description="mean bits of a weight: each layer gets 8 to 2 by its sensitivity (auto)"),
+    ] = None
     edges: Annotated[bool, Field(description="the first and the last layer at 8 bits at least, as is usual")] = True
 
 
@@ -46,17 +53,34 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     if source.module is None:
         raise Refused("bits are simulated in PyTorch; an ONNX file has no module")
     module = copy.deepcopy(source.module)
-    layers = [name for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    edges = {layers[0], layers[-1]} if config.edges else set()
-    _fake_quant.insert(module, config.weights, config.activations, keep=lambda name: name in edges)
-    wide = [max(8, bits) for bits in (config.weights, config.activations)]
-    _fake_quant.insert(module, wide[0], wide[1], keep=lambda name: name not in edges)
+    bits = _bits(module, config, context)
+    for name, layer in list(module.named_modules()):
+        if name in bits:
+            _fake_quant.insert_into(layer, *bits[name])
     _fake_quant.observe(module, context.training.sample(config.images, context.seed))
     if config.epochs:
         _train(module, config, context)
-    source.notes |= {"simulated": True, "weight_bits": config.weights, "activation_bits": config.activations}
+    source.notes |= {"simulated": True, "bits": {name: list(pair) for name, pair in bits.items()}}
     exporters = {Form.FORM_ONNX: to_onnx, Form.FORM_PT2: to_pt2}
     return {form: exporters[form](module, context.example) for form in forms}
+
+
+def _bits(module: nn.Module, config: Config, context: Context) -> dict[str, tuple[int, int]]:
+    """Bits of weight and input for each layer."""
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    bits = dict.fromkeys(layers, (config.weights, config.activations))
+    if config.average is not None:
+        noise = curves(Sensitivity(module, context, HELD_OUT).rounding(LEVELS))
+        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        savings = {name: [(LEVELS[0] - level) * size for level in LEVELS] for name, size in sizes.items()}
+        wanted = (LEVELS[0] - config.average) * sum(sizes.values())
+        bits = {
+            name: (int(level), config.activations) for name, level in allocate(noise, LEVELS, savings, wanted).items()
+        }
+    first, *_, last = layers
+    if config.edges:
+        bits |= {name: (max(8, bits[name][0]), max(8, bits[name][1])) for name in (first, last)}
+    return bits
 
 
 def _train(module: nn.Module, config: Config, context: Context) -> None:

@@ -42,6 +42,12 @@ ROUTES = (
         evidence="convolutions with unsigned activations run 1.6-2.8x FP32's speed, with signed ones 0.5-0.9x",
     ),
     Route(
+        precision=Precision.PRECISION_INT8,
+        form=Form.FORM_QDQ_TOOL,
+        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        evidence="for comparing tools as they come: 0.3-3x FP32's speed, by the tool's placement",
+    ),
+    Route(
         precision=Precision.PRECISION_INT8_DYNAMIC,
         form=Form.FORM_DYNAMIC,
         executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),

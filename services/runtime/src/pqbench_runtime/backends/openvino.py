@@ -42,6 +42,12 @@ ROUTES = (
         evidence="2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints",
     ),
     Route(
+        precision=Precision.PRECISION_INT8,
+        form=Form.FORM_QDQ_TOOL,
+        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        evidence="for comparing tools as they come: 0.3-3x FP32's speed, by the tool's placement",
+    ),
+    Route(
         precision=Precision.PRECISION_BF16,
         form=Form.FORM_ONNX,
         executes=(Precision.PRECISION_BF16, Precision.PRECISION_FP32),

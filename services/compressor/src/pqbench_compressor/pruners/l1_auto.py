@@ -1,0 +1,47 @@
+"""Zero the smallest weights, more of them in layers that do not mind: allocated by a sensitivity analysis.
+
+Every layer's sensitivity is measured on held-out training images (Li et al., arXiv 1608.08710), then
+shares are raised step by step where it costs least, until the whole network has the sparsity asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.pruners._zero_fill import problem as problem
+from pqbench_compressor.pruners._zero_fill import refusal as refusal
+from pqbench_compressor.sensitivity import Sensitivity, allocate, curves, mask
+
+REQUIRES = ("torch",)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How much to prune, measured how."""
+
+    amount: Annotated[float, Field(ge=0, lt=0.95, description="share of all weights to zero")]
+    images: Annotated[int, Field(ge=16, description="held-out training images for the analysis")] = 256
+
+
+def needs(config: Config) -> Needs:
+    return Needs(training=True)
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    analysis = Sensitivity(module, context, config.images)
+    noise = curves(analysis.pruning(SHARES))
+    sizes = {name: layer.weight.numel() for name, layer in analysis.layers.items()}
+    savings = {name: [share * size for share in SHARES] for name, size in sizes.items()}
+    shares = allocate(noise, SHARES, savings, config.amount * sum(sizes.values()))
+    with torch.no_grad():
+        for name, layer in analysis.layers.items():
+            layer.weight.mul_(mask(layer.weight, shares[name]))
+    return {"shares": shares}

@@ -1,0 +1,29 @@
+"""ModelOpt in a process of its own: python -m pqbench_compressor.quantizers._modelopt FOLDER OPTIONS
+
+Reads model.onnx and images.npy in FOLDER, writes quantized.onnx; OPTIONS is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from modelopt.onnx.quantization import quantize
+
+from pqbench_wire.process import die_with_parent
+
+
+def main(folder: Path, options: dict[str, str]) -> None:
+    """Quantize the folder's model to INT8."""
+    quantize(
+        str(folder / "model.onnx"), quantize_mode="int8", calibration_data=np.load(folder / "images.npy"),
+        calibration_eps=["cpu"], output_path=str(folder / "quantized.onnx"), log_level="ERROR", **options,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

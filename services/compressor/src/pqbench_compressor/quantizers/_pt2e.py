@@ -1,0 +1,46 @@
+"""What the two tools that quantize PyTorch's exported programs (PT2E) share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pqbench_compressor.export import to_onnx
+from pqbench_compressor.plugins import Context, Source
+from pqbench_wire.errors import Refused
+
+BATCH = 32  # images
+SHAPES = ({0: torch.export.Dim("batch", min=1, max=65536)},)
+
+
+def module_of(source: Source) -> nn.Module:
+    """The model's module. Raises Refused where it came as ONNX."""
+    if source.module is None:
+        raise Refused("this tool quantizes PyTorch modules; an ONNX file has none")
+    return source.module.eval()
+
+
+def calibrate(prepared: Any, images: torch.Tensor, context: Context) -> None:
+    """Show the observers float32 [N, C, H, W]."""
+    for done, part in enumerate(images.split(BATCH)):
+        prepared(part)
+        context.report("calibrate", min(1.0, (done + 1) * BATCH / len(images)), f"{len(images)} images")
+
+
+def exported(converted: nn.Module, context: Context) -> bytes:
+    """ONNX of a quantized program: the exporter translates its operators to Q/DQ."""
+    converted.eval = lambda: converted  # type: ignore[method-assign]  # an exported program has none
+    return to_onnx(converted, context.example)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No gradients, no advice to the tools' developers, and this process's random numbers as they were."""
+    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,53 @@
+"""Intel Neural Compressor's static quantization as it comes: PT2E with moving-average min-max observers.
+
+Since 3.x it has no ONNX backend; its PyTorch one goes through torchao and exports to Q/DQ.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers._pt2e import SHAPES, calibrate, exported, module_of, undisturbed
+
+REQUIRES = ("torch", "torchao", "neural_compressor")
+PRECISION = Precision.PRECISION_INT8
+FORMS = (Form.FORM_QDQ_TOOL,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The tool's own options at its own defaults."""
+
+    images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
+    algorithm: Annotated[Literal["minmax", "kl"], Field(description="how ranges come from activations")] = "minmax"
+
+
+def needs(config: Config) -> Needs:
+    return Needs(training=True)
+
+
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    module = module_of(source)
+    images = torch.from_numpy(context.training.sample(config.images, context.seed))
+    os.environ.setdefault("LOGLEVEL", "ERROR")  # it reads this when first imported, and talks a lot else
+    with undisturbed():
+        from neural_compressor.torch.export import export
+        from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
+        from torchao.quantization.pt2e.constant_fold import constant_fold
+        from torchao.quantization.pt2e.quantize_pt2e import _quant_node_constraint
+
+        program = export(module, (images[:2].clone(),), dynamic_shapes=SHAPES)
+        prepared = prepare(program, INT8StaticQuantConfig(act_algo=config.algorithm))
+        calibrate(prepared, images, context)
+        converted = convert(prepared)
+        constant_fold(converted, _quant_node_constraint)  # it does not ask torchao to store INT8 weights
+        data = exported(converted, context)
+    source.notes["calibration_images"] = len(images)
+    return dict.fromkeys(forms, data)

@@ -1,0 +1,66 @@
+"""NVIDIA ModelOpt's ONNX quantization as it comes: signed Q/DQ with TensorRT's placement, entropy calibration.
+
+Source: github.com/NVIDIA/Model-Optimizer, modelopt.onnx.quantization. It patches ONNX Runtime's
+quantizer for the whole process, and so runs in one of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_wire.errors import Failed
+from pqbench_wire.process import spawn
+
+REQUIRES = ("onnx", "onnxruntime", "modelopt")
+PRECISION = Precision.PRECISION_INT8
+FORMS = (Form.FORM_QDQ_TOOL, Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The tool's own options at its own defaults."""
+
+    images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
+    method: Annotated[Literal["entropy", "max"], Field(description="how ranges come from activations")] = "entropy"
+
+
+def needs(config: Config) -> Needs:
+    return Needs(training=True)
+
+
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    inputs = context.training.sample(config.images, context.seed)
+    source.notes["calibration_images"] = len(inputs)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(source.onnx())
+        np.save(folder / "images.npy", inputs)
+        made = {}
+        for form in forms:
+            context.report("calibrate", 0, f"{len(inputs)} images for {Form.Name(form).removeprefix('FORM_')}")
+            # Its body is FP16 unless told otherwise; FP32 is what forms A and the CPU targets want.
+            body = "fp16" if form == Form.FORM_QDQ_TYPED else "fp32"
+            _run(folder, {"calibration_method": config.method, "high_precision_dtype": body})
+            made[form] = (folder / "quantized.onnx").read_bytes()
+    return made
+
+
+def _run(folder: Path, options: dict[str, str]) -> None:
+    """Quantize in a process of its own. Raises Failed with the last line that it printed."""
+    command = [sys.executable, "-m", "pqbench_compressor.quantizers._modelopt", str(folder), json.dumps(options)]
+    process = spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = process.communicate()[0].decode(errors="replace")
+    if process.returncode:
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        raise Failed(f"ModelOpt: {lines[-1][:300] if lines else f'ended with {process.returncode}'}")

@@ -1,0 +1,73 @@
+"""ONNX Runtime's static quantizer as it comes: Q/DQ, min-max, one scale a weight, signed activations.
+
+Source: onnxruntime.quantization.quantize_static. pqbench's own is int8-static.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.plugins import Context, Needs, Source
+
+REQUIRES = ("onnx", "onnxruntime")
+PRECISION = Precision.PRECISION_INT8
+FORMS = (Form.FORM_QDQ_TOOL,)
+BATCH = 32  # images
+TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+METHODS = {
+    "min-max": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The tool's own options at its own defaults."""
+
+    images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
+    activations: Annotated[Literal["int8", "uint8"], Field(description="type of quantized activations")] = "int8"
+    method: Annotated[
+        Literal["min-max", "entropy", "percentile"], Field(description="how ranges come from activations")
+    ] = "min-max"
+    per_channel: Annotated[bool, Field(description="a scale for each output channel; else one a weight")] = False
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, name: str, inputs: np.ndarray) -> None:
+        # Whole batches only: its histograms cannot take a shorter last one.
+        count = max(1, len(inputs) // BATCH)
+        self._batches = iter([{name: part} for part in inputs[: count * BATCH].reshape(count, -1, *inputs.shape[1:])])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, float32 [n, C, H, W], or None at the end."""
+        return next(self._batches, None)
+
+
+def needs(config: Config) -> Needs:
+    return Needs(training=True)
+
+
+def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    inputs = context.training.sample(config.images, context.seed)
+    context.report("calibrate", 0, f"{len(inputs)} images")
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
+        before.write_bytes(source.onnx())
+        reader = _Reader(onnx.load(before).graph.input[0].name, inputs)
+        quantize_static(
+            before, after, reader, activation_type=TYPES[config.activations], weight_type=QuantType.QInt8,
+            calibrate_method=METHODS[config.method], per_channel=config.per_channel,
+        )  # fmt: skip
+        model = onnx.load(after)
+    source.notes["calibration_images"] = len(inputs)
+    return dict.fromkeys(forms, model.SerializeToString(deterministic=True))

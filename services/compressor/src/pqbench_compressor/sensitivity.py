@@ -1,0 +1,140 @@
+"""How much a model minds, layer by layer, that weights are zeroed or rounded; and allocations that use it.
+
+One layer at a time is changed, held-out training images go through, and the change of the outputs is
+measured: noise, the energy of the difference over that of the outputs. Source: Li et al., arXiv
+1608.08710, section 3.2; for bits Nagel et al., arXiv 2106.08295, section 5. Allocation adds up the
+noise of single layers, as HAWQ does (Dong et al., arXiv 1905.03696), and takes the cheapest step first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pqbench_compressor.plugins import Context
+from pqbench_compressor.quantizers import _fake_quant
+
+BATCH = 64  # images
+Curves = dict[str, list[float]]  # layer -> noise at each setting, in the order of the settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What one layer's change does."""
+
+    layer: str
+    weights: int
+    technique: str  # prune or quantize
+    setting: float
+    noise: float
+    accuracy: float  # percent
+
+
+class Sensitivity:
+    """A model and its answers on held-out training images."""
+
+    def __init__(self, module: nn.Module, context: Context, images: int) -> None:
+        self._module = module.eval()
+        inputs, self._labels = context.training.held_out(images, context.seed)
+        self._inputs = torch.from_numpy(inputs)
+        self._report = context.report
+        self._outputs = self._run()
+        self.images = len(inputs)
+        self.accuracy = self._accuracy(self._outputs)
+        self.layers = {n: m for n, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+
+    def pruning(self, amounts: Sequence[float]) -> list[Point]:
+        """The smallest weights of one layer zeroed, for each layer and share."""
+        return list(self._points("prune", amounts, _pruned))
+
+    def rounding(self, bits: Sequence[int]) -> list[Point]:
+        """Weights and input of one layer rounded, for each layer and number of bits."""
+        return list(self._points("quantize", bits, self._rounded))
+
+    def _points(self, technique: str, settings: Sequence[float], change: Callable[..., object]) -> Iterator[Point]:
+        total = len(self.layers) * len(settings)
+        for index, (name, layer) in enumerate(self.layers.items()):
+            for step, setting in enumerate(settings):
+                with change(layer, setting):  # type: ignore[attr-defined]
+                    outputs = self._run()
+                noise = float(np.square(outputs - self._outputs).sum() / max(np.square(self._outputs).sum(), 1e-12))
+                yield Point(
+                    layer=name, weights=layer.weight.numel(), technique=technique, setting=setting, noise=noise,
+                    accuracy=self._accuracy(outputs),
+                )  # fmt: skip
+                self._report(f"analyse {technique}", (index * len(settings) + step + 1) / total, name)
+
+    @contextmanager
+    def _rounded(self, layer: nn.Module, bits: float) -> Iterator[None]:
+        _fake_quant.insert_into(layer, int(bits), int(bits))
+        _fake_quant.observe(self._module, self._inputs[:BATCH].numpy())
+        try:
+            yield
+        finally:
+            _fake_quant.remove(layer)
+
+    def _run(self) -> np.ndarray:
+        with torch.inference_mode():
+            return np.concatenate([self._module(part).float().numpy() for part in self._inputs.split(BATCH)])
+
+    def _accuracy(self, outputs: np.ndarray) -> float:
+        return 100 * float(np.mean(outputs.argmax(1) == self._labels))
+
+
+@contextmanager
+def _pruned(layer: nn.Module, amount: float) -> Iterator[None]:
+    weight: torch.Tensor = layer.weight.data  # type: ignore[assignment]
+    before = weight.clone()
+    weight.mul_(mask(weight, amount))
+    try:
+        yield
+    finally:
+        weight.copy_(before)
+
+
+def mask(weight: torch.Tensor, amount: float) -> torch.Tensor:
+    """1 where a weight is kept, 0 for the share `amount` of smallest magnitude."""
+    order = weight.abs().flatten().argsort(stable=True)
+    kept = torch.ones(weight.numel(), dtype=weight.dtype)
+    kept[order[: round(amount * weight.numel())]] = 0
+    return kept.reshape(weight.shape)
+
+
+def curves(points: Sequence[Point]) -> Curves:
+    """Noise by layer, made monotone: a harsher setting never counts as milder."""
+    found: Curves = {}
+    for point in points:
+        worst = found.setdefault(point.layer, [])
+        worst.append(max([point.noise, *worst]))
+    return found
+
+
+def allocate(
+    noise: Curves, settings: Sequence[float], savings: Mapping[str, Sequence[float]], wanted: float
+) -> dict[str, float]:
+    """A setting for each layer such that the savings reach `wanted` at little noise.
+
+    `noise[layer][i]` and `savings[layer][i]` belong to `settings[i]`, from mild to harsh. Greedy: the
+    step with the least additional noise for what it saves comes first.
+    """
+    chosen = dict.fromkeys(noise, 0)
+    saved = sum(savings[layer][0] for layer in noise)
+    steps = [(_price(noise[layer], savings[layer], 1), layer) for layer in noise if len(settings) > 1]
+    heapq.heapify(steps)
+    while saved < wanted and steps:
+        _, layer = heapq.heappop(steps)
+        index = chosen[layer] = chosen[layer] + 1
+        saved += savings[layer][index] - savings[layer][index - 1]
+        if index + 1 < len(settings):
+            heapq.heappush(steps, (_price(noise[layer], savings[layer], index + 1), layer))
+    return {layer: settings[index] for layer, index in chosen.items()}
+
+
+def _price(noise: Sequence[float], savings: Sequence[float], index: int) -> float:
+    return (noise[index] - noise[index - 1]) / max(savings[index] - savings[index - 1], 1e-12)
