@@ -13,10 +13,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from pqbench_orchestrator import display, doctor, run
+from pqbench_orchestrator.bundle import export_cell
 from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.listing import KINDS, listing
 from pqbench_orchestrator.tables import count_outcomes
-from pqbench_wire.errors import PqbenchError
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput, PqbenchError
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -124,6 +126,20 @@ def sensitivity_command(
 def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]) -> None:
     """Write a run's report.html anew from its ledger."""
     console.print(str(run.report_again(folder)), highlight=False, soft_wrap=True)
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    cell: Annotated[str, typer.Argument(help="Cell, as the table's last column names it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="New folder for the bundle.", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
+) -> None:
+    """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
+    if not (folder / run.LEDGER).is_file():
+        raise InvalidInput(f"{folder}: not a run: it has no {run.LEDGER}")
+    store = BlobStore((data or folder.resolve().parent.parent) / "blobs")
+    console.print(str(export_cell(folder, cell, out, store)), highlight=False, soft_wrap=True)
 
 
 @app.command("list")

@@ -118,6 +118,7 @@ class _Planner:
             "unpruned": self._checkpoint(model, dataset, ()),
             "variant": self._variant(model, dataset, recipe),
             "build": build,
+            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
             "predict": predict,
             "score": self._score(model, dataset, recipe, target, predict),
         }

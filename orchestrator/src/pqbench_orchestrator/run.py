@@ -115,6 +115,7 @@ def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> l
     ledger, store = ready.execution.ledger, ready.execution.store
     table = tables.rows(ready.plan, ledger, store)
     ledger.record_cells((row["Cell"], row["Outcome"], row["Reason"], row) for row in table)
+    ledger.describe({f"cell {cell.key}": json.dumps(cell.steps) for cell in ready.plan.cells})
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
     tables.write_samples(ready.plan, ledger, store, folder / "samples.parquet")

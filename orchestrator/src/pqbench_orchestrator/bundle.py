@@ -1,0 +1,107 @@
+"""`pqbench export`: one cell of a run as a folder that can be deployed, with a card that says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+from jinja2 import Environment, StrictUndefined
+
+from pqbench.common.v1.common_pb2 import Blob, Form, Images
+from pqbench.compressor.v1.compressor_pb2 import CompressResult
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, PredictResult
+from pqbench_orchestrator.ledger import Ledger
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+SAMPLES = 8  # images whose outputs the bundle records
+ENGINES = {"onnxruntime": "engine.onnx", "openvino": "engine.blob", "pytorch": "engine.pt2"}
+
+
+def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
+    """Write the bundle of a run's cell to the new folder `out`; returns it. Raises InvalidInput.
+
+    model.onnx or model.pt2: the variant; engine.*: what was timed; checkpoint.safetensors and
+    history.json: its weights and what was done to them; preprocessing.json; sample.npz: uint8 images
+    [n, H, W, C] and the float32 outputs [n, classes] that the engine gave; cell.json; model_card.md.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InvalidInput(f"{out} is not empty")
+    ledger = Ledger(run / "ledger.sqlite")
+    try:
+        row, results = _results(ledger, run, cell)
+    finally:
+        ledger.close()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as name:
+        folder = Path(name) / "bundle"
+        folder.mkdir()
+        _write(folder, row, results, store, json.loads((run / "environment.json").read_text(encoding="utf-8")))
+        if out.exists():
+            out.rmdir()
+        folder.replace(out)
+    return out
+
+
+def _results(ledger: Ledger, run: Path, cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The cell's row, and the results of its steps by role."""
+    rows = {row["Cell"]: row for row in ledger.cells()}
+    if cell not in rows:
+        raise InvalidInput(f"{run} has no cell {cell!r}; the last column of results.csv names them")
+    if rows[cell]["Outcome"] != "ok":
+        raise InvalidInput(f"cell {cell} is {rows[cell]['Outcome']}: {rows[cell]['Reason']}")
+    steps = json.loads(ledger.description()[f"cell {cell}"])
+    records = {role: ledger.step(key) for role, key in steps.items()}
+    return rows[cell], {role: record.result for role, record in records.items() if record is not None}
+
+
+def _write(
+    folder: Path, row: dict[str, Any], results: dict[str, Any], store: BlobStore, environment: dict[str, Any]
+) -> None:
+    variant = json_format.ParseDict(results["variant"], CompressResult())
+    build = json_format.ParseDict(results["build"], BuildEngineResult())
+    model = "model.pt2" if row["Form"] == "PT2" else "model.onnx"
+    artifact = next(a for a in variant.artifacts if Form.Name(a.form) == f"FORM_{row['Form']}")
+    _copy(store, artifact.blob, folder / model)
+    engine = ENGINES.get(row["Backend"], "engine.plan")
+    _copy(store, build.engine.blob, folder / engine)
+    history: list[Any] = []
+    if variant.checkpoint.sha256:
+        _copy(store, variant.checkpoint, folder / "checkpoint.safetensors")
+        history = _history(folder / "checkpoint.safetensors")
+    preprocessing = json_format.MessageToDict(build.engine.preprocessing)
+    for name, value in (("history", history), ("preprocessing", preprocessing), ("cell", row)):
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1), encoding="utf-8")
+    _write_sample(folder / "sample.npz", results, store)
+    template = (resources.files("pqbench_orchestrator") / "model_card.md").read_text(encoding="utf-8")
+    card = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
+        row=row, history=history, preprocessing=preprocessing, model=model, engine=engine, build=build,
+        compressor=environment["compressor"], target=environment["targets"][row["Target"]],
+        started=environment["started"],
+        notes=json.loads(variant.notes_json or "{}"),
+    )  # fmt: skip
+    (folder / "model_card.md").write_text(card, encoding="utf-8")
+
+
+def _write_sample(path: Path, results: dict[str, Any], store: BlobStore) -> None:
+    outputs = json_format.ParseDict(results["predict"], PredictResult()).outputs
+    images = json_format.ParseDict(results["inputs"], Images()).images
+    np.savez(path, images=store.array(images)[:SAMPLES], outputs=store.array(outputs)[:SAMPLES])
+
+
+def _copy(store: BlobStore, blob: Blob, path: Path) -> None:
+    shutil.copyfile(store.path(blob), path)
+
+
+def _history(checkpoint: Path) -> list[Any]:
+    """What was done to the weights, from the header of a safetensors file."""
+    with checkpoint.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    history: list[Any] = json.loads(header["__metadata__"]["pqbench"])["history"]
+    return history
