@@ -36,7 +36,7 @@ CATALOGS = (MODELS, PRUNERS, QUANTIZERS, BACKENDS, DATASETS, METRICS)
 EVERY = [(catalog, name) for catalog in CATALOGS for name in catalog.names]
 SMALL = {"torchvision": "squeezenet1_1", "timm": "test_resnet", "cifar": "resnet20", "digits": "resnet",
          "thesis": "squeezenet", "simplenet": "v1_5m_m1"}  # fmt: skip
-OWN = "code"  # runs a user's file: tested with the compressor
+OWN = {"code", "object"}  # a user's file or object: tested with the compressor and end to end
 HALF = {"amount": 0.5}
 PRUNINGS = [("nm", {}), ("nm", {"n": 1, "m": 4}), ("l1-global", HALF), ("l1-unstructured", HALF),
             ("random-unstructured", HALF), ("random-structured", HALF), ("random-structured", HALF | {"dim": 1}),
@@ -115,11 +115,11 @@ def test_model(name: str) -> None:
 
 
 def test_every_model_family_is_tested() -> None:
-    assert set(MODELS.names) == {*SMALL, "code", "onnx"}, "code and onnx are tested with the compressor"
+    assert set(MODELS.names) == {*SMALL, *OWN, "onnx"}, "the rest is tested with the compressor"
 
 
 def test_every_pruner_and_criterion_is_tested() -> None:
-    assert {name for name, _ in PRUNINGS} == {*PRUNERS.names} - {OWN}
+    assert {name for name, _ in PRUNINGS} == {*PRUNERS.names} - OWN
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_pruner(name: str, values: dict[str, Any], trained: torch.nn.Module, con
         PRUNERS.configure(name, '{"n": 0}' if name == "nm" else '{"amount": 1}')
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTIZERS.names if name != OWN])
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS.names if name not in OWN])
 def test_quantizer(name: str, trained: torch.nn.Module, context: Context, training: Training) -> None:
     plugin = QUANTIZERS.load(name)
     source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)
@@ -244,7 +244,7 @@ def _artifact(precision: Precision, form: Form, module: torch.nn.Module, context
             if form == Form.FORM_ONNX
             else export.to_pt2(module, context.example)
         )
-    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names if n != OWN]
+    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names if n not in OWN]
     plugin = next(q for q in makers if precision == q.PRECISION and form in q.FORMS)
     source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
     made: dict[Form, bytes] = plugin.quantize(source, plugin.Config(), context, (form,))
@@ -338,6 +338,7 @@ def dataset_config(tmp_path: Path) -> dict[str, dict[str, Any]]:
     return {
         "cifar10": {"train": str(tmp_path / "c.npz"), "test": str(tmp_path / "c.npz")},
         "cifar100": {"train": str(tmp_path / "c.npz"), "test": str(tmp_path / "c.npz")},
+        "arrays": {"train": str(tmp_path / "c.npz"), "test": str(tmp_path / "c.npz")},
         "imagenet": {"folder": str(tmp_path / "net")},
         "imagenet1000": {"test": str(tmp_path / "test"), "train": str(tmp_path / "test")},
         "imagenette": {},

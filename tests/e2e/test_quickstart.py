@@ -60,7 +60,7 @@ def test_everything_that_was_promised_is_in_the_folder(quickstart: Path) -> None
     roles = Counter(samples.column("role").to_pylist())
     assert roles["variant"] == calls and roles["baseline"] > 0
     record = json.loads((quickstart / "environment.json").read_text())
-    assert record["compressor"]["torch"] and record["targets"]["openvino-cpu"]["versions"]["openvino"]
+    assert record["compressors"]["compressor"]["torch"] and record["targets"]["openvino-cpu"]["versions"]["openvino"]
     assert "cpu" in record["targets"]["onnxruntime-cpu"]["environment"]
 
 

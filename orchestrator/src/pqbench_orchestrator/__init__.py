@@ -1,1 +1,1 @@
-"""The orchestrator: manifest -> plan -> execution -> ledger -> tables -> report."""
+"""The orchestrator of pqbench; `from pqbench_orchestrator.api import benchmark` runs an experiment from Python."""

@@ -82,7 +82,7 @@ def _write(
     template = (resources.files("pqbench_orchestrator") / "model_card.md").read_text(encoding="utf-8")
     card = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
         row=row, history=history, preprocessing=preprocessing, model=model, engine=engine, build=build,
-        compressor=environment["compressor"], target=environment["targets"][row["Target"]],
+        compressor=dict(variant.versions), target=environment["targets"][row["Target"]],
         started=environment["started"],
         notes=json.loads(variant.notes_json or "{}"),
     )  # fmt: skip

@@ -31,7 +31,7 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
         "host": _host(),
         "git_commit": _git_commit(),
         "orchestrator": own_versions() | versions_of(*LIBRARIES),
-        "compressor": facts.compressor_versions,
+        "compressors": facts.compressor_versions,
         "targets": {
             name: {"device": t.device, "options": t.options_json, "versions": t.versions, "environment": t.environment}
             for name, t in facts.targets.items()

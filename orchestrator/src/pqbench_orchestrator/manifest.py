@@ -208,6 +208,7 @@ class ProcessPlace(Strict):
     """A local process, started and ended by pqbench."""
 
     allow_code: bool = False
+    python: str = ""  # interpreter of another environment; default: the one that runs pqbench
 
 
 class EndpointPlace(Strict):
@@ -244,9 +245,10 @@ LOCAL = Place(process=ProcessPlace())
 
 
 class Inventory(Strict):
-    """Where the compressor and the targets run; what is not named is a local process."""
+    """Where the compressors and the targets run; what is not named is a local process."""
 
     compressor: Place = LOCAL
+    compressors: dict[Name, Place] = {}  # others, asked for the plug-ins that the first lacks
     targets: dict[str, Place] = {}
 
 

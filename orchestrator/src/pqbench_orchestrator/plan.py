@@ -201,8 +201,9 @@ class _Planner:
         }
         done = recipe.label if not forms else f"{recipe.label} -> {', '.join(f.removeprefix('FORM_') for f in forms)}"
         return self._add(
-            "compress", f"{model.label}: {done}", "compressor", spec, needs, (1, 0), self.facts.compressor_versions
-        )
+            "compress", f"{model.label}: {done}", facts.compressor, spec, needs, (1, 0),
+            self.facts.compressor_versions[facts.compressor],
+        )  # fmt: skip
 
     def _build(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
         facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]

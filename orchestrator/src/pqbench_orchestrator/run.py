@@ -17,7 +17,7 @@ from pqbench_orchestrator.ledger import Ledger, StepCache
 from pqbench_orchestrator.manifest import Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
 from pqbench_orchestrator.report.page import write_report
-from pqbench_orchestrator.services import from_inventory
+from pqbench_orchestrator.services import Launcher, from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
 from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experiment
 from pqbench_wire.blobs import BlobStore
@@ -36,6 +36,7 @@ class Settings:
     inventory: Path | None = None
     allow_code: bool = False
     say: Callable[[str], None] = field(default=lambda _: None)
+    compressor: Launcher | None = None  # in place of the inventory's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,9 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
     ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))
     logs = (folder or settings.data) / "logs"
     try:
-        with from_inventory(manifest, inventory, settings.data, logs, settings.allow_code) as services:
+        with from_inventory(
+            manifest, inventory, settings.data, logs, settings.allow_code, settings.compressor
+        ) as services:
             facts = survey(manifest, services, store, datasets, settings.say)
             made = plan(manifest, facts, folder.name if folder else "plan", environment.own_versions())
             execution = Execution(

@@ -30,7 +30,7 @@ class Launcher(Protocol):
 
 
 class Services:
-    """Connections to the compressor and to each target."""
+    """Connections to the compressors and to each target."""
 
     def __init__(self, launchers: dict[str, Launcher]) -> None:
         self._launchers = launchers
@@ -41,6 +41,11 @@ class Services:
         if name not in self._clients:
             self._clients[name] = self._launchers[name].start()
         return self._clients[name]
+
+    @property
+    def compressors(self) -> list[str]:
+        """The names of the compressors, the first to be asked first."""
+        return [name for name in self._launchers if is_compressor(name)]
 
     def alive(self, name: str) -> bool:
         """Whether the service still runs, as far as can be told without a call."""
@@ -60,14 +65,33 @@ class Services:
             self.stop(name)
 
 
-def from_inventory(manifest: Manifest, inventory: Inventory, data: Path, logs: Path, allow_code: bool) -> Services:
-    """The services of a manifest where the inventory has them; local processes share the folder `data`."""
+def from_inventory(
+    manifest: Manifest,
+    inventory: Inventory,
+    data: Path,
+    logs: Path,
+    allow_code: bool,
+    compressor: Launcher | None = None,
+) -> Services:
+    """The services of a manifest where the inventory has them; local processes share the folder `data`.
+
+    `compressor` takes the place of the inventory's first.
+    """
     launchers: dict[str, Launcher] = {}
-    for name in (COMPRESSOR, *(f"target {target.name}" for target in manifest.targets)):
-        place = inventory.compressor if name == COMPRESSOR else inventory.targets.get(name.removeprefix("target "))
-        module = "pqbench_compressor" if name == COMPRESSOR else "pqbench_runtime"
+    places: dict[str, Place | None] = {COMPRESSOR: inventory.compressor}
+    places |= {f"{COMPRESSOR} {name}": place for name, place in inventory.compressors.items()}
+    places |= {f"target {target.name}": inventory.targets.get(target.name) for target in manifest.targets}
+    for name, place in places.items():
+        module = "pqbench_compressor" if is_compressor(name) else "pqbench_runtime"
         launchers[name] = launcher(place, module, data, logs / f"{name.replace(' ', '-')}.log", allow_code)
+    if compressor is not None:
+        launchers[COMPRESSOR] = compressor
     return Services(launchers)
+
+
+def is_compressor(name: str) -> bool:
+    """Whether a service's name is that of a compressor."""
+    return name.partition(" ")[0] == COMPRESSOR
 
 
 def launcher(place: Place | None, module: str, data: Path, log: Path, allow_code: bool = False) -> Launcher:
@@ -76,4 +100,5 @@ def launcher(place: Place | None, module: str, data: Path, log: Path, allow_code
         return EndpointLauncher(place.endpoint)
     allowed = allow_code or (place is not None and place.process is not None and place.process.allow_code)
     flags = ("--allow-code",) if allowed and module == "pqbench_compressor" else ()
-    return ProcessLauncher(module, data, log, flags)
+    python = place.process.python if place is not None and place.process is not None else ""
+    return ProcessLauncher(module, data, log, flags, python)

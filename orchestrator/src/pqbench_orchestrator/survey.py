@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ class RecipeFacts:
 
     refused: str = ""
     unavailable: str = ""
+    compressor: str = COMPRESSOR  # which one has the plug-ins
     preprocessing: dict[str, Any] = field(default_factory=dict)
     trains: bool = False
     precision: str = ""  # name in Precision
@@ -65,7 +67,7 @@ class Survey:
     recipes: dict[tuple[str, str], RecipeFacts]  # (model label, recipe identity), beginnings of recipes too
     targets: dict[str, TargetFacts]
     fingerprints: dict[str, dict[str, str]]  # dataset label -> split -> digest of the data
-    compressor_versions: dict[str, str]
+    compressor_versions: dict[str, dict[str, str]]  # of each compressor
 
 
 def survey(
@@ -81,7 +83,7 @@ def survey(
     progress("starting services, asking what they can do")
     models = {model.label: _model(model, store) for model in manifest.models}
     with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # they spend seconds importing their libraries
-        compressor = pool.submit(_ask_compressor, manifest, services, store, models)
+        compressor = pool.submit(_ask_compressors, manifest, services, store, models)
         answers = {target.name: pool.submit(_ask_target, target, services) for target in manifest.targets}
     versions, recipes = compressor.result()
     targets = {name: answer.result() for name, answer in answers.items()}
@@ -145,27 +147,47 @@ def _existing(path: Path, what: str) -> Path:
     return path
 
 
-def _ask_compressor(
+def _ask_compressors(
     manifest: Manifest, services: Services, store: BlobStore, models: dict[str, compressor_pb2.Model]
+) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], RecipeFacts]]:
+    """Versions of each compressor, and each recipe's facts from the first that has its plug-ins."""
+    versions: dict[str, dict[str, str]] = {}
+    recipes: dict[tuple[str, str], RecipeFacts] = {}
+    wanted = [(label, identity) for label in models for identity in _with_beginnings(manifest)]
+    for name in services.compressors:
+        missing = [key for key in wanted if key not in recipes or recipes[key].unavailable]
+        if missing:
+            versions[name], found = _ask_compressor(name, manifest, services, store, models, missing)
+            recipes |= {key: facts for key, facts in found.items() if key not in recipes or not facts.unavailable}
+    return versions, recipes
+
+
+def _ask_compressor(
+    name: str,
+    manifest: Manifest,
+    services: Services,
+    store: BlobStore,
+    models: dict[str, compressor_pb2.Model],
+    wanted: list[tuple[str, str]],
 ) -> tuple[dict[str, str], dict[tuple[str, str], RecipeFacts]]:
     try:
-        client = services.client(COMPRESSOR)
+        client = services.client(name)
     except Unavailable as error:
-        facts = RecipeFacts(unavailable=f"compressor: {error}")
-        return {}, {(label, identity): facts for label in models for identity in _with_beginnings(manifest)}
+        return {}, dict.fromkeys(wanted, RecipeFacts(unavailable=f"{name}: {error}"))
     stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
     capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
     known = [p.name for p in capabilities.plugins if p.kind == "model"]
+    beginnings = _with_beginnings(manifest)
     recipes = {}
-    for label, model in models.items():
+    for label, identity in wanted:
+        model, recipe = models[label], beginnings[identity]
         if model.plugin not in known:
             raise InvalidInput(f"model {label}: {unknown('family', model.plugin, known)}")
         client.push(store, blobs_in(model))
-        for identity, recipe in _with_beginnings(manifest).items():
-            for step in (step for step in recipe.steps if step.is_own):
-                client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), step.method))])
-            request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
-            recipes[label, identity] = _check(client, stub, request, recipe)
+        for step in (step for step in recipe.steps if step.is_own):
+            client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), step.method))])
+        request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
+        recipes[label, identity] = dataclasses.replace(_check(client, stub, request, recipe), compressor=name)
     return dict(capabilities.versions), recipes
 
 

@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "QUANTIZING": tuple(QUANTIZERS),
     "FILEFOLDERS": ("trt_caches", "experiments"),
 }
+UNPRUNED = "unpruned"
 PYTORCH, RUNTIME = "pytorch", "onnxruntime"
 
 
@@ -79,13 +80,13 @@ def write_experiment(table: list[Row], folder: Path, started: float) -> Path:
 
 def _thesis_names(recipe: str) -> dict[str, str]:
     """Pruner and quantizer of a recipe that `_recipe` named."""
-    pruner, _, quantizer = recipe.partition(" + ")
-    return {"Pruner": pruner.rpartition(" ")[0] or OFF, "Quantizer": quantizer or OFF}
+    pruning, _, quantizer = recipe.partition(" + ")
+    return {"Pruner": OFF if pruning == UNPRUNED else pruning.rpartition(" ")[0], "Quantizer": quantizer or OFF}
 
 
 def _recipe(pruning: tuple[str, dict[str, Any]] | None, quantizer: str | None, path: Path) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
-    label = "unpruned 0"
+    label = UNPRUNED
     if pruning is not None:
         label, prune = pruning
         steps.append({"prune": prune})

@@ -14,7 +14,7 @@ from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts
 
 PRUNE = {"prune": {"method": "l1-global", "amount": 0.5}}
 TUNE = {"finetune": {"epochs": 1}}
-ROUTES = {"PRECISION_FP32": "FORM_ONNX", "PRECISION_FP16": "FORM_ONNX", "PRECISION_INT8": "FORM_QDQ_UNSIGNED"}
+ROUTES = {"PRECISION_FP32": ("FORM_ONNX",), "PRECISION_FP16": ("FORM_ONNX",), "PRECISION_INT8": ("FORM_QDQ_UNSIGNED",)}
 QUANTIZERS = {"int8-static": ("PRECISION_INT8", ("FORM_QDQ_SIGNED", "FORM_QDQ_UNSIGNED"), True),
               "fp16": ("PRECISION_FP16", ("FORM_ONNX", "FORM_PT2"), False)}  # fmt: skip
 
@@ -57,7 +57,7 @@ def survey_of(m: Manifest, **changes: Any) -> Survey:
         recipes={(model.label, r.identity): facts_of(r) for model in m.models for r in [Recipe(), *beginnings]},
         targets={t.name: TargetFacts(routes=ROUTES, versions={t.backend: "1"}, device="cpu") for t in m.targets},
         fingerprints={d.label: {"train": f"{d.label} train", "test": f"{d.label} test"} for d in m.datasets},
-        compressor_versions={"torch": "1"},
+        compressor_versions={"compressor": {"torch": "1"}},
     )
     return replace(made, **changes)
 
@@ -123,7 +123,7 @@ def test_names_decide_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "unchanged"),
     [
-        ({"compressor_versions": {"torch": "2"}}, {"prepare"}),
+        ({"compressor_versions": {"compressor": {"torch": "2"}}}, {"prepare"}),
         ({"fingerprints": {"digits": {"train": "new", "test": "digits test"}}}, set()),
         (
             {"targets": {n: TargetFacts(routes=ROUTES, versions={"x": "2"}, device="cpu") for n in "ab"}},
@@ -149,7 +149,7 @@ def test_the_seed_changes_what_is_random() -> None:
 
 def test_reasons_are_known_before_any_work() -> None:
     m = manifest()
-    fp32_only = TargetFacts(routes={"PRECISION_FP32": "FORM_PT2"}, device="cpu")
+    fp32_only = TargetFacts(routes={"PRECISION_FP32": ("FORM_PT2",)}, device="cpu")
     gone = TargetFacts(unavailable="pip install openvino")
     made = planned(m, survey_of(m, targets={"a": fp32_only, "b": gone}))
     outcomes = Counter((c.target.name, c.outcome, c.reason) for c in made.cells)

@@ -22,22 +22,27 @@ STOP_SECONDS = 10.0
 class ProcessLauncher:
     """Starts `python -m MODULE` on a port that the system assigns."""
 
-    def __init__(self, module: str, data: Path, log: Path, flags: tuple[str, ...] = ()) -> None:
+    def __init__(self, module: str, data: Path, log: Path, flags: tuple[str, ...] = (), python: str = "") -> None:
         self._module = module
         self._log = log
-        self._command = [sys.executable, "-m", module, "--data", str(data), "--parent", str(os.getpid()), *flags]
+        self._python = python
+        own = python or sys.executable
+        self._command = [own, "-m", module, "--data", str(data), "--parent", str(os.getpid()), *flags]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Client:
         """Start it and connect. Raises Unavailable with its last log line if it does not come up."""
-        if find_spec(self._module) is None:
+        if not self._python and find_spec(self._module) is None:
             raise Unavailable(f"{self._module} is not installed: pip install {self._module.replace('_', '-')}")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             # Its own session: Ctrl-C reaches the orchestrator alone, which then ends its services in order.
-            self._process = spawn(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-            )
+            try:
+                self._process = spawn(
+                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                )
+            except OSError as error:
+                raise Unavailable(f"{self._command[0]} cannot be started: {error}") from error
         client = Client(self._address())
         client.wait_ready(START_SECONDS)
         return client

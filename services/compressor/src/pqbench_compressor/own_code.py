@@ -1,4 +1,8 @@
-"""A user's own Python file: it runs in the compressor's process, only where that was started with --allow-code."""
+"""A user's own code: a Python file, run only where the compressor was started with --allow-code; or live objects.
+
+Live objects are those that the caller of `benchmark()` left in OBJECTS; the compressor then runs in the
+caller's process, and no request from elsewhere can put anything there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,15 @@ from typing import Any
 
 from pqbench_wire.errors import Failed, InvalidInput, Refused
 from pqbench_wire.jobs import first_line
+
+OBJECTS: dict[str, Any] = {}
+
+
+def live(name: str) -> Any:
+    """An object of this process. Raises InvalidInput if there is none of that name."""
+    if name not in OBJECTS:
+        raise InvalidInput(f"no object {name!r} lives in the compressor's process; objects are for benchmark()")
+    return OBJECTS[name]
 
 
 def load(file: Path | None, name: str, allowed: bool) -> Any:

@@ -22,7 +22,10 @@ from pqbench_wire.process import machine_lock, source_version, versions_of
 if TYPE_CHECKING:
     from pqbench_compressor.pipeline import Pipeline
 
-LIBRARIES = ("torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy")
+LIBRARIES = (
+    "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy", "nncf",
+    "nvidia-modelopt", "neural-compressor", "torchao",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -15,15 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pqbench.common.v1.common_pb2 import Precision, Progress
+from pqbench.common.v1.common_pb2 import Form, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerError, WorkerReply, WorkerRequest
 from pqbench_runtime import frames, host, timing
-from pqbench_runtime.backend import BACKENDS, Built, Session, Shape, route_for
+from pqbench_runtime.backend import BACKENDS, Built, Route, Session, Shape, route_for
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
 from pqbench_wire.images import load_images, normalise
@@ -64,7 +63,7 @@ class Worker:
         built = backend.build(self._store.path(artifact.blob), artifact.precision, shape, options)
         seconds = time.perf_counter() - begin
         executed = executed_precisions(built)
-        _check_precision(executed, route.executes, artifact.precision, request.backend)
+        _check_precision(executed, route, request.backend)
         engine = pb.Engine(
             backend=request.backend,
             options_json=request.options_json,
@@ -161,14 +160,18 @@ def executed_precisions(built: Built) -> dict[str, int]:
     return counts
 
 
-def _check_precision(executed: dict[str, int], allowed: tuple[Any, ...], asked: Precision, backend: str) -> None:
-    """An engine that silently runs in another precision would be a wrong number."""
-    names = {Precision.Name(p).removeprefix("PRECISION_") for p in allowed}
-    wanted = Precision.Name(asked).removeprefix("PRECISION_")
+def _check_precision(executed: dict[str, int], route: Route, backend: str) -> None:
+    """An engine that silently runs in another precision would be a wrong number.
+
+    What a tool's own placement comes to is a finding, reported with the cell, and not an error.
+    """
+    names = {Precision.Name(p).removeprefix("PRECISION_") for p in route.executes}
+    wanted = Precision.Name(route.precision).removeprefix("PRECISION_")
+    integers = route.precision in (Precision.PRECISION_INT8, Precision.PRECISION_INT8_DYNAMIC)
     found = ", ".join(f"{count} in {name}" for name, count in sorted(executed.items())) or "none found"
     if set(executed) - names:
         raise PrecisionMismatch(f"{backend} was asked for {wanted}; its compute layers run: {found}")
-    if asked in (Precision.PRECISION_INT8, Precision.PRECISION_INT8_DYNAMIC) and not executed.get("INT8"):
+    if integers and route.form != Form.FORM_QDQ_TOOL and not executed.get("INT8"):
         raise PrecisionMismatch(f"{backend} was asked for INT8 and runs no compute layer in it: {found}")
 
 

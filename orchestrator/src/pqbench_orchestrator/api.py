@@ -1,0 +1,112 @@
+"""`benchmark(model=…, dataset=…, recipe=…)`: an experiment from Python, with objects of one's own.
+
+The compressor runs in the caller's process, where the objects live; the runtimes are processes of their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pqbench_orchestrator import run
+from pqbench_orchestrator.execute import Nobody
+from pqbench_orchestrator.launch.inprocess import InProcessLauncher
+from pqbench_orchestrator.tables import Row
+from pqbench_wire.errors import InvalidInput, Unavailable
+
+Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]  # "train", "test" -> images uint8 [N, H, W, C], labels [N]
+
+
+def benchmark(
+    *,
+    model: Any,
+    dataset: str | Mapping[str, Any],
+    recipe: Sequence[Any] = (),
+    preprocessing: Mapping[str, Any] | None = None,
+    targets: Sequence[str | Mapping[str, Any]] = ("onnxruntime",),
+    batch_sizes: Sequence[int] = (1,),
+    data: str | Path = "data",
+    **settings: Any,
+) -> list[Row]:
+    """Run a recipe and its baseline on targets; returns the table's rows as `results.csv` has them.
+
+    `model`: a torch.nn.Module, or a name as in a manifest. `dataset`: a name, a manifest's mapping, or
+    {"train": (images, labels), "test": (images, labels)} with uint8 images [N, H, W, C]. `recipe`: steps as
+    in a manifest, e.g. {"prune": {"method": "l1-global", "amount": 0.5}}, or objects with
+    `prune(module, context)`. `preprocessing`: height, width, mean and std, for a module. `settings`: other
+    keys of a manifest, such as `seed` and `measure`. Raises InvalidInput; a cell that failed is a row.
+    """
+    objects = _objects()
+    keys: list[str] = []
+
+    def register(value: Any) -> str:
+        keys.append(f"{type(value).__name__}-{uuid.uuid4().hex[:12]}")  # never cached: code has no digest
+        objects[keys[-1]] = value
+        return keys[-1]
+
+    with tempfile.TemporaryDirectory() as folder:
+        values = {
+            "name": "benchmark",
+            "models": [_model(model, preprocessing, register)],
+            "datasets": [_dataset(dataset, Path(folder))],
+            "recipes": [
+                {"name": "baseline"},
+                *([{"name": "recipe", "steps": _steps(recipe, register)}] if recipe else []),
+            ],
+            "targets": [{"name": t, "backend": t} if isinstance(t, str) else dict(t) for t in targets],
+            "batch_sizes": list(batch_sizes),
+        } | settings
+        manifest = Path(folder, "benchmark.yaml")
+        manifest.write_text(yaml.safe_dump(values), encoding="utf-8")
+        launcher = InProcessLauncher(Path(data))
+        try:
+            options = run.Settings(data=Path(data), compressor=launcher)
+            return run.execute(run.new_run(manifest, options), options, Nobody(), lambda _: None)
+        finally:
+            launcher.stop()
+            for key in keys:
+                objects.pop(key)
+
+
+def _objects() -> dict[str, Any]:
+    """The compressor's table of live objects; the compressor must be installed beside the orchestrator."""
+    try:
+        objects: dict[str, Any] = importlib.import_module("pqbench_compressor.own_code").OBJECTS
+    except ImportError as error:
+        raise Unavailable(f"benchmark() runs the compressor in this process: {error}") from error
+    return objects
+
+
+def _model(model: Any, preprocessing: Mapping[str, Any] | None, register: Any) -> dict[str, Any]:
+    given = {"preprocessing": dict(preprocessing)} if preprocessing else {}
+    if isinstance(model, str):
+        return {"model": model} | given
+    if preprocessing is None:
+        raise InvalidInput("benchmark: a module needs preprocessing: {height, width, mean, std}")
+    return {"model": f"object/{register(model)}", "name": type(model).__name__} | given
+
+
+def _dataset(dataset: str | Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    if isinstance(dataset, str):
+        return {"dataset": dataset}
+    if "dataset" in dataset:
+        return dict(dataset)
+    files = {}
+    for split, (images, labels) in dataset.items():
+        files[split] = str(folder / f"{split}.npz")
+        np.savez(files[split], images=images, labels=labels)
+    return {"dataset": "arrays", "config": files}
+
+
+def _steps(recipe: Sequence[Any], register: Any) -> list[dict[str, Any]]:
+    return [
+        dict(step) if isinstance(step, Mapping) else {"prune": {"method": "object", "name": register(step)}}
+        for step in recipe
+    ]

@@ -1,0 +1,50 @@
+"""The compressor as a service in this very process, for objects that live here."""
+
+from __future__ import annotations
+
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from pqbench.blob.v1 import blob_pb2_grpc
+from pqbench.compressor.v1 import compressor_pb2_grpc
+from pqbench_wire.blob_service import BlobServicer
+from pqbench_wire.client import Client
+from pqbench_wire.server import MAX_MESSAGE, Interceptor
+
+THREADS = 8
+
+
+class InProcessLauncher:
+    """Serves the compressor on a loopback port that the system assigns."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._server: grpc.Server | None = None
+
+    def start(self) -> Client:
+        """Serve, and connect."""
+        # By name: the orchestrator does not depend on the compressor.
+        service = importlib.import_module("pqbench_compressor.service")
+        servicer = service.CompressorServicer(self._data, None, allow_code=True)
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        self._server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[Interceptor(None)], options=options)
+        compressor_pb2_grpc.add_CompressorServiceServicer_to_server(servicer, self._server)
+        blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(servicer.store), self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        client = Client(f"127.0.0.1:{port}")
+        client.wait_ready(10)
+        return client
+
+    def alive(self) -> bool:
+        """Whether it serves."""
+        return self._server is not None
+
+    def stop(self) -> None:
+        """End the service."""
+        if self._server is not None:
+            self._server.stop(None).wait()
+            self._server = None

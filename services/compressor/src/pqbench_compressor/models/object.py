@@ -1,0 +1,37 @@
+"""A module that lives in this process: how `benchmark(model=…)` hands over its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_compressor import own_code
+from pqbench_compressor.plugins import Context, Files, ModelInfo
+
+REQUIRES = ("torch",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nothing to configure: the object is what it is."""
+
+
+def names() -> tuple[str, ...]:
+    return ()
+
+
+def info(name: str, config: Config, files: Files) -> ModelInfo:
+    own_code.live(name)
+    return ModelInfo(preprocessing=Preprocessing(), classes=0)
+
+
+def build(name: str, config: Config, files: Files) -> nn.Module:
+    module: nn.Module = copy.deepcopy(own_code.live(name))
+    return module.cpu().eval()
+
+
+def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
+    return build(name, config, files)

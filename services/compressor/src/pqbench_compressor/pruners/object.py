@@ -1,0 +1,35 @@
+"""A pruner that lives in this process: how `benchmark(recipe=[…])` hands over its own `prune(module, context)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+
+from pqbench_compressor import own_code
+from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.pruners._zero_fill import problem as problem
+from pqbench_compressor.pruners._zero_fill import refusal as refusal
+
+REQUIRES = ("torch",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which object."""
+
+    name: Annotated[str, Field(min_length=1, description="under which the caller left it")]
+
+
+def needs(config: Config) -> Needs:
+    """The object's attribute NEEDS_TRAINING says whether it wants training images."""
+    return Needs(training=bool(getattr(own_code.live(config.name), "NEEDS_TRAINING", False)))
+
+
+def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
+    pruner = own_code.live(config.name)
+    notes = own_code.called(type(pruner).__name__, pruner.prune, module, context)
+    return notes if isinstance(notes, dict) else {}
