@@ -38,7 +38,7 @@ from pqbench_wire.errors import PqbenchError, Refused
 
 ROOT = Path(__file__).parent.parent
 RESULT, PAGE = ROOT / "benchmarks/results/matrix.json", ROOT / "docs/matrix.md"
-COUNT = 64  # images: half calibrate and train, all verify
+COUNT = 32  # images: half calibrate and train, all verify
 CALIBRATION = 16
 HALF = {"amount": 0.5}
 REMOVAL = HALF | {"images": 8, "target": "macs"}

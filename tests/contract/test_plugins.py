@@ -38,7 +38,7 @@ SMALL = {"torchvision": "squeezenet1_1", "timm": "test_resnet", "cifar": "resnet
          "thesis": "squeezenet", "simplenet": "v1_5m_m1"}  # fmt: skip
 OWN = {"code", "object"}  # a user's file or object: tested with the compressor and end to end
 HALF = {"amount": 0.5}
-PRUNINGS = [("nm", {}), ("nm", {"n": 1, "m": 4}), ("l1-global", HALF), ("l1-unstructured", HALF),
+PRUNINGS = [("nm", {}), ("nm", {"n": 1, "m": 4}), ("l1-global", HALF), ("l1-auto", HALF | {"images": 64}), ("l1-unstructured", HALF),
             ("random-unstructured", HALF), ("random-structured", HALF), ("random-structured", HALF | {"dim": 1}),
             ("ln-structured", HALF), ("ln-structured", HALF | {"dim": 1, "n": 1}),
             *(("removal", HALF | {"criterion": criterion, "images": 16}) for criterion in CRITERIA),

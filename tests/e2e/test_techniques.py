@@ -80,12 +80,14 @@ def thesis_data(shared_data: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_the_thesis_config_runs_as_it_is(thesis_data: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.ini"
     config.write_text(CONFIG)
     command = [*COMMAND, "run", str(config), "--data", str(thesis_data)]
     environment = os.environ | {"TORCH_HOME": str(tmp_path / "torch")}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     experiment = next((thesis_data / "experiments").glob("Experiment_*.csv"))
     with experiment.open() as file:

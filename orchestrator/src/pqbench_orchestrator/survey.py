@@ -24,6 +24,7 @@ from pqbench_wire.catalog import unknown
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import InvalidInput, Refused, Unavailable
 
+SHORT_NAMES = "thesis"  # the family whose members need not name it
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
 
@@ -133,12 +134,8 @@ def _split_name(name: str) -> tuple[str, str, Path | None]:
     if ".py:" in name:
         path, _, function = name.rpartition(":")
         return "code", function, Path(path)
-    plugin, slash, member = name.partition("/")
-    if not slash:
-        raise InvalidInput(
-            f"model {name!r}: write family/name (as `pqbench list models` does), file.py:function or file.onnx"
-        )
-    return plugin, member, None
+    family, slash, member = name.partition("/")
+    return (family, member, None) if slash else (SHORT_NAMES, name, None)
 
 
 def _existing(path: Path, what: str) -> Path:

@@ -163,7 +163,7 @@ def test_reasons_are_known_before_any_work() -> None:
 
 def test_a_form_that_nobody_makes_is_refused() -> None:
     m = manifest()
-    typed = TargetFacts(routes=ROUTES | {"PRECISION_INT8": "FORM_QDQ_TYPED"}, device="gpu")
+    typed = TargetFacts(routes=ROUTES | {"PRECISION_INT8": ("FORM_QDQ_TYPED",)}, device="gpu")
     made = planned(m, survey_of(m, targets={"a": typed, "b": typed}))
     reason = next(c.reason for c in made.cells if c.outcome == "refused")
     assert reason == "onnxruntime runs INT8 as QDQ_TYPED; this model and recipe give QDQ_SIGNED, QDQ_UNSIGNED"

@@ -111,7 +111,7 @@ def test_the_table_begins_with_the_thesis_columns(tmp_path: Path) -> None:
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     row = {**dict.fromkeys(THESIS_COLUMNS), "Model": evil, "Outcome": "ok", "Dataset": "d", "Batch Size": 1}
-    record = {"targets": {evil: {"device": evil, "versions": {}, "options": "{}"}}, "compressor": {}, "started": "now",
+    record = {"targets": {evil: {"device": evil, "versions": {}, "options": "{}"}}, "compressors": {evil: {}}, "started": "now",
               "host": {"os": "o", "python": "3", "cores": 2, "memory_bytes": 2**30}}  # fmt: skip
     write_report(tmp_path / "r.html", evil, [row], record, evil)
     text = (tmp_path / "r.html").read_text()

@@ -22,7 +22,7 @@ CATALOGS = {"prune": PRUNERS, "quantize": QUANTIZERS}
 SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds of steps with one way each
 OWN_CODE = "code"
 ORDER = "quantize must be the last step: what follows would undo it"
-NEVER_ON_FILES = "an ONNX file can be quantized, not pruned or trained"
+NEVER_ON_FILES = "an ONNX file can be quantized, not pruned or fine-tuned"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,15 +25,15 @@ class Narrow(nn.Module):
 
 
 class Island(nn.Module):
-    """A layer that stays FP32 amid `dtype`."""
+    """A layer that stays FP32, and passes FP32 on: what it makes may be beyond the narrow type."""
 
-    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer, self.dtype = layer, dtype
+        self.layer = layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any tensor of `dtype` to one of `dtype`."""
-        return self.layer(x.float()).to(self.dtype)
+        """Any floating-point tensor to a float32 one."""
+        return self.layer(x.float())
 
 
 def narrowed(
@@ -50,10 +50,23 @@ def narrowed(
     copied.to(dtype)
     for name in wide:
         parent, _, leaf = name.rpartition(".")
-        layer = copied.get_submodule(name)
-        layer.load_state_dict(module.get_submodule(name).float().state_dict())
-        setattr(copied.get_submodule(parent), leaf, Island(layer.float(), dtype))
+        layer = copy.deepcopy(module.get_submodule(name)).eval()
+        setattr(copied.get_submodule(parent), leaf, Island(layer))
+    if wide:
+        _narrow_inputs(copied, dtype)
     return Narrow(copied, dtype).eval(), wide
+
+
+def _narrow_inputs(module: nn.Module, dtype: torch.dtype) -> None:
+    """Let every layer outside an island cast the FP32 that an island passed on."""
+
+    def cast(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
+
+    islands = [name for name, layer in module.named_modules() if isinstance(layer, Island)]
+    for name, layer in module.named_modules():
+        if not list(layer.children()) and not any(name.startswith(f"{island}.") for island in islands):
+            layer.register_forward_pre_hook(cast)
 
 
 def _beyond(module: nn.Module, images: np.ndarray, limit: float) -> list[str]:

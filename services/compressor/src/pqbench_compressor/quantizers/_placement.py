@@ -106,7 +106,18 @@ def half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> bytes:
     graph.model = convert_float_to_float16(
         model, keep_io_types=True, disable_shape_infer=False, node_block_list=list(keep)
     )
+    _pass_between_kept(graph)
     return graph.finish()
+
+
+def _pass_between_kept(graph: Graph) -> None:
+    """Let FP32 go straight from one kept node to the next: the converter squeezes it through FP16."""
+    casts = {n.output[0]: n for n in graph.nodes if n.op_type == "Cast"}
+    narrow = {name: n.input[0] for name, n in casts.items() if attribute(n, "to") == TensorProto.FLOAT16}
+    wide = {name: narrow[n.input[0]] for name, n in casts.items()
+            if attribute(n, "to") == TensorProto.FLOAT and n.input[0] in narrow}  # fmt: skip
+    for node in graph.nodes:
+        node.input[:] = [wide.get(name, name) for name in node.input]
 
 
 def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
