@@ -28,7 +28,7 @@ from pqbench_compressor import export
 from pqbench_compressor.plugins import MODELS, Files
 from pqbench_orchestrator.launch.process import ProcessLauncher
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.images import normalise
+from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
 
 SECONDS = 2.0

@@ -38,7 +38,7 @@ from pqbench_wire.errors import PqbenchError, Refused
 
 ROOT = Path(__file__).parent.parent
 RESULT, PAGE = ROOT / "benchmarks/results/matrix.json", ROOT / "docs/matrix.md"
-COUNT = 32  # images: half calibrate and train, all verify
+COUNT = 16  # images: half calibrate and train, all verify
 CALIBRATION = 16
 HALF = {"amount": 0.5}
 REMOVAL = HALF | {"images": 8, "target": "macs"}
@@ -48,7 +48,7 @@ PRUNING: list[Technique] = [
     ("random", [("prune", "random-unstructured", HALF)]),
     ("L1", [("prune", "l1-unstructured", HALF)]),
     ("L1 global", [("prune", "l1-global", HALF)]),
-    ("L1 auto", [("prune", "l1-auto", HALF | {"images": 16})]),
+    ("L1 auto", [("prune", "l1-auto", HALF | {"images": 2})]),
     ("Ln structured, dim 0", [("prune", "ln-structured", HALF)]),
     ("Ln structured, dim 1, n 1", [("prune", "ln-structured", HALF | {"dim": 1, "n": 1})]),
     ("random structured", [("prune", "random-structured", HALF)]),

@@ -20,7 +20,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.images import load_images, normalise
+from pqbench_wire.inputs import load_inputs, normalise
 
 BATCH = 32
 ROUNDS = 5
@@ -42,7 +42,7 @@ def main(folder: str) -> None:
         once = time.perf_counter() - begin
         for _ in range(ROUNDS):
             begin = time.perf_counter()
-            pixels = load_images(store, images)[0]
+            pixels = load_inputs(store, images, PREPROCESSING)[0]
             for start in range(0, count, BATCH):
                 normalise(pixels[start : start + BATCH], PREPROCESSING)
             prepared.append(time.perf_counter() - begin)

@@ -63,7 +63,7 @@ def write_manifest() -> Callable[..., Path]:
     def write(folder: Path, **changes: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "manifest.yaml"
-        path.write_text(yaml.safe_dump(TINY | changes))
+        path.write_text(yaml.safe_dump(TINY | changes, sort_keys=False))
         return path
 
     return write

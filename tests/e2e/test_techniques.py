@@ -23,7 +23,7 @@ from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor.plugins import MODELS, Files
 from pqbench_runtime.workers import WorkerProcess
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.images import normalise
+from pqbench_wire.inputs import normalise
 
 from .conftest import COMMAND, ROOT, Pqbench, newest_run, rows_of
 

@@ -5,7 +5,6 @@ The compressor runs in the caller's process, where the objects live; the runtime
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,8 @@ from pqbench_orchestrator import run
 from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.launch.inprocess import InProcessLauncher
 from pqbench_orchestrator.tables import Row
-from pqbench_wire.errors import InvalidInput, Unavailable
+from pqbench_wire import own_code
+from pqbench_wire.errors import InvalidInput
 
 Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]  # "train", "test" -> images uint8 [N, H, W, C], labels [N]
 
@@ -43,12 +43,11 @@ def benchmark(
     `prune(module, context)`. `preprocessing`: height, width, mean and std, for a module. `settings`: other
     keys of a manifest, such as `seed` and `measure`. Raises InvalidInput; a cell that failed is a row.
     """
-    objects = _objects()
     keys: list[str] = []
 
     def register(value: Any) -> str:
         keys.append(f"{type(value).__name__}-{uuid.uuid4().hex[:12]}")  # never cached: code has no digest
-        objects[keys[-1]] = value
+        own_code.OBJECTS[keys[-1]] = value
         return keys[-1]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -72,16 +71,7 @@ def benchmark(
         finally:
             launcher.stop()
             for key in keys:
-                objects.pop(key)
-
-
-def _objects() -> dict[str, Any]:
-    """The compressor's table of live objects; the compressor must be installed beside the orchestrator."""
-    try:
-        objects: dict[str, Any] = importlib.import_module("pqbench_compressor.own_code").OBJECTS
-    except ImportError as error:
-        raise Unavailable(f"benchmark() runs the compressor in this process: {error}") from error
-    return objects
+                own_code.OBJECTS.pop(key)
 
 
 def _model(model: Any, preprocessing: Mapping[str, Any] | None, register: Any) -> dict[str, Any]:

@@ -13,12 +13,13 @@ import numpy as np
 from google.protobuf import json_format
 from jinja2 import Environment, StrictUndefined
 
-from pqbench.common.v1.common_pb2 import Blob, Form, Images
+from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, PredictResult
 from pqbench_orchestrator.ledger import Ledger
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.inputs import Inputs, load_inputs
 
 SAMPLES = 8  # images whose outputs the bundle records
 ENGINES = {"onnxruntime": "engine.onnx", "openvino": "engine.blob", "pytorch": "engine.pt2"}
@@ -29,7 +30,8 @@ def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
 
     model.onnx or model.pt2: the variant; engine.*: what was timed; checkpoint.safetensors and
     history.json: its weights and what was done to them; preprocessing.json; sample.npz: uint8 images
-    [n, H, W, C] and the float32 outputs [n, classes] that the engine gave; cell.json; model_card.md.
+    [n, H, W, C], or other inputs by name, and the float32 outputs [n, values] that the engine gave;
+    cell.json; model_card.md.
     """
     if out.exists() and any(out.iterdir()):
         raise InvalidInput(f"{out} is not empty")
@@ -78,10 +80,11 @@ def _write(
     preprocessing = json_format.MessageToDict(build.engine.preprocessing)
     for name, value in (("history", history), ("preprocessing", preprocessing), ("cell", row)):
         (folder / f"{name}.json").write_text(json.dumps(value, indent=1), encoding="utf-8")
-    _write_sample(folder / "sample.npz", results, store)
+    _write_sample(folder / "sample.npz", results, build.engine.preprocessing, store)
     template = (resources.files("pqbench_orchestrator") / "model_card.md").read_text(encoding="utf-8")
     card = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        row=row, history=history, preprocessing=preprocessing, model=model, engine=engine, build=build,
+        row=row, history=history, preprocessing=preprocessing, inputs=list(build.engine.preprocessing.inputs),
+        model=model, engine=engine, build=build,
         compressor=dict(variant.versions), target=environment["targets"][row["Target"]],
         started=environment["started"],
         notes=json.loads(variant.notes_json or "{}"),
@@ -89,10 +92,11 @@ def _write(
     (folder / "model_card.md").write_text(card, encoding="utf-8")
 
 
-def _write_sample(path: Path, results: dict[str, Any], store: BlobStore) -> None:
+def _write_sample(path: Path, results: dict[str, Any], preprocessing: Preprocessing, store: BlobStore) -> None:
     outputs = json_format.ParseDict(results["predict"], PredictResult()).outputs
-    images = json_format.ParseDict(results["inputs"], Images()).images
-    np.savez(path, images=store.array(images)[:SAMPLES], outputs=store.array(outputs)[:SAMPLES])
+    prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0][:SAMPLES]
+    inputs = prepared.arrays if isinstance(prepared, Inputs) else {"images": prepared}
+    np.savez(path, outputs=store.array(outputs)[:SAMPLES], **inputs)  # type: ignore[arg-type]
 
 
 def _copy(store: BlobStore, blob: Blob, path: Path) -> None:

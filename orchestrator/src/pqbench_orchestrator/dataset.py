@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,13 @@ class Split:
     """Images that are decoded on demand.
 
     `open(i)` returns image i as a PIL image of any size; `labels` is int64 [N]; `fingerprint`
-    changes when the data does.
+    changes when the data does. Data that are no images are `inputs`: arrays [N, …] by name.
     """
 
     open: Callable[[int], Image.Image]
     labels: np.ndarray
     fingerprint: str
+    inputs: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +43,13 @@ class Data:
     """A dataset: its splits and, for a subset of a larger label set, the outputs to score on.
 
     With `outputs` given, labels index into it: label 0 is the model's output `outputs[0]`.
+    Without real labels (`labelled` is False) a model is compared with its baseline only.
     """
 
     splits: dict[SplitName, Split]
     classes: Sequence[str]
     outputs: tuple[int, ...] | None = None
+    labelled: bool = True
 
     def split(self, name: SplitName) -> Split:
         """A split. Raises InvalidInput where the dataset has none of that name."""
@@ -78,12 +81,16 @@ def prepare(
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Images:
-    """Decode, resize and crop a split once into blobs uint8 [N, H, W, C] and int64 [N].
+    """Decode, resize and crop a split once into blobs uint8 [N, H, W, C] and int64 [N]; other inputs stay as they are.
 
     With a `limit`, a seeded random choice of images, in the split's order. Resizing is PIL's with
     antialiasing, as torchvision's transforms on PIL images do it.
     """
     indices = chosen(len(split.labels), limit, seed)
+    labels = store.put_array(split.labels[indices].astype(np.int64))
+    if split.inputs is not None:
+        arrays = [store.put_array(split.inputs[one.name][indices]) for one in preprocessing.inputs]
+        return Images(arrays=arrays, labels=labels)
     shape = (len(indices), preprocessing.height, preprocessing.width, preprocessing.channels)
 
     def one(index: np.integer[Any]) -> np.ndarray:
@@ -96,7 +103,7 @@ def prepare(
             for image in pool.map(one, indices[start : start + CHUNK]):
                 out.write(image.tobytes())
             progress(min(1.0, (start + CHUNK) / len(indices)))
-    return Images(images=out.blob, labels=store.put_array(split.labels[indices].astype(np.int64)))
+    return Images(images=out.blob, labels=labels)
 
 
 def chosen(count: int, limit: int | None, seed: int) -> np.ndarray:

@@ -216,22 +216,27 @@ def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
 def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     """Metrics over the whole split; a model of a larger label set is scored on the dataset's outputs."""
     store, data = execution.store, execution.datasets[step.spec["dataset"]]
-    columns = slice(None) if data.outputs is None else list(data.outputs)
+    labels = np.asarray(store.array(_images(needs["inputs"]).labels))
     variant, baseline = (_array(store, needs[role]["outputs"]) for role in ("predict", "baseline"))
-    labels = store.array(_images(needs["inputs"]).labels)
-    if data.outputs is not None and max(data.outputs) >= variant.shape[1]:
-        raise Failed(
-            f"dataset {step.spec['dataset']} scores output {max(data.outputs)}; the model has {variant.shape[1]}"
-        )
-    if data.outputs is None and int(labels.max()) >= variant.shape[1]:
-        raise Failed(
-            f"dataset {step.spec['dataset']} has label {int(labels.max())}; the model has {variant.shape[1]} outputs"
-        )
-    outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=np.asarray(labels))
+    classifies = not needs["predict"].get("flattened", False)
+    if classifies and data.labelled:
+        _check_labels(f"dataset {step.spec['dataset']}", data, labels, variant.shape[1])
+    columns = list(data.outputs) if classifies and data.outputs is not None else slice(None)
+    outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=labels)
+    applies = {"labels": classifies and data.labelled, "classes": classifies, "values": True}
+    metrics = {name: METRICS.load(name) for name in step.spec["metrics"]}
     return {
-        "metrics": {name: METRICS.load(name).score(outputs) for name in step.spec["metrics"]},
+        "metrics": {name: m.score(outputs) if applies[m.COMPARES] else None for name, m in metrics.items()},
         "images": len(labels),
     }
+
+
+def _check_labels(name: str, data: Data, labels: np.ndarray, count: int) -> None:
+    """Raise Failed where a label has no output among the model's `count`."""
+    if data.outputs is not None and max(data.outputs) >= count:
+        raise Failed(f"{name} scores output {max(data.outputs)}; the model has {count}")
+    if data.outputs is None and int(labels.max()) >= count:
+        raise Failed(f"{name} has label {int(labels.max())}; the model has {count} outputs")
 
 
 Handler = Callable[[Execution, Step, Results], dict[str, Any]]

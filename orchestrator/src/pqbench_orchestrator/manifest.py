@@ -41,6 +41,13 @@ class Input(Strict):
         return self
 
 
+class Tensor(Strict):
+    """One input of a model that takes no image."""
+
+    dtype: Literal["float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"] = "float32"
+    shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = ()  # without the batch axis
+
+
 class Model(Strict):
     """A model: family/name, path/to/file.py:function or path/to/file.onnx."""
 
@@ -49,6 +56,13 @@ class Model(Strict):
     name: Name | None = None
     config: dict[str, Any] = {}
     preprocessing: Input | None = None
+    inputs: dict[Name, Tensor] = {}  # in place of an image: what the model takes, in the order of its arguments
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Model:
+        if self.preprocessing and self.inputs:
+            raise ValueError("give preprocessing, for an image, or inputs; not both")
+        return self
 
     @property
     def label(self) -> str:
@@ -66,7 +80,7 @@ class Model(Strict):
 
 
 class Dataset(Strict):
-    """A dataset plug-in and its configuration."""
+    """A dataset plug-in, or path/to/file.py:function, and its configuration."""
 
     dataset: Annotated[str, Field(min_length=1)]
     name: Name | None = None
@@ -77,7 +91,12 @@ class Dataset(Strict):
     @property
     def label(self) -> str:
         """What tables call it."""
-        return self.name or self.dataset
+        return self.name or (Path(self.dataset).name if self.is_own else self.dataset)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the dataset is a function in the user's own file."""
+        return ".py:" in self.dataset
 
 
 WITHOUT_METHOD = {"recalibrate": "batch-norm", "finetune": "gradient"}  # kinds of steps with one way each
@@ -346,12 +365,19 @@ def _absolute(manifest: Manifest, base: Path) -> Manifest:
         if model.weights not in ("default", "none"):
             change["weights"] = str(base / model.weights)
         models.append(model.model_copy(update=change))
-    datasets = [d.model_copy(update={"config": _absolute_config(d.config, base)}) for d in manifest.datasets]
+    datasets = [_absolute_dataset(dataset, base) for dataset in manifest.datasets]
     recipes = [
         recipe.model_copy(update={"steps": tuple(_absolute_step(step, base) for step in recipe.steps)})
         for recipe in manifest.recipes
     ]
     return manifest.model_copy(update={"models": tuple(models), "datasets": tuple(datasets), "recipes": tuple(recipes)})
+
+
+def _absolute_dataset(dataset: Dataset, base: Path) -> Dataset:
+    change: dict[str, Any] = {"config": _absolute_config(dataset.config, base)}
+    if dataset.is_own:
+        change["dataset"] = str(base / dataset.dataset)
+    return dataset.model_copy(update=change)
 
 
 def _absolute_step(step: Step, base: Path) -> Step:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
 from pqbench_wire.catalog import Catalog
 
+Compared = Literal["labels", "classes", "values"]
 METRICS = Catalog("metric", "pqbench_orchestrator.metrics")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Outputs float32 [N, C] of a variant and of the baseline on the same target, labels int64 [N]."""
+    """Outputs float32 [N, C] of a variant and of the baseline on the same target, labels int64 [N].
+
+    A model that does not give one [N, classes] has all its outputs side by side, and nothing to classify.
+    """
 
     variant: np.ndarray
     baseline: np.ndarray
@@ -26,6 +30,7 @@ class Metric(Protocol):
 
     REQUIRES: ClassVar[tuple[str, ...]]
     TITLE: ClassVar[str]  # column name, with the unit
+    COMPARES: ClassVar[Compared]  # what it needs besides the outputs
 
     def score(self, outputs: Outputs) -> float | None:
         """The metric over all images."""

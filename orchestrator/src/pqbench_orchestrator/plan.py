@@ -145,15 +145,27 @@ class _Planner:
         if not runtime.form(facts.precision, facts.forms):
             wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
             return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
+        return self._mismatch(facts, dataset)
+
+    def _mismatch(self, facts: RecipeFacts, dataset: Dataset) -> tuple[str, str]:
+        """Why a dataset does not suit a model and a recipe."""
+        data = self.facts.datasets[dataset.label]
+        if facts.inputs != data.inputs:
+            return (
+                "refused",
+                f"the model takes {_listed(facts.inputs)}; dataset {dataset.label} has {_listed(data.inputs)}",
+            )
         needs_training = facts.trains or any(facts.needs_training)
-        if needs_training and "train" not in self.facts.fingerprints[dataset.label]:
+        if needs_training and "train" not in data.fingerprints:
             return "refused", f"dataset {dataset.label} has no training split, which this model or recipe needs"
+        if not data.labelled and (facts.trains or any(facts.needs_labels)):
+            return "refused", f"dataset {dataset.label} has no labels, which this model or recipe needs"
         return "", ""
 
     def _prepare(self, model: Model, dataset: Dataset, split: str, limit: int | None) -> str:
         spec = {
             "dataset": dataset.label,
-            "fingerprint": self.facts.fingerprints[dataset.label][split],
+            "fingerprint": self.facts.datasets[dataset.label].fingerprints[split],
             "split": split,
             "limit": limit,
             "seed": 0 if limit is None else self.manifest.seed,
@@ -227,7 +239,7 @@ class _Planner:
 
     def _score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, predict: str) -> str:
         spec = {"dataset": dataset.label, "metrics": list(self.manifest.metrics)}
-        named = {"metrics": spec["metrics"], "data": self.facts.fingerprints[dataset.label]["test"]}
+        named = {"metrics": spec["metrics"], "data": self.facts.datasets[dataset.label].fingerprints["test"]}
         needs = {
             "predict": predict,
             "baseline": self._predict(model, dataset, Recipe(), target),
@@ -302,6 +314,10 @@ class _Planner:
 
     def _rank(self, target: Target) -> int:
         return 2 + [t.name for t in self.manifest.targets].index(target.name)
+
+
+def _listed(inputs: dict[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in inputs.items()) or "images"
 
 
 def _step_json(step: Any) -> dict[str, Any]:

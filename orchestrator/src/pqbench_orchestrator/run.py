@@ -131,7 +131,7 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
     """The plan of a manifest, its services running; without a `folder` nothing of a run is written."""
     manifest = read_experiment(manifest_path)
     inventory = _inventory(manifest, settings)
-    datasets = load_datasets(manifest, settings.data, settings.say)
+    datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
     cache = StepCache(settings.data / "steps.sqlite")
     ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))

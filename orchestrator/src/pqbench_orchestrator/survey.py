@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from pqbench_wire.catalog import unknown
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import InvalidInput, Refused, Unavailable
 
+OWN_CODE = "code"  # the plug-in for a user's own file
 SHORT_NAMES = "thesis"  # the family whose members need not name it
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
@@ -41,6 +42,12 @@ class RecipeFacts:
     forms: tuple[str, ...] = ()  # names in Form
     needs_training: tuple[bool, ...] = ()  # of each step
     needs_baseline: tuple[bool, ...] = ()
+    needs_labels: tuple[bool, ...] = ()
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Name -> type and shape of what the model takes; empty: an image."""
+        return {one["name"]: _kind(one["dtype"], one.get("shape", ())) for one in self.preprocessing.get("inputs", ())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +68,22 @@ class TargetFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What the data are."""
+
+    fingerprints: dict[str, str]  # split -> digest
+    inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
+    labelled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Survey:
     """Facts, all immutable; the plan is a pure function of them and the manifest."""
 
     models: dict[str, dict[str, Any]]  # label -> compressor Model as JSON
     recipes: dict[tuple[str, str], RecipeFacts]  # (model label, recipe identity), beginnings of recipes too
     targets: dict[str, TargetFacts]
-    fingerprints: dict[str, dict[str, str]]  # dataset label -> split -> digest of the data
+    datasets: dict[str, DatasetFacts]
     compressor_versions: dict[str, dict[str, str]]  # of each compressor
 
 
@@ -92,22 +108,39 @@ def survey(
         models={label: json_format.MessageToDict(model) for label, model in models.items()},
         recipes=recipes,
         targets=targets,
-        fingerprints={
-            label: {name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()}
-            for label, data in datasets.items()
-        },
+        datasets={label: _dataset_facts(data) for label, data in datasets.items()},
         compressor_versions=versions,
     )
 
 
-def load_datasets(manifest: Manifest, root: Path, progress: Callable[[str], None] = lambda _: None) -> dict[str, Data]:
-    """The manifest's datasets by label. Raises InvalidInput or Unavailable with what to do."""
-    return {dataset.label: _dataset(dataset, root, progress) for dataset in manifest.datasets}
+def _kind(dtype: object, shape: Iterable[object]) -> str:
+    return f"{dtype} [{', '.join(str(size) for size in shape)}]"
 
 
-def _dataset(dataset: Dataset, root: Path, progress: Callable[[str], None]) -> Data:
-    plugin = DATASETS.load(dataset.dataset)
-    config = DATASETS.configure(dataset.dataset, json.dumps(dataset.config))
+def _dataset_facts(data: Data) -> DatasetFacts:
+    inputs = data.split("test").inputs or {}
+    return DatasetFacts(
+        fingerprints={name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()},
+        inputs={name: _kind(array.dtype, array.shape[1:]) for name, array in inputs.items()},
+        labelled=data.labelled,
+    )
+
+
+def load_datasets(
+    manifest: Manifest, root: Path, allow_code: bool = False, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Data]:
+    """The manifest's datasets by label. Raises InvalidInput, Refused or Unavailable with what to do."""
+    return {dataset.label: _dataset(dataset, root, allow_code, progress) for dataset in manifest.datasets}
+
+
+def _dataset(dataset: Dataset, root: Path, allow_code: bool, progress: Callable[[str], None]) -> Data:
+    name, values = dataset.dataset, dataset.config
+    if dataset.is_own:
+        name, values = OWN_CODE, {"function": dataset.dataset, "arguments": dataset.config}
+    if name == OWN_CODE and not allow_code:
+        raise InvalidInput(f"dataset {dataset.label} is your own code: allow it with --allow-code")
+    plugin = DATASETS.load(name)
+    config = DATASETS.configure(name, json.dumps(values))
     return plugin.load(config, root, lambda fraction: progress(f"downloading {dataset.label}: {fraction:.0%}"))
 
 
@@ -124,6 +157,8 @@ def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
         for key in ("mean", "std"):
             values[key] = list(values[key]) * (values["channels"] if len(values[key]) == 1 else 1)
         message.preprocessing.CopyFrom(Preprocessing(**values))
+    for name_of, tensor in model.inputs.items():
+        message.preprocessing.inputs.add(name=name_of, dtype=tensor.dtype, shape=tensor.shape)
     return message
 
 
@@ -133,7 +168,7 @@ def _split_name(name: str) -> tuple[str, str, Path | None]:
         return "onnx", Path(name).name, Path(name)
     if ".py:" in name:
         path, _, function = name.rpartition(":")
-        return "code", function, Path(path)
+        return OWN_CODE, function, Path(path)
     family, slash, member = name.partition("/")
     return (family, member, None) if slash else (SHORT_NAMES, name, None)
 
@@ -211,6 +246,7 @@ def _check(client: Any, stub: Any, request: compressor_pb2.CheckRequest, recipe:
         forms=tuple(Form.Name(form) for form in answer.forms),
         needs_training=tuple(needs.training_images for needs in answer.needs),
         needs_baseline=tuple(needs.baseline for needs in answer.needs),
+        needs_labels=tuple(needs.labels for needs in answer.needs),
     )
 
 
@@ -247,4 +283,4 @@ def step_message(step: Step) -> compressor_pb2.Step:
         return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=config_json)
     path, _, name = step.method.rpartition(":")
     config_json = json.dumps({"name": name, "arguments": step.config}, sort_keys=True)
-    return compressor_pb2.Step(kind=step.kind, plugin="code", config_json=config_json, code=blob_of(Path(path)))
+    return compressor_pb2.Step(kind=step.kind, plugin=OWN_CODE, config_json=config_json, code=blob_of(Path(path)))

@@ -10,7 +10,7 @@ import pytest
 
 from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts
+from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, TargetFacts
 
 PRUNE = {"prune": {"method": "l1-global", "amount": 0.5}}
 TUNE = {"finetune": {"epochs": 1}}
@@ -50,13 +50,17 @@ def facts_of(recipe: Recipe) -> RecipeFacts:
     )
 
 
+def data_facts(**fingerprints: str) -> DatasetFacts:
+    return DatasetFacts(fingerprints=fingerprints)
+
+
 def survey_of(m: Manifest, **changes: Any) -> Survey:
     beginnings = [Recipe(steps=r.steps[:n]) for r in m.all_recipes for n in range(len(r.steps) + 1)]
     made = Survey(
         models={model.label: {"plugin": "digits", "name": model.label} for model in m.models},
         recipes={(model.label, r.identity): facts_of(r) for model in m.models for r in [Recipe(), *beginnings]},
         targets={t.name: TargetFacts(routes=ROUTES, versions={t.backend: "1"}, device="cpu") for t in m.targets},
-        fingerprints={d.label: {"train": f"{d.label} train", "test": f"{d.label} test"} for d in m.datasets},
+        datasets={d.label: data_facts(train=f"{d.label} train", test=f"{d.label} test") for d in m.datasets},
         compressor_versions={"compressor": {"torch": "1"}},
     )
     return replace(made, **changes)
@@ -116,7 +120,7 @@ def test_names_decide_nothing() -> None:
         datasets=[{"dataset": "digits", "name": "other"}],
         targets=[{"name": "x", "backend": "onnxruntime"}, {"name": "y", "backend": "openvino"}],
     )
-    facts = survey_of(renamed, fingerprints={"other": {"train": "digits train", "test": "digits test"}})
+    facts = survey_of(renamed, datasets={"other": data_facts(train="digits train", test="digits test")})
     assert keys(planned(renamed, facts), "prepare", "build") == keys(planned(manifest()), "prepare", "build")
 
 
@@ -124,7 +128,7 @@ def test_names_decide_nothing() -> None:
     ("change", "unchanged"),
     [
         ({"compressor_versions": {"compressor": {"torch": "2"}}}, {"prepare"}),
-        ({"fingerprints": {"digits": {"train": "new", "test": "digits test"}}}, set()),
+        ({"datasets": {"digits": data_facts(train="new", test="digits test")}}, set()),
         (
             {"targets": {n: TargetFacts(routes=ROUTES, versions={"x": "2"}, device="cpu") for n in "ab"}},
             {"prepare", "compress"},
@@ -171,7 +175,7 @@ def test_a_form_that_nobody_makes_is_refused() -> None:
 
 def test_training_needs_a_training_split() -> None:
     m = manifest()
-    made = planned(m, survey_of(m, fingerprints={"digits": {"test": "x"}}))
+    made = planned(m, survey_of(m, datasets={"digits": data_facts(test="x")}))
     assert all("no training split" in c.reason for c in made.cells)
 
 

@@ -12,6 +12,7 @@ from pqbench.blob.v1 import blob_pb2_grpc
 from pqbench.compressor.v1 import compressor_pb2_grpc
 from pqbench_wire.blob_service import BlobServicer
 from pqbench_wire.client import Client
+from pqbench_wire.errors import Unavailable
 from pqbench_wire.server import MAX_MESSAGE, Interceptor
 
 THREADS = 8
@@ -27,7 +28,10 @@ class InProcessLauncher:
     def start(self) -> Client:
         """Serve, and connect."""
         # By name: the orchestrator does not depend on the compressor.
-        service = importlib.import_module("pqbench_compressor.service")
+        try:
+            service = importlib.import_module("pqbench_compressor.service")
+        except ImportError as error:
+            raise Unavailable(f"benchmark() runs the compressor in this process: {error}") from error
         servicer = service.CompressorServicer(self._data, None, allow_code=True)
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
         self._server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[Interceptor(None)], options=options)

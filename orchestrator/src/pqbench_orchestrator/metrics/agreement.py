@@ -8,6 +8,7 @@ from pqbench_orchestrator.metric import Outputs
 
 REQUIRES = ()
 TITLE = "Agreement (%)"
+COMPARES = "classes"
 
 
 def score(outputs: Outputs) -> float | None:

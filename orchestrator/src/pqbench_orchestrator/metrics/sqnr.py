@@ -8,6 +8,7 @@ from pqbench_orchestrator.metric import Outputs
 
 REQUIRES = ()
 TITLE = "SQNR (dB)"
+COMPARES = "values"
 
 
 def score(outputs: Outputs) -> float | None:

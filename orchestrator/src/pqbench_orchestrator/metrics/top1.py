@@ -8,6 +8,7 @@ from pqbench_orchestrator.metric import Outputs
 
 REQUIRES = ()
 TITLE = "Top-1 (%)"
+COMPARES = "labels"
 
 
 def score(outputs: Outputs) -> float | None:

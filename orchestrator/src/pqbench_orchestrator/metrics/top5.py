@@ -8,6 +8,7 @@ from pqbench_orchestrator.metric import Outputs
 
 REQUIRES = ()
 TITLE = "Top-5 (%)"
+COMPARES = "labels"
 K = 5
 
 

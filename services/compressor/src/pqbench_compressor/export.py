@@ -19,7 +19,9 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.compressor.v1.compressor_pb2 import Verification
+from pqbench_compressor.tensors import dynamic_batch, flattened, names, outputs_of, tensors
 from pqbench_wire.errors import Failed, TooLarge, VerificationFailed
+from pqbench_wire.inputs import Feed, flat, named
 from pqbench_wire.jobs import first_line
 
 OPSET = 20
@@ -38,26 +40,27 @@ LEAST_SQNR = {
 }
 
 
-def to_onnx(module: nn.Module, example: np.ndarray) -> bytes:
+def to_onnx(module: nn.Module, example: Feed) -> bytes:
     """ONNX with a dynamic batch axis: float32 "input" [batch, C, H, W] to "output" [batch, classes].
 
-    `example` is float32 [2, C, H, W]. Raises Failed if the exporter cannot, TooLarge over 2 GB.
+    `example` is float32 [2, C, H, W], or two of each of several inputs, which keep their names; several
+    outputs are called output_0, output_1 and so on. Raises Failed if the exporter cannot, TooLarge over 2 GB.
     """
     with _quiet():
         try:
             program = torch.onnx.export(
                 module.eval(),
-                (torch.from_numpy(example),),
+                tensors(example),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
-                input_names=["input"],
-                output_names=["output"],
+                dynamic_shapes=dynamic_batch(example),
+                input_names=names(example),
+                output_names=_output_names(module, example),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
             )
         except Exception as error:
-            raise Failed(f"ONNX export: {type(error).__name__}: {first_line(error)}") from error
+            raise Failed(f"ONNX export: {_root(error)}") from error
     assert program is not None
     model = program.model_proto
     _strip(model)
@@ -68,18 +71,18 @@ def to_onnx(module: nn.Module, example: np.ndarray) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def to_pt2(module: nn.Module, example: np.ndarray) -> bytes:
+def to_pt2(module: nn.Module, example: Feed) -> bytes:
     """A torch.export archive with a dynamic batch axis, free of paths and stack traces."""
     with _quiet():
         try:
             program = torch.export.export(
                 module.eval(),
-                (torch.from_numpy(example),),
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+                tensors(example),
+                dynamic_shapes=dynamic_batch(example),
                 strict=False,
             )
         except Exception as error:
-            raise Failed(f"torch.export: {type(error).__name__}: {first_line(error)}") from error
+            raise Failed(f"torch.export: {_root(error)}") from error
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         buffer = io.BytesIO()
@@ -87,10 +90,8 @@ def to_pt2(module: nn.Module, example: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def verify(
-    artifact: bytes, form: Form, precision: Precision, inputs: np.ndarray, reference: np.ndarray
-) -> Verification:
-    """Compare an artifact's outputs on real images with the `reference` [N, classes].
+def verify(artifact: bytes, form: Form, precision: Precision, inputs: Feed, reference: np.ndarray) -> Verification:
+    """Compare an artifact's outputs on real data with the `reference` [N, values].
 
     Raises VerificationFailed, with figures, where the ONNX checker objects or the signal-to-noise
     ratio is under the precision's bound.
@@ -116,32 +117,42 @@ def sqnr(reference: np.ndarray, outputs: np.ndarray) -> float:
     return min(200.0, 10 * float(np.log10(signal / noise))) if noise and signal else 200.0
 
 
-def run_module(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
-    """Outputs [N, classes] of a module for float32 [N, C, H, W]."""
+def run_module(module: nn.Module, inputs: Feed) -> np.ndarray:
+    """A module's outputs as float32 [N, values]."""
     with torch.inference_mode():
-        return module.eval()(torch.from_numpy(inputs)).float().numpy()
+        return flattened(module.eval()(*tensors(inputs)))
 
 
-def run_onnx(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    """Outputs of ONNX Runtime, unoptimised, for float32 [N, C, H, W]."""
+def run_onnx(model: bytes, inputs: Feed) -> np.ndarray:
+    """Outputs of ONNX Runtime, unoptimised, as float32 [N, values]."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: inputs})[0]
+    return flat(session.run(None, feed_of(session, inputs)))
 
 
-def run_fast(model: bytes, inputs: np.ndarray, batch: int = 32) -> np.ndarray:
-    """Outputs of ONNX Runtime, optimised, batch by batch, for float32 [N, C, H, W]."""
+def run_fast(model: bytes, inputs: Feed, batch: int = 32) -> np.ndarray:
+    """Outputs of ONNX Runtime, optimised, batch by batch, as float32 [N, values]."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: inputs[i : i + batch]})[0] for i in range(0, len(inputs), batch)]
-    return np.concatenate(parts)
+    parts = [session.run(None, feed_of(session, inputs[i : i + batch])) for i in range(0, len(inputs), batch)]
+    return np.concatenate([flat(outputs) for outputs in parts])
 
 
-def _run_onnx(artifact: bytes, inputs: np.ndarray, name: str) -> np.ndarray:
+def feed_of(session: onnxruntime.InferenceSession, inputs: Feed) -> dict[str, np.ndarray]:
+    """A session's inputs by name."""
+    return named(inputs, [one.name for one in session.get_inputs()])
+
+
+def _output_names(module: nn.Module, example: Feed) -> list[str]:
+    with torch.inference_mode():
+        count = len(outputs_of(module, example))
+    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+
+
+def _run_onnx(artifact: bytes, inputs: Feed, name: str) -> np.ndarray:
     try:
         onnx.checker.check_model(onnx.load_from_string(artifact), full_check=True)
         return run_onnx(_widened(artifact), inputs)
@@ -167,10 +178,17 @@ def _widened(artifact: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _run_pt2(artifact: bytes, inputs: np.ndarray) -> np.ndarray:
+def _run_pt2(artifact: bytes, inputs: Feed) -> np.ndarray:
     program = torch.export.load(io.BytesIO(artifact)).module()  # has no eval(): it is one
     with torch.inference_mode():
-        return program(torch.from_numpy(inputs)).numpy()
+        return flattened(program(*tensors(inputs)))
+
+
+def _root(error: BaseException) -> str:
+    """The first cause: the exporters wrap it in advice to their developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _strip(model: onnx.ModelProto) -> None:

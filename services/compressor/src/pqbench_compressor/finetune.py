@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.training import Options, frozen, train
+from pqbench_wire.inputs import Feed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class Config(Options):
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=True, baseline=config.distill)
+    return Needs(training=True, labels=True, baseline=config.distill)
 
 
-def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     """Every module can be trained."""
     return ""
 

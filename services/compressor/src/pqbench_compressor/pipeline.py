@@ -20,12 +20,14 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import checkpoint, export, own_code, statistics, steps
+from pqbench_compressor import checkpoint, export, statistics, steps
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
 from pqbench_compressor.sensitivity import Sensitivity
+from pqbench_compressor.tensors import outputs_of
+from pqbench_wire import own_code
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
-from pqbench_wire.images import load_images, normalise
+from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs
 from pqbench_wire.jobs import canonical
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
@@ -45,10 +47,12 @@ class Pipeline:
         plugin = MODELS.load(model.plugin)
         config = MODELS.configure(model.plugin, model.config_json)
         info = plugin.info(model.name, config, self._files(model))
-        if model.preprocessing.height:
+        if model.preprocessing.height or model.preprocessing.inputs:
             info = replace(info, preprocessing=model.preprocessing)
-        if not info.preprocessing.height:
-            raise InvalidInput(f"model {model.name}: its input is not known; give preprocessing: {{height, width, …}}")
+        if not (info.preprocessing.height or info.preprocessing.inputs):
+            raise InvalidInput(
+                f"model {model.name}: its input is not known; give preprocessing: {{height, width, …}}, or inputs"
+            )
         return info
 
     def check(self, request: pb.CheckRequest) -> pb.CheckResponse:
@@ -178,11 +182,16 @@ class Pipeline:
     def _refusal(self, model: pb.Model, recipe: list[steps.Step]) -> str:
         if early := steps.order_refusal([step.kind for step in recipe], model.plugin == "onnx"):
             return early
+        labelled = [step for step in recipe if step.needs().labels]
+        if labelled and (names := [one.name for one in self.info(model).preprocessing.inputs]):
+            return f"{labelled[0].label} needs an image classifier; this model takes {', '.join(names)}"
         tried = [step for step in recipe if step.kind in ("prune", "recalibrate")]
-        if model.plugin == "onnx" or not tried:
+        if model.plugin == "onnx" or not (tried or labelled):
             return ""
-        architecture = _architecture(self, canonical(model))
-        return next((reason for step in tried if (reason := step.refusal(*architecture))), "")
+        module, classes, example = _architecture(self, canonical(model))
+        if labelled and not _classifies(module, example):
+            return f"{labelled[0].label} needs a classifier; this model gives more than one [N, classes]"
+        return next((reason for step in tried if (reason := step.refusal(module, classes, example))), "")
 
     def _quantize_file(
         self, request: pb.CompressRequest, recipe: list[steps.Step], context: Context, seconds: dict[str, float]
@@ -212,7 +221,7 @@ class Pipeline:
         artifacts: dict[Form, bytes],
         result: pb.CompressResult,
         quantizer: Any,
-        inputs: np.ndarray,
+        inputs: Feed,
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
@@ -226,7 +235,7 @@ class Pipeline:
         info = self.info(request.model)
         training = None
         if request.HasField("training"):
-            images, labels = load_images(self.store, request.training)
+            images, labels = load_inputs(self.store, request.training, info.preprocessing)
             training = Training(images=images, labels=labels, preprocessing=info.preprocessing)
         load_baseline = None
         if request.HasField("baseline"):
@@ -243,11 +252,11 @@ class Pipeline:
         )
         return context
 
-    def _images(self, request: pb.CompressRequest, preprocessing: Preprocessing) -> np.ndarray:
-        images = load_images(self.store, request.verification)[0]
+    def _images(self, request: pb.CompressRequest, preprocessing: Preprocessing) -> Feed:
+        images = load_inputs(self.store, request.verification, preprocessing)[0]
         if len(images) < LEAST_IMAGES:
             raise InvalidInput(f"at least {LEAST_IMAGES} verification images are needed, got {len(images)}")
-        return normalise(images, preprocessing)
+        return as_feed(images, preprocessing)
 
     def _files(self, model: pb.Model) -> Files:
         code = self.store.path(model.code) if model.HasField("code") else None
@@ -255,17 +264,30 @@ class Pipeline:
 
 
 @functools.lru_cache(maxsize=2)
-def _architecture(pipeline: Pipeline, model: bytes) -> tuple[nn.Module, int, np.ndarray]:
+def _architecture(pipeline: Pipeline, model: bytes) -> tuple[nn.Module, int, Feed]:
     """A model with random weights, its classes and a random input, kept for the next step's check."""
     request = pb.Model.FromString(model)
     info = pipeline.info(request)
-    p = info.preprocessing
-    example = np.random.default_rng(0).random((1, p.channels, p.height, p.width), np.float32)
-    return pipeline.unpruned(request), info.classes, example
+    return pipeline.unpruned(request), info.classes, _example(info.preprocessing)
+
+
+def _example(preprocessing: Preprocessing) -> Feed:
+    """One random image; of other inputs one of ones: 1 is valid as a mask and, nearly always, as a token."""
+    if preprocessing.inputs:
+        return Inputs({i.name: np.ones((1, *i.shape), i.dtype) for i in preprocessing.inputs})
+    shape = (1, preprocessing.channels, preprocessing.height, preprocessing.width)
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def _classifies(module: nn.Module, example: Feed) -> bool:
+    """Whether a module gives one [N, classes]."""
+    with torch.inference_mode():
+        outputs = outputs_of(module, example)
+    return len(outputs) == 1 and outputs[0].ndim == 2
 
 
 def _message(needs: Needs) -> pb.StepNeeds:
-    return pb.StepNeeds(training_images=needs.training, baseline=needs.baseline)
+    return pb.StepNeeds(training_images=needs.training, baseline=needs.baseline, labels=needs.labels)
 
 
 def _finish(result: pb.CompressResult, notes: dict[str, Any], seconds: dict[str, float]) -> pb.CompressResult:

@@ -12,7 +12,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.images import normalise
+from pqbench_wire.inputs import Feed, Inputs, as_feed, normalise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,33 +35,39 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The training split: images uint8 [N, H, W, C], labels int64 [N], how images become inputs."""
+    """The training split: images uint8 [N, H, W, C] or other inputs, labels int64 [N], how they become a feed."""
 
-    images: np.ndarray
+    images: Feed
     labels: np.ndarray
     preprocessing: Preprocessing
 
-    def inputs(self, indices: np.ndarray | slice) -> np.ndarray:
-        """Normalised images float32 [n, C, H, W]."""
-        return self.normalised(self.images[indices])
+    def inputs(self, indices: np.ndarray | slice) -> Feed:
+        """Normalised images float32 [n, C, H, W], or other inputs as they are."""
+        return as_feed(self.images[indices], self.preprocessing)
+
+    def pictures(self, indices: np.ndarray | slice) -> np.ndarray:
+        """Images uint8 [n, H, W, C]. Raises InvalidInput where the model takes no image."""
+        if isinstance(self.images, Inputs):
+            raise InvalidInput("this step needs images; the model takes other inputs")
+        return self.images[indices]
 
     def normalised(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, H, W, C] as the model's input float32 [n, C, H, W]."""
         return normalise(images, self.preprocessing)
 
-    def sample(self, count: int, seed: int) -> np.ndarray:
+    def sample(self, count: int, seed: int) -> Feed:
         """`count` normalised images, chosen and shuffled by `seed` (a folder is often sorted by class).
 
         At least half of the split is left for `held_out`.
         """
         return self.inputs(self._chosen(count, seed))
 
-    def labelled(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def labelled(self, count: int, seed: int) -> tuple[Feed, np.ndarray]:
         """The images of `sample` and their labels int64 [count]."""
         chosen = self._chosen(count, seed)
         return self.inputs(chosen), self.labels[chosen]
 
-    def held_out(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def held_out(self, count: int, seed: int) -> tuple[Feed, np.ndarray]:
         """Images and labels from the other end of the order that `sample` begins: none is in both.
 
         At most half of the training split.
@@ -81,6 +87,7 @@ class Needs:
     """What a step must be given besides the model."""
 
     training: bool = False  # the training split
+    labels: bool = False  # the labels of that split, and a model that gives [N, classes] for one image input
     baseline: bool = False  # the unpruned model
 
 
@@ -91,14 +98,14 @@ class Context:
     seed: int
     report: Report
     classes: int
-    images: np.ndarray  # float32 [N, C, H, W]: real images, N at least 2, on which exports are verified
+    images: Feed  # float32 [N, C, H, W] or other inputs: real data, N at least 2, on which exports are verified
     training_split: Training | None = None
     load_baseline: Callable[[], nn.Module] | None = None
     resume: Path | None = None  # where a training keeps its state
 
     @property
-    def example(self) -> np.ndarray:
-        """float32 [2, C, H, W]: two, because exporters specialise a batch of one."""
+    def example(self) -> Feed:
+        """float32 [2, C, H, W] or two of each input: two, because exporters specialise a batch of one."""
         return self.images[:2]
 
     @property
@@ -157,7 +164,7 @@ class Pruner(Protocol):
         """What `prune` must be given."""
         ...
 
-    def refusal(self, module: nn.Module, config: Any, classes: int, example: np.ndarray) -> str:
+    def refusal(self, module: nn.Module, config: Any, classes: int, example: Feed) -> str:
         """Why this cannot work on an architecture (its weights may be random); empty where it can."""
         ...
 

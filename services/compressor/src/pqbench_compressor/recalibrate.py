@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.tensors import batches
+from pqbench_wire.inputs import Feed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ def needs(config: Config) -> Needs:
     return Needs(training=True)
 
 
-def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     """Why there is nothing to recalibrate."""
     return "" if _norms(module) else "this model has no batch normalisation to recalibrate"
 
@@ -43,12 +44,12 @@ def recalibrate(module: nn.Module, config: Config, context: Context) -> Mapping[
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
         norm.train()
-    inputs = torch.from_numpy(context.training.sample(config.images, context.seed))
-    batches = [part for part in inputs.split(config.batch_size) if len(part) > 1]
+    inputs = context.training.sample(config.images, context.seed)
+    whole = [part for part in batches(inputs, config.batch_size) if len(part[0]) > 1]
     with torch.no_grad():
-        for index, batch in enumerate(batches):
-            module(batch)
-            context.report("recalibrate", (index + 1) / len(batches), f"{len(inputs)} images")
+        for index, part in enumerate(whole):
+            module(*part)
+            context.report("recalibrate", (index + 1) / len(whole), f"{len(inputs)} images")
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     module.eval()

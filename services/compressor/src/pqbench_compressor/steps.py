@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ from pqbench_compressor import finetune, recalibrate
 from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Needs
 from pqbench_wire.catalog import parse_config
 from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.inputs import Feed
 
 CATALOGS = {"prune": PRUNERS, "quantize": QUANTIZERS}
 SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds of steps with one way each
@@ -43,7 +43,7 @@ class Step:
         """What it must be given besides the model."""
         return self.plugin.needs(self.config)
 
-    def refusal(self, module: nn.Module, classes: int, example: np.ndarray) -> str:
+    def refusal(self, module: nn.Module, classes: int, example: Feed) -> str:
         """Why it cannot work on this architecture; empty where it can."""
         return "" if self.kind == "quantize" else self.plugin.refusal(module, self.config, classes, example)
 

@@ -182,7 +182,7 @@ def _batches_of(data: Training, options: Options) -> int:
 def _batches(data: Training, options: Options, order: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Normalised images float32 [n, C, H, W] and labels int64 [n], shuffled by `order`."""
     for indices in np.array_split(order.permutation(len(data.images)), _batches_of(data, options)):
-        images = _augmented(data.images[indices], options.augment, order)
+        images = _augmented(data.pictures(indices), options.augment, order)
         yield data.normalised(images), np.asarray(data.labels[indices])
 
 

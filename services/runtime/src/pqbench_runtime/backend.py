@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
+from pqbench_wire.inputs import Feed, Inputs, named
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO would report its use
 BACKENDS = Catalog("backend", "pqbench_runtime.backends")
@@ -51,23 +52,33 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The one input of an engine."""
+    """What an engine takes: one image, or other inputs."""
 
     batch: int
     preprocessing: Preprocessing
 
     @property
-    def input(self) -> tuple[int, int, int, int]:
-        """[N, C, H, W] of the float32 input."""
+    def image(self) -> tuple[int, int, int, int]:
+        """[N, C, H, W] of the float32 image input."""
         p = self.preprocessing
         return (self.batch, p.channels, p.height, p.width)
+
+    def inputs(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """The shape of each input of a model that calls them `names`. Raises InvalidInput where they do not match."""
+        return {name: array.shape for name, array in named(self.zeros(), names).items()}
+
+    def zeros(self) -> Feed:
+        """A batch of zeros."""
+        if not self.preprocessing.inputs:
+            return np.zeros(self.image, np.float32)
+        return Inputs({i.name: np.zeros((self.batch, *i.shape), i.dtype) for i in self.preprocessing.inputs})
 
 
 class Session(Protocol):
     """A loaded engine."""
 
-    def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
-        """The timed call for one batch: host array float32 [N, C, H, W] in, host array [N, classes] out.
+    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
+        """The timed call for one batch: host arrays in, for images float32 [N, C, H, W], and host arrays out.
 
         It may be called any number of times and returns only once the outputs are on the host.
         """

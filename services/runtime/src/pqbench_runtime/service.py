@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -138,7 +139,11 @@ def _process_key(engines: Any) -> str:
 def _check_shape(batch: int, preprocessing: Any) -> None:
     if not 1 <= batch <= MAX_BATCH:
         raise InvalidInput(f"batch_size must be 1 to {MAX_BATCH}, got {batch}")
-    if not (preprocessing.height and preprocessing.width and preprocessing.channels):
-        raise InvalidInput("preprocessing needs height, width and channels")
-    if batch * preprocessing.height * preprocessing.width * preprocessing.channels > MAX_PIXELS:
+    if preprocessing.inputs:
+        values = max(math.prod(one.shape) for one in preprocessing.inputs)
+    elif not (preprocessing.height and preprocessing.width and preprocessing.channels):
+        raise InvalidInput("preprocessing needs height, width and channels, or inputs")
+    else:
+        values = preprocessing.height * preprocessing.width * preprocessing.channels
+    if batch * values > MAX_PIXELS:
         raise TooLarge(f"one batch would have over {MAX_PIXELS} values")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from pqbench.runtime.v1.runtime_pb2 import EngineTiming, MeasureSettings
 from pqbench_wire.errors import InvalidInput
 
-Call = Callable[[], np.ndarray]
+Call = Callable[[], object]
 STABLE_WINDOWS = 3  # the last windows whose medians must agree
 MAX_SECONDS = 3600
 MAX_WINDOWS = 1000
@@ -52,7 +52,7 @@ def check_settings(settings: MeasureSettings) -> None:
 
 
 def measure(
-    calls: list[Call], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None
+    calls: Sequence[Call], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None
 ) -> list[Samples]:
     """Warm up and time each call, interleaved, until all are stable or `max_seconds` are over.
 
@@ -67,7 +67,7 @@ def measure(
         gc.enable()
 
 
-def _interleaved(calls: list[Call], settings: MeasureSettings, progress: Callable[[float], None]) -> list[Samples]:
+def _interleaved(calls: Sequence[Call], settings: MeasureSettings, progress: Callable[[float], None]) -> list[Samples]:
     samples = [Samples() for _ in calls]
     for call, own in zip(calls, samples, strict=True):
         _warm_up(call, own, settings)

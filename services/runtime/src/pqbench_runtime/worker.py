@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pqbench.common.v1.common_pb2 import Form, Precision, Progress
+from pqbench.common.v1.common_pb2 import Form, Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerError, WorkerReply, WorkerRequest
 from pqbench_runtime import frames, host, timing
 from pqbench_runtime.backend import BACKENDS, Built, Route, Session, Shape, route_for
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
-from pqbench_wire.images import load_images, normalise
+from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs
 from pqbench_wire.jobs import canonical, first_line
 from pqbench_wire.process import die_with_parent, versions_of
 
@@ -85,9 +85,9 @@ class Worker:
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
         """Time the engines, interleaved, on real images."""
         timing.check_settings(request.settings)
-        images = load_images(self._store, request.inputs)[0]
         loaded = [self._load(engine) for engine in request.engines]
-        calls = [session.bind(_first_batch(images, e)) for (session, _), e in zip(loaded, request.engines, strict=True)]
+        batches = [self._first_batch(request.inputs, engine) for engine in request.engines]
+        calls = [session.bind(batch) for (session, _), batch in zip(loaded, batches, strict=True)]
         before = host.load_average()
         samples = timing.measure(calls, request.settings, lambda fraction: self._progress("measure", fraction))
         arrays: dict[str, np.ndarray] = {}
@@ -111,21 +111,26 @@ class Worker:
     def predict(self, request: pb.PredictRequest) -> pb.PredictResult:
         """Run a whole split through an engine; the last batch is padded and cut."""
         engine = request.engine
-        images = load_images(self._store, request.inputs)[0]
+        images = load_inputs(self._store, request.inputs, engine.preprocessing)[0]
         session = self._load(engine)[0]
-        begin, parts = time.perf_counter(), []
+        begin, parts, flattened = time.perf_counter(), [], False
         for start in range(0, len(images), engine.batch_size):
             part = images[start : start + engine.batch_size]
-            batch = normalise(_padded(part, engine.batch_size), engine.preprocessing)
+            batch = as_feed(_padded(part, engine.batch_size), engine.preprocessing)
             outputs = session.bind(batch)()
-            if outputs.ndim != 2 or len(outputs) != engine.batch_size:
-                raise Failed(
-                    f"the engine gave outputs of shape {list(outputs.shape)}, wanted [{engine.batch_size}, classes]"
-                )
-            parts.append(np.array(outputs[: len(part)], np.float32))
+            if wrong := [list(o.shape) for o in outputs if not o.shape or len(o) != engine.batch_size]:
+                raise Failed(f"the engine gave an output of shape {wrong[0]}, wanted [{engine.batch_size}, …]")
+            flattened = len(outputs) > 1 or outputs[0].ndim != 2
+            parts.append(np.array(flat(outputs)[: len(part)]))
+            if not np.isfinite(parts[-1]).all():
+                raise Failed(f"the engine gives outputs that are not finite, by example {start + len(part)}")
             self._progress("predict", (start + len(part)) / len(images))
         blob = self._store.put_array(np.concatenate(parts))
-        return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin)
+        return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin, flattened=flattened)
+
+    def _first_batch(self, inputs: Images, engine: pb.Engine) -> Feed:
+        prepared = load_inputs(self._store, inputs, engine.preprocessing)[0]
+        return as_feed(_padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
 
     def _load(self, engine: pb.Engine) -> tuple[Session, float]:
         """The loaded engine and the seconds it took."""
@@ -175,14 +180,12 @@ def _check_precision(executed: dict[str, int], route: Route, backend: str) -> No
         raise PrecisionMismatch(f"{backend} was asked for INT8 and runs no compute layer in it: {found}")
 
 
-def _first_batch(images: np.ndarray, engine: pb.Engine) -> np.ndarray:
-    return normalise(_padded(images[: engine.batch_size], engine.batch_size), engine.preprocessing)
-
-
-def _padded(images: np.ndarray, size: int) -> np.ndarray:
+def _padded(images: Feed, size: int) -> Feed:
     """`size` images: those given, repeated as often as it takes."""
     if not len(images):
         raise InvalidInput("the prepared split has no images")
+    if isinstance(images, Inputs):
+        return Inputs({name: np.resize(array, (size, *array.shape[1:])) for name, array in images.arrays.items()})
     return images if len(images) == size else np.resize(images, (size, *images.shape[1:]))
 
 

@@ -55,8 +55,18 @@ class Blob(_message.Message):
     size: int
     def __init__(self, sha256: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
+class Input(_message.Message):
+    __slots__ = ("name", "dtype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Preprocessing(_message.Message):
-    __slots__ = ("height", "width", "channels", "resize", "interpolation", "mean", "std")
+    __slots__ = ("height", "width", "channels", "resize", "interpolation", "mean", "std", "inputs")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +74,7 @@ class Preprocessing(_message.Message):
     INTERPOLATION_FIELD_NUMBER: _ClassVar[int]
     MEAN_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     channels: int
@@ -71,15 +82,18 @@ class Preprocessing(_message.Message):
     interpolation: str
     mean: _containers.RepeatedScalarFieldContainer[float]
     std: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., resize: _Optional[int] = ..., interpolation: _Optional[str] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ...) -> None: ...
+    inputs: _containers.RepeatedCompositeFieldContainer[Input]
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., resize: _Optional[int] = ..., interpolation: _Optional[str] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ...) -> None: ...
 
 class Images(_message.Message):
-    __slots__ = ("images", "labels")
+    __slots__ = ("images", "labels", "arrays")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    ARRAYS_FIELD_NUMBER: _ClassVar[int]
     images: Blob
     labels: Blob
-    def __init__(self, images: _Optional[_Union[Blob, _Mapping]] = ..., labels: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
+    arrays: _containers.RepeatedCompositeFieldContainer[Blob]
+    def __init__(self, images: _Optional[_Union[Blob, _Mapping]] = ..., labels: _Optional[_Union[Blob, _Mapping]] = ..., arrays: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
 
 class Artifact(_message.Message):
     __slots__ = ("blob", "form", "precision")

@@ -297,12 +297,14 @@ class PredictEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[PredictResult, _Mapping]] = ...) -> None: ...
 
 class PredictResult(_message.Message):
-    __slots__ = ("outputs", "seconds")
+    __slots__ = ("outputs", "seconds", "flattened")
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FLATTENED_FIELD_NUMBER: _ClassVar[int]
     outputs: _common_pb2.Blob
     seconds: float
-    def __init__(self, outputs: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+    flattened: bool
+    def __init__(self, outputs: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., seconds: _Optional[float] = ..., flattened: _Optional[bool] = ...) -> None: ...
 
 class UnloadRequest(_message.Message):
     __slots__ = ()

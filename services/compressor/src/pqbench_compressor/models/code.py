@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
-from pqbench_compressor import own_code
 from pqbench_compressor.plugins import Context, Files, ModelInfo
+from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
 
 REQUIRES = ("torch",)

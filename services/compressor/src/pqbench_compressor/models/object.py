@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
-from pqbench_compressor import own_code
 from pqbench_compressor.plugins import Context, Files, ModelInfo
+from pqbench_wire import own_code
 
 REQUIRES = ("torch",)
 

@@ -1,14 +1,20 @@
-"""An existing ONNX file with one image input and one output; it can be quantized, not pruned."""
+"""An existing ONNX file; it can be quantized, not pruned.
+
+Without `preprocessing` or `inputs` in the manifest, it is fed arrays as the file declares them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import onnx
 from torch import nn
 
-from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench.common.v1.common_pb2 import Input, Preprocessing
 from pqbench_compressor.plugins import Context, Files, ModelInfo
-from pqbench_wire.errors import Refused
+from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.jobs import first_line
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 
@@ -23,7 +29,26 @@ def names() -> tuple[str, ...]:
 
 
 def info(name: str, config: Config, files: Files) -> ModelInfo:
-    return ModelInfo(preprocessing=Preprocessing(), classes=0)
+    if files.code is None:
+        raise InvalidInput(f"model {name}: its file is missing")
+    return ModelInfo(preprocessing=Preprocessing(inputs=_inputs(name, files.code)), classes=0)
+
+
+def _inputs(name: str, file: Path) -> list[Input]:
+    """What the graph declares. An axis besides the first that is not fixed must be fixed in the manifest."""
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+    except Exception as error:  # protobuf's and onnx's own share no root
+        raise InvalidInput(f"model {name}: not an ONNX file: {first_line(error)}") from error
+    constants = {tensor.name for tensor in graph.initializer}
+    return [_input(one) for one in graph.input if one.name not in constants]
+
+
+def _input(declared: onnx.ValueInfoProto) -> Input:
+    tensor = declared.type.tensor_type
+    axes = [axis.dim_value for axis in tensor.shape.dim[1:]]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return Input(name=declared.name, dtype=str(dtype), shape=axes)
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.nn.utils import prune
 
 from pqbench_compressor.plugins import Needs
+from pqbench_wire.inputs import Feed
 
 Weight = tuple[nn.Module, str]
 Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -32,7 +32,7 @@ def needs(config: Any) -> Needs:
     return Needs()
 
 
-def refusal(module: nn.Module, config: Any, classes: int, example: np.ndarray) -> str:
+def refusal(module: nn.Module, config: Any, classes: int, example: Feed) -> str:
     """It works on every model with convolutions or linear layers."""
     return "" if prunable(module) else "this model has no convolution and no linear layer"
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field
 from torch import nn
 
-from pqbench_compressor import own_code
 from pqbench_compressor.plugins import Context, Needs
+from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.inputs import Feed
 
 REQUIRES = ("torch",)
 
@@ -36,7 +36,7 @@ def needs(config: Config) -> Needs:
     return Needs(training=bool(getattr(config.loaded, "NEEDS_TRAINING", False)))
 
 
-def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     return ""
 
 

@@ -28,16 +28,16 @@ class Config:
     """How much to prune, measured how."""
 
     amount: Annotated[float, Field(ge=0, lt=0.95, description="share of all weights to zero")]
-    images: Annotated[int, Field(ge=16, description="held-out training images for the analysis")] = 256
+    images: Annotated[int, Field(ge=1, description="held-out training images for the analysis")] = 256
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=True)
+    return Needs(training=True, labels=True)
 
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
     analysis = Sensitivity(module, context, config.images)
-    noise = curves(analysis.pruning(SHARES))
+    noise = {layer: [0.0, *worse] for layer, worse in curves(analysis.pruning(SHARES[1:])).items()}
     sizes = {name: layer.weight.numel() for name, layer in analysis.layers.items()}
     savings = {name: [share * size for share in SHARES] for name, size in sizes.items()}
     shares = allocate(noise, SHARES, savings, config.amount * sum(sizes.values()))

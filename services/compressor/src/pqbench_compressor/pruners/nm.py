@@ -20,6 +20,7 @@ from torch import nn
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.pruners._zero_fill import Prunable
 from pqbench_compressor.pruners._zero_fill import needs as needs
+from pqbench_wire.inputs import Feed
 
 REQUIRES = ("torch", "onnx")
 
@@ -36,7 +37,7 @@ class Config:
             raise ValueError(f"n ({self.n}) must be less than m ({self.m})")
 
 
-def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     """Why no layer of this model can have the pattern."""
     layers = [m for m in module.modules() if isinstance(m, Prunable)]
     fits = any(_fits(layer, config) for layer in layers)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from pqbench_compressor import own_code
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners._zero_fill import problem as problem
 from pqbench_compressor.pruners._zero_fill import refusal as refusal
+from pqbench_wire import own_code
 
 REQUIRES = ("torch",)
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 import torch_pruning
 from pydantic import Field
@@ -27,6 +26,7 @@ from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, gather
 from pqbench_wire.errors import Failed, PqbenchError, Refused
+from pqbench_wire.inputs import Feed, Inputs
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("torch", "torch_pruning", "torchvision")
@@ -78,11 +78,13 @@ class _Pruner(torch_pruning.pruner.BasePruner):
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=config.criterion in FROM_IMAGES)
+    return Needs(training=config.criterion in FROM_IMAGES, labels=config.criterion in FROM_IMAGES)
 
 
-def refusal(module: nn.Module, config: Config, classes: int, example: np.ndarray) -> str:
+def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     """Why this cannot work on this architecture, found by removing as much as possible from a copy."""
+    if isinstance(example, Inputs):
+        return f"removal follows one image through a model; this one takes {', '.join(example.arrays)}"
     if windowed := [type(m).__name__ for m in module.modules() if type(m).__name__ in WINDOWED]:
         return f"Torch-Pruning cannot follow the windows of {windowed[0]}"
     if config.criterion == "bn-scale" and not _norms(module):

@@ -20,8 +20,10 @@ import onnx
 import onnxruntime
 import torch
 
+from pqbench_compressor.export import feed_of
 from pqbench_compressor.plugins import Report
 from pqbench_wire.errors import OutOfMemory
+from pqbench_wire.inputs import Feed
 
 Method = Literal["min-max", "percentile", "entropy", "mse"]
 BINS = 2048
@@ -64,7 +66,7 @@ class Calibration:
         return (low, high) if high > low else (0.0, 1e-6)
 
 
-def collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, report: Report) -> Calibration:
+def collect(model: bytes, tensors: dict[str, int], inputs: Feed, report: Report) -> Calibration:
     """Run float32 [N, …] `inputs` through an ONNX model and watch `tensors`: name -> channel axis.
 
     Where a batch does not fit into memory it is halved, which is reported, until one image does not.
@@ -82,29 +84,27 @@ def collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, report: R
             report("calibrate", 0, f"out of memory; going on with batches of {batch}")
 
 
-def extremes(model: bytes, tensors: Iterable[str], inputs: np.ndarray) -> dict[str, tuple[float, float]]:
+def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tuple[float, float]]:
     """The smallest and largest value of each tensor over float32 [N, …] `inputs`, one image at a time."""
     watched = list(tensors)
     session, names = _session(model, watched)
-    feed = session.get_inputs()[0].name
     seen = dict.fromkeys(watched, (np.inf, -np.inf))
     for part in _batches(inputs, 1):
-        for name, array in zip(watched, session.run(names, {feed: part}), strict=True):
+        for name, array in zip(watched, session.run(names, feed_of(session, part)), strict=True):
             low, high = seen[name]
             seen[name] = (min(low, float(np.min(array))), max(high, float(np.max(array))))
     return seen
 
 
-def _collect(model: bytes, tensors: dict[str, int], inputs: np.ndarray, batch: int, report: Report) -> Calibration:
+def _collect(model: bytes, tensors: dict[str, int], inputs: Feed, batch: int, report: Report) -> Calibration:
     activations = {name: Activation() for name in tensors}
     session, names = _session(model, list(tensors))
-    feed = session.get_inputs()[0].name
-    batch = _fitting(session, names, feed, inputs[:1], batch)
+    batch = _fitting(session, names, inputs[:1], batch)
     rounds = 2 * -(-len(inputs) // batch)
     done = 0
     for observe in (_extremes, _histogram):
         for part in _batches(inputs, batch):
-            for name, array in zip(tensors, session.run(names, {feed: part}), strict=True):
+            for name, array in zip(tensors, session.run(names, feed_of(session, part)), strict=True):
                 observe(activations[name], np.asarray(array, np.float32), tensors[name])
             done += 1
             report("calibrate", done / rounds, f"{len(inputs)} images, {batch} at a time")
@@ -127,9 +127,9 @@ def _session(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSes
     return session, [f"{name}#watched" if name in inputs else name for name in tensors]
 
 
-def _fitting(session: onnxruntime.InferenceSession, names: list[str], feed: str, image: np.ndarray, batch: int) -> int:
+def _fitting(session: onnxruntime.InferenceSession, names: list[str], one: Feed, batch: int) -> int:
     """The largest batch whose watched activations leave room in memory."""
-    bytes_each = sum(array.nbytes for array in session.run(names, {feed: image}))
+    bytes_each = sum(array.nbytes for array in session.run(names, feed_of(session, one)))
     room = int(_available_memory() * MEMORY_SHARE)
     return max(1, min(batch, room // max(1, bytes_each)))
 
@@ -147,7 +147,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "memory" in text or "bad_alloc" in text or "bad allocation" in text
 
 
-def _batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def _batches(inputs: Feed, size: int) -> Iterator[Feed]:
     for start in range(0, len(inputs), size):
         yield inputs[start : start + size]
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+
+from pqbench_compressor.tensors import batches
+from pqbench_wire.inputs import Feed
 
 BATCH = 32
 MOMENTUM = 0.05  # how fast an input's range follows training
@@ -99,11 +101,11 @@ def remove(module: nn.Module) -> None:
                 del layer.rounded_input
 
 
-def observe(module: nn.Module, inputs: np.ndarray) -> None:
+def observe(module: nn.Module, inputs: Feed) -> None:
     """Measure the range of every rounded input over float32 [N, C, H, W]."""
     with _watching(module), torch.no_grad():
-        for part in torch.from_numpy(inputs).split(BATCH):
-            module.eval()(part)
+        for part in batches(inputs, BATCH):
+            module.eval()(*part)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pqbench_wire.process import die_with_parent
 def main(folder: Path, options: dict[str, str]) -> None:
     """Quantize the folder's model to INT8."""
     quantize(
-        str(folder / "model.onnx"), quantize_mode="int8", calibration_data=np.load(folder / "images.npy"),
+        str(folder / "model.onnx"), quantize_mode="int8", calibration_data=dict(np.load(folder / "inputs.npz")),
         calibration_eps=["cpu"], output_path=str(folder / "quantized.onnx"), log_level="ERROR", **options,
     )  # fmt: skip
 

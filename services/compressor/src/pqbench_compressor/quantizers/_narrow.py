@@ -5,23 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Refused
-
-
-class Narrow(nn.Module):
-    """Casts its inputs to `dtype`, its outputs to FP32."""
-
-    def __init__(self, body: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.body, self.dtype = body, dtype
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [N, C, H, W] to float32 [N, classes]."""
-        return self.body(x.to(self.dtype)).float()
+from pqbench_wire.inputs import Feed
 
 
 class Island(nn.Module):
@@ -36,9 +26,7 @@ class Island(nn.Module):
         return self.layer(x.float())
 
 
-def narrowed(
-    module: nn.Module | None, dtype: torch.dtype, images: np.ndarray, limit: float
-) -> tuple[nn.Module, list[str]]:
+def narrowed(module: nn.Module | None, dtype: torch.dtype, images: Feed, limit: float) -> tuple[nn.Module, list[str]]:
     """A copy in `dtype`, and the names of the layers that stay FP32 because their values exceed `limit`.
 
     Raises Refused for a model that came as ONNX and has no module.
@@ -54,22 +42,26 @@ def narrowed(
         setattr(copied.get_submodule(parent), leaf, Island(layer))
     if wide:
         _narrow_inputs(copied, dtype)
-    return Narrow(copied, dtype).eval(), wide
+    copied.register_forward_pre_hook(lambda _, inputs: _cast(inputs, dtype))
+    copied.register_forward_hook(lambda _, inputs, outputs: _cast(outputs, torch.float32))
+    return copied, wide
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors as `dtype`, in whatever they are packed; others as they are."""
+    return pytree.tree_map_only(torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, values)
 
 
 def _narrow_inputs(module: nn.Module, dtype: torch.dtype) -> None:
     """Let every layer outside an island cast the FP32 that an island passed on."""
 
-    def cast(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
-
     islands = [name for name, layer in module.named_modules() if isinstance(layer, Island)]
     for name, layer in module.named_modules():
         if not list(layer.children()) and not any(name.startswith(f"{island}.") for island in islands):
-            layer.register_forward_pre_hook(cast)
+            layer.register_forward_pre_hook(lambda _, inputs: _cast(inputs, dtype))
 
 
-def _beyond(module: nn.Module, images: np.ndarray, limit: float) -> list[str]:
+def _beyond(module: nn.Module, images: Feed, limit: float) -> list[str]:
     """Names of the layers without children whose input or output exceeds `limit` on some image."""
     found: dict[str, None] = {}
 
@@ -84,7 +76,7 @@ def _beyond(module: nn.Module, images: np.ndarray, limit: float) -> list[str]:
     leaves = {name: m for name, m in module.named_modules() if name and not list(m.children())}
     hooks = [layer.register_forward_hook(watch(name)) for name, layer in leaves.items()]
     with torch.no_grad():
-        module(torch.from_numpy(images))
+        module(*tensors(images))
     for hook in hooks:
         hook.remove()
     return list(found)

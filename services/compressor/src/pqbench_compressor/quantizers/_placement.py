@@ -5,11 +5,12 @@ skip input alone, so that convolution, addition and activation fuse; one scale f
 concatenation; biases stay FP32; layers under 16 channels stay FP32. Sources: ModelOpt's
 graph_utils.py and ort_utils.py, pytorch-quantization's quant_resnet50.
 Unsigned (form U): ONNX Runtime's own placement, which also quantizes the outputs of convolutions so
-that they run as integers from end to end, but not those of matrix products.
+that they run as integers from end to end, but not those of matrix products; biases are INT32.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ Ranges = Mapping[str, tuple[float, float]]
 SMALL = 16  # channels: INT8 kernels of GPUs gain nothing below
 CARRIERS = ("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip", "Reshape", "Transpose",
             "Split", "Slice", "Pad")  # fmt: skip
-INT8_MAX, FP8_MAX = 127.0, 448.0
+INT8_MAX, FP8_MAX, INT32_MAX = 127.0, 448.0, 2.0**31 - 1
 SMALLEST_SCALE = 1e-7  # TensorRT wants scales above zero; FP16 cannot hold much smaller ones
 OPSET_INT4 = 21
 
@@ -147,8 +148,49 @@ def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
         },
     )
     quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    return quantizer.model.model.SerializeToString(deterministic=True)
+    placed = Graph(quantizer.model.model.SerializeToString())
+    _quantize_added_biases(placed)
+    return placed.finish()
+
+
+def _quantize_added_biases(graph: Graph) -> None:
+    """INT32 Q/DQ on a bias that is added to a matrix product.
+
+    ONNX Runtime fuses the two into Gemm first and finds integer kernels for it after that; with an FP32
+    bias it finds none, and the product would run in FP32.
+    """
+    made, read = graph.producers(), graph.consumers()
+    for product in [n for n in graph.nodes if n.op_type == "MatMul"]:
+        sources = [made.get(name) for name in product.input]
+        readers = read[product.output[0]]
+        if any(n is None or n.op_type != "DequantizeLinear" for n in sources) or [n.op_type for n in readers] != [
+            "Add"
+        ]:
+            continue
+        index = 1 - list(readers[0].input).index(product.output[0])
+        bias = readers[0].input[index]
+        scale = np.atleast_1d(math.prod(graph.array(n.input[1]) for n in sources if n is not None))
+        if graph.is_constant(bias) and (values := _as_int32(graph.array(bias), scale)) is not None:
+            readers[0].input[index] = _dequantized(graph, bias, values, scale)
+
+
+def _as_int32(bias: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+    """The bias in units of `scale`; None where it is no vector or beyond INT32."""
+    scaled = np.round(bias.astype(np.float64) / scale)
+    fits = bias.ndim == 1 and len(scale) in (1, len(bias)) and np.abs(scaled).max() < INT32_MAX
+    return scaled.astype(np.int32) if fits else None
+
+
+def _dequantized(graph: Graph, name: str, values: np.ndarray, scale: np.ndarray) -> str:
+    scales = np.broadcast_to(scale, values.shape).astype(np.float32)
+    inputs = [
+        graph.add_constant(f"{name}_quantized", values),
+        graph.add_constant(f"{name}_scale", scales),
+        graph.add_constant(f"{name}_zero_point", np.zeros_like(values)),
+    ]
+    output = f"{inputs[0]}_dequantized"
+    graph.model.graph.node.append(helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}_node", axis=0))
+    return output
 
 
 def weight_only_int4(model: bytes, block: int) -> bytes:

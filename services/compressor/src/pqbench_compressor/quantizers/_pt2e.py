@@ -12,10 +12,11 @@ from torch import nn
 
 from pqbench_compressor.export import to_onnx
 from pqbench_compressor.plugins import Context, Source
+from pqbench_compressor.tensors import batches
 from pqbench_wire.errors import Refused
+from pqbench_wire.inputs import Feed
 
 BATCH = 32  # images
-SHAPES = ({0: torch.export.Dim("batch", min=1, max=65536)},)
 
 
 def module_of(source: Source) -> nn.Module:
@@ -25,10 +26,10 @@ def module_of(source: Source) -> nn.Module:
     return source.module.eval()
 
 
-def calibrate(prepared: Any, images: torch.Tensor, context: Context) -> None:
-    """Show the observers float32 [N, C, H, W]."""
-    for done, part in enumerate(images.split(BATCH)):
-        prepared(part)
+def calibrate(prepared: Any, images: Feed, context: Context) -> None:
+    """Show the observers float32 [N, C, H, W] or other inputs."""
+    for done, part in enumerate(batches(images, BATCH)):
+        prepared(*part)
         context.report("calibrate", min(1.0, (done + 1) * BATCH / len(images)), f"{len(images)} images")
 
 
@@ -40,7 +41,15 @@ def exported(converted: nn.Module, context: Context) -> bytes:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No gradients, no advice to the tools' developers, and this process's random numbers as they were."""
-    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
-        warnings.simplefilter("ignore")
-        yield
+    """No gradients, no advice to the tools' developers, and this process's random numbers as they were.
+
+    Without gradients, PyTorch's attention would go its fast path: one fused operator that nothing can quantize.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

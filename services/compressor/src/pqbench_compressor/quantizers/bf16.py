@@ -64,5 +64,5 @@ def _typed(model: bytes) -> bytes:
 
 
 def _bf16(name: str, array: np.ndarray) -> TensorProto:
-    values = torch.from_numpy(np.array(array, np.float32)).to(torch.bfloat16)
+    values = torch.from_numpy(np.array(array, np.float32).reshape(-1)).to(torch.bfloat16)
     return helper.make_tensor(name, TensorProto.BFLOAT16, array.shape, values.view(torch.uint8).numpy().tobytes(), True)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_compressor import own_code
 from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
 
 REQUIRES = ("torch",)

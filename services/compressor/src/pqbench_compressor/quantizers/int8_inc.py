@@ -9,12 +9,12 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers._pt2e import SHAPES, calibrate, exported, module_of, undisturbed
+from pqbench_compressor.quantizers._pt2e import calibrate, exported, module_of, undisturbed
+from pqbench_compressor.tensors import dynamic_batch, tensors
 
 REQUIRES = ("torch", "torchao", "neural_compressor")
 PRECISION = Precision.PRECISION_INT8
@@ -35,7 +35,7 @@ def needs(config: Config) -> Needs:
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     module = module_of(source)
-    images = torch.from_numpy(context.training.sample(config.images, context.seed))
+    images = context.training.sample(config.images, context.seed)
     os.environ.setdefault("LOGLEVEL", "ERROR")  # it reads this when first imported, and talks a lot else
     with undisturbed():
         from neural_compressor.torch.export import export
@@ -43,7 +43,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         from torchao.quantization.pt2e.constant_fold import constant_fold
         from torchao.quantization.pt2e.quantize_pt2e import _quant_node_constraint
 
-        program = export(module, (images[:2].clone(),), dynamic_shapes=SHAPES)
+        program = export(module, tensors(images[:2]), dynamic_shapes=dynamic_batch(images))
         prepared = prepare(program, INT8StaticQuantConfig(act_algo=config.algorithm))
         calibrate(prepared, images, context)
         converted = convert(prepared)

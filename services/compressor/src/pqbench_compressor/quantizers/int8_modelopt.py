@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import onnx
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_wire.errors import Failed
+from pqbench_wire.inputs import named
 from pqbench_wire.process import spawn
 
 REQUIRES = ("onnx", "onnxruntime", "modelopt")
@@ -45,7 +47,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(source.onnx())
-        np.save(folder / "images.npy", inputs)
+        names = [i.name for i in onnx.load(folder / "model.onnx").graph.input]
+        np.savez(folder / "inputs.npz", **named(inputs, names))  # type: ignore[arg-type]
         made = {}
         for form in forms:
             context.report("calibrate", 0, f"{len(inputs)} images for {Form.Name(form).removeprefix('FORM_')}")

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_wire.inputs import Feed, named
 
 REQUIRES = ("onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_INT8
@@ -43,13 +44,14 @@ class Config:
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, name: str, inputs: np.ndarray) -> None:
+    def __init__(self, names: list[str], inputs: Feed) -> None:
         # Whole batches only: its histograms cannot take a shorter last one.
         count = max(1, len(inputs) // BATCH)
-        self._batches = iter([{name: part} for part in inputs[: count * BATCH].reshape(count, -1, *inputs.shape[1:])])
+        size = min(BATCH, len(inputs))
+        self._batches = iter([named(inputs[i * size : (i + 1) * size], names) for i in range(count)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, float32 [n, C, H, W], or None at the end."""
+        """The next batch by input, or None at the end."""
         return next(self._batches, None)
 
 
@@ -63,7 +65,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         before.write_bytes(source.onnx())
-        reader = _Reader(onnx.load(before).graph.input[0].name, inputs)
+        reader = _Reader([i.name for i in onnx.load(before).graph.input], inputs)
         quantize_static(
             before, after, reader, activation_type=TYPES[config.activations], weight_type=QuantType.QInt8,
             calibrate_method=METHODS[config.method], per_channel=config.per_channel,

@@ -35,7 +35,7 @@ class Config(Options):
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=True, baseline=config.distill)
+    return Needs(training=True, labels=True, baseline=config.distill)
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:

@@ -51,7 +51,7 @@ class Config:
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=True)
+    return Needs(training=True, labels=config.max_drop is not None)
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:

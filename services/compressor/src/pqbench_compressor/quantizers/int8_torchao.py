@@ -10,7 +10,8 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers._pt2e import SHAPES, calibrate, exported, module_of, undisturbed
+from pqbench_compressor.quantizers._pt2e import calibrate, exported, module_of, undisturbed
+from pqbench_compressor.tensors import dynamic_batch, tensors
 
 REQUIRES = ("torch", "torchao")
 PRECISION = Precision.PRECISION_INT8
@@ -30,13 +31,13 @@ def needs(config: Config) -> Needs:
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     module = module_of(source)
-    images = torch.from_numpy(context.training.sample(config.images, context.seed))
+    images = context.training.sample(config.images, context.seed)
     with undisturbed():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
         placement = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
-        program = torch.export.export(module, (images[:2].clone(),), dynamic_shapes=SHAPES, strict=False)
+        program = torch.export.export(module, tensors(images[:2]), dynamic_shapes=dynamic_batch(images), strict=False)
         prepared = prepare_pt2e(program.module(), placement)
         calibrate(prepared, images, context)
         data = exported(convert_pt2e(prepared), context)

@@ -46,7 +46,8 @@ class Config(Options):
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=True, baseline=config.epochs > 0 and config.distill)
+    learns = config.epochs > 0
+    return Needs(training=True, labels=learns or config.average is not None, baseline=learns and config.distill)
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.inputs import Feed, named
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("onnx", "onnxruntime")
@@ -112,12 +113,11 @@ class Session:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._name = session.get_inputs()[0].name
+        self._names = [one.name for one in session.get_inputs()]
 
-    def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
+    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
         """The timed call for one batch."""
-        run = functools.partial(self._session.run, None, {self._name: batch})
-        return lambda: run()[0]
+        return functools.partial(self._session.run, None, named(batch, self._names))
 
 
 def device() -> str:
@@ -131,7 +131,8 @@ def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -
         settings = _session_options(options)
         settings.optimized_model_filepath = str(optimised)
         settings.graph_optimization_level = level = _optimisation(precision)
-        settings.add_free_dimension_override_by_name(_batch_axis(artifact), shape.batch)
+        for axis, size in _free_dimensions(artifact, shape).items():
+            settings.add_free_dimension_override_by_name(axis, size)
         _create(artifact, settings, options)
         data = optimised.read_bytes()
     return Built(
@@ -193,13 +194,14 @@ def _create(model: Path, settings: onnxruntime.SessionOptions, options: Config) 
         raise kind(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
 
 
-def _batch_axis(artifact: Path) -> str:
+def _free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
+    """The graph's named axes, fixed to what the engine takes; axes without a name are fixed already."""
     graph = onnx.load(str(artifact), load_external_data=False).graph
-    inputs = [i for i in graph.input if i.name not in {w.name for w in graph.initializer}]
-    if len(inputs) != 1:
-        raise InvalidInput(f"the model has {len(inputs)} inputs; one image input is supported")
-    # An axis with a fixed size has no name; ONNX Runtime then ignores the override and checks the shape.
-    return inputs[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = {one.name: one.type.tensor_type.shape.dim for one in graph.input if one.name not in constants}
+    shapes = shape.inputs(list(inputs))
+    pairs = [pair for name, axes in inputs.items() for pair in zip(axes, shapes[name], strict=False)]
+    return {axis.dim_param: size for axis, size in pairs if axis.dim_param}
 
 
 def _layers(model: onnx.ModelProto) -> list[Layer]:

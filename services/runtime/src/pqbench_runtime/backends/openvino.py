@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -17,7 +17,8 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.errors import Failed, Refused
+from pqbench_wire.inputs import Feed, named
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("openvino",)
@@ -88,12 +89,12 @@ class Session:
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self._request = compiled.create_infer_request()
-        self._output = compiled.output(0)
+        self._names = [port.get_any_name() for port in compiled.inputs]
 
-    def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
-        """The timed call for one batch; the input array is used in place, the output copied out."""
-        infer, output = partial(self._request.infer, {0: batch}, share_inputs=True), self._output
-        return lambda: infer()[output]
+    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
+        """The timed call for one batch; the input arrays are used in place, the outputs copied out."""
+        infer = partial(self._request.infer, named(batch, self._names), share_inputs=True)
+        return lambda: infer().to_tuple()
 
 
 def device() -> str:
@@ -104,9 +105,8 @@ def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -
     core = openvino.Core()
     try:
         model = core.read_model(artifact)
-        if len(model.inputs) != 1:
-            raise InvalidInput(f"the model has {len(model.inputs)} inputs; one image input is supported")
-        model.reshape(list(shape.input))
+        shapes = shape.inputs([port.get_any_name() for port in model.inputs])
+        model.reshape({name: list(axes) for name, axes in shapes.items()})
         compiled = core.compile_model(model, "CPU", _properties(precision, options))
     except RuntimeError as error:
         raise Failed(f"OpenVINO cannot compile this model: {_reason(error)}") from error

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch.utils import _pytree as pytree
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.inputs import Feed, Inputs
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("torch",)
@@ -66,19 +68,20 @@ class Config:
 class Session:
     """A loaded program."""
 
-    def __init__(self, program: Callable[[torch.Tensor], torch.Tensor], options: Config) -> None:
+    def __init__(self, program: Callable[..., Any], options: Config) -> None:
         self._program = program
         self._options = options
 
-    def bind(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
+    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
         """The timed call for one batch."""
         if self._options.threads:
             torch.set_num_threads(self._options.threads)
-        inputs, program = torch.from_numpy(batch), self._program
+        arrays = batch.arrays.values() if isinstance(batch, Inputs) else (batch,)
+        inputs, program = [torch.from_numpy(array) for array in arrays], self._program
 
-        def call() -> np.ndarray:
+        def call() -> Sequence[np.ndarray]:
             with torch.inference_mode():
-                return program(inputs).numpy()
+                return [output.numpy() for output in pytree.tree_leaves(program(*inputs))]
 
         return call
 
@@ -93,7 +96,7 @@ def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -
     program = _load(data)
     session = _session(program, options)
     try:
-        session.bind(np.zeros(shape.input, np.float32))()
+        session.bind(shape.zeros())()
     except Exception as error:
         # Inductor, the C++ compiler and operators raise without a common root.
         raise Failed(f"PyTorch cannot run this program ({options.mode}): {first_line(error)}") from error

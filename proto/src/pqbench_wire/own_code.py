@@ -1,4 +1,4 @@
-"""A user's own code: a Python file, run only where the compressor was started with --allow-code; or live objects.
+"""A user's own code: a Python file, run only where --allow-code was given; or live objects.
 
 Live objects are those that the caller of `benchmark()` left in OBJECTS; the compressor then runs in the
 caller's process, and no request from elsewhere can put anything there.

@@ -1,0 +1,92 @@
+"""From prepared data to a model's input and back from its outputs, the same wherever a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pqbench.common.v1.common_pb2 import Images, Input, Preprocessing
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model that takes no image is fed: arrays [N, …] by name, in the order of its inputs."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: slice | np.ndarray) -> Inputs:
+        return Inputs({name: array[index] for name, array in self.arrays.items()})
+
+
+Feed = np.ndarray | Inputs  # one image input [N, …], or inputs by name
+
+
+def as_feed(prepared: Feed, preprocessing: Preprocessing) -> Feed:
+    """Prepared data as a model's input: images normalised, other inputs copied as they are."""
+    if isinstance(prepared, Inputs):
+        return Inputs({name: np.array(array) for name, array in prepared.arrays.items()})  # out of the read-only file
+    return normalise(prepared, preprocessing)
+
+
+def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 [N, H, W, C] to float32 [N, C, H, W]: scaled to [0, 1], minus mean, over std, per channel."""
+    expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+        raise InvalidInput(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, {expected}]")
+    std = np.asarray(preprocessing.std, np.float32)
+    scale = (1 / (255 * std)).astype(np.float32)
+    shift = (-np.asarray(preprocessing.mean, np.float32) / std).astype(np.float32)
+    return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2), np.float32)
+
+
+def load_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing) -> tuple[Feed, np.ndarray]:
+    """A prepared split, memory-mapped: images uint8 [N, H, W, C] or other inputs, and labels int64 [N]."""
+    labels = store.array(images.labels)
+    if preprocessing.inputs:
+        return _other_inputs(store, images, preprocessing, len(labels)), labels
+    pixels = store.array(images.images)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or labels.shape != pixels.shape[:1]:
+        raise InvalidInput(f"not a prepared split: {pixels.dtype} {pixels.shape}, labels {labels.shape}")
+    return pixels, labels
+
+
+def _other_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing, count: int) -> Inputs:
+    if len(images.arrays) != len(preprocessing.inputs):
+        raise InvalidInput(f"the split has {len(images.arrays)} inputs, the model takes {len(preprocessing.inputs)}")
+    arrays = {i.name: store.array(blob) for i, blob in zip(preprocessing.inputs, images.arrays, strict=True)}
+    for given in preprocessing.inputs:
+        check_input(given, arrays[given.name], count)
+    return Inputs(arrays)
+
+
+def check_input(wanted: Input, array: np.ndarray, count: int) -> None:
+    """Raise InvalidInput if an array does not hold `count` values of an input."""
+    shape = [count, *wanted.shape]
+    if array.dtype != np.dtype(wanted.dtype) or list(array.shape) != shape:
+        raise InvalidInput(
+            f"input {wanted.name} is {array.dtype} {list(array.shape)}, the model takes {wanted.dtype} {shape}"
+        )
+
+
+def named(feed: Feed, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """A feed under a graph's own names: an image under the only one, other inputs under theirs."""
+    if isinstance(feed, np.ndarray):
+        if len(names) != 1:
+            raise InvalidInput(f"the model has the inputs {', '.join(names)}; name them in the manifest's inputs")
+        return {names[0]: feed}
+    if set(names) != set(feed.arrays):
+        raise InvalidInput(f"the model has the inputs {', '.join(names)}, it is given {', '.join(feed.arrays)}")
+    return dict(feed.arrays)
+
+
+def flat(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """A model's outputs [N, …] side by side as float32 [N, values]; a classifier's stay as they are."""
+    parts = [np.asarray(output, np.float32).reshape(len(output), -1) for output in outputs]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

@@ -1,0 +1,52 @@
+"""Between NumPy and PyTorch: a model's inputs as tensors, its outputs as one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from pqbench_wire.inputs import Feed, Inputs, flat
+
+ANY_BATCH = torch.export.Dim("batch", min=1, max=65536)
+
+
+def tensors(feed: Feed) -> tuple[torch.Tensor, ...]:
+    """The positional arguments of a model."""
+    arrays = feed.arrays.values() if isinstance(feed, Inputs) else (feed,)
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def names(feed: Feed) -> list[str]:
+    """What the inputs are called in ONNX."""
+    return list(feed.arrays) if isinstance(feed, Inputs) else ["input"]
+
+
+def dynamic_batch(feed: Feed) -> Any:
+    """For torch.export: the first axis of every input may vary."""
+    return tuple({0: ANY_BATCH} for _ in names(feed))
+
+
+def batches(feed: Feed, size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The arguments, `size` examples at a time."""
+    for start in range(0, len(feed), size):
+        yield tensors(feed[start : start + size])
+
+
+def outputs_of(module: nn.Module, feed: Feed) -> list[torch.Tensor]:
+    """Every tensor that a model returns, in whatever tuples or dictionaries it packs them."""
+    return leaves(module(*tensors(feed)))
+
+
+def leaves(outputs: Any) -> list[torch.Tensor]:
+    """The tensors in an output."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def flattened(outputs: Any) -> np.ndarray:
+    """A model's output as float32 [N, values]."""
+    return flat([leaf.float().numpy() for leaf in leaves(outputs)])
