@@ -5,8 +5,9 @@ INSTALLED := .venv/.installed
 DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff types-protobuf types-PyYAML
 PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch]" -e orchestrator
 MANIFEST ?= data/manifests/quickstart.yaml
+TESTDATA ?= ../shared/data
 
-.PHONY: help setup quickstart test test-long test-all lint format proto bench clean
+.PHONY: help setup quickstart test test-long test-all lint format proto bench matrix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -42,9 +43,16 @@ format: setup ## format the code
 proto: setup ## regenerate the gRPC stubs
 	$(BIN)/python proto/gen.py
 
-bench: setup ## run the benchmarks (IMAGES=folder for the second); results go to benchmarks/results
+bench: setup ## run the benchmarks (IMAGES=folder for the second, TESTDATA=folder for the others); results: benchmarks/results
 	$(BIN)/python benchmarks/fidelity.py
 	$(if $(IMAGES),$(BIN)/python benchmarks/preparation.py $(IMAGES))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/quantizers.py $(TESTDATA))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/routes.py $(TESTDATA))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/recovery.py $(TESTDATA))
+
+matrix: setup ## every technique on every model of the thesis; takes an hour or two, goes on where it was interrupted
+	@test -e $(TESTDATA)/imagenet_sample.zip || { echo "there is no $(TESTDATA)/imagenet_sample.zip: make matrix TESTDATA=folder"; exit 2; }
+	$(BIN)/python benchmarks/matrix.py $(TESTDATA)/imagenet_sample.zip
 
 clean: ## remove .venv, caches and all run data except the manifests
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,15 +1,19 @@
-"""Fetching pretrained weights into PyTorch's own cache."""
+"""Fetching pretrained weights into PyTorch's and Hugging Face's own caches, with progress, checked."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pqbench_compressor.checkpoint import unwrap
 from pqbench_compressor.plugins import Context
 from pqbench_wire.download import download
+from pqbench_wire.errors import BlobCorrupt, Unavailable
 
 
 def fetch_state(url: str, context: Context) -> dict[str, torch.Tensor]:
@@ -27,3 +31,49 @@ def fetch_state(url: str, context: Context) -> dict[str, torch.Tensor]:
         lambda fraction: context.report("download", fraction, name),
     )  # fmt: skip
     return unwrap(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def fetch_from_hub(repository: str, context: Context, endpoint: str | None = None) -> Path:
+    """The safetensors file of a Hugging Face repository ("owner/name" or "owner/name@revision"), in its cache.
+
+    Raises Unavailable, saying what to put where, without network; BlobCorrupt for a file that is not its SHA-256.
+    """
+    from huggingface_hub import hf_hub_download
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        """Reports instead of drawing."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            done = super().update(n)
+            context.report("download", min(1.0, self.n / self.total) if self.total else 0.0, repository)
+            return done
+
+    name, _, revision = repository.partition("@")
+    try:
+        path = Path(
+            hf_hub_download(name, "model.safetensors", revision=revision or None, tqdm_class=Bar, endpoint=endpoint)
+        )
+    except Exception as error:
+        # huggingface_hub has no common root for "offline", "not found" and "connection refused".
+        raise Unavailable(
+            f"{repository}: cannot download its weights ({type(error).__name__}); fill the Hugging Face cache "
+            "($HF_HOME) on a machine with network, or give weights: <path>"
+        ) from error
+    _check_hub(path.resolve(), repository)
+    return path
+
+
+def _check_hub(path: Path, repository: str) -> None:
+    """The cache names a large file by its SHA-256; a damaged one is deleted, so that the next try fetches it anew."""
+    if not re.fullmatch("[0-9a-f]{64}", path.name):
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != path.name:
+        path.unlink()
+        raise BlobCorrupt(f"{repository}: sha256 is {found}, expected {path.name}; the file was deleted, run again")

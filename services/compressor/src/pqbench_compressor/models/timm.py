@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_compressor.models._weights import fetch_from_hub
 from pqbench_compressor.plugins import Context, Files, ModelInfo
 from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput, Unavailable
@@ -52,11 +53,11 @@ def build(name: str, config: Config, files: Files) -> nn.Module:
 
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
-    try:
-        return timm.create_model(name, pretrained=True, num_classes=info(name, config, files).classes)
-    except Exception as error:
-        # huggingface_hub has no common root for "offline", "not found" and "connection refused".
-        raise Unavailable(
-            f"timm/{name}: cannot download its weights ({type(error).__name__}); fill the Hugging Face cache "
-            "($HF_HOME) on a machine with network, or give weights: <path>"
-        ) from error
+    wanted = timm.get_pretrained_cfg(name)
+    classes = info(name, config, files).classes
+    if wanted is None or not wanted.hf_hub_id:
+        raise Unavailable(f"timm/{name} has no published weights; give weights: none, or a path")
+    file = fetch_from_hub(wanted.hf_hub_id, context)
+    return timm.create_model(
+        name, pretrained=True, num_classes=classes, pretrained_cfg_overlay={"file": str(file), "hf_hub_id": None}
+    )

@@ -1,0 +1,76 @@
+"""Imagenette and Imagewoof from a local web server: downloaded, checked, unpacked, scored on their ten outputs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pqbench_orchestrator.dataset import DATASETS
+from pqbench_wire.errors import BlobCorrupt, Unavailable
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder."""
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the folder `web`."""
+    (tmp_path / "web").mkdir()
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path / "web"))
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{serving.server_address[1]}"
+    serving.shutdown()
+    serving.server_close()
+    thread.join()
+
+
+def archive(name: str, folder: Path) -> str:
+    """Write <name>2.tgz, two images a class, into the folder `web`; returns its checksum."""
+    for part in ("train", "val"):
+        for index, synset in enumerate(DATASETS.load(name).OUTPUTS):
+            images = folder / f"{name}2" / part / synset
+            images.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (40, 30), (20 * index, 100, 50 * number)).save(images / f"{number}.JPEG")
+    packed = folder / "web" / f"{name}2.tgz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(folder / f"{name}2", f"{name}2")
+    return f"md5:{hashlib.md5(packed.read_bytes()).hexdigest()}"
+
+
+@pytest.mark.parametrize("name", ["imagenette", "imagewoof"])
+def test_a_subset_is_downloaded_once(server: str, tmp_path: Path, name: str) -> None:
+    plugin = DATASETS.load(name)
+    config = plugin.Config(url=f"{server}/{name}2.tgz", checksum=archive(name, tmp_path))
+    told: list[float] = []
+    data = plugin.load(config, tmp_path / "data", told.append)
+    assert told[-1] == 1 and (tmp_path / "data" / f"{name}2" / "val").is_dir()
+    assert not list((tmp_path / "data").glob("*.tgz"))
+    assert data.outputs == tuple(plugin.OUTPUTS[synset][0] for synset in sorted(plugin.OUTPUTS))
+    assert len(data.split("test").labels) == 20 and data.split("train").open(19).size == (40, 30)
+    (tmp_path / "web" / f"{name}2.tgz").unlink()
+    assert plugin.load(config, tmp_path / "data", told.append).classes == data.classes
+
+
+def test_a_subset_that_cannot_be_had_says_what_to_put_where(server: str, tmp_path: Path) -> None:
+    plugin = DATASETS.load("imagenette")
+    absent = plugin.Config(url=f"{server}/nothing.tgz", checksum="md5:0")
+    with pytest.raises(Unavailable, match=r"File not found.*; put the unpacked folder at .*imagenette2"):
+        plugin.load(absent, tmp_path / "data", lambda _: None)
+    archive("imagenette", tmp_path)
+    other = plugin.Config(url=f"{server}/imagenette2.tgz", checksum="md5:0123456789abcdef0123456789abcdef")
+    with pytest.raises(BlobCorrupt, match="expected 0123456789abcdef"):
+        plugin.load(other, tmp_path / "data", lambda _: None)
