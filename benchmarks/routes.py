@@ -24,8 +24,8 @@ SOME_FAILED = 1  # pqbench's exit code: a tool's model that a runtime cannot run
 ROOT = Path(__file__).parent.parent
 RESULT, PAGE = ROOT / "benchmarks/results/routes.json", ROOT / "docs/precisions.md"
 METHODS = ("fp16", "bf16", "int8-static", "int8-dynamic", "fp8-static", "int4-weights", "simulated")
-COLUMNS = ("Recipe", "Target", "Batch Size", "Outcome", "Reason", "Precision", "Form", "Executed Precision", "Accuracy",
-           "SQNR (dB)", "Speedup", "Speedup Low", "Speedup High", "Stable")  # fmt: skip
+COLUMNS = ("Model", "Recipe", "Target", "Batch Size", "Outcome", "Reason", "Precision", "Form", "Executed Precision",
+           "Accuracy", "SQNR (dB)", "Speedup", "Speedup Low", "Speedup High", "Stable")  # fmt: skip
 HEAD = """# Precisions, runtimes and forms
 
 Made by `benchmarks/routes.py`. Which form of artifact carries a precision to a runtime (its *route*), what the compute

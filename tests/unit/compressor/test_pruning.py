@@ -47,7 +47,9 @@ def macs(module: nn.Module, context: Context) -> int:
 @pytest.mark.parametrize(
     ("family", "name"),
     [("thesis", "shufflenetv2"), ("thesis", "mobilenetv2"), ("cifar", "resnet56"), ("timm", "test_vit"),
-     ("torchvision", "mobilenet_v3_small"), ("torchvision", "efficientnet_b0")],
+     ("torchvision", "mobilenet_v3_small"), ("torchvision", "efficientnet_b0"),
+     pytest.param("torchvision", "resnet50", marks=pytest.mark.long),
+     pytest.param("torchvision", "convnext_tiny", marks=pytest.mark.long)],
 )  # fmt: skip
 def test_half_of_the_macs_are_removed_and_the_checkpoint_loads(family: str, name: str, tmp_path: Path) -> None:
     module, context = build(family, name)
