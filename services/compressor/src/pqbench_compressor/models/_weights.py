@@ -41,7 +41,7 @@ def fetch_from_hub(repository: str, context: Context, endpoint: str | None = Non
     from huggingface_hub import hf_hub_download
     from tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         """Reports instead of drawing."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:

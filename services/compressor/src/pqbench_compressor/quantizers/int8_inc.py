@@ -37,7 +37,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     module = module_of(source)
     images = context.training.sample(config.images, context.seed)
     os.environ.setdefault("LOGLEVEL", "ERROR")  # it reads this when first imported, and talks a lot else
-    with undisturbed():
+    with undisturbed("Neural Compressor"):
         from neural_compressor.torch.export import export
         from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
         from torchao.quantization.pt2e.constant_fold import constant_fold

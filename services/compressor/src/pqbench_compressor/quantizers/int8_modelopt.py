@@ -20,7 +20,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_wire.errors import Failed
+from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import named
 from pqbench_wire.process import spawn
 
@@ -60,10 +60,12 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 
 def _run(folder: Path, options: dict[str, str]) -> None:
-    """Quantize in a process of its own. Raises Failed with the last line that it printed."""
+    """Quantize in a process of its own. Raises Refused with the last line that it printed."""
     command = [sys.executable, "-m", "pqbench_compressor.quantizers._modelopt", str(folder), json.dumps(options)]
     process = spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output = process.communicate()[0].decode(errors="replace")
+    if process.returncode < 0:
+        raise Failed(f"ModelOpt's process was ended by signal {-process.returncode}")
     if process.returncode:
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        raise Failed(f"ModelOpt: {lines[-1][:300] if lines else f'ended with {process.returncode}'}")
+        lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no reason given"]
+        raise Refused(f"ModelOpt cannot quantize this model: {lines[-1][:300]}")

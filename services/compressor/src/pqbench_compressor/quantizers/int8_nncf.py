@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers._tools import asking
 from pqbench_wire.inputs import named
 
 REQUIRES = ("onnx", "nncf")
@@ -41,10 +42,12 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     model = onnx.load_from_string(source.onnx())
     names = [i.name for i in model.graph.input]
     context.report("calibrate", 0, f"{len(inputs)} images")
-    made = nncf.quantize(
-        model, nncf.Dataset(range(len(inputs)), lambda i: named(inputs[i : i + 1], names)), subset_size=len(inputs),
-        preset=nncf.QuantizationPreset(config.preset), fast_bias_correction=config.fast_bias_correction,
-    )  # fmt: skip
+    with asking("NNCF"):
+        made = nncf.quantize(
+            model, nncf.Dataset(range(len(inputs)), lambda i: named(inputs[i : i + 1], names)),
+            subset_size=len(inputs), preset=nncf.QuantizationPreset(config.preset),
+            fast_bias_correction=config.fast_bias_correction,
+        )  # fmt: skip
     source.notes["calibration_images"] = len(inputs)
     return dict.fromkeys(forms, made.SerializeToString(deterministic=True))
 

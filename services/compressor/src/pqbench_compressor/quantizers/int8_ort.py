@@ -17,6 +17,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers._tools import asking
 from pqbench_wire.inputs import Feed, named
 
 REQUIRES = ("onnx", "onnxruntime")
@@ -66,10 +67,11 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         before.write_bytes(source.onnx())
         reader = _Reader([i.name for i in onnx.load(before).graph.input], inputs)
-        quantize_static(
-            before, after, reader, activation_type=TYPES[config.activations], weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[config.method], per_channel=config.per_channel,
-        )  # fmt: skip
+        with asking("ONNX Runtime's quantizer"):
+            quantize_static(
+                before, after, reader, activation_type=TYPES[config.activations], weight_type=QuantType.QInt8,
+                calibrate_method=METHODS[config.method], per_channel=config.per_channel,
+            )  # fmt: skip
         model = onnx.load(after)
     source.notes["calibration_images"] = len(inputs)
     return dict.fromkeys(forms, model.SerializeToString(deterministic=True))

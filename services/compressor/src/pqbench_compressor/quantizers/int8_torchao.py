@@ -32,12 +32,12 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     module = module_of(source)
     images = context.training.sample(config.images, context.seed)
-    with undisturbed():
+    with undisturbed("torchao"):
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
         placement = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
-        program = torch.export.export(module, tensors(images[:2]), dynamic_shapes=dynamic_batch(images), strict=False)
+        program = torch.export.export(module, tensors(images[:2]), dynamic_shapes=dynamic_batch(images), strict=True)
         prepared = prepare_pt2e(program.module(), placement)
         calibrate(prepared, images, context)
         data = exported(convert_pt2e(prepared), context)
