@@ -23,6 +23,7 @@ from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor.plugins import MODELS, Files
 from pqbench_runtime.workers import WorkerProcess
 from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import normalise
 
 from .conftest import COMMAND, ROOT, Pqbench, newest_run, rows_of
@@ -114,6 +115,9 @@ def test_the_thesis_config_runs_as_it_is(thesis_data: Path, tmp_path: Path) -> N
      (("squeezenet", "squeezenett"), "MODELS: unknown key 'squeezenett'; did you mean 'squeezenet'"),
      (("[PRUNERS]", "[PRUNER]"), "unknown section 'PRUNER'; did you mean 'PRUNERS'"),
      (("[8]", "[8"), "PARAMETERS: batchsizes: not a number or list: '\\[8'"),
+     (("degrees = [0, 0.5]", "degrees = 0.5"), "PRUNING: degrees: a list of numbers is expected, like [0, 0.5]"),
+     (("iterations = 1", "iterations = 0"), "repeats: input should be greater than or equal to 1, got 0"),
+     (("iterations = 1", "iterations = 5%"), "PARAMETERS: iterations: not a number or list: '5%'"),
      (("squeezenet = 1", ""), "MODELS: nothing is switched on")],
 )  # fmt: skip
 def test_a_wrong_thesis_config_is_one_line(
@@ -228,6 +232,20 @@ class ZeroHalf:
         with torch.no_grad():
             weight[::2] = 0
         return {"zeroed": len(weight) // 2}
+
+
+def test_benchmark_takes_paths_and_wants_consent_for_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pqbench_orchestrator.api import benchmark
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def data():\n    return {}\n")
+    with pytest.raises(InvalidInput, match="dataset own.py:data is your own code: allow it with --allow-code"):
+        benchmark(model="digits/resnet", dataset="own.py:data", data=tmp_path / "data")
+    with pytest.raises(InvalidInput, match='must return {"test"'):
+        benchmark(model="digits/resnet", dataset="own.py:data", data=tmp_path / "data", allow_code=True)
+    with pytest.raises(InvalidInput, match="not an .npz with images and labels"):
+        arrays = {"dataset": "arrays", "config": {"test": tmp_path / "own.py"}}
+        benchmark(model="digits/resnet", dataset=arrays, data=tmp_path / "data")
 
 
 def test_benchmark_from_python(tmp_path: Path, digits: tuple[np.ndarray, np.ndarray]) -> None:

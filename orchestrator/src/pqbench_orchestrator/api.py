@@ -33,6 +33,7 @@ def benchmark(
     targets: Sequence[str | Mapping[str, Any]] = ("onnxruntime",),
     batch_sizes: Sequence[int] = (1,),
     data: str | Path = "data",
+    allow_code: bool = False,
     **settings: Any,
 ) -> list[Row]:
     """Run a recipe and its baseline on targets; returns the table's rows as `results.csv` has them.
@@ -41,7 +42,8 @@ def benchmark(
     {"train": (images, labels), "test": (images, labels)} with uint8 images [N, H, W, C]. `recipe`: steps as
     in a manifest, e.g. {"prune": {"method": "l1-global", "amount": 0.5}}, or objects with
     `prune(module, context)`. `preprocessing`: height, width, mean and std, for a module. `settings`: other
-    keys of a manifest, such as `seed` and `measure`. Raises InvalidInput; a cell that failed is a row.
+    keys of a manifest, such as `seed` and `measure`. Paths are relative to the working directory;
+    `allow_code` lets files named in strings run. Raises InvalidInput; a cell that failed is a row.
     """
     keys: list[str] = []
 
@@ -63,15 +65,31 @@ def benchmark(
             "batch_sizes": list(batch_sizes),
         } | settings
         manifest = Path(folder, "benchmark.yaml")
-        manifest.write_text(yaml.safe_dump(values), encoding="utf-8")
-        launcher = InProcessLauncher(Path(data))
+        manifest.write_text(yaml.safe_dump(_plain(values), sort_keys=False), encoding="utf-8")
+        launcher = InProcessLauncher(Path(data), allow_code)
         try:
-            options = run.Settings(data=Path(data), compressor=launcher)
+            options = run.Settings(data=Path(data), compressor=launcher, allow_code=allow_code)
             return run.execute(run.new_run(manifest, options), options, Nobody(), lambda _: None)
         finally:
             launcher.stop()
             for key in keys:
                 own_code.OBJECTS.pop(key)
+
+
+def _plain(value: Any) -> Any:
+    """Paths as absolute strings: the manifest lies in a folder of its own. NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, str) and _is_path(value)):
+        return str(Path(value).absolute())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_path(value: str) -> bool:
+    path = value.rpartition(":")[0] if ".py:" in value else value
+    return Path(path).is_file() or ("/" in path and Path(path).is_dir())
 
 
 def _model(model: Any, preprocessing: Mapping[str, Any] | None, register: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Split:
     open: Callable[[int], Image.Image]
     labels: np.ndarray
     fingerprint: str
+    labelled: bool = True  # else a model is compared with its baseline only
     inputs: Mapping[str, np.ndarray] | None = None
 
 
@@ -43,13 +44,11 @@ class Data:
     """A dataset: its splits and, for a subset of a larger label set, the outputs to score on.
 
     With `outputs` given, labels index into it: label 0 is the model's output `outputs[0]`.
-    Without real labels (`labelled` is False) a model is compared with its baseline only.
     """
 
     splits: dict[SplitName, Split]
     classes: Sequence[str]
     outputs: tuple[int, ...] | None = None
-    labelled: bool = True
 
     def split(self, name: SplitName) -> Split:
         """A split. Raises InvalidInput where the dataset has none of that name."""
@@ -79,18 +78,20 @@ def prepare(
     *,
     limit: int | None,
     seed: int,
+    outputs: Sequence[int] | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Images:
     """Decode, resize and crop a split once into blobs uint8 [N, H, W, C] and int64 [N]; other inputs stay as they are.
 
-    With a `limit`, a seeded random choice of images, in the split's order. Resizing is PIL's with
+    `outputs` are the model's, into which the labels index. With a `limit`, a seeded random choice of
+    images, in the split's order. Resizing is PIL's with
     antialiasing, as torchvision's transforms on PIL images do it.
     """
     indices = chosen(len(split.labels), limit, seed)
     labels = store.put_array(split.labels[indices].astype(np.int64))
     if split.inputs is not None:
         arrays = [store.put_array(split.inputs[one.name][indices]) for one in preprocessing.inputs]
-        return Images(arrays=arrays, labels=labels)
+        return Images(arrays=arrays, labels=labels, outputs=outputs)
     shape = (len(indices), preprocessing.height, preprocessing.width, preprocessing.channels)
 
     def one(index: np.integer[Any]) -> np.ndarray:
@@ -103,7 +104,7 @@ def prepare(
             for image in pool.map(one, indices[start : start + CHUNK]):
                 out.write(image.tobytes())
             progress(min(1.0, (start + CHUNK) / len(indices)))
-    return Images(images=out.blob, labels=labels)
+    return Images(images=out.blob, labels=labels, outputs=outputs)
 
 
 def chosen(count: int, limit: int | None, seed: int) -> np.ndarray:

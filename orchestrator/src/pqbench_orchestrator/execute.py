@@ -151,12 +151,14 @@ class Execution:
 
 def _prepare(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     spec = step.spec
+    data = execution.datasets[spec["dataset"]]
     images = prepare(
-        execution.datasets[spec["dataset"]].split(spec["split"]),
+        data.split(spec["split"]),
         json_format.ParseDict(spec["preprocessing"], Preprocessing()),
         execution.store,
         limit=spec["limit"],
         seed=spec["seed"],
+        outputs=data.outputs,
         progress=lambda fraction: execution.watcher.progress(step, "prepare", fraction),
     )
     return json_format.MessageToDict(images)
@@ -218,12 +220,12 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     store, data = execution.store, execution.datasets[step.spec["dataset"]]
     labels = np.asarray(store.array(_images(needs["inputs"]).labels))
     variant, baseline = (_array(store, needs[role]["outputs"]) for role in ("predict", "baseline"))
-    classifies = not needs["predict"].get("flattened", False)
-    if classifies and data.labelled:
+    classifies, labelled = not needs["predict"].get("flattened", False), data.split("test").labelled
+    if classifies and labelled:
         _check_labels(f"dataset {step.spec['dataset']}", data, labels, variant.shape[1])
     columns = list(data.outputs) if classifies and data.outputs is not None else slice(None)
     outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=labels)
-    applies = {"labels": classifies and data.labelled, "classes": classifies, "values": True}
+    applies = {"labels": classifies and labelled, "classes": classifies, "values": True}
     metrics = {name: METRICS.load(name) for name in step.spec["metrics"]}
     return {
         "metrics": {name: m.score(outputs) if applies[m.COMPARES] else None for name, m in metrics.items()},

@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Target
-from pqbench_orchestrator.survey import RecipeFacts, Survey, TargetFacts, step_message
+from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, TargetFacts, step_message
 
 ORCHESTRATOR = "orchestrator"
 SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
@@ -145,22 +145,8 @@ class _Planner:
         if not runtime.form(facts.precision, facts.forms):
             wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
             return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
-        return self._mismatch(facts, dataset)
-
-    def _mismatch(self, facts: RecipeFacts, dataset: Dataset) -> tuple[str, str]:
-        """Why a dataset does not suit a model and a recipe."""
-        data = self.facts.datasets[dataset.label]
-        if facts.inputs != data.inputs:
-            return (
-                "refused",
-                f"the model takes {_listed(facts.inputs)}; dataset {dataset.label} has {_listed(data.inputs)}",
-            )
-        needs_training = facts.trains or any(facts.needs_training)
-        if needs_training and "train" not in data.fingerprints:
-            return "refused", f"dataset {dataset.label} has no training split, which this model or recipe needs"
-        if not data.labelled and (facts.trains or any(facts.needs_labels)):
-            return "refused", f"dataset {dataset.label} has no labels, which this model or recipe needs"
-        return "", ""
+        reason = unsuitable(facts, dataset.label, self.facts.datasets[dataset.label])
+        return ("refused", reason) if reason else ("", "")
 
     def _prepare(self, model: Model, dataset: Dataset, split: str, limit: int | None) -> str:
         spec = {
@@ -195,7 +181,10 @@ class _Planner:
         recipe = Recipe(steps=steps)
         facts = self._facts_of(model, recipe)
         before = steps[: len(steps) - len(now)]
-        wants_training = [facts.needs_training[len(before) + i] for i in range(len(now))]
+        wanted = list(facts.needs_training)
+        if "train" in self.facts.datasets[dataset.label].fingerprints and facts.uses_training:
+            wanted = [a or b for a, b in zip(wanted, facts.uses_training, strict=True)]
+        wants_training = [wanted[len(before) + i] for i in range(len(now))]
         wants_baseline = [facts.needs_baseline[len(before) + i] for i in range(len(now))]
         needs = {"verification": self._prepare(model, dataset, "test", self.manifest.verification_images)}
         is_first = not steps and not forms  # loads, or trains, the model; all else starts from its checkpoint
@@ -239,7 +228,8 @@ class _Planner:
 
     def _score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, predict: str) -> str:
         spec = {"dataset": dataset.label, "metrics": list(self.manifest.metrics)}
-        named = {"metrics": spec["metrics"], "data": self.facts.datasets[dataset.label].fingerprints["test"]}
+        named = {"metrics": spec["metrics"], "data": self.facts.datasets[dataset.label].fingerprints["test"],
+                 "labelled": "test" not in self.facts.datasets[dataset.label].unlabelled}  # fmt: skip
         needs = {
             "predict": predict,
             "baseline": self._predict(model, dataset, Recipe(), target),
@@ -314,6 +304,17 @@ class _Planner:
 
     def _rank(self, target: Target) -> int:
         return 2 + [t.name for t in self.manifest.targets].index(target.name)
+
+
+def unsuitable(facts: RecipeFacts, dataset: str, data: DatasetFacts) -> str:
+    """Why a dataset does not suit a model and a recipe; empty where it does."""
+    if facts.inputs != data.inputs:
+        return f"the model takes {_listed(facts.inputs)}; dataset {dataset} has {_listed(data.inputs)}"
+    if (facts.trains or any(facts.needs_training)) and "train" not in data.fingerprints:
+        return f"dataset {dataset} has no training split, which this model or recipe needs"
+    if (facts.trains or any(facts.needs_labels)) and "train" in data.unlabelled:
+        return f"dataset {dataset} has no labels, which this model or recipe needs"
+    return ""
 
 
 def _listed(inputs: dict[str, str]) -> str:

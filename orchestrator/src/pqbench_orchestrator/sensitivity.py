@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench_orchestrator.dataset import Data, prepare
 from pqbench_orchestrator.manifest import Manifest, Recipe
+from pqbench_orchestrator.plan import unsuitable
 from pqbench_orchestrator.services import COMPRESSOR, Services
 from pqbench_orchestrator.survey import Survey
 from pqbench_wire.blobs import BlobStore
@@ -41,13 +43,20 @@ def analyse(
         if model.is_file and model.model.endswith(".onnx"):
             raise Refused(f"model {model.label}: layers are analysed in PyTorch; an ONNX file has no module")
         preprocessing = json_format.ParseDict(known.preprocessing, Preprocessing())
+        if known.inputs:
+            takes = ", ".join(known.inputs)
+            raise Refused(f"model {model.label}: sensitivity needs an image classifier; this takes {takes}")
+        asked = dataclasses.replace(known, needs_training=(True,), needs_labels=(True,))
         for dataset in manifest.datasets:
             data = datasets[dataset.label]
+            if reason := unsuitable(asked, dataset.label, facts.datasets[dataset.label]):
+                raise Refused(reason)
             say(f"preparing {dataset.label}")
             request = compressor_pb2.AnalyseRequest(
                 model=json_format.ParseDict(facts.models[model.label], compressor_pb2.Model()),
                 training=prepare(
-                    data.split("train"), preprocessing, store, limit=dataset.train_images, seed=manifest.seed
+                    data.split("train"), preprocessing, store, limit=dataset.train_images, seed=manifest.seed,
+                    outputs=data.outputs,
                 ),
                 verification=prepare(data.split("test"), preprocessing, store, limit=2, seed=manifest.seed),
                 amounts=AMOUNTS, bits=BITS, images=images, seed=manifest.seed,

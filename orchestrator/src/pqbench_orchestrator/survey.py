@@ -43,6 +43,7 @@ class RecipeFacts:
     needs_training: tuple[bool, ...] = ()  # of each step
     needs_baseline: tuple[bool, ...] = ()
     needs_labels: tuple[bool, ...] = ()
+    uses_training: tuple[bool, ...] = ()  # where there is a training split
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -73,7 +74,7 @@ class DatasetFacts:
 
     fingerprints: dict[str, str]  # split -> digest
     inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
-    labelled: bool = True
+    unlabelled: tuple[str, ...] = ()  # splits without labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ def _dataset_facts(data: Data) -> DatasetFacts:
     return DatasetFacts(
         fingerprints={name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()},
         inputs={name: _kind(array.dtype, array.shape[1:]) for name, array in inputs.items()},
-        labelled=data.labelled,
+        unlabelled=tuple(name for name, split in data.splits.items() if not split.labelled),
     )
 
 
@@ -247,6 +248,7 @@ def _check(client: Any, stub: Any, request: compressor_pb2.CheckRequest, recipe:
         needs_training=tuple(needs.training_images for needs in answer.needs),
         needs_baseline=tuple(needs.baseline for needs in answer.needs),
         needs_labels=tuple(needs.labels for needs in answer.needs),
+        uses_training=tuple(needs.training_images_if_any for needs in answer.needs),
     )
 
 

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pqbench_orchestrator.manifest import Manifest
 from pqbench_orchestrator.tables import OFF, THESIS_COLUMNS, Row
-from pqbench_wire.catalog import unknown
+from pqbench_wire.catalog import first_problem, unknown
 from pqbench_wire.errors import InvalidInput
 
 MODELS = ("alexnet", "densenet", "googlenet", "resnet", "inceptionv3", "mobilenetv2", "shufflenetv2", "simplenet",
@@ -64,7 +66,10 @@ def load_ini(path: Path) -> Manifest:
     for key in ("models", "datasets"):
         if not manifest[key]:
             raise InvalidInput(f"{path}: {key.upper()}: nothing is switched on")
-    return Manifest.model_validate(manifest)
+    try:
+        return Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise InvalidInput(f"{path}: {first_problem(error).replace('value error, ', '')}") from error
 
 
 def write_experiment(table: list[Row], folder: Path, started: float) -> Path:
@@ -100,6 +105,8 @@ def _recipe(pruning: tuple[str, dict[str, Any]] | None, quantizer: str | None, p
 def _prunings(values: configparser.ConfigParser, path: Path) -> list[tuple[str, dict[str, Any]] | None]:
     """Label and prune step for each pruner and degree; None, first, is the unpruned model."""
     degrees = _value(values, path, "PRUNING", "degrees")
+    if not isinstance(degrees, list) or not all(isinstance(degree, (int, float)) for degree in degrees):
+        raise InvalidInput(f"{path}: PRUNING: degrees: a list of numbers is expected, like [0, 0.5]")
     made: list[tuple[str, dict[str, Any]] | None] = [None]
     for degree in (degree for degree in degrees if degree):
         for name in _on(values, "PRUNERS"):
@@ -115,7 +122,7 @@ def _prunings(values: configparser.ConfigParser, path: Path) -> list[tuple[str, 
 
 
 def _read(path: Path) -> configparser.ConfigParser:
-    values = configparser.ConfigParser()
+    values = configparser.ConfigParser(interpolation=None)
     try:
         values.read_string(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, configparser.Error) as error:

@@ -234,4 +234,15 @@ def test_calibration_draws_from_the_whole_split() -> None:
     assert len(set(drawn)) == 20 and drawn.max() > 50
     held_out = np.round(split.held_out(80, 0)[0].ravel() * 255)
     everything = np.round(split.sample(100, 0).ravel() * 255)
-    assert len(set(held_out)) == 50 and not set(held_out) & set(everything)
+    assert len(set(held_out)) == 10 and len(everything) == 90 and not set(held_out) & set(everything)
+    assert set(split.fitting(0)) == set(everything)
+
+
+def test_labels_of_a_subset_are_right_among_its_outputs() -> None:
+    images, outputs = np.zeros((4, 1, 1, 3), np.uint8), np.zeros((4, 12), np.float32)
+    outputs[:, 11] = 9  # no output of the subset
+    outputs[[0, 1, 2, 3], [2, 5, 5, 2]] = 1
+    split = Training(images=images, labels=np.array([2, 5, 2, 2]), preprocessing=Preprocessing(), outputs=(2, 5, 7))
+    assert split.accuracy(outputs, split.labels) == 75
+    whole = Training(images=images, labels=split.labels, preprocessing=Preprocessing())
+    assert whole.accuracy(outputs, split.labels) == 0

@@ -16,8 +16,9 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_compressor import checkpoint, export, recalibrate, sensitivity, statistics
 from pqbench_compressor.models._attention import SelfAttention
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
+from pqbench_compressor.pruners import _own
 from pqbench_compressor.training import Options, train
-from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.errors import Failed, InvalidInput, Refused
 
 REMOVAL = PRUNERS.load("removal")
 
@@ -208,3 +209,51 @@ def test_half_precision_training_wants_a_gpu() -> None:
     module, context = build("cifar", "resnet20")
     with pytest.raises(Refused, match="fp16 needs a GPU"):
         train(module, context.training, Options(precision="fp16"), seed=0, report=lambda *_: None)
+
+
+@pytest.mark.parametrize("amount", [0.25, 0.31, 0.5])
+def test_sensitive_allocation_prunes_as_much_as_asked_for(amount: float) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 40), nn.ReLU(), nn.Linear(40, 10)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
+    data = Training(images=images, labels=np.arange(64) % 10, preprocessing=Preprocessing(height=4, width=4, channels=3,
+        mean=[0.5] * 3, std=[0.25] * 3))  # fmt: skip
+    context = Context(seed=0, report=lambda *_: None, classes=10, images=data.inputs(slice(2)), training_split=data)
+    plugin = PRUNERS.load("l1-auto")
+    plugin.prune(module, plugin.Config(amount=amount, images=6), context)
+    weights = [layer.weight for layer in module if isinstance(layer, nn.Linear)]
+    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    assert zeros == pytest.approx(amount, abs=0.002)
+
+
+def test_layers_as_wide_as_the_classifier_are_pruned() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)]
+    module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, 32)).eval()
+    images = np.random.default_rng(0).random((2, 3, 12, 12), np.float32)
+    context = Context(seed=0, report=lambda *_: None, classes=32, images=images)
+    REMOVAL.prune(module, REMOVAL.Config(amount=0.5, criterion="l2"), context)
+    assert [module[0].out_channels, module[2].out_channels, module[6].out_features] == [16, 16, 32]
+
+
+class Masks:
+    """What PyTorch's own tutorial does."""
+
+    def prune(self, module: nn.Module, context: Context) -> None:
+        nn.utils.prune.l1_unstructured(module[0], "weight", 0.5)
+
+
+class Replaces:
+    """A factorisation."""
+
+    def prune(self, module: nn.Module, context: Context) -> None:
+        module[0] = nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 4))
+
+
+def test_a_users_pruner_may_leave_masks_but_no_other_modules() -> None:
+    context = Context(seed=0, report=lambda *_: None, classes=4, images=np.zeros((2, 4), np.float32))
+    module = nn.Sequential(nn.Linear(4, 4))
+    _own.run("Masks", Masks(), module, context)
+    assert int((module[0].weight == 0).sum()) == 8 and set(module.state_dict()) == {"0.weight", "0.bias"}
+    with pytest.raises(Failed, match="Replaces changed the model's parts"):
+        _own.run("Replaces", Replaces(), module, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -176,28 +177,20 @@ def test_bias_correction_removes_the_mean_error(module: nn.Module, model: bytes,
     assert mean_error(bias_correction=True) < mean_error(bias_correction=False)
 
 
-class Fake:
-    """Held-out accuracy that depends on which layers stay in FP32."""
-
-    def __init__(self, harm: dict[str, float]) -> None:
-        self.harm = harm
-
-    def drop(self, model: bytes) -> float:
-        return sum(value for name, value in self.harm.items() if name not in model.decode().split(","))
-
-    def sqnr(self, model: bytes, count: int | None = None) -> float:
-        return -self.drop(model)
-
-
 def test_the_fewest_layers_stay_in_fp32(context: Context) -> None:
     harm = {f"layer{i}": float(i == 3) * 5 + float(i == 7) * 3 + 0.01 for i in range(20)}
 
+    def drop(kept: list[str]) -> float:
+        return sum(points for name, points in harm.items() if name not in kept)
+
     def kept(max_drop: float) -> list[str]:
-        return fewest(list(harm), lambda names: ",".join(names).encode(), Fake(harm), max_drop, context)  # type: ignore[arg-type]
+        return fewest(list(harm), drop, lambda names: -drop(names), max_drop, context)
 
     assert kept(9) == []
     assert kept(4) == ["layer3"]
     assert sorted(kept(0.5)) == ["layer3", "layer7"]
+    with pytest.raises(Refused, match="with all layers but one in FP32, 0.01 points are still lost; max_drop is 0.001"):
+        kept(0.001)
 
 
 def test_layers_that_would_overflow_stay_fp32_and_are_named(context: Context) -> None:
@@ -252,7 +245,7 @@ def test_what_cannot_be_quantized_is_refused(context: Context, model: bytes) -> 
     small = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 1)).eval()
     source = Source(onnx=lambda: export.to_onnx(small, context.example), module=small)
     int8 = QUANTIZERS.load("int8-static")
-    with pytest.raises(Refused, match="under 16 channels"):
+    with pytest.raises(Refused, match="nothing to quantize: every layer is kept, or has under 16 channels"):
         int8.quantize(source, int8.Config(images=16), context, (Form.FORM_QDQ_SIGNED,))
     whole = Source(onnx=lambda: model, module=None)
     with pytest.raises(Refused, match="no matrix product .* multiples of 256"):
@@ -291,3 +284,51 @@ def test_rounding_in_pytorch_uses_as_many_levels_as_bits_allow(bits: int) -> Non
     _fake_quant.remove(layer)
     torch.testing.assert_close(layer[0].weight, before)
     assert not layer[0]._forward_pre_hooks
+
+
+def test_matrix_products_are_dynamic_per_channel_beside_convolutions(context: Context, model: bytes) -> None:
+    plugin = QUANTIZERS.load("int8-dynamic")
+    for per_channel, count in ((True, 10), (False, 1)):
+        source = Source(onnx=lambda: model, module=None)
+        data = plugin.quantize(source, plugin.Config(per_channel=per_channel), context, plugin.FORMS)[plugin.FORMS[0]]
+        made = onnx.load_from_string(data)
+        assert {"ConvInteger", "MatMulInteger"} <= {node.op_type for node in made.graph.node}
+        sizes = {i.name: max(1, *i.dims) if i.dims else 1 for i in made.graph.initializer if i.name.endswith("_scale")}
+        assert max(sizes.values()) == count
+
+
+def test_average_bits_are_what_was_asked_for_with_the_edges_at_eight(context: Context) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 128)]
+    module = nn.Sequential(*layers, nn.ReLU(), nn.Linear(128, 10)).eval()
+    plugin, source = QUANTIZERS.load("simulated"), Source(onnx=lambda: b"", module=module)
+    plugin.quantize(source, plugin.Config(images=16, average=5.0), context, (Form.FORM_ONNX,))
+    bits = {name: weights for name, (weights, _) in source.notes["bits"].items()}
+    sizes = {name: module.get_submodule(name).weight.numel() for name in bits}
+    mean = sum(bits[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    assert (bits["1"], bits["7"]) == (8, 8) and 4 <= mean <= 5
+    with pytest.raises(Refused, match="with the first and last layer at 8 bits, 2.6. bits can be had on average"):
+        plugin.quantize(source, plugin.Config(images=16, average=2.0), context, (Form.FORM_ONNX,))
+
+
+def test_overflow_is_looked_for_on_training_images(context: Context) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 10)).eval()
+    source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
+    plugin = QUANTIZERS.load("fp16")
+    loud = dataclasses.replace(context, images=np.full_like(context.images, 1e6))
+    plugin.quantize(source, plugin.Config(), loud, (Form.FORM_ONNX,))
+    assert source.notes["kept_fp32"] == [] and plugin.needs(plugin.Config()).training_if_any
+
+
+@pytest.mark.parametrize("method", list(_calibration.RANGES))
+def test_a_constant_activation_has_a_range(method: str) -> None:
+    found = {str(value): activation(np.full(1000, value)) for value in (0.0, 3.0)}
+    calibration = _calibration.Calibration(activations=found, images=1, batch=1)
+    assert calibration.range("3.0", method, 99.9) == (0, 3)  # type: ignore[arg-type]
+    low, high = calibration.range("0.0", method, 99.9)  # type: ignore[arg-type]
+    assert low == 0 < high < 1e-3
+
+
+def test_a_silent_reference_is_not_equal_to_noise() -> None:
+    silent, loud = np.zeros((2, 3)), np.ones((2, 3))
+    assert export.sqnr(silent, silent) == 200 and export.sqnr(silent, loud) == -np.inf

@@ -184,3 +184,14 @@ def test_distillation_needs_the_unpruned_checkpoint() -> None:
     steps = {s.key: s for s in planned(m).steps}
     tuned = next(s for s in steps.values() if s.kind == "compress" and s.label.endswith("finetune"))
     assert steps[tuned.needs["baseline"]].label == "resnet: baseline"
+
+
+def test_labels_are_wanted_of_the_split_that_is_used() -> None:
+    m = manifest()
+    facts = survey_of(m)
+    data = {"digits": replace(facts.datasets["digits"], unlabelled=("test",))}
+    assert all(not cell.outcome for cell in planned(m, replace(facts, datasets=data)).cells)
+    assert keys(planned(m, replace(facts, datasets=data)), "score").isdisjoint(keys(planned(m, facts), "score"))
+    data = {"digits": replace(facts.datasets["digits"], unlabelled=("train",))}
+    reasons = {cell.reason for cell in planned(m, replace(facts, datasets=data)).cells}
+    assert reasons == {"dataset digits has no labels, which this model or recipe needs"}

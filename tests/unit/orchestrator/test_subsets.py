@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -74,3 +75,13 @@ def test_a_subset_that_cannot_be_had_says_what_to_put_where(server: str, tmp_pat
     other = plugin.Config(url=f"{server}/imagenette2.tgz", checksum="md5:0123456789abcdef0123456789abcdef")
     with pytest.raises(BlobCorrupt, match="expected 0123456789abcdef"):
         plugin.load(other, tmp_path / "data", lambda _: None)
+
+
+def test_other_labels_are_other_data(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    plugin, found = DATASETS.load("imagenet1000"), []
+    for labels in ([1, 2, 3], [1, 2, 4]):
+        (tmp_path / "labels.json").write_text(json.dumps({f"{i}.png": label for i, label in enumerate(labels)}))
+        found.append(plugin.load(plugin.Config(test=str(tmp_path)), tmp_path, lambda _: None).split("test").fingerprint)
+    assert found[0] != found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def class_folders(folder: Path, classes: Sequence[str]) -> Split:
 
 def of_files(paths: Sequence[Path], labels: np.ndarray, base: Path) -> Split:
     """A split of image files below `base`, labels int64 [N]."""
-    return Split(open=lambda i: open_image(paths[i]), labels=labels, fingerprint=fingerprint_files(paths, base))
+    files, answers = fingerprint_files(paths, base), hashlib.sha256(labels.tobytes()).hexdigest()
+    return Split(open=lambda i: open_image(paths[i]), labels=labels, fingerprint=f"{files} {answers}")
 
 
 def open_image(path: Path) -> Image.Image:

@@ -43,12 +43,9 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
     if not isinstance(made, Mapping) or "test" not in made or set(made) - {"test", "train"}:
         raise InvalidInput(f'dataset function {name} must return {{"test": (data, labels), "train": …}}')
     parts = {split: _pair(f"dataset function {name}: {split}", value) for split, value in made.items()}
-    labelled = all(labels is not None for _, labels in parts.values())
     splits = {split: _split(f"dataset function {name}: {split}", *pair) for split, pair in parts.items()}
     count = 1 + max(int(split.labels.max()) for split in splits.values())
-    return Data(
-        splits=cast(dict[SplitName, Split], splits), classes=[str(index) for index in range(count)], labelled=labelled
-    )
+    return Data(splits=cast(dict[SplitName, Split], splits), classes=[str(index) for index in range(count)])
 
 
 def _pair(where: str, value: Any) -> tuple[Any, Any]:
@@ -68,7 +65,7 @@ def _split(where: str, data: Any, labels: Any) -> Split:
         raise InvalidInput(f"{where}: data and labels must be of one length, labels integers from 0")
     return Split(
         open=lambda i: images[i], labels=numbers.astype(np.int64), fingerprint=_digest(inputs, images, numbers),
-        inputs=inputs,
+        inputs=inputs, labelled=labels is not None,
     )  # fmt: skip
 
 

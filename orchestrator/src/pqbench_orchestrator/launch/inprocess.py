@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +20,11 @@ THREADS = 8
 
 
 class InProcessLauncher:
-    """Serves the compressor on a loopback port that the system assigns."""
+    """Serves the compressor on a loopback port that the system assigns, to whom has its token."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    def __init__(self, data: Path, allow_code: bool) -> None:
+        self._data, self._allow_code = data, allow_code
+        self._token = secrets.token_urlsafe()
         self._server: grpc.Server | None = None
 
     def start(self) -> Client:
@@ -32,14 +34,16 @@ class InProcessLauncher:
             service = importlib.import_module("pqbench_compressor.service")
         except ImportError as error:
             raise Unavailable(f"benchmark() runs the compressor in this process: {error}") from error
-        servicer = service.CompressorServicer(self._data, None, allow_code=True)
+        servicer = service.CompressorServicer(self._data, None, allow_code=self._allow_code)
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
-        self._server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[Interceptor(None)], options=options)
+        self._server = grpc.server(
+            ThreadPoolExecutor(THREADS), interceptors=[Interceptor(self._token)], options=options
+        )
         compressor_pb2_grpc.add_CompressorServiceServicer_to_server(servicer, self._server)
         blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(servicer.store), self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
-        client = Client(f"127.0.0.1:{port}")
+        client = Client(f"127.0.0.1:{port}", token=self._token)
         client.wait_ready(10)
         return client
 

@@ -100,6 +100,8 @@ def verify(artifact: bytes, form: Form, precision: Precision, inputs: Feed, refe
     outputs = _run_pt2(artifact, inputs) if form == Form.FORM_PT2 else _run_onnx(artifact, inputs, name)
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
         raise VerificationFailed(f"{name}: outputs {outputs.shape} are not finite {reference.shape}")
+    if not np.isfinite(reference).all():
+        raise VerificationFailed("the model's own outputs are not finite")
     error = float(np.abs(outputs - reference).max())
     ratio = sqnr(reference, outputs)
     if ratio < LEAST_SQNR[precision]:
@@ -114,7 +116,9 @@ def sqnr(reference: np.ndarray, outputs: np.ndarray) -> float:
     """Signal-to-quantization-noise ratio in dB, at most 200 (equal)."""
     noise = float(np.square(reference - outputs, dtype=np.float64).sum())
     signal = float(np.square(reference, dtype=np.float64).sum())
-    return min(200.0, 10 * float(np.log10(signal / noise))) if noise and signal else 200.0
+    if not noise:
+        return 200.0
+    return min(200.0, 10 * float(np.log10(signal / noise))) if signal else -math.inf
 
 
 def run_module(module: nn.Module, inputs: Feed) -> np.ndarray:

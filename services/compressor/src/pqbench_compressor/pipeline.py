@@ -236,7 +236,10 @@ class Pipeline:
         training = None
         if request.HasField("training"):
             images, labels = load_inputs(self.store, request.training, info.preprocessing)
-            training = Training(images=images, labels=labels, preprocessing=info.preprocessing)
+            outputs = tuple(request.training.outputs)
+            if outputs:
+                labels = np.asarray(outputs, np.int64)[labels]
+            training = Training(images=images, labels=labels, preprocessing=info.preprocessing, outputs=outputs)
         load_baseline = None
         if request.HasField("baseline"):
             unpruned = pb.CompressRequest(model=request.model, checkpoint=request.baseline)
@@ -287,7 +290,12 @@ def _classifies(module: nn.Module, example: Feed) -> bool:
 
 
 def _message(needs: Needs) -> pb.StepNeeds:
-    return pb.StepNeeds(training_images=needs.training, baseline=needs.baseline, labels=needs.labels)
+    return pb.StepNeeds(
+        training_images=needs.training,
+        training_images_if_any=needs.training_if_any,
+        baseline=needs.baseline,
+        labels=needs.labels,
+    )
 
 
 def _finish(result: pb.CompressResult, notes: dict[str, Any], seconds: dict[str, float]) -> pb.CompressResult:

@@ -21,6 +21,7 @@ MODELS = Catalog("model", "pqbench_compressor.models")
 PRUNERS = Catalog("pruner", "pqbench_compressor.pruners")
 QUANTIZERS = Catalog("quantizer", "pqbench_compressor.quantizers")
 
+MOST_HELD_OUT = 1024  # training images
 Report = Callable[[str, float, str], None]  # stage, fraction 0 to 1, message
 
 
@@ -35,11 +36,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The training split: images uint8 [N, H, W, C] or other inputs, labels int64 [N], how they become a feed."""
+    """The training split: images uint8 [N, H, W, C] or other inputs, labels int64 [N], how they become a feed.
+
+    A tenth of it is held out: choices by accuracy are made there, and no step trains or calibrates on it.
+    """
 
     images: Feed
     labels: np.ndarray
     preprocessing: Preprocessing
+    outputs: tuple[int, ...] = ()  # of the model, if labels are some of its outputs only
 
     def inputs(self, indices: np.ndarray | slice) -> Feed:
         """Normalised images float32 [n, C, H, W], or other inputs as they are."""
@@ -58,7 +63,7 @@ class Training:
     def sample(self, count: int, seed: int) -> Feed:
         """`count` normalised images, chosen and shuffled by `seed` (a folder is often sorted by class).
 
-        At least half of the split is left for `held_out`.
+        None of them is held out.
         """
         return self.inputs(self._chosen(count, seed))
 
@@ -68,18 +73,29 @@ class Training:
         return self.inputs(chosen), self.labels[chosen]
 
     def held_out(self, count: int, seed: int) -> tuple[Feed, np.ndarray]:
-        """Images and labels from the other end of the order that `sample` begins: none is in both.
-
-        At most half of the training split.
-        """
-        order = np.random.default_rng(seed).permutation(len(self.images))
-        chosen = order[len(order) - min(count, len(order) // 2) :]
+        """At most `count` held-out images and their labels."""
+        chosen = self._order(seed)[1][:count]
         return self.inputs(chosen), self.labels[chosen]
 
+    def fitting(self, seed: int) -> np.ndarray:
+        """The indices of the images to train on: all that are not held out."""
+        return self._order(seed)[0]
+
+    def accuracy(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Percent of outputs [N, classes] that are right, among the outputs that the labels name."""
+        if not self.outputs:
+            return 100 * float(np.mean(outputs.argmax(1) == labels))
+        columns = np.asarray(self.outputs)
+        return 100 * float(np.mean(columns[outputs[:, columns].argmax(1)] == labels))
+
     def _chosen(self, count: int, seed: int) -> np.ndarray:
-        return np.random.default_rng(seed).permutation(len(self.images))[
-            : min(count, len(self.images) - len(self.images) // 2)
-        ]
+        return self.fitting(seed)[:count]
+
+    def _order(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices shuffled by `seed`: to fit and calibrate with, and held out."""
+        order = np.random.default_rng(seed).permutation(len(self.labels))
+        held_out = max(1, min(MOST_HELD_OUT, len(order) // 10))
+        return order[:-held_out], order[-held_out:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +103,7 @@ class Needs:
     """What a step must be given besides the model."""
 
     training: bool = False  # the training split
+    training_if_any: bool = False  # the training split where the dataset has one
     labels: bool = False  # the labels of that split, and a model that gives [N, classes] for one image input
     baseline: bool = False  # the unpruned model
 

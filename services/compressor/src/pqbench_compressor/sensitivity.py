@@ -41,6 +41,7 @@ class Sensitivity:
 
     def __init__(self, module: nn.Module, context: Context, images: int) -> None:
         self._module = module.eval()
+        self._training = context.training
         inputs, self._labels = context.training.held_out(images, context.seed)
         self._inputs = torch.from_numpy(inputs)
         self._report = context.report
@@ -84,7 +85,7 @@ class Sensitivity:
             return np.concatenate([self._module(part).float().numpy() for part in self._inputs.split(BATCH)])
 
     def _accuracy(self, outputs: np.ndarray) -> float:
-        return 100 * float(np.mean(outputs.argmax(1) == self._labels))
+        return self._training.accuracy(outputs, self._labels)
 
 
 @contextmanager

@@ -69,14 +69,15 @@ def train(
     if options.precision == "fp16" and device.type == "cpu":
         raise Refused("training in fp16 needs a GPU; on a CPU use bf16 or fp32")
     module.train().to(device).to(memory_format=torch.channels_last)
-    run = _Run(module, options, _batches_of(data, options), device, teacher and teacher.to(device))
+    indices = data.fitting(seed)
+    run = _Run(module, options, _batches_of(indices, options), device, teacher and teacher.to(device))
     begin = run.restore(resume) if resume is not None and resume.is_file() else 0
     loss = 0.0
     for epoch in range(begin, options.epochs):
         # A generator of its own for each epoch: a resumed training shuffles as an unbroken one.
         order = np.random.default_rng([seed, epoch])
         total = 0.0
-        for index, (images, labels) in enumerate(_batches(data, options, order)):
+        for index, (images, labels) in enumerate(_batches(data, indices, options, order)):
             total += run.step(images, labels)
             done = (epoch + (index + 1) / run.batches) / options.epochs
             report("train", done, f"epoch {epoch + 1}/{options.epochs}, loss {total / (index + 1):.3f}")
@@ -175,13 +176,15 @@ def _schedule(optimizer: torch.optim.Optimizer, options: Options, batches: int) 
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _batches_of(data: Training, options: Options) -> int:
-    return max(1, len(data.images) // options.batch_size)
+def _batches_of(indices: np.ndarray, options: Options) -> int:
+    return max(1, len(indices) // options.batch_size)
 
 
-def _batches(data: Training, options: Options, order: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(
+    data: Training, fitting: np.ndarray, options: Options, order: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Normalised images float32 [n, C, H, W] and labels int64 [n], shuffled by `order`."""
-    for indices in np.array_split(order.permutation(len(data.images)), _batches_of(data, options)):
+    for indices in np.array_split(order.permutation(fitting), _batches_of(fitting, options)):
         images = _augmented(data.pictures(indices), options.augment, order)
         yield data.normalised(images), np.asarray(data.labels[indices])
 

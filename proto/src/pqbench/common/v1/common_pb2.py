@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epqbench/common/v1/common.proto\x12\x11pqbench.common.v1\"$\n\x04\x42lob\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"3\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"\xac\x01\n\rPreprocessing\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06resize\x18\x04 \x01(\r\x12\x15\n\rinterpolation\x18\x05 \x01(\t\x12\x0c\n\x04mean\x18\x06 \x03(\x02\x12\x0b\n\x03std\x18\x07 \x03(\x02\x12(\n\x06inputs\x18\x08 \x03(\x0b\x32\x18.pqbench.common.v1.Input\"\x83\x01\n\x06Images\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\'\n\x06labels\x18\x02 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\'\n\x06\x61rrays\x18\x03 \x03(\x0b\x32\x17.pqbench.common.v1.Blob\"\x89\x01\n\x08\x41rtifact\x12%\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12%\n\x04\x66orm\x18\x02 \x01(\x0e\x32\x17.pqbench.common.v1.Form\x12/\n\tprecision\x18\x03 \x01(\x0e\x32\x1c.pqbench.common.v1.Precision\"\x8f\x01\n\x06Plugin\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x11\n\tavailable\x18\x04 \x01(\x08\x12\x1a\n\x12unavailable_reason\x18\x05 \x01(\t\x12\x1a\n\x12\x63onfig_schema_json\x18\x06 \x01(\t\x12\r\n\x05names\x18\x07 \x03(\t\"<\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t\"%\n\x03Log\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xd2\x01\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_INT8\x10\x04\x12\x1a\n\x16PRECISION_INT8_DYNAMIC\x10\x05\x12\x11\n\rPRECISION_FP8\x10\x06\x12\x12\n\x0ePRECISION_INT4\x10\x07\x12\x17\n\x13PRECISION_SIMULATED\x10\x08*\x9e\x01\n\x04\x46orm\x12\x14\n\x10\x46ORM_UNSPECIFIED\x10\x00\x12\r\n\tFORM_ONNX\x10\x01\x12\x13\n\x0f\x46ORM_QDQ_SIGNED\x10\x02\x12\x15\n\x11\x46ORM_QDQ_UNSIGNED\x10\x03\x12\x12\n\x0e\x46ORM_QDQ_TYPED\x10\x04\x12\x0c\n\x08\x46ORM_PT2\x10\x05\x12\x10\n\x0c\x46ORM_DYNAMIC\x10\x06\x12\x11\n\rFORM_QDQ_TOOL\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epqbench/common/v1/common.proto\x12\x11pqbench.common.v1\"$\n\x04\x42lob\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"3\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"\xac\x01\n\rPreprocessing\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06resize\x18\x04 \x01(\r\x12\x15\n\rinterpolation\x18\x05 \x01(\t\x12\x0c\n\x04mean\x18\x06 \x03(\x02\x12\x0b\n\x03std\x18\x07 \x03(\x02\x12(\n\x06inputs\x18\x08 \x03(\x0b\x32\x18.pqbench.common.v1.Input\"\x94\x01\n\x06Images\x12\'\n\x06images\x18\x01 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\'\n\x06labels\x18\x02 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12\x0f\n\x07outputs\x18\x04 \x03(\r\x12\'\n\x06\x61rrays\x18\x03 \x03(\x0b\x32\x17.pqbench.common.v1.Blob\"\x89\x01\n\x08\x41rtifact\x12%\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x17.pqbench.common.v1.Blob\x12%\n\x04\x66orm\x18\x02 \x01(\x0e\x32\x17.pqbench.common.v1.Form\x12/\n\tprecision\x18\x03 \x01(\x0e\x32\x1c.pqbench.common.v1.Precision\"\x8f\x01\n\x06Plugin\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x11\n\tavailable\x18\x04 \x01(\x08\x12\x1a\n\x12unavailable_reason\x18\x05 \x01(\t\x12\x1a\n\x12\x63onfig_schema_json\x18\x06 \x01(\t\x12\r\n\x05names\x18\x07 \x03(\t\"<\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t\"%\n\x03Log\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xd2\x01\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_INT8\x10\x04\x12\x1a\n\x16PRECISION_INT8_DYNAMIC\x10\x05\x12\x11\n\rPRECISION_FP8\x10\x06\x12\x12\n\x0ePRECISION_INT4\x10\x07\x12\x17\n\x13PRECISION_SIMULATED\x10\x08*\x9e\x01\n\x04\x46orm\x12\x14\n\x10\x46ORM_UNSPECIFIED\x10\x00\x12\r\n\tFORM_ONNX\x10\x01\x12\x13\n\x0f\x46ORM_QDQ_SIGNED\x10\x02\x12\x15\n\x11\x46ORM_QDQ_UNSIGNED\x10\x03\x12\x12\n\x0e\x46ORM_QDQ_TYPED\x10\x04\x12\x0c\n\x08\x46ORM_PT2\x10\x05\x12\x10\n\x0c\x46ORM_DYNAMIC\x10\x06\x12\x11\n\rFORM_QDQ_TOOL\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pqbench.common.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRECISION']._serialized_start=841
-  _globals['_PRECISION']._serialized_end=1051
-  _globals['_FORM']._serialized_start=1054
-  _globals['_FORM']._serialized_end=1212
+  _globals['_PRECISION']._serialized_start=858
+  _globals['_PRECISION']._serialized_end=1068
+  _globals['_FORM']._serialized_start=1071
+  _globals['_FORM']._serialized_end=1229
   _globals['_BLOB']._serialized_start=53
   _globals['_BLOB']._serialized_end=89
   _globals['_INPUT']._serialized_start=91
@@ -42,13 +42,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREPROCESSING']._serialized_start=145
   _globals['_PREPROCESSING']._serialized_end=317
   _globals['_IMAGES']._serialized_start=320
-  _globals['_IMAGES']._serialized_end=451
-  _globals['_ARTIFACT']._serialized_start=454
-  _globals['_ARTIFACT']._serialized_end=591
-  _globals['_PLUGIN']._serialized_start=594
-  _globals['_PLUGIN']._serialized_end=737
-  _globals['_PROGRESS']._serialized_start=739
-  _globals['_PROGRESS']._serialized_end=799
-  _globals['_LOG']._serialized_start=801
-  _globals['_LOG']._serialized_end=838
+  _globals['_IMAGES']._serialized_end=468
+  _globals['_ARTIFACT']._serialized_start=471
+  _globals['_ARTIFACT']._serialized_end=608
+  _globals['_PLUGIN']._serialized_start=611
+  _globals['_PLUGIN']._serialized_end=754
+  _globals['_PROGRESS']._serialized_start=756
+  _globals['_PROGRESS']._serialized_end=816
+  _globals['_LOG']._serialized_start=818
+  _globals['_LOG']._serialized_end=855
 # @@protoc_insertion_point(module_scope)

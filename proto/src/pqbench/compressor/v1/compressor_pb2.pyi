@@ -99,14 +99,16 @@ class CheckResponse(_message.Message):
     def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ...) -> None: ...
 
 class StepNeeds(_message.Message):
-    __slots__ = ("training_images", "baseline", "labels")
+    __slots__ = ("training_images", "baseline", "labels", "training_images_if_any")
     TRAINING_IMAGES_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_IMAGES_IF_ANY_FIELD_NUMBER: _ClassVar[int]
     training_images: bool
     baseline: bool
     labels: bool
-    def __init__(self, training_images: _Optional[bool] = ..., baseline: _Optional[bool] = ..., labels: _Optional[bool] = ...) -> None: ...
+    training_images_if_any: bool
+    def __init__(self, training_images: _Optional[bool] = ..., baseline: _Optional[bool] = ..., labels: _Optional[bool] = ..., training_images_if_any: _Optional[bool] = ...) -> None: ...
 
 class CompressRequest(_message.Message):
     __slots__ = ("model", "checkpoint", "steps", "forms", "training", "verification", "baseline", "seed")

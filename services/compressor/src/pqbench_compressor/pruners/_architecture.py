@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
+from pqbench_compressor.tensors import leaves
 from pqbench_wire.errors import InvalidInput
 
 Layer = nn.Conv2d | nn.Linear
@@ -51,12 +52,12 @@ def mend(module: nn.Module, left: dict[nn.Linear, int]) -> None:
         setattr(module, "hidden_dim", projection.out_channels)  # noqa: B010 (mypy takes modules' attributes for tensors)
 
 
-def kept(module: nn.Module, classes: int, patterns: Iterable[str]) -> list[nn.Module]:
-    """The layers that keep their outputs: the classifier, what the model names, what the user names.
+def kept(module: nn.Module, example: torch.Tensor, patterns: Iterable[str]) -> list[nn.Module]:
+    """The layers that keep their outputs: those that make the model's, what the model names, what the user names.
 
     Raises InvalidInput for a pattern that fits no layer.
     """
-    heads = [m for m in module.modules() if isinstance(m, Layer) and m.weight.shape[0] == classes]
+    heads = _last(module, example)
     named = cast(Any, getattr(module, "layers_to_keep", list))()
     layers = {name: m for name, m in module.named_modules() if isinstance(m, Layer)}
     chosen = []
@@ -89,6 +90,31 @@ def _alone(block: InvertedResidual, seen: list[torch.Tensor], x: torch.Tensor) -
     left, right = x.detach().chunk(2, 1) if block.stride == 1 else (x.detach(), x.detach())
     seen.append(block.branch2(right))
     return torch.cat((block.branch1(left), seen[-1]), 1).detach()
+
+
+def _last(module: nn.Module, example: torch.Tensor) -> list[nn.Module]:
+    """The layers after which no other comes on the way to an output, found in autograd's graph."""
+    made: dict[Any, nn.Module] = {}
+
+    def note(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        made[output.grad_fn] = layer
+
+    hooks = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, Layer)]
+    with torch.enable_grad():
+        outputs = leaves(module(example.clone().requires_grad_()))
+    for hook in hooks:
+        hook.remove()
+    found, seen, waiting = [], set(), [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in made:
+            found.append(made[node])
+        else:
+            waiting += [before for before, _ in node.next_functions]
+    return found
 
 
 def _shuffled(network: nn.Module) -> list[nn.Module]:

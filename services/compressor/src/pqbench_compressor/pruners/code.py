@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.pruners import _own
 from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Feed
@@ -48,5 +49,4 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
     pruner = own_code.called(config.name, config.loaded, **config.arguments)
     if not callable(getattr(pruner, "prune", None)):
         raise InvalidInput(f"{config.name} has no method prune(module, context)")
-    notes = own_code.called(config.name, pruner.prune, module, context)
-    return notes if isinstance(notes, dict) else {}
+    return _own.run(config.name, pruner, module, context)

@@ -40,8 +40,15 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
     noise = {layer: [0.0, *worse] for layer, worse in curves(analysis.pruning(SHARES[1:])).items()}
     sizes = {name: layer.weight.numel() for name, layer in analysis.layers.items()}
     savings = {name: [share * size for share in SHARES] for name, size in sizes.items()}
-    shares = allocate(noise, SHARES, savings, config.amount * sum(sizes.values()))
+    wanted = config.amount * sum(sizes.values())
+    shares = _exact(allocate(noise, SHARES, savings, wanted), sizes, wanted)
     with torch.no_grad():
         for name, layer in analysis.layers.items():
             layer.weight.mul_(mask(layer.weight, shares[name]))
     return {"shares": shares}
+
+
+def _exact(shares: dict[str, float], sizes: dict[str, int], wanted: float) -> dict[str, float]:
+    """The shares, all lowered alike: whole steps prune a little more than was asked for."""
+    pruned = sum(shares[layer] * size for layer, size in sizes.items())
+    return {layer: share * wanted / pruned if pruned else 0.0 for layer, share in shares.items()}

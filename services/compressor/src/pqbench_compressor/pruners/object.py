@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.pruners import _own
 from pqbench_compressor.pruners._zero_fill import problem as problem
 from pqbench_compressor.pruners._zero_fill import refusal as refusal
 from pqbench_wire import own_code
@@ -31,5 +32,4 @@ def needs(config: Config) -> Needs:
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
     pruner = own_code.live(config.name)
-    notes = own_code.called(type(pruner).__name__, pruner.prune, module, context)
-    return notes if isinstance(notes, dict) else {}
+    return _own.run(type(pruner).__name__, pruner, module, context)

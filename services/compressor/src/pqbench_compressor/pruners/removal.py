@@ -90,7 +90,7 @@ def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> s
     if config.criterion == "bn-scale" and not _norms(module):
         return "criterion bn-scale ranks by batch normalisation, of which this model has none"
     try:
-        least = _least(module, config, classes, torch.from_numpy(example))
+        least = _least(module, config, torch.from_numpy(example))
     except Failed as error:
         return str(error)
     if config.target != "channels" and 1 - config.amount < least - TOLERANCE:
@@ -110,7 +110,7 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
         raise Refused("criterion bn-scale: all scales of this model's batch normalisation are equal")
     macs, shape = _architecture.Costs(module, example, "macs"), _output_shape(module, example)
     before = macs.now()
-    removal = _Removal(module, config, context.classes, example)
+    removal = _Removal(module, config, example)
     for iteration in range(1, config.iterations + 1):
         gather(config.criterion, module, context, config.images)
         removal.proceed(iteration / config.iterations)
@@ -127,7 +127,7 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
 class _Removal:
     """One pruning under way: Torch-Pruning ranks, this stops at the target."""
 
-    def __init__(self, module: nn.Module, config: Config, classes: int, example: torch.Tensor) -> None:
+    def __init__(self, module: nn.Module, config: Config, example: torch.Tensor) -> None:
         self._module, self._config = module, config
         by_channels = config.target == "channels"
         self._costs = _architecture.Costs(module, example, "macs" if by_channels else config.target)
@@ -144,7 +144,7 @@ class _Removal:
                 pruning_ratio=ratio,
                 max_pruning_ratio=MOST,
                 iterative_steps=config.iterations if by_channels else FINE_STEPS,
-                ignored_layers=_architecture.kept(module, classes, config.keep),
+                ignored_layers=_architecture.kept(module, example, config.keep),
                 round_to=config.round_to,
                 num_heads=heads,
                 prune_num_heads=whole,
@@ -181,22 +181,22 @@ class _Removal:
                     return
 
 
-def _least(module: nn.Module, config: Config, classes: int, example: torch.Tensor) -> float:
+def _least(module: nn.Module, config: Config, example: torch.Tensor) -> float:
     """The smallest share of the target that can be left. Raises Failed with the reason."""
     known = _LEAST.setdefault(module, {})
     key = (config.target, config.round_to, config.heads, config.keep)
     if key not in known:
-        known[key] = _tried(module, config, classes, example)
+        known[key] = _tried(module, config, example)
     return known[key]
 
 
-def _tried(module: nn.Module, config: Config, classes: int, example: torch.Tensor) -> float:
+def _tried(module: nn.Module, config: Config, example: torch.Tensor) -> float:
     """What is left of a copy after removing as much as possible."""
     trial = dataclasses.replace(config, target="channels", amount=MOST, criterion="l2", scope="local", iterations=1)
     copied = copy.deepcopy(module).eval()
     costs = _architecture.Costs(copied, example, "parameters" if config.target == "parameters" else "macs")
     before, shape = costs.now(), _output_shape(copied, example)
-    _Removal(copied, trial, classes, example).proceed(1)
+    _Removal(copied, trial, example).proceed(1)
     if _output_shape(copied, example) != shape:
         raise Failed("removal would change the shape of the outputs; name the layers that make them in keep")
     if costs.now() == before:

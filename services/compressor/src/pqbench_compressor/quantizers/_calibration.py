@@ -61,7 +61,8 @@ class Calibration:
     def range(self, name: str, method: Method, percentile: float) -> tuple[float, float]:
         """(low, high) of a tensor; high > low, and 0 lies within."""
         found = self.activations[name]
-        low, high = RANGES[method](found, percentile)
+        constant = found.high <= found.low
+        low, high = (found.low, found.high) if constant else RANGES[method](found, percentile)
         low, high = min(0.0, low), max(0.0, high)
         return (low, high) if high > low else (0.0, 1e-6)
 

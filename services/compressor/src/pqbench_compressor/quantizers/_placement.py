@@ -82,9 +82,9 @@ def signed(model: bytes, ranges: Ranges, keep: Iterable[str] = (), fp8: bool = F
     """Form A: INT8 or FP8 E4M3 Q/DQ around FP32 tensors; nodes named in `keep` stay FP32."""
     graph = Graph(model)
     ranges, kept = joined(graph, ranges), set(keep)
-    chosen = [n for n in graph.compute_nodes() if n.name not in kept and not _is_small(graph, n)]
+    chosen = [n for n in worthwhile(graph) if n.name not in kept]
     if not chosen:
-        raise Refused(f"no layer of this model is worth quantizing: all have under {SMALL} channels, or are kept")
+        raise Refused(f"nothing to quantize: every layer is kept, or has under {SMALL} channels")
     writer = _Writer(graph, fp8)
     for node in chosen:
         node.input[0] = writer.activation(node.input[0], ranges)
@@ -267,6 +267,11 @@ class _Writer:
             tensor = helper.make_tensor(f"zero_{count}", self._type, shape, bytes(count), raw=True)
             self._zeros[shape] = self._graph.add_tensor(tensor)
         return self._zeros[shape]
+
+
+def worthwhile(graph: Graph) -> list[onnx.NodeProto]:
+    """The compute nodes that the signed form quantizes: all but small ones."""
+    return [node for node in graph.compute_nodes() if not _is_small(graph, node)]
 
 
 def _is_small(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -1,6 +1,6 @@
 """FP16 weights and arithmetic with FP32 inputs and outputs; layers that would overflow stay FP32.
 
-Overflow is looked for in an FP32 run over real images: a layer whose input or output nears 65,504
+Overflow is looked for in an FP32 run over training images: a layer whose input or output nears 65,504
 cannot be computed in FP16 (Micikevicius et al., arXiv 1710.03740). Converter: ONNX Runtime's.
 """
 
@@ -21,11 +21,13 @@ from pqbench_compressor.quantizers import _calibration
 from pqbench_compressor.quantizers._graph import Graph
 from pqbench_compressor.quantizers._narrow import narrowed
 from pqbench_compressor.quantizers._placement import half
+from pqbench_wire.inputs import Feed
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
 LARGEST = 65504.0  # of FP16
+IMAGES = 64  # on which overflow is looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +40,34 @@ class Config:
 
 
 def needs(config: Config) -> Needs:
-    return Needs()
+    return Needs(training_if_any=True)
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     limit = LARGEST / config.margin
+    inputs = _real(context)
     made = {}
     if Form.FORM_ONNX in forms:
-        keep = _beyond(source.onnx(), context, limit)
+        keep = _beyond(source.onnx(), inputs, limit)
         source.notes["kept_fp32"] = keep
         made[Form.FORM_ONNX] = half(onnx.load_from_string(source.onnx()), keep)
     if Form.FORM_PT2 in forms:
-        module, keep = narrowed(source.module, torch.float16, context.images, limit)
+        module, keep = narrowed(source.module, torch.float16, inputs, limit)
         source.notes["kept_fp32_in_pytorch"] = keep
         made[Form.FORM_PT2] = to_pt2(module, context.example)
     return made
 
 
-def _beyond(model: bytes, context: Context, limit: float) -> list[str]:
+def _real(context: Context) -> Feed:
+    """Training images, which do not score; the images of verification where the dataset has no others."""
+    return context.images if context.training_split is None else context.training.sample(IMAGES, context.seed)
+
+
+def _beyond(model: bytes, inputs: Feed, limit: float) -> list[str]:
     """Names of the nodes that read or make a value beyond `limit`."""
     graph = Graph(model)
     tensors = {name: 0 for node in graph.float_nodes() for name in node.output}
-    seen = _calibration.extremes(model, tensors, context.images)
+    seen = _calibration.extremes(model, tensors, inputs)
     large = {name for name, (low, high) in seen.items() if max(-low, high) > limit}
     large |= {name for name in graph.constants if _exceeds(graph.array(name), limit)}
     return [n.name for n in graph.nodes if large.intersection([*n.input, *n.output])]

@@ -23,7 +23,10 @@ FORMS = (Form.FORM_DYNAMIC,)
 class Config:
     """How weights are stored."""
 
-    per_channel: Annotated[bool, Field(description="a scale for each output channel; else one a weight")] = True
+    per_channel: Annotated[
+        bool,
+        Field(description="matrix products: a scale for each output channel; else, as in convolutions, one a weight"),
+    ] = True
     convolutions: Annotated[
         bool, Field(description="quantize convolutions too: ConvInteger, which is often slower than FP32")
     ] = True
@@ -34,14 +37,22 @@ def needs(config: Config) -> Needs:
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
-    operators = ["MatMul", "Gemm", *(["Conv"] if config.convolutions else [])]
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
-        before.write_bytes(source.onnx())
-        # ConvInteger takes unsigned weights only, and one scale for all of them.
-        quantize_dynamic(
-            before, after, op_types_to_quantize=operators, per_channel=config.per_channel and not config.convolutions,
-            weight_type=QuantType.QUInt8 if config.convolutions else QuantType.QInt8,
-        )  # fmt: skip
-        model = onnx.load(after)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(source.onnx())
+        made = _pass(folder, "model", ["MatMul", "Gemm"], QuantType.QInt8, config.per_channel)
+        if config.convolutions:
+            # ConvInteger takes unsigned weights only, and one scale for all of them.
+            made = _pass(folder, made, ["Conv"], QuantType.QUInt8, per_channel=False)
+        model = onnx.load(folder / f"{made}.onnx")
     return {form: model.SerializeToString(deterministic=True) for form in forms}
+
+
+def _pass(folder: Path, before: str, operators: list[str], weights: QuantType, per_channel: bool) -> str:
+    """Quantize operators of one file into another; returns its name."""
+    after = f"{before}_{operators[0]}"
+    quantize_dynamic(
+        folder / f"{before}.onnx", folder / f"{after}.onnx", op_types_to_quantize=operators, per_channel=per_channel,
+        weight_type=weights,
+    )  # fmt: skip
+    return after

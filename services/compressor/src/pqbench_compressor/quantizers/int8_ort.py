@@ -66,6 +66,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         before.write_bytes(source.onnx())
+        used = len(inputs) // BATCH * BATCH or len(inputs)
         reader = _Reader([i.name for i in onnx.load(before).graph.input], inputs)
         with asking("ONNX Runtime's quantizer"):
             quantize_static(
@@ -73,5 +74,5 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
                 calibrate_method=METHODS[config.method], per_channel=config.per_channel,
             )  # fmt: skip
         model = onnx.load(after)
-    source.notes["calibration_images"] = len(inputs)
+    source.notes["calibration_images"] = used
     return dict.fromkeys(forms, model.SerializeToString(deterministic=True))

@@ -20,7 +20,7 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
 from pqbench_compressor.quantizers._graph import Graph
-from pqbench_compressor.quantizers._heldout import HeldOut, fewest
+from pqbench_compressor.quantizers._heldout import FEW, HeldOut, fewest
 from pqbench_wire.errors import Refused
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
@@ -64,13 +64,11 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
     source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
     maker = _Maker(model, calibration, config)
-    held_out = HeldOut(source.onnx(), context, config.held_out) if config.max_drop is not None else None
     if config.method == "auto":
-        maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms[0], keep)
+        maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep)
         source.notes["method"] = maker.method
-    if held_out is not None and config.max_drop is not None:
-        nodes = [n.name for n in Graph(model).compute_nodes() if n.name not in keep]
-        more = fewest(nodes, lambda kept: maker.make(forms[0], [*keep, *kept]), held_out, config.max_drop, context)
+    if config.max_drop is not None:
+        more = _kept_for_accuracy(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep, context)
         source.notes["kept_fp32"] = keep = [*keep, *more]
     return {form: maker.make(form, keep) for form in forms}
 
@@ -86,12 +84,22 @@ class _Maker:
     def __post_init__(self) -> None:
         self.method: _calibration.Method = "percentile" if self.config.method == "auto" else self.config.method
 
+    def layers(self, form: Form) -> list[str]:
+        """Names of the nodes that a form quantizes."""
+        graph = Graph(self.model)
+        nodes = graph.compute_nodes() if form == Form.FORM_QDQ_UNSIGNED else _placement.worthwhile(graph)
+        return [node.name for node in nodes]
+
+    def possible(self, forms: tuple[Form, ...], keep: list[str]) -> list[bytes]:
+        """The artifacts of those forms that still quantize a layer."""
+        return [self.make(form, keep) for form in forms if set(self.layers(form)) - set(keep)]
+
     def make(self, form: Form, keep: Iterable[str]) -> bytes:
         """The artifact of a form, with the nodes named in `keep` in FP32."""
         keep = list(keep)
-        names = {n.name for n in Graph(self.model).compute_nodes()} - set(keep)
+        names = set(self.layers(form)) - set(keep)
         if not names:
-            raise Refused("every layer stays in FP32: nothing is left to quantize")
+            raise Refused(f"nothing to quantize: every layer is kept, or has under {_placement.SMALL} channels")
         model = self.model
         if self.config.bias_correction:
             model = _smoothing.correct_biases(model, self.calibration, names)
@@ -105,9 +113,27 @@ class _Maker:
         return _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else placed
 
 
-def _best_method(maker: _Maker, held_out: HeldOut, form: Form, keep: list[str]) -> _calibration.Method:
+def _best_method(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str]) -> _calibration.Method:
+    """The method whose worst form stays nearest to FP32."""
+
     def score(method: _calibration.Method) -> float:
         maker.method = method
-        return held_out.sqnr(maker.make(form, keep))
+        return min(held_out.sqnr(maker.make(form, keep)) for form in forms)
 
     return METHODS[int(np.argmax([score(method) for method in METHODS]))]
+
+
+def _kept_for_accuracy(
+    maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str], context: Context
+) -> list[str]:
+    """More layers to keep, so that every form stays within `max_drop`; the form with most layers ranks them."""
+    ranking = max(forms, key=lambda form: len(maker.layers(form)))
+    layers = [name for name in maker.layers(ranking) if name not in keep]
+    assert maker.config.max_drop is not None
+    return fewest(
+        layers,
+        lambda kept: max(held_out.drop(made) for made in maker.possible(forms, [*keep, *kept])),
+        lambda kept: held_out.sqnr(maker.make(ranking, [*keep, *kept]), FEW),
+        maker.config.max_drop,
+        context,
+    )

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -28,6 +30,7 @@ PRECISION = Precision.PRECISION_SIMULATED
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
 LEVELS = (8, 7, 6, 5, 4, 3, 2)  # bits
 HELD_OUT = 256  # training images
+EDGE = 8  # bits that the first and the last layer have at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Config(Options):
     images: Annotated[int, Field(ge=1, le=100_000, description="training images for the activations' ranges")] = 512
     average: Annotated[
         float | None,
-        Field(ge=2, le=8, description="mean bits of a weight: each layer gets 8 to 2 by its sensitivity (auto)"),
+        Field(ge=2, le=8, description="mean bits of a weight, in place of weights: layers get 8 to 2 by sensitivity"),
     ] = None
     edges: Annotated[bool, Field(description="the first and the last layer at 8 bits at least, as is usual")] = True
 
@@ -69,19 +72,30 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 def _bits(module: nn.Module, config: Config, context: Context) -> dict[str, tuple[int, int]]:
     """Bits of weight and input for each layer."""
     layers = {name: m for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    bits = dict.fromkeys(layers, (config.weights, config.activations))
+    if not layers:
+        raise Refused("this model has no convolution and no linear layer")
+    ends = (next(iter(layers)), next(reversed(layers))) if config.edges else ()
+    weights = dict.fromkeys(layers, config.weights) | {name: max(EDGE, config.weights) for name in ends}
     if config.average is not None:
-        noise = curves(Sensitivity(module, context, HELD_OUT).rounding(LEVELS))
-        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
-        savings = {name: [(LEVELS[0] - level) * size for level in LEVELS] for name, size in sizes.items()}
-        wanted = (LEVELS[0] - config.average) * sum(sizes.values())
-        bits = {
-            name: (int(level), config.activations) for name, level in allocate(noise, LEVELS, savings, wanted).items()
-        }
-    first, *_, last = layers
-    if config.edges:
-        bits |= {name: (max(8, bits[name][0]), max(8, bits[name][1])) for name in (first, last)}
-    return bits
+        weights = _allocated(layers, ends, config.average, context, module)
+    inputs = dict.fromkeys(layers, config.activations) | {name: max(EDGE, config.activations) for name in ends}
+    return {name: (weights[name], inputs[name]) for name in layers}
+
+
+def _allocated(
+    layers: Mapping[str, nn.Module], ends: tuple[str, ...], average: float, context: Context, module: nn.Module
+) -> dict[str, int]:
+    """Bits of each layer's weights, `average` over all weights; those of `ends` are fixed."""
+    sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in layers.items()}
+    free = [name for name in layers if name not in ends]
+    wanted = (LEVELS[0] - average) * sum(sizes.values())
+    if wanted > (LEVELS[0] - LEVELS[-1]) * sum(sizes[name] for name in free):
+        least = EDGE - (LEVELS[0] - LEVELS[-1]) * sum(sizes[name] for name in free) / sum(sizes.values())
+        raise Refused(f"with the first and last layer at {EDGE} bits, {least:.2f} bits can be had on average at least")
+    noise = curves(Sensitivity(module, context, HELD_OUT).rounding(LEVELS))
+    savings = {name: [(LEVELS[0] - level) * sizes[name] for level in LEVELS] for name in free}
+    chosen = allocate({name: noise[name] for name in free}, LEVELS, savings, wanted)
+    return dict.fromkeys(ends, EDGE) | {name: int(level) for name, level in chosen.items()}
 
 
 def _train(module: nn.Module, config: Config, context: Context) -> None:

@@ -1,0 +1,28 @@
+"""Running a pruner of the user's own, and holding it to what a checkpoint can keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import prune as masks
+
+from pqbench_compressor.plugins import Context
+from pqbench_wire import own_code
+from pqbench_wire.errors import Failed
+
+
+def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[str, Any]:
+    """Let it prune; masks of torch.nn.utils.prune become zeros. Raises Failed if it adds or drops modules."""
+    before = set(module.state_dict())
+    notes = own_code.called(name, pruner.prune, module, context)
+    for layer in module.modules():
+        masked = [key.removesuffix("_mask") for key, _ in layer.named_buffers(recurse=False) if key.endswith("_mask")]
+        for tensor in (tensor for tensor in masked if hasattr(layer, f"{tensor}_orig")):
+            masks.remove(layer, tensor)
+    if changed := sorted(before ^ set(module.state_dict())):
+        raise Failed(
+            f"{name} changed the model's parts ({changed[0]}, …): a pruner may change tensors and their sizes only"
+        )
+    return notes if isinstance(notes, dict) else {}
