@@ -259,7 +259,7 @@ def test_benchmark_from_python(tmp_path: Path, digits: tuple[np.ndarray, np.ndar
     rows = benchmark(
         model=module,
         dataset={"train": (images[:256], labels[:256]), "test": (images[256:320], labels[256:320])},
-        recipe=[ZeroHalf(), {"finetune": {"epochs": 2, "learning_rate": 0.05}}],
+        recipe=[ZeroHalf(), {"finetune": {"epochs": 4, "learning_rate": 0.05}}],
         preprocessing={"height": 16, "width": 16, "channels": 1, "mean": [0.5], "std": [0.5]},
         data=tmp_path / "data",
         measure={"min_seconds": 0.05, "max_seconds": 0.05, "min_iterations": 6, "warmup_seconds": 0.01},

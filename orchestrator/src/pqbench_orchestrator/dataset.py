@@ -120,8 +120,9 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     size = (preprocessing.width, preprocessing.height)
     how = RESAMPLING[preprocessing.interpolation or "bilinear"]
     if preprocessing.resize:
-        scale = preprocessing.resize / min(image.size)
-        image = image.resize((max(size[0], round(image.width * scale)), max(size[1], round(image.height * scale))), how)
+        short = min(image.size)
+        scaled = [int(preprocessing.resize * side / short) for side in image.size]  # torchvision truncates
+        image = image.resize((max(size[0], scaled[0]), max(size[1], scaled[1])), how)
         left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)
         image = image.crop((left, top, left + size[0], top + size[1]))
     elif image.size != size:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
+from typing import NoReturn
 
 from rich import box
 from rich.console import Console
@@ -30,13 +32,26 @@ class LiveDisplay:
         )
         self._progress = Progress(*columns, console=console, auto_refresh=False)
         self._task = self._progress.add_task("planning", total=None)
+        self._interrupted = False
 
     def __enter__(self) -> LiveDisplay:
         self._progress.start()
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, *_: object) -> NoReturn:
+        """Raise, and again at the next event: an exception that meets native code between two calls gets lost."""
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
         """Describe what is going on before the steps are known."""
@@ -48,10 +63,12 @@ class LiveDisplay:
 
     def started(self, step: Step) -> None:
         """Show the step."""
+        self._stop_if_interrupted()
         self.say(f"{step.place.removeprefix('target ')}: {step.kind} {step.label}")
 
     def progress(self, step: Step, stage: str, fraction: float) -> None:
         """Show how far the step is; not while it measures."""
+        self._stop_if_interrupted()
         if step.kind != "measure":
             self.say(f"{step.place.removeprefix('target ')}: {stage} {step.label} {fraction:.0%}")
 

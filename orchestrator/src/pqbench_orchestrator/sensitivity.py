@@ -18,7 +18,7 @@ from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench_orchestrator.dataset import Data, prepare
 from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import unsuitable
-from pqbench_orchestrator.services import COMPRESSOR, Services
+from pqbench_orchestrator.services import Services
 from pqbench_orchestrator.survey import Survey
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
@@ -61,13 +61,15 @@ def analyse(
                 verification=prepare(data.split("test"), preprocessing, store, limit=2, seed=manifest.seed),
                 amounts=AMOUNTS, bits=BITS, images=images, seed=manifest.seed,
             )  # fmt: skip
-            result = _call(services, store, request, f"{model.label} on {dataset.label}", say)
+            result = _call(services, known.compressor, store, request, f"{model.label} on {dataset.label}", say)
             rows += [_row(model.label, dataset.label, point, result.accuracy) for point in result.layers]
     return rows
 
 
-def _call(services: Services, store: BlobStore, request: Any, label: str, say: Callable[[str], None]) -> Any:
-    client = services.client(COMPRESSOR)
+def _call(
+    services: Services, compressor: str, store: BlobStore, request: Any, label: str, say: Callable[[str], None]
+) -> Any:
+    client = services.client(compressor)
     client.push(store, blobs_in(request))
     stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
 

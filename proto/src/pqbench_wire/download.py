@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import http.client
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from pqbench_wire.errors import BlobCorrupt, Unavailable
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, Unavailable
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without a byte
@@ -27,6 +28,8 @@ def download(url: str, path: Path, checksum: str, hint: str, progress: Progress 
     """
     if path.is_file():
         return path
+    if not re.fullmatch("(md5|sha256):[0-9a-f]+", checksum):
+        raise InvalidInput(f"{url}: checksum must be md5:… or sha256:…, got {checksum!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with path.with_name(path.name + ".lock").open("w") as lock:
@@ -35,7 +38,7 @@ def download(url: str, path: Path, checksum: str, hint: str, progress: Progress 
             return path
         try:
             _fetch(url, partial, progress)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unavailable(f"cannot download {url} ({_reason(error)}); {hint}") from error
         _check(partial, checksum, url)
         partial.replace(path)

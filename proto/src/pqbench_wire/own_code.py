@@ -31,7 +31,7 @@ def load(file: Path | None, name: str, allowed: bool) -> Any:
         raise InvalidInput(f"{name!r}: write it as path/to/file.py:{name}")
     try:
         found = runpy.run_path(str(file)).get(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Failed(f"the file of {name!r}: {type(error).__name__}: {first_line(error)}") from error
     if not callable(found):
         raise InvalidInput(f"the file has no class or function {name!r}")
@@ -42,5 +42,5 @@ def called(what: str, function: Any, *arguments: Any, **named: Any) -> Any:
     """Call it; whatever it raises becomes Failed with one line."""
     try:
         return function(*arguments, **named)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Failed(f"{what}: {type(error).__name__}: {first_line(error)}") from error

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
-from pqbench_compressor import checkpoint, export, recalibrate, sensitivity, statistics
+from pqbench_compressor import checkpoint, export, recalibrate, sensitivity, statistics, training
 from pqbench_compressor.models._attention import SelfAttention
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
 from pqbench_compressor.pruners import _own
@@ -257,3 +257,22 @@ def test_a_users_pruner_may_leave_masks_but_no_other_modules() -> None:
     assert int((module[0].weight == 0).sum()) == 8 and set(module.state_dict()) == {"0.weight", "0.bias"}
     with pytest.raises(Failed, match="Replaces changed the model's parts"):
         _own.run("Replaces", Replaces(), module, context)
+
+
+def test_attention_of_pytorch_is_counted() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True).eval()
+    macs = statistics.of_module(layer, np.zeros((2, 8, 32), np.float32), 0).macs
+    assert macs == 8 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 8 * 8 * 32
+
+
+def test_a_layer_that_begins_at_zero_learns_and_momentum_is_what_was_asked_for(
+    digits: tuple[np.ndarray, np.ndarray], digits_preprocessing: Preprocessing
+) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    nn.init.zeros_(module[1].weight)
+    data = Training(images=digits[0][:256], labels=digits[1][:256], preprocessing=digits_preprocessing)
+    train(module, data, Options(epochs=1, learning_rate=0.1), seed=0, report=lambda *_: None)
+    assert bool(module[1].weight.any())
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.5, nesterov=True)
+    training._schedule(optimizer, Options(momentum=0.5), 10)
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.55)

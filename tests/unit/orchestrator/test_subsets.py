@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pqbench_orchestrator.dataset import DATASETS
-from pqbench_wire.errors import BlobCorrupt, Unavailable
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, Unavailable
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -85,3 +85,20 @@ def test_other_labels_are_other_data(tmp_path: Path) -> None:
         (tmp_path / "labels.json").write_text(json.dumps({f"{i}.png": label for i, label in enumerate(labels)}))
         found.append(plugin.load(plugin.Config(test=str(tmp_path)), tmp_path, lambda _: None).split("test").fingerprint)
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("content", [b"\x93NUMPY\x01\x00", b""])
+def test_broken_arrays_are_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    plugin = DATASETS.load("arrays")
+    with pytest.raises(InvalidInput, match="not an .npz with images and labels"):
+        plugin.load(plugin.Config(test=str(tmp_path / "a.npz")), tmp_path, lambda _: None)
+
+
+def test_a_broken_archive_and_a_wrong_checksum_say_so(tmp_path: Path) -> None:
+    plugin = DATASETS.load("imagenette")
+    with pytest.raises(InvalidInput, match="checksum must be md5:… or sha256:…, got 'abc'"):
+        plugin.load(plugin.Config(checksum="abc"), tmp_path, lambda _: None)
+    (tmp_path / "imagenette2.tgz").write_bytes(b"broken")
+    with pytest.raises(InvalidInput, match="imagenette2.tgz cannot be unpacked: .*; delete it"):
+        plugin.load(plugin.Config(), tmp_path, lambda _: None)

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from pqbench_orchestrator.dataset import Split, fingerprint_files
 from pqbench_wire.download import download
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import first_line
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
@@ -51,7 +52,7 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise InvalidInput(f"{path} cannot be decoded: {error}") from error
 
 
@@ -68,8 +69,13 @@ def unpacked(
     archive = root / url.rpartition("/")[2]
     download(url, archive, checksum, f"put the unpacked folder at {target}, or the archive at {archive}", progress)
     unpacking = root / f".{folder}.unpacking"
-    with tarfile.open(archive) as tar:
-        tar.extractall(unpacking, filter="data")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(unpacking, filter="data")
+    except tarfile.TarError as error:
+        raise InvalidInput(
+            f"{archive} cannot be unpacked: {first_line(error)}; delete it, so that it is fetched anew"
+        ) from error
     inner = [path for path in unpacking.iterdir() if path.is_dir()]
     (inner[0] if len(inner) == 1 else unpacking).replace(target)
     if unpacking.is_dir():

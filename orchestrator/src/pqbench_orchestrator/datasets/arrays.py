@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def _split(path: Path) -> Split:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidInput(f"{path}: not an .npz with images and labels: {error}") from error
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3)
     if not fits or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:

@@ -23,7 +23,8 @@ class Config:
     test: Annotated[str, Field(min_length=1, description="folder with one sub-folder a class, for scoring")]
     train: Annotated[str, Field(description="the same, for calibration and training")] = ""
     outputs: Annotated[
-        dict[str, int] | None, Field(description="class -> the model's output; given: scored on these outputs only")
+        dict[str, Annotated[int, Field(ge=0)]] | None,
+        Field(description="class -> the model's output; given: scored on these outputs only"),
     ] = None
 
 

@@ -55,6 +55,7 @@ def _split(folder: Path) -> Split:
 
 def _label(path: Path, folder: Path, given: Any) -> int:
     files = given.get("files", given) if isinstance(given, dict) else {}
+    files = files if isinstance(files, dict) else {}
     for name in (path.relative_to(folder).as_posix(), path.name, path.stem):
         if isinstance(files.get(name), int) and 0 <= files[name] < CLASSES:
             return int(files[name])

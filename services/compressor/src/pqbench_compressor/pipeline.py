@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import checkpoint, export, statistics, steps
+from pqbench_compressor import checkpoint, export, onnx_file, statistics, steps
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
 from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_compressor.tensors import outputs_of
@@ -107,7 +106,10 @@ class Pipeline:
             model=request.model, training=request.training, verification=request.verification, seed=request.seed
         )
         context = self._context(loading, report, self.resume / "none")
-        analysis = Sensitivity(self._load(loading, context)[0], context, request.images)
+        module = self._load(loading, context)[0]
+        if not _classifies(module, context.example):
+            raise Refused("sensitivity needs a classifier; this model gives more than one [N, classes]")
+        analysis = Sensitivity(module, context, request.images)
         points = analysis.pruning(request.amounts) + analysis.rounding(request.bits)
         return pb.AnalyseResult(
             layers=[pb.LayerSensitivity(**dataclasses.asdict(point)) for point in points],
@@ -159,7 +161,8 @@ class Pipeline:
             with _timed(seconds, "quantize"):
                 artifacts = quantizer.quantize(source, recipe[-1].config, context, forms)
             notes.update(source.notes)
-        reference = export.run_module(module, context.images)
+        assert source.module is not None
+        reference = export.run_module(source.module, context.images)
         self._keep(artifacts, result, quantizer, context.images, reference, seconds)
 
     @staticmethod
@@ -196,11 +199,7 @@ class Pipeline:
     def _quantize_file(
         self, request: pb.CompressRequest, recipe: list[steps.Step], context: Context, seconds: dict[str, float]
     ) -> pb.CompressResult:
-        data = self.store.read(request.model.code)
-        try:
-            onnx.checker.check_model(onnx.load_from_string(data))
-        except Exception as error:
-            raise InvalidInput(f"{request.model.name}: not a valid ONNX model: {error}") from error
+        data = onnx_file.normalised(request.model.name, self.store.read(request.model.code))
         source = Source(onnx=lambda: data, module=None)
         result = pb.CompressResult()
         if request.forms:

@@ -196,7 +196,10 @@ class Pruner(Protocol):
 
 @dataclass(kw_only=True)
 class Source:
-    """A model about to be quantized: its FP32 ONNX bytes and, unless it came as ONNX, its module."""
+    """A model about to be quantized: its FP32 ONNX bytes and, unless it came as ONNX, its module.
+
+    A quantizer that trains puts the trained module in its place: exports are compared with that.
+    """
 
     onnx: Callable[[], bytes]
     module: nn.Module | None

@@ -10,14 +10,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pqbench.compressor.v1.compressor_pb2 import LayerStatistics, Statistics
-from pqbench_compressor.tensors import tensors
+from pqbench_compressor.tensors import plain_attention, tensors
 from pqbench_wire.inputs import Feed
 
 
 def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statistics:
     """Statistics of a PyTorch model; MACs of one image by torch's FLOP counter (two FLOPs a MAC)."""
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter, plain_attention(), torch.no_grad():
         module.eval()(*tensors(example[:1]))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     layers = [_layer(name, m, flops) for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from pqbench_wire.inputs import Feed, Inputs, flat
@@ -35,6 +37,18 @@ def batches(feed: Feed, size: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """The arguments, `size` examples at a time."""
     for start in range(0, len(feed), size):
         yield tensors(feed[start : start + size])
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """PyTorch's attention as separate operators: without gradients it would run as one that nothing can see into."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def outputs_of(module: nn.Module, feed: Feed) -> list[torch.Tensor]:

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from pqbench_compressor.plugins import Report, Training
 from pqbench_wire.errors import Refused
 
+CYCLED = 0.05  # how far one-cycle takes the momentum below and above its setting
 PADDING = 8  # augmentation moves an image by up to an eighth of its side
 
 
@@ -167,10 +168,11 @@ def _optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
 def _schedule(optimizer: torch.optim.Optimizer, options: Options, batches: int) -> Any:
     steps = options.epochs * batches
     if options.schedule == "one-cycle":
-        momentum = options.optimizer == "sgd" and options.momentum > 0
+        low, high = max(0.0, options.momentum - CYCLED), min(0.999, options.momentum + CYCLED)
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, options.learning_rate, total_steps=steps, cycle_momentum=momentum
-        )
+            optimizer, options.learning_rate, total_steps=steps,
+            cycle_momentum=options.optimizer == "sgd" and options.momentum > 0, base_momentum=low, max_momentum=high,
+        )  # fmt: skip
     if options.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
@@ -206,9 +208,12 @@ def _augmented(images: np.ndarray, how: str, order: np.random.Generator) -> np.n
 
 
 def _masks(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights with exact zeros, each with its 0/1 mask; trained dense weights have none."""
+    """Weights with exact zeros, each with its 0/1 mask; trained dense weights have none.
+
+    A layer of zeros only is a layer that begins at zero, not a pruned one.
+    """
     layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     rounded = [m for m in layers if parametrize.is_parametrized(m, "weight")]
     weights = [m.weight for m in layers if m not in rounded]
     weights += [m.parametrizations.weight.original for m in rounded]  # type: ignore[union-attr,misc]
-    return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any())]
+    return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any()) and bool(w.any())]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
-from pqbench_compressor.tensors import leaves
+from pqbench_compressor.tensors import leaves, plain_attention
 from pqbench_wire.errors import InvalidInput
 
 Layer = nn.Conv2d | nn.Linear
@@ -138,7 +138,7 @@ class Costs:
         self._mixing: dict[nn.Module, tuple[nn.Linear, float]] = {}  # attention -> projection, MACs a channel
         hooks = [m.register_forward_hook(self._note) for m in module.modules() if isinstance(m, Layer)]
         counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
+        with counter, plain_attention(), torch.no_grad():
             module(example)
         for hook in hooks:
             hook.remove()

@@ -101,7 +101,8 @@ class Graph:
         _sort(graph)
         del graph.value_info[:]  # types change with the nodes around them
         if opset is not None:
-            self.model.opset_import[0].version = opset
+            own = next(one for one in self.model.opset_import if one.domain in ("", "ai.onnx"))
+            own.version = max(own.version, opset)
         return self.model.SerializeToString(deterministic=True)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from pqbench_compressor.export import to_onnx
 from pqbench_compressor.plugins import Context, Source
 from pqbench_compressor.quantizers._tools import asking
-from pqbench_compressor.tensors import batches
+from pqbench_compressor.tensors import batches, plain_attention
 from pqbench_wire.errors import Refused
 from pqbench_wire.inputs import Feed
 
@@ -42,15 +42,7 @@ def exported(converted: nn.Module, context: Context) -> bytes:
 
 @contextmanager
 def undisturbed(tool: str) -> Iterator[None]:
-    """The tool's errors in one line, no gradients, no advice to its developers, random numbers as they were.
-
-    Without gradients, PyTorch's attention would go its fast path: one fused operator that nothing can quantize.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with asking(tool), warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    """The tool's errors in one line, no gradients, no advice to its developers, random numbers as they were."""
+    with asking(tool), plain_attention(), warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        yield
