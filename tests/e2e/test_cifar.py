@@ -12,7 +12,8 @@ from .conftest import Pqbench, newest_run, rows_of
 KNOWN = {"resnet20": 91.73, "resnet56": 93.26}  # percent of the 846 lossless test images, PyTorch FP32
 
 
-@pytest.mark.parametrize("model", ["resnet20", pytest.param("resnet56", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("model", list(KNOWN))
 def test_accuracy_on_all_backends(
     model: str, shared_data: Path, tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]
 ) -> None:
