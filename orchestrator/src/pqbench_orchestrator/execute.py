@@ -20,7 +20,7 @@ from pqbench_orchestrator.plan import ORCHESTRATOR, REUSED_BY_OTHER_RUNS, Plan, 
 from pqbench_orchestrator.services import Services
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Failed, InvalidInput, NotFound, PqbenchError, Refused, Unavailable
+from pqbench_wire.errors import Failed, InvalidInput, NotFound, PqbenchError, Refused, Unavailable, from_reason
 
 ATTEMPTS = 3  # of a step whose service went away
 Results = dict[str, dict[str, Any]]  # role -> result of the step that is needed
@@ -186,6 +186,9 @@ def _build(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     spec = step.spec
     variant = json_format.ParseDict(needs["variant"], compressor_pb2.CompressResult())
     artifact = next((a for a in variant.artifacts if a.form == Form.Value(spec["form"])), None)
+    failed = next((f for f in variant.failures if f.form == Form.Value(spec["form"])), None)
+    if failed is not None:
+        raise from_reason(failed.reason, failed.message)
     if artifact is None:
         raise Failed(f"{step.label}: the compressor made no {spec['form']}")
     request = runtime_pb2.BuildEngineRequest(

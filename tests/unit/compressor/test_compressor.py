@@ -21,7 +21,7 @@ from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
+from pqbench_wire.errors import Failed, InvalidInput, Refused, VerificationFailed
 
 MODEL = pb.Model(plugin="digits", name="resnet", weights=pb.WEIGHTS_NONE)
 
@@ -206,6 +206,27 @@ def test_user_code_needs_consent(store: BlobStore, digit_images: Images, tmp_pat
     request.model.name = "nothing"
     with pytest.raises(InvalidInput, match="no class or function 'nothing'"):
         allowing.compress(request, quiet)
+
+
+def test_a_form_that_fails_takes_no_other_with_it(
+    store: BlobStore, tmp_path: Path, digit_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = store.put(b"from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(256, 10))\n")
+    preprocessing = Preprocessing(height=16, width=16, channels=1, mean=[0.5], std=[0.5])
+    model = pb.Model(plugin="code", name="net", weights=pb.WEIGHTS_DEFAULT, code=code, preprocessing=preprocessing)
+    request = pb.CompressRequest(model=model, forms=[Form.FORM_ONNX, Form.FORM_PT2], verification=digit_images)
+
+    def broken(*_: object) -> bytes:
+        raise Failed("torch.export: no")
+
+    monkeypatch.setattr(export, "to_pt2", broken)
+    pipeline = Pipeline(store=store, allow_code=True, resume=tmp_path)
+    result = pipeline.compress(request, quiet)
+    assert [artifact.form for artifact in result.artifacts] == [Form.FORM_ONNX]
+    assert [(f.form, f.reason, f.message) for f in result.failures] == [(Form.FORM_PT2, "FAILED", "torch.export: no")]
+    del request.forms[0]
+    with pytest.raises(Failed, match=r"torch\.export: no"):
+        pipeline.compress(request, quiet)
 
 
 def test_an_onnx_file_can_be_quantized_but_not_pruned(

@@ -25,7 +25,7 @@ from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_compressor.tensors import outputs_of
 from pqbench_wire import own_code
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import InvalidInput, Refused, VerificationFailed
+from pqbench_wire.errors import Failed, InvalidInput, PqbenchError, Refused, VerificationFailed, reason_of
 from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs
 from pqbench_wire.jobs import canonical
 
@@ -149,21 +149,22 @@ class Pipeline:
         source = Source(onnx=_once(lambda: self._exported(module, context, history)), module=module)
         quantizer = steps.quantizer(recipe)
         forms = tuple(request.forms)
-        if quantizer is None:
+        if quantizer is not None and Form.FORM_PT2 not in forms:
             with _timed(seconds, "export"):
-                artifacts = {
-                    f: source.onnx() if f == Form.FORM_ONNX else export.to_pt2(module, context.example) for f in forms
-                }
-        else:
-            if Form.FORM_PT2 not in forms:
-                with _timed(seconds, "export"):
-                    source.onnx()
-            with _timed(seconds, "quantize"):
-                artifacts = quantizer.quantize(source, recipe[-1].config, context, forms)
-            notes.update(source.notes)
+                source.onnx()
+
+        def make(wanted: tuple[Form, ...]) -> dict[Form, bytes]:
+            if quantizer is not None:
+                return quantizer.quantize(source, recipe[-1].config, context, wanted)
+            return {f: source.onnx() if f == Form.FORM_ONNX else export.to_pt2(module, context.example) for f in wanted}
+
+        failures: dict[Form, PqbenchError] = {}
+        with _timed(seconds, "quantize" if quantizer else "export"):
+            artifacts = _made(make, forms, failures)
+        notes.update(source.notes)
         assert source.module is not None
         reference = export.run_module(source.module, context.images)
-        self._keep(artifacts, result, quantizer, context.images, reference, seconds)
+        self._keep(artifacts, failures, result, quantizer, context.images, reference, seconds)
 
     @staticmethod
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
@@ -204,31 +205,44 @@ class Pipeline:
         result = pb.CompressResult()
         if request.forms:
             quantizer = steps.quantizer(recipe)
+
+            def make(wanted: tuple[Form, ...]) -> dict[Form, bytes]:
+                if quantizer is None:
+                    return {Form.FORM_ONNX: data}
+                return quantizer.quantize(source, recipe[-1].config, context, wanted)
+
+            failures: dict[Form, PqbenchError] = {}
             with _timed(seconds, "quantize"):
-                artifacts = (
-                    quantizer.quantize(source, recipe[-1].config, context, tuple(request.forms))
-                    if quantizer
-                    else {Form.FORM_ONNX: data}
-                )
+                artifacts = _made(make, tuple(request.forms), failures)
             reference = export.run_onnx(data, context.images)
-            self._keep(artifacts, result, quantizer, context.images, reference, seconds)
+            self._keep(artifacts, failures, result, quantizer, context.images, reference, seconds)
         result.statistics.CopyFrom(statistics.of_onnx(data))
         return _finish(result, source.notes, seconds)
 
     def _keep(
         self,
         artifacts: dict[Form, bytes],
+        failures: dict[Form, PqbenchError],
         result: pb.CompressResult,
         quantizer: Any,
         inputs: Feed,
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
+        """Verify and store what was made. Raises a form's failure where none is left."""
         precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
         with _timed(seconds, "verify"):
             for form, data in artifacts.items():
-                result.verifications.append(export.verify(data, form, precision, inputs, reference))
+                try:
+                    result.verifications.append(export.verify(data, form, precision, inputs, reference))
+                except VerificationFailed as error:
+                    failures[form] = error
+                    continue
                 result.artifacts.append(Artifact(blob=self.store.put(data), form=form, precision=precision))
+        if not result.artifacts:
+            raise next(iter(failures.values()))
+        for form, failure in failures.items():
+            result.failures.add(form=form, reason=reason_of(failure), message=str(failure))
 
     def _context(self, request: pb.CompressRequest, report: Report, resume: Path) -> Context:
         info = self.info(request.model)
@@ -263,6 +277,19 @@ class Pipeline:
     def _files(self, model: pb.Model) -> Files:
         code = self.store.path(model.code) if model.HasField("code") else None
         return Files(code=code, allow_code=self.allow_code)
+
+
+def _made(
+    make: Callable[[tuple[Form, ...]], dict[Form, bytes]], forms: tuple[Form, ...], failures: dict[Form, PqbenchError]
+) -> dict[Form, bytes]:
+    """All forms at once or, where that fails, each for itself: one that fails takes no other with it."""
+    try:
+        return make(forms)
+    except (Refused, Failed) as error:
+        if len(forms) == 1:
+            failures[forms[0]] = error
+            return {}
+    return {form: data for one in forms for form, data in _made(make, (one,), failures).items()}
 
 
 @functools.lru_cache(maxsize=2)

@@ -141,7 +141,7 @@ class CompressEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CompressResult, _Mapping]] = ...) -> None: ...
 
 class CompressResult(_message.Message):
-    __slots__ = ("checkpoint", "artifacts", "statistics", "stage_seconds", "verifications", "versions", "notes_json")
+    __slots__ = ("checkpoint", "artifacts", "statistics", "stage_seconds", "verifications", "versions", "notes_json", "failures")
     class StageSecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +163,7 @@ class CompressResult(_message.Message):
     VERIFICATIONS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NOTES_JSON_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     checkpoint: _common_pb2.Blob
     artifacts: _containers.RepeatedCompositeFieldContainer[_common_pb2.Artifact]
     statistics: Statistics
@@ -170,7 +171,18 @@ class CompressResult(_message.Message):
     verifications: _containers.RepeatedCompositeFieldContainer[Verification]
     versions: _containers.ScalarMap[str, str]
     notes_json: str
-    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[_common_pb2.Artifact, _Mapping]]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., verifications: _Optional[_Iterable[_Union[Verification, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., notes_json: _Optional[str] = ...) -> None: ...
+    failures: _containers.RepeatedCompositeFieldContainer[FormFailure]
+    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[_common_pb2.Artifact, _Mapping]]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., verifications: _Optional[_Iterable[_Union[Verification, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., notes_json: _Optional[str] = ..., failures: _Optional[_Iterable[_Union[FormFailure, _Mapping]]] = ...) -> None: ...
+
+class FormFailure(_message.Message):
+    __slots__ = ("form", "reason", "message")
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    form: _common_pb2.Form
+    reason: str
+    message: str
+    def __init__(self, form: _Optional[_Union[_common_pb2.Form, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Statistics(_message.Message):
     __slots__ = ("parameters", "nonzeros", "macs", "state_dict_bytes", "layers")
