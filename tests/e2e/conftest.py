@@ -71,7 +71,7 @@ def write_manifest() -> Callable[..., Path]:
 
 def newest_run(data: Path) -> Path:
     """The folder of the newest run below a data folder."""
-    return max((data / "experiments").iterdir(), key=lambda path: path.stat().st_mtime)
+    return max((p for p in (data / "experiments").iterdir() if p.is_dir()), key=lambda path: path.stat().st_mtime)
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
