@@ -12,18 +12,17 @@ the FP32 model's for a quantized one; or, in italics, the reason why the techniq
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from pictures import pictures_of
 from PIL import Image
 from torch import nn
 
@@ -166,14 +165,6 @@ def run(models: list[str], pictures: list[Image.Image], techniques: list[Techniq
                     flush=True,
                 )
                 save()
-
-
-def pictures_of(archive: Path, count: int) -> list[Image.Image]:
-    """Evenly spaced images of a zip file."""
-    with zipfile.ZipFile(archive) as files:
-        names = sorted(name for name in files.namelist() if name.endswith(".jpg"))
-        chosen = names[:: max(1, len(names) // count)][:count]
-        return [Image.open(io.BytesIO(files.read(name))).convert("RGB") for name in chosen]
 
 
 def page(cells: Cells, models: list[str]) -> str:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from matrix import pictures_of
 
 SOME_FAILED = 1  # pqbench's exit code: a tool's model that a runtime cannot run is a result here
 ROOT = Path(__file__).parent.parent
@@ -127,15 +126,15 @@ def transformer(data: Path) -> dict[str, Any]:
     images = {"archive": str(data.resolve() / "imagenet_sample.zip")}
     return experiment(
         models=[{"model": "timm/vit_tiny_patch16_224", "weights": "none"}],
-        datasets=[{"dataset": f"{Path(__file__).resolve()}:pictures", "name": "images", "config": images}],
+        datasets=[
+            {
+                "dataset": f"{Path(__file__).resolve().with_name('pictures.py')}:pictures",
+                "name": "images",
+                "config": images,
+            }
+        ],
         batch_sizes=[1, 8],
     )
-
-
-def pictures(archive: str) -> dict[str, Any]:
-    """A dataset of its own: 64 images to calibrate with, 64 others to compare on, no labels."""
-    images = pictures_of(Path(archive), 128)
-    return {"train": (images[::2], None), "test": (images[1::2], None)}
 
 
 def experiment(**values: Any) -> dict[str, Any]:
