@@ -124,11 +124,12 @@ def convolutional(data: Path) -> dict[str, Any]:
 def transformer(data: Path) -> dict[str, Any]:
     """A vision transformer on ImageNet images without labels."""
     images = {"archive": str(data.resolve() / "imagenet_sample.zip")}
+    own = Path(__file__).resolve().with_name("pictures.py")
     return experiment(
         models=[{"model": "timm/vit_tiny_patch16_224", "weights": "none"}],
         datasets=[
             {
-                "dataset": f"{Path(__file__).resolve().with_name('pictures.py')}:pictures",
+                "dataset": f"{own}:pictures",
                 "name": "images",
                 "config": images,
             }

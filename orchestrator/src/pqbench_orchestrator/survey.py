@@ -266,14 +266,14 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
         raise InvalidInput(f"target {target.name}: {error}") from error
     backend = capabilities.backends[0]
     routes: dict[str, tuple[str, ...]] = {}
-    for route in backend.routes:
+    for route in checked.routes:
         precision = Precision.Name(route.precision)
         routes[precision] = (*routes.get(precision, ()), Form.Name(route.form))
     return TargetFacts(
         options_json=checked.options_json,
         routes=routes,
         versions=dict(backend.versions) | dict(capabilities.versions),
-        device=backend.device,
+        device=checked.device,
         environment=dict(capabilities.environment),
     )
 

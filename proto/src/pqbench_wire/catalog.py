@@ -1,4 +1,4 @@
-"""Plug-ins: one file each in a package's folder, found by file name, imported on first use.
+"""Plug-ins: one file (or, rarely, folder) each in a package's folder, found by its name, imported on first use.
 
 A plug-in module has `REQUIRES`, a tuple of importable names, and `Config`, a frozen keyword-only
 dataclass whose fields say their unit and meaning. `REQUIRES` is read from the source, so that
@@ -24,7 +24,13 @@ from pqbench.common.v1.common_pb2 import Plugin
 from pqbench_wire.errors import InvalidInput, Unavailable
 
 # Import names whose package goes by another name.
-PACKAGES = {"torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+PACKAGES = {
+    "torch_pruning": "torch-pruning",
+    "pynvml": "nvidia-ml-py",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}
 
 
 class Catalog:
@@ -36,11 +42,12 @@ class Catalog:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """The plug-ins by name: the file name with hyphens."""
+        """The plug-ins by name: that of the file or folder, with hyphens."""
         spec = find_spec(self.package)
         folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-        files = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
-        return tuple(f.stem.replace("_", "-") for f in files if not f.stem.startswith("_"))
+        paths = [path for folder in folders for path in Path(folder).iterdir()]
+        modules = {p.stem for p in paths if p.suffix == ".py" or (p / "__init__.py").is_file()}
+        return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_")))
 
     def missing(self, name: str) -> str:
         """What to install before `name` can be used; empty where it can."""

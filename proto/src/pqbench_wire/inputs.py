@@ -57,6 +57,14 @@ def load_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing) 
     return pixels, labels
 
 
+def store_inputs(store: BlobStore, feed: Feed) -> Images:
+    """Data that `load_inputs` reads back; its labels are zeros, as nothing scores with it."""
+    labels = store.put_array(np.zeros(len(feed), np.int64))
+    if isinstance(feed, Inputs):
+        return Images(arrays=[store.put_array(array) for array in feed.arrays.values()], labels=labels)
+    return Images(images=store.put_array(feed), labels=labels)
+
+
 def _other_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing, count: int) -> Inputs:
     if len(images.arrays) != len(preprocessing.inputs):
         raise InvalidInput(f"the split has {len(images.arrays)} inputs, the model takes {len(preprocessing.inputs)}")

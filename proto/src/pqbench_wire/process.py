@@ -67,6 +67,13 @@ def machine_lock(folder: Path | None, exclusive: bool) -> Iterator[None]:
     """
     folder = folder or Path(tempfile.gettempdir()) / f"pqbench-locks-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "machine.lock").open("w") as file:
+    with file_lock(folder / "machine.lock", exclusive):
+        yield
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, exclusive: bool = True) -> Iterator[None]:
+    """Hold a lock file; it is made where there is none."""
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

@@ -157,7 +157,8 @@ def _built(*precisions: str) -> Built:
 
 
 def route(precision: Precision, form: Form, *executes: Precision) -> Route:
-    return Route(precision=precision, form=form, executes=executes, evidence="")
+    demanded = precision != FP32 and form != Form.FORM_QDQ_TOOL
+    return Route(precision=precision, form=form, executes=executes, evidence="", demanded=demanded)
 
 
 def test_an_engine_in_another_precision_is_an_error() -> None:

@@ -20,16 +20,17 @@ from torch import nn
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, export, onnx_file, statistics, steps
+from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
 from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_compressor.tensors import outputs_of
 from pqbench_wire import own_code
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, PqbenchError, Refused, VerificationFailed, reason_of
-from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs
+from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs, store_inputs
 from pqbench_wire.jobs import canonical
 
-FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one
 
 
@@ -156,7 +157,7 @@ class Pipeline:
         def make(wanted: tuple[Form, ...]) -> dict[Form, bytes]:
             if quantizer is not None:
                 return quantizer.quantize(source, recipe[-1].config, context, wanted)
-            return {f: source.onnx() if f == Form.FORM_ONNX else export.to_pt2(module, context.example) for f in wanted}
+            return {form: self._fp32(form, source, context) for form in wanted}
 
         failures: dict[Form, PqbenchError] = {}
         with _timed(seconds, "quantize" if quantizer else "export"):
@@ -164,7 +165,15 @@ class Pipeline:
         notes.update(source.notes)
         assert source.module is not None
         reference = export.run_module(source.module, context.images)
-        self._keep(artifacts, failures, result, quantizer, context.images, reference, seconds)
+        self._keep(artifacts, failures, result, quantizer, source, context.images, reference, seconds)
+
+    @staticmethod
+    def _fp32(form: Form, source: Source, context: Context) -> bytes:
+        """A model that nothing quantizes, in a form."""
+        if form == Form.FORM_PT2:
+            assert source.module is not None  # an ONNX file has no such form
+            return export.to_pt2(source.module, context.example)
+        return lowered(source.onnx()) if form == Form.FORM_ONNX_UNTYPED else source.onnx()
 
     @staticmethod
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
@@ -208,14 +217,14 @@ class Pipeline:
 
             def make(wanted: tuple[Form, ...]) -> dict[Form, bytes]:
                 if quantizer is None:
-                    return {Form.FORM_ONNX: data}
+                    return {form: self._fp32(form, source, context) for form in wanted}
                 return quantizer.quantize(source, recipe[-1].config, context, wanted)
 
             failures: dict[Form, PqbenchError] = {}
             with _timed(seconds, "quantize"):
                 artifacts = _made(make, tuple(request.forms), failures)
             reference = export.run_onnx(data, context.images)
-            self._keep(artifacts, failures, result, quantizer, context.images, reference, seconds)
+            self._keep(artifacts, failures, result, quantizer, source, context.images, reference, seconds)
         result.statistics.CopyFrom(statistics.of_onnx(data))
         return _finish(result, source.notes, seconds)
 
@@ -225,12 +234,14 @@ class Pipeline:
         failures: dict[Form, PqbenchError],
         result: pb.CompressResult,
         quantizer: Any,
+        source: Source,
         inputs: Feed,
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
         """Verify and store what was made. Raises a form's failure where none is left."""
         precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
+        calibration = None if source.calibration is None else store_inputs(self.store, source.calibration)
         with _timed(seconds, "verify"):
             for form, data in artifacts.items():
                 try:
@@ -238,7 +249,8 @@ class Pipeline:
                 except VerificationFailed as error:
                     failures[form] = error
                     continue
-                result.artifacts.append(Artifact(blob=self.store.put(data), form=form, precision=precision))
+                blob = self.store.put(data)
+                result.artifacts.append(Artifact(blob=blob, form=form, precision=precision, calibration=calibration))
         if not result.artifacts:
             raise next(iter(failures.values()))
         for form, failure in failures.items():

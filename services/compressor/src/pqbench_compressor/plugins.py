@@ -72,6 +72,10 @@ class Training:
         chosen = self._chosen(count, seed)
         return self.inputs(chosen), self.labels[chosen]
 
+    def raw(self, count: int, seed: int) -> Feed:
+        """The images of `sample` as uint8 [count, H, W, C], or other inputs."""
+        return self.images[self._chosen(count, seed)]
+
     def held_out(self, count: int, seed: int) -> tuple[Feed, np.ndarray]:
         """At most `count` held-out images and their labels."""
         chosen = self._order(seed)[1][:count]
@@ -203,6 +207,7 @@ class Source:
 
     onnx: Callable[[], bytes]
     module: nn.Module | None
+    calibration: Feed | None = None  # for a runtime that finds ranges itself: uint8 images, or other inputs
     notes: dict[str, Any] = field(default_factory=dict)
 
 

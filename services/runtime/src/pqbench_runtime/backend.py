@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from pqbench_wire.catalog import Catalog
 from pqbench_wire.inputs import Feed, Inputs, named
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO would report its use
+UNKNOWN = "unknown"  # the precision of a layer of which a backend tells nothing
 BACKENDS = Catalog("backend", "pqbench_runtime.backends")
 
 
@@ -22,13 +23,21 @@ BACKENDS = Catalog("backend", "pqbench_runtime.backends")
 class Route:
     """The form of artifact in which a backend runs a precision, and what its layers may execute in.
 
-    `evidence` says why this form: a figure or a rule. A precision without a route is refused.
+    `evidence` says why this form: a figure or a rule. `when` are options under which alone it holds.
+    `demanded`: an engine none of whose compute layers run in the precision is an error. A precision without a route is
+    refused.
     """
 
     precision: Precision
     form: Form
     executes: tuple[Precision, ...]
     evidence: str
+    when: Mapping[str, str] = field(default_factory=dict)
+    demanded: bool = False
+
+    def holds(self, options: Any) -> bool:
+        """Whether a backend's options allow it."""
+        return all(getattr(options, name) == value for name, value in self.when.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +46,10 @@ class Layer:
 
     name: str
     type: str
-    precision: str  # "FP32", "FP16", "BF16", "INT8", or as the backend says
+    precision: str  # "FP32", "FP16", "BF16", "INT8", UNKNOWN, or as the backend says
     compute: bool  # a convolution or matrix product
+    tactic: str = ""  # the kernel, as the backend calls it
+    format: str = ""  # memory layout of the first output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +85,45 @@ class Shape:
         return Inputs({i.name: np.zeros((self.batch, *i.shape), i.dtype) for i in self.preprocessing.inputs})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a backend builds an engine from."""
+
+    artifact: Path
+    precision: Precision
+    form: Form
+    shape: Shape
+    caches: Path  # a folder that builds share
+    report: Callable[[float], None] = lambda fraction: None  # is told how far the build is, 0 to 1
+    calibration: Feed | None = None  # for a form whose ranges the backend finds itself
+
+
+class Call(Protocol):
+    """The timed call for one batch."""
+
+    def __call__(self) -> Sequence[np.ndarray]:
+        """Run it; returns once the outputs are on the host, or can be read from there on first access."""
+        ...
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A call whose device has events of its own."""
+
+    def device_times(self) -> Mapping[str, float]:
+        """Seconds of the last call by the device's clock: compute, h2d, d2h."""
+        ...
+
+
 class Session(Protocol):
     """A loaded engine."""
 
-    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
+    settings: Mapping[str, str]  # what loading decided, such as that a CUDA graph could not be captured
+
+    def bind(self, batch: Feed) -> Call:
         """The timed call for one batch: host arrays in, for images float32 [N, C, H, W], and host arrays out.
 
-        It may be called any number of times and returns only once the outputs are on the host.
+        It may be called any number of times.
         """
         ...
 
@@ -91,13 +134,16 @@ class Backend(Protocol):
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]  # its options: threads, provider, ...
     ROUTES: ClassVar[tuple[Route, ...]]
-    LIBRARIES: ClassVar[tuple[str, ...]]  # distributions whose versions decide an engine
 
-    def device(self) -> str:
-        """What engines run on; an engine is never loaded on another."""
+    def versions(self) -> dict[str, str]:
+        """The versions that decide an engine."""
         ...
 
-    def build(self, artifact: Path, precision: Precision, shape: Shape, options: Any) -> Built:
+    def device(self, options: Any) -> str:
+        """What engines run on; an engine is never loaded on another. Raises Unavailable where it is not there."""
+        ...
+
+    def build(self, job: Job, options: Any) -> Built:
         """Build an engine for one batch size. Raises Failed with the library's reason."""
         ...
 
@@ -106,6 +152,7 @@ class Backend(Protocol):
         ...
 
 
-def route_for(backend: Any, precision: Precision, form: Form) -> Route | None:
-    """The backend's route for a precision in a form."""
-    return next((route for route in backend.ROUTES if (route.precision, route.form) == (precision, form)), None)
+def route_for(backend: Any, options: Any, precision: Precision, form: Form) -> Route | None:
+    """The backend's route for a precision in a form, under its options."""
+    routes = (route for route in backend.ROUTES if route.holds(options))
+    return next((route for route in routes if (route.precision, route.form) == (precision, form)), None)

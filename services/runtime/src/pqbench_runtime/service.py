@@ -20,7 +20,7 @@ from pqbench_runtime.backend import BACKENDS
 from pqbench_runtime.workers import SessionWorker, WorkerProcess
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import InvalidInput, TooLarge
+from pqbench_wire.errors import InvalidInput, TooLarge, Unavailable
 from pqbench_wire.jobs import Emit, Jobs
 from pqbench_wire.process import machine_lock, source_version, versions_of
 
@@ -52,8 +52,12 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return pb.GetCapabilitiesResponse(backends=backends, versions=self._versions, environment=host.environment())
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
-        options = BACKENDS.configure(request.backend, request.options_json)
-        return pb.CheckResponse(options_json=json.dumps(asdict(options), sort_keys=True))
+        options, module = BACKENDS.configure(request.backend, request.options_json), BACKENDS.load(request.backend)
+        return pb.CheckResponse(
+            options_json=json.dumps(asdict(options), sort_keys=True),
+            device=module.device(options),
+            routes=[pb.Route(**asdict(route)) for route in module.ROUTES if route.holds(options)],
+        )
 
     def BuildEngine(
         self, request: pb.BuildEngineRequest, context: grpc.ServicerContext
@@ -103,12 +107,16 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def _backend(self, name: str) -> pb.Backend:
         backend = pb.Backend(plugin=BACKENDS.describe(name))
-        if backend.plugin.available:
+        if not backend.plugin.available:
+            return backend
+        try:
             module = BACKENDS.load(name)
-            backend.device = module.device()
-            backend.versions.update(versions_of(*module.LIBRARIES))
-            for route in module.ROUTES:
-                backend.routes.append(pb.Route(**asdict(route)))
+            backend.device = module.device(module.Config())
+        except Unavailable as error:  # the library is there, the device is not
+            backend.plugin.available, backend.plugin.unavailable_reason = False, str(error)
+            return backend
+        backend.versions.update(module.versions())
+        backend.routes.extend(pb.Route(**asdict(route)) for route in module.ROUTES)
         return backend
 
     def _usable(self, event: Any) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pqbench.runtime.v1.runtime_pb2 import EngineTiming, MeasureSettings
+from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, MeasureSettings
 from pqbench_wire.errors import InvalidInput
 
 Call = Callable[[], object]
@@ -33,6 +33,7 @@ class Samples:
     block: list[int] = field(default_factory=list)
     first_call: float = 0.0  # seconds
     medians: list[float] = field(default_factory=list)  # of each block, seconds
+    device: dict[str, list[float]] = field(default_factory=dict)  # parts by the device's clock, seconds
 
 
 def check_settings(settings: MeasureSettings) -> None:
@@ -102,7 +103,7 @@ def _warm_up(call: Call, own: Samples, settings: MeasureSettings) -> None:
 def _block(call: Call, own: Samples, block: int, begin: float, seconds: float, least: int, discard: int) -> None:
     for _ in range(discard):
         call()
-    clock = time.perf_counter
+    clock, device_times = time.perf_counter, getattr(call, "device_times", None)
     latency: list[float] = []
     start: list[float] = []
     end = clock() + seconds
@@ -112,6 +113,9 @@ def _block(call: Call, own: Samples, block: int, begin: float, seconds: float, l
         after = clock()
         latency.append(after - before)
         start.append(before - begin)
+        if device_times is not None:
+            for part, seconds_of in device_times().items():
+                own.device.setdefault(part, []).append(seconds_of)
         if after >= end and len(latency) >= least:
             break
     own.latency += latency
@@ -153,7 +157,14 @@ def summarise(samples: Samples, settings: MeasureSettings, load_seconds: float) 
         unstable_reason="" if stable else _why(samples, settings),
         load_seconds=load_seconds,
         first_call_seconds=samples.first_call,
+        device={part: device_time(values) for part, values in samples.device.items()},
     )
+
+
+def device_time(values: Sequence[float]) -> DeviceTime:
+    """Statistics of one part of the calls by the device's clock, in seconds."""
+    median, p90, p99 = np.percentile(values, [50, 90, 99])
+    return DeviceTime(mean=float(np.mean(values)), median=median, p90=p90, p99=p99)
 
 
 def median_interval(latency: np.ndarray, seed: int = 0) -> tuple[float, float]:

@@ -8,26 +8,30 @@ libraries print. A session worker keeps its engines loaded, side by side.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pqbench.common.v1.common_pb2 import Form, Images, Precision, Progress
+from pqbench.common.v1.common_pb2 import Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerError, WorkerReply, WorkerRequest
-from pqbench_runtime import frames, host, timing
-from pqbench_runtime.backend import BACKENDS, Built, Route, Session, Shape, route_for
+from pqbench_runtime import frames, gpu, host, timing
+from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Session, Shape, route_for
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs
 from pqbench_wire.jobs import canonical, first_line
-from pqbench_wire.process import die_with_parent, versions_of
+from pqbench_wire.process import die_with_parent
 
 MAX_ENGINES = 8  # kept loaded; the least recently used goes first
 PROGRESS_SECONDS = 1.0
@@ -39,6 +43,7 @@ class Worker:
 
     def __init__(self, store: BlobStore, send: Send) -> None:
         self._store = store
+        self._caches = store.root.parent / "trt_caches"
         self._send = send
         self._loaded: dict[bytes, tuple[Session, float]] = {}
         self._told = 0.0
@@ -54,13 +59,13 @@ class Worker:
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
         """Build an engine and read back what its layers execute in."""
         backend = BACKENDS.load(request.backend)
-        artifact, shape = request.artifact, Shape(batch=request.batch_size, preprocessing=request.preprocessing)
-        route = route_for(backend, artifact.precision, artifact.form)
-        if route is None:
-            raise Refused(f"{request.backend} has no route for this precision in this form")
         options = BACKENDS.configure(request.backend, request.options_json)
+        route = route_for(backend, options, request.artifact.precision, request.artifact.form)
+        if route is None:
+            raise Refused(f"{request.backend} has no route for this precision in this form with these options")
         begin = time.perf_counter()
-        built = backend.build(self._store.path(artifact.blob), artifact.precision, shape, options)
+        with self._alive("build") as report:
+            built = backend.build(self._job(request, report), options)
         seconds = time.perf_counter() - begin
         executed = executed_precisions(built)
         _check_precision(executed, route, request.backend)
@@ -69,17 +74,18 @@ class Worker:
             options_json=request.options_json,
             blob=self._store.put(built.data),
             batch_size=request.batch_size,
-            precision=artifact.precision,
+            precision=request.artifact.precision,
             preprocessing=request.preprocessing,
+            built_on=_built_on(backend, options),
         )
-        layers = [pb.Layer(name=x.name, type=x.type, precision=x.precision, compute=x.compute) for x in built.layers]
+        layers = [pb.Layer(**asdict(layer)) for layer in built.layers]
         return pb.BuildEngineResult(
             engine=engine,
             build_seconds=seconds,
             layers=layers,
             executed=executed,
             settings=built.settings,
-            versions=versions_of(*backend.LIBRARIES),
+            versions=backend.versions(),
         )
 
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
@@ -88,16 +94,26 @@ class Worker:
         loaded = [self._load(engine) for engine in request.engines]
         batches = [self._first_batch(request.inputs, engine) for engine in request.engines]
         calls = [session.bind(batch) for (session, _), batch in zip(loaded, batches, strict=True)]
-        before = host.load_average()
-        samples = timing.measure(calls, request.settings, lambda fraction: self._progress("measure", fraction))
+        before, readings = host.load_average(), [*self._gpu_reading(request.engines[0], 0.0)]
+        begin = time.perf_counter()
+
+        def after_round(fraction: float) -> None:
+            readings.extend(self._gpu_reading(request.engines[0], time.perf_counter() - begin))
+            self._progress("measure", fraction)
+
+        samples = timing.measure(calls, request.settings, after_round)
         arrays: dict[str, np.ndarray] = {}
         for i, own in enumerate(samples):
             arrays[f"latency_{i}"] = np.asarray(own.latency)
             arrays[f"start_{i}"] = np.asarray(own.start)
             arrays[f"block_{i}"] = np.asarray(own.block, np.int32)
+            arrays |= {f"{part}_{i}": np.asarray(values) for part, values in own.device.items()}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         timings = [timing.summarise(s, request.settings, x[1]) for s, x in zip(samples, loaded, strict=True)]
+        for summary, (session, _) in zip(timings, loaded, strict=True):
+            summary.settings.update(session.settings)
+            gpu.mark_throttled(summary, readings)
         return pb.MeasureResult(
             timings=timings,
             samples=self._store.put(buffer.getvalue()),
@@ -105,7 +121,8 @@ class Worker:
             load_average_before=before,
             load_average_after=host.load_average(),
             peak_rss_bytes=host.peak_memory(),
-            environment=host.environment(),
+            environment=host.environment() | self._gpu_environment(request.engines[0]),
+            gpu=readings,
         )
 
     def predict(self, request: pb.PredictRequest) -> pb.PredictResult:
@@ -142,11 +159,54 @@ class Worker:
             backend = BACKENDS.load(engine.backend)
             options = BACKENDS.configure(engine.backend, engine.options_json)
             shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
+            if engine.built_on != (here := _built_on(backend, options)):
+                raise Refused(f"this engine was built on {engine.built_on or 'an unknown machine'}; this is {here}")
             begin = time.perf_counter()
             session = backend.load(self._store.path(engine.blob), engine.precision, shape, options)
             self._loaded[key] = (session, time.perf_counter() - begin)
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry
+
+    def _job(self, request: pb.BuildEngineRequest, report: Callable[[float], None]) -> Job:
+        artifact, calibration = request.artifact, None
+        if artifact.HasField("calibration"):
+            calibration = load_inputs(self._store, artifact.calibration, request.preprocessing)[0]
+        return Job(
+            artifact=self._store.path(artifact.blob),
+            precision=artifact.precision,
+            form=artifact.form,
+            shape=Shape(batch=request.batch_size, preprocessing=request.preprocessing),
+            caches=self._caches,
+            calibration=calibration,
+            report=report,
+        )
+
+    @contextlib.contextmanager
+    def _alive(self, stage: str) -> Iterator[Callable[[float], None]]:
+        """Tell of long work once in a while, so that whoever no longer wants it can say so; yields `report`."""
+        done, fraction = threading.Event(), [0.0]
+
+        def beat() -> None:
+            while not done.wait(PROGRESS_SECONDS):
+                self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction[0])))
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield lambda value: fraction.__setitem__(0, value)
+        finally:
+            done.set()
+            thread.join()
+
+    @staticmethod
+    def _gpu_reading(engine: pb.Engine, seconds: float) -> list[pb.GpuReading]:
+        """One reading where the engine runs on a GPU that NVML knows."""
+        on_gpu = getattr(BACKENDS.load(engine.backend), "ON_GPU", False)
+        return [gpu.reading(seconds)] if on_gpu else []
+
+    @staticmethod
+    def _gpu_environment(engine: pb.Engine) -> dict[str, str]:
+        return gpu.environment() if getattr(BACKENDS.load(engine.backend), "ON_GPU", False) else {}
 
     def _progress(self, stage: str, fraction: float) -> None:
         """Tell how far it is, rarely: every message wakes processes that share the machine."""
@@ -154,6 +214,11 @@ class Worker:
             return
         self._told = time.monotonic()
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
+
+
+def _built_on(backend: Any, options: Any) -> str:
+    versions = " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))
+    return f"{backend.device(options)}, {versions}"
 
 
 def executed_precisions(built: Built) -> dict[str, int]:
@@ -171,13 +236,12 @@ def _check_precision(executed: dict[str, int], route: Route, backend: str) -> No
     What a tool's own placement comes to is a finding, reported with the cell, and not an error.
     """
     names = {Precision.Name(p).removeprefix("PRECISION_") for p in route.executes}
-    wanted = Precision.Name(route.precision).removeprefix("PRECISION_")
-    integers = route.precision in (Precision.PRECISION_INT8, Precision.PRECISION_INT8_DYNAMIC)
+    wanted = Precision.Name(route.precision).removeprefix("PRECISION_").removesuffix("_DYNAMIC")
     found = ", ".join(f"{count} in {name}" for name, count in sorted(executed.items())) or "none found"
-    if set(executed) - names:
+    if set(executed) - names - {UNKNOWN}:
         raise PrecisionMismatch(f"{backend} was asked for {wanted}; its compute layers run: {found}")
-    if integers and route.form != Form.FORM_QDQ_TOOL and not executed.get("INT8"):
-        raise PrecisionMismatch(f"{backend} was asked for INT8 and runs no compute layer in it: {found}")
+    if route.demanded and not executed.keys() & {wanted, UNKNOWN}:
+        raise PrecisionMismatch(f"{backend} was asked for {wanted} and runs no compute layer in it: {found}")
 
 
 def _padded(images: Feed, size: int) -> Feed:

@@ -18,6 +18,7 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_FP8: _ClassVar[Precision]
     PRECISION_INT4: _ClassVar[Precision]
     PRECISION_SIMULATED: _ClassVar[Precision]
+    PRECISION_TF32: _ClassVar[Precision]
 
 class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +30,7 @@ class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORM_PT2: _ClassVar[Form]
     FORM_DYNAMIC: _ClassVar[Form]
     FORM_QDQ_TOOL: _ClassVar[Form]
+    FORM_ONNX_UNTYPED: _ClassVar[Form]
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FP32: Precision
 PRECISION_FP16: Precision
@@ -38,6 +40,7 @@ PRECISION_INT8_DYNAMIC: Precision
 PRECISION_FP8: Precision
 PRECISION_INT4: Precision
 PRECISION_SIMULATED: Precision
+PRECISION_TF32: Precision
 FORM_UNSPECIFIED: Form
 FORM_ONNX: Form
 FORM_QDQ_SIGNED: Form
@@ -46,6 +49,7 @@ FORM_QDQ_TYPED: Form
 FORM_PT2: Form
 FORM_DYNAMIC: Form
 FORM_QDQ_TOOL: Form
+FORM_ONNX_UNTYPED: Form
 
 class Blob(_message.Message):
     __slots__ = ("sha256", "size")
@@ -98,14 +102,16 @@ class Images(_message.Message):
     def __init__(self, images: _Optional[_Union[Blob, _Mapping]] = ..., labels: _Optional[_Union[Blob, _Mapping]] = ..., outputs: _Optional[_Iterable[int]] = ..., arrays: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
 
 class Artifact(_message.Message):
-    __slots__ = ("blob", "form", "precision")
+    __slots__ = ("blob", "form", "precision", "calibration")
     BLOB_FIELD_NUMBER: _ClassVar[int]
     FORM_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     blob: Blob
     form: Form
     precision: Precision
-    def __init__(self, blob: _Optional[_Union[Blob, _Mapping]] = ..., form: _Optional[_Union[Form, str]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+    calibration: Images
+    def __init__(self, blob: _Optional[_Union[Blob, _Mapping]] = ..., form: _Optional[_Union[Form, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., calibration: _Optional[_Union[Images, _Mapping]] = ...) -> None: ...
 
 class Plugin(_message.Message):
     __slots__ = ("kind", "name", "summary", "available", "unavailable_reason", "config_schema_json", "names")

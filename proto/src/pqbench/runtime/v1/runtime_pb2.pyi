@@ -57,16 +57,27 @@ class Backend(_message.Message):
     def __init__(self, plugin: _Optional[_Union[_common_pb2.Plugin, _Mapping]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("precision", "form", "executes", "evidence")
+    __slots__ = ("precision", "form", "executes", "evidence", "when", "demanded")
+    class WhenEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     FORM_FIELD_NUMBER: _ClassVar[int]
     EXECUTES_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    DEMANDED_FIELD_NUMBER: _ClassVar[int]
     precision: _common_pb2.Precision
     form: _common_pb2.Form
     executes: _containers.RepeatedScalarFieldContainer[_common_pb2.Precision]
     evidence: str
-    def __init__(self, precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., form: _Optional[_Union[_common_pb2.Form, str]] = ..., executes: _Optional[_Iterable[_Union[_common_pb2.Precision, str]]] = ..., evidence: _Optional[str] = ...) -> None: ...
+    when: _containers.ScalarMap[str, str]
+    demanded: bool
+    def __init__(self, precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., form: _Optional[_Union[_common_pb2.Form, str]] = ..., executes: _Optional[_Iterable[_Union[_common_pb2.Precision, str]]] = ..., evidence: _Optional[str] = ..., when: _Optional[_Mapping[str, str]] = ..., demanded: _Optional[bool] = ...) -> None: ...
 
 class CheckRequest(_message.Message):
     __slots__ = ("backend", "options_json")
@@ -77,10 +88,14 @@ class CheckRequest(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("options_json",)
+    __slots__ = ("options_json", "device", "routes")
     OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
     options_json: str
-    def __init__(self, options_json: _Optional[str] = ...) -> None: ...
+    device: str
+    routes: _containers.RepeatedCompositeFieldContainer[Route]
+    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ...) -> None: ...
 
 class BuildEngineRequest(_message.Message):
     __slots__ = ("backend", "options_json", "artifact", "batch_size", "preprocessing", "replicate")
@@ -109,20 +124,22 @@ class BuildEngineEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[BuildEngineResult, _Mapping]] = ...) -> None: ...
 
 class Engine(_message.Message):
-    __slots__ = ("backend", "options_json", "blob", "batch_size", "precision", "preprocessing")
+    __slots__ = ("backend", "options_json", "blob", "batch_size", "precision", "preprocessing", "built_on")
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    BUILT_ON_FIELD_NUMBER: _ClassVar[int]
     backend: str
     options_json: str
     blob: _common_pb2.Blob
     batch_size: int
     precision: _common_pb2.Precision
     preprocessing: _common_pb2.Preprocessing
-    def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ...) -> None: ...
+    built_on: str
+    def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., built_on: _Optional[str] = ...) -> None: ...
 
 class BuildEngineResult(_message.Message):
     __slots__ = ("engine", "build_seconds", "layers", "executed", "settings", "versions")
@@ -162,16 +179,20 @@ class BuildEngineResult(_message.Message):
     def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., build_seconds: _Optional[float] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., executed: _Optional[_Mapping[str, int]] = ..., settings: _Optional[_Mapping[str, str]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("name", "type", "precision", "compute")
+    __slots__ = ("name", "type", "precision", "compute", "tactic", "format")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_FIELD_NUMBER: _ClassVar[int]
+    TACTIC_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: str
     precision: str
     compute: bool
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., precision: _Optional[str] = ..., compute: _Optional[bool] = ...) -> None: ...
+    tactic: str
+    format: str
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., precision: _Optional[str] = ..., compute: _Optional[bool] = ..., tactic: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class MeasureSettings(_message.Message):
     __slots__ = ("warmup_seconds", "warmup_iterations", "min_seconds", "min_iterations", "max_seconds", "stability", "windows", "discard")
@@ -218,7 +239,7 @@ class MeasureEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[MeasureResult, _Mapping]] = ...) -> None: ...
 
 class MeasureResult(_message.Message):
-    __slots__ = ("timings", "samples", "settings", "load_average_before", "load_average_after", "peak_rss_bytes", "environment")
+    __slots__ = ("timings", "samples", "settings", "load_average_before", "load_average_after", "peak_rss_bytes", "environment", "gpu")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +254,7 @@ class MeasureResult(_message.Message):
     LOAD_AVERAGE_AFTER_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    GPU_FIELD_NUMBER: _ClassVar[int]
     timings: _containers.RepeatedCompositeFieldContainer[EngineTiming]
     samples: _common_pb2.Blob
     settings: MeasureSettings
@@ -240,10 +262,57 @@ class MeasureResult(_message.Message):
     load_average_after: float
     peak_rss_bytes: int
     environment: _containers.ScalarMap[str, str]
-    def __init__(self, timings: _Optional[_Iterable[_Union[EngineTiming, _Mapping]]] = ..., samples: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., load_average_before: _Optional[float] = ..., load_average_after: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    gpu: _containers.RepeatedCompositeFieldContainer[GpuReading]
+    def __init__(self, timings: _Optional[_Iterable[_Union[EngineTiming, _Mapping]]] = ..., samples: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., load_average_before: _Optional[float] = ..., load_average_after: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., environment: _Optional[_Mapping[str, str]] = ..., gpu: _Optional[_Iterable[_Union[GpuReading, _Mapping]]] = ...) -> None: ...
+
+class GpuReading(_message.Message):
+    __slots__ = ("seconds", "energy_joules", "power_watts", "sm_mhz", "memory_mhz", "celsius", "memory_bytes", "throttled")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_JOULES_FIELD_NUMBER: _ClassVar[int]
+    POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
+    SM_MHZ_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MHZ_FIELD_NUMBER: _ClassVar[int]
+    CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    energy_joules: float
+    power_watts: float
+    sm_mhz: int
+    memory_mhz: int
+    celsius: int
+    memory_bytes: int
+    throttled: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, seconds: _Optional[float] = ..., energy_joules: _Optional[float] = ..., power_watts: _Optional[float] = ..., sm_mhz: _Optional[int] = ..., memory_mhz: _Optional[int] = ..., celsius: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., throttled: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeviceTime(_message.Message):
+    __slots__ = ("mean", "median", "p90", "p99")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_FIELD_NUMBER: _ClassVar[int]
+    P90_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    mean: float
+    median: float
+    p90: float
+    p99: float
+    def __init__(self, mean: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
 
 class EngineTiming(_message.Message):
-    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds")
+    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds", "device", "settings")
+    class DeviceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: DeviceTime
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[DeviceTime, _Mapping]] = ...) -> None: ...
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MEAN_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +329,8 @@ class EngineTiming(_message.Message):
     UNSTABLE_REASON_FIELD_NUMBER: _ClassVar[int]
     LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FIRST_CALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
     count: int
     mean: float
     std: float
@@ -276,7 +347,9 @@ class EngineTiming(_message.Message):
     unstable_reason: str
     load_seconds: float
     first_call_seconds: float
-    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ...) -> None: ...
+    device: _containers.MessageMap[str, DeviceTime]
+    settings: _containers.ScalarMap[str, str]
+    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ..., device: _Optional[_Mapping[str, DeviceTime]] = ..., settings: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("engine", "inputs")

@@ -11,13 +11,14 @@ from onnx import TensorProto, helper
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
+from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers._graph import Graph
 from pqbench_compressor.quantizers._narrow import narrowed
 
 REQUIRES = ("torch", "onnx")
 PRECISION = Precision.PRECISION_BF16
-FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 OPSET = 22  # the first in which convolutions take BF16
 FP32_ONLY = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that stay FP32 in every precision
 
@@ -38,6 +39,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     if Form.FORM_PT2 in forms:
         module, _ = narrowed(source.module, torch.bfloat16, context.images, math.inf)
         made[Form.FORM_PT2] = to_pt2(module, context.example)
+    if Form.FORM_ONNX_UNTYPED in forms:
+        made[Form.FORM_ONNX_UNTYPED] = lowered(source.onnx())
     return made
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
+from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration
 from pqbench_compressor.quantizers._graph import Graph
@@ -25,7 +26,7 @@ from pqbench_wire.inputs import Feed
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP16
-FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
+FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 LARGEST = 65504.0  # of FP16
 IMAGES = 64  # on which overflow is looked for
 
@@ -55,6 +56,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         module, keep = narrowed(source.module, torch.float16, inputs, limit)
         source.notes["kept_fp32_in_pytorch"] = keep
         made[Form.FORM_PT2] = to_pt2(module, context.example)
+    if Form.FORM_ONNX_UNTYPED in forms:
+        made[Form.FORM_ONNX_UNTYPED] = lowered(source.onnx())
     return made
 
 

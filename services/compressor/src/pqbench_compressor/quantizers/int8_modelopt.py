@@ -19,6 +19,7 @@ import onnx
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import named
@@ -55,7 +56,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
             # Its body is FP16 unless told otherwise; FP32 is what forms A and the CPU targets want.
             body = "fp16" if form == Form.FORM_QDQ_TYPED else "fp32"
             _run(folder, {"calibration_method": config.method, "high_precision_dtype": body})
-            made[form] = (folder / "quantized.onnx").read_bytes()
+            data = (folder / "quantized.onnx").read_bytes()
+            made[form] = lowered(data) if form == Form.FORM_QDQ_SIGNED else data
     return made
 
 

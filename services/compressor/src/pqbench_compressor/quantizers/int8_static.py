@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
 from pqbench_compressor.quantizers._graph import Graph
@@ -110,7 +111,7 @@ class _Maker:
         if form == Form.FORM_QDQ_UNSIGNED:
             return _placement.unsigned(model, ranges, keep)
         placed = _placement.signed(model, ranges, keep)
-        return _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else placed
+        return _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else lowered(placed)
 
 
 def _best_method(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str]) -> _calibration.Method:

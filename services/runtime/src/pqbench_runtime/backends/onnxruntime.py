@@ -1,28 +1,28 @@
-"""ONNX Runtime; the execution provider is configurable."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import onnx
 import onnxruntime
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime.backend import Built, Layer, Route, Shape
+from pqbench_runtime.backend import Built, Call, Job, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import Feed, named
 from pqbench_wire.jobs import first_line
+from pqbench_wire.process import versions_of
 
 REQUIRES = ("onnx", "onnxruntime")
-LIBRARIES = ("onnxruntime", "onnx")
+PROVIDER = "CPUExecutionProvider"
 ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,
@@ -40,6 +40,7 @@ ROUTES = (
         precision=Precision.PRECISION_INT8,
         form=Form.FORM_QDQ_UNSIGNED,
         executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        demanded=True,
         evidence="convolutions with unsigned activations run 1.6-2.8x FP32's speed, with signed ones 0.5-0.9x",
     ),
     Route(
@@ -52,6 +53,7 @@ ROUTES = (
         precision=Precision.PRECISION_INT8_DYNAMIC,
         form=Form.FORM_DYNAMIC,
         executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        demanded=True,
         evidence="ConvInteger and MatMulInteger; only this runtime has them",
     ),
     Route(
@@ -102,7 +104,6 @@ class Config:
     """Session options; what is not named stays at ONNX Runtime's default."""
 
     threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
-    provider: Annotated[str, Field(description="execution provider, without its suffix")] = "CPU"
     int4_activations: Annotated[
         Literal["fp32", "int8"], Field(description="of products with INT4 weights; int8 is faster and less exact")
     ] = "fp32"
@@ -111,42 +112,48 @@ class Config:
 class Session:
     """A loaded optimised model."""
 
+    settings: Mapping[str, str] = {}
+
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self._names = [one.name for one in session.get_inputs()]
 
-    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
+    def bind(self, batch: Feed) -> Call:
         """The timed call for one batch."""
         return functools.partial(self._session.run, None, named(batch, self._names))
 
 
-def device() -> str:
+def versions() -> dict[str, str]:
+    return versions_of("onnxruntime", "onnx")
+
+
+def device(options: Config) -> str:
     return cpu_name()
 
 
-def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -> Built:
+def build(job: Job, options: Config) -> Built:
     """Optimise the graph for this machine and batch size; the optimised model is the engine."""
     with TemporaryDirectory() as folder:
         optimised = Path(folder, "engine.onnx")
         settings = _session_options(options)
         settings.optimized_model_filepath = str(optimised)
-        settings.graph_optimization_level = level = _optimisation(precision)
-        for axis, size in _free_dimensions(artifact, shape).items():
+        settings.graph_optimization_level = level = _optimisation(job.precision)
+        for axis, size in free_dimensions(job.artifact, job.shape).items():
             settings.add_free_dimension_override_by_name(axis, size)
-        _create(artifact, settings, options)
+        create(job.artifact, settings, [PROVIDER])
         data = optimised.read_bytes()
     return Built(
         data=data,
-        layers=_layers(onnx.load_from_string(data)),
+        layers=layers_of(onnx.load_from_string(data)),
         settings={
-            "execution_provider": f"{options.provider}ExecutionProvider",
+            "execution_provider": PROVIDER,
             "intra_op_threads": str(options.threads or "one a physical core"),
             "inter_op_threads": "1",
             "thread_pool": "shared by the engines of a worker",
             "execution_mode": settings.execution_mode.name,
             "graph_optimization_level": f"{level.name}, at build time",
             "int4_activations": options.int4_activations,
-            "inference_precision": Precision.Name(precision).removeprefix("PRECISION_"),
+            "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
         },
     )
 
@@ -155,7 +162,7 @@ def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> S
     settings = _session_options(options)
     # The engine is optimised already; optimising it again could only change what was built.
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return Session(_create(engine, settings, options))
+    return Session(create(engine, settings, [PROVIDER]))
 
 
 def _session_options(options: Config) -> onnxruntime.SessionOptions:
@@ -181,20 +188,17 @@ def _thread_pool(threads: int) -> None:
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
 
 
-def _create(model: Path, settings: onnxruntime.SessionOptions, options: Config) -> onnxruntime.InferenceSession:
-    provider = f"{options.provider}ExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-        raise InvalidInput(f"backend onnxruntime: provider {options.provider!r} is not in this build; it has {names}")
+def create(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
+    """A session. Raises Refused or Failed with the library's reason."""
     try:
-        return onnxruntime.InferenceSession(model, settings, providers=[provider])
+        return onnxruntime.InferenceSession(model, settings, providers=providers)
     except Exception as error:
         # ONNX Runtime's exceptions share no root but Exception.
         kind = Refused if "NOT_IMPLEMENTED" in str(error) else Failed
         raise kind(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
 
 
-def _free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
+def free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
     """The graph's named axes, fixed to what the engine takes; axes without a name are fixed already."""
     graph = onnx.load(str(artifact), load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -204,7 +208,8 @@ def _free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
     return {axis.dim_param: size for axis, size in pairs if axis.dim_param}
 
 
-def _layers(model: onnx.ModelProto) -> list[Layer]:
+def layers_of(model: onnx.ModelProto) -> list[Layer]:
+    """The nodes of an optimised graph and what they execute in."""
     weights = {i.name: TYPES.get(i.data_type, "other") for i in model.graph.initializer}
     return [
         Layer(name=node.name, type=node.op_type, precision=_precision(node, weights), compute=node.op_type in COMPUTE)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import openvino
 from openvino import properties
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime.backend import Built, Layer, Route, Shape
+from pqbench_runtime.backend import Built, Call, Job, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import Feed, named
 from pqbench_wire.jobs import first_line
+from pqbench_wire.process import versions_of
 
 REQUIRES = ("openvino",)
-LIBRARIES = ("openvino",)
 ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,
@@ -40,6 +39,7 @@ ROUTES = (
         precision=Precision.PRECISION_INT8,
         form=Form.FORM_QDQ_UNSIGNED,
         executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
+        demanded=True,
         evidence="2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints",
     ),
     Route(
@@ -87,27 +87,33 @@ class Config:
 class Session:
     """A compiled model with one infer request."""
 
+    settings: Mapping[str, str] = {}
+
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self._request = compiled.create_infer_request()
         self._names = [port.get_any_name() for port in compiled.inputs]
 
-    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
+    def bind(self, batch: Feed) -> Call:
         """The timed call for one batch; the input arrays are used in place, the outputs copied out."""
         infer = partial(self._request.infer, named(batch, self._names), share_inputs=True)
         return lambda: infer().to_tuple()
 
 
-def device() -> str:
+def versions() -> dict[str, str]:
+    return versions_of("openvino")
+
+
+def device(options: Config) -> str:
     return cpu_name()
 
 
-def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -> Built:
+def build(job: Job, options: Config) -> Built:
     core = openvino.Core()
     try:
-        model = core.read_model(artifact)
-        shapes = shape.inputs([port.get_any_name() for port in model.inputs])
+        model = core.read_model(job.artifact)
+        shapes = job.shape.inputs([port.get_any_name() for port in model.inputs])
         model.reshape({name: list(axes) for name, axes in shapes.items()})
-        compiled = core.compile_model(model, "CPU", _properties(precision, options))
+        compiled = core.compile_model(model, "CPU", _properties(job.precision, options))
     except RuntimeError as error:
         raise Failed(f"OpenVINO cannot compile this model: {_reason(error)}") from error
     stream = BytesIO()

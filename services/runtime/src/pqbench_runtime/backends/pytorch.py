@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,14 +17,14 @@ from pydantic import Field
 from torch.utils import _pytree as pytree
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime.backend import Built, Layer, Route, Shape
+from pqbench_runtime.backend import Built, Call, Job, Layer, Route, Shape
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, InvalidInput
 from pqbench_wire.inputs import Feed, Inputs
 from pqbench_wire.jobs import first_line
+from pqbench_wire.process import versions_of
 
 REQUIRES = ("torch",)
-LIBRARIES = ("torch",)
 ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,
@@ -68,11 +68,13 @@ class Config:
 class Session:
     """A loaded program."""
 
+    settings: Mapping[str, str] = {}
+
     def __init__(self, program: Callable[..., Any], options: Config) -> None:
         self._program = program
         self._options = options
 
-    def bind(self, batch: Feed) -> Callable[[], Sequence[np.ndarray]]:
+    def bind(self, batch: Feed) -> Call:
         """The timed call for one batch."""
         if self._options.threads:
             torch.set_num_threads(self._options.threads)
@@ -86,17 +88,21 @@ class Session:
         return call
 
 
-def device() -> str:
+def versions() -> dict[str, str]:
+    return versions_of("torch")
+
+
+def device(options: Config) -> str:
     return cpu_name()
 
 
-def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -> Built:
+def build(job: Job, options: Config) -> Built:
     """Check that the program loads and runs at this batch size; the archive itself is the engine."""
-    data = artifact.read_bytes()
+    data = job.artifact.read_bytes()
     program = _load(data)
     session = _session(program, options)
     try:
-        session.bind(shape.zeros())()
+        session.bind(job.shape.zeros())()
     except Exception as error:
         # Inductor, the C++ compiler and operators raise without a common root.
         raise Failed(f"PyTorch cannot run this program ({options.mode}): {first_line(error)}") from error
@@ -105,7 +111,7 @@ def build(artifact: Path, precision: Precision, shape: Shape, options: Config) -
         "threads": str(torch.get_num_threads()),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "mkldnn": str(torch.backends.mkldnn.is_available()),
-        "inference_precision": Precision.Name(precision).removeprefix("PRECISION_"),
+        "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
     }
     return Built(data=data, layers=_layers(program), settings=settings)
 

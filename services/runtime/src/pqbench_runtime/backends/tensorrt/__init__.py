@@ -1,0 +1,43 @@
+"""TensorRT 8.6, 10 and 11 on NVIDIA GPUs; which one is read at start-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorrt as trt
+
+from pqbench.common.v1.common_pb2 import Precision
+from pqbench_runtime import cuda, gpu
+from pqbench_runtime.backend import Built, Job, Shape
+from pqbench_runtime.backends.tensorrt.building import build_plan
+from pqbench_runtime.backends.tensorrt.inspector import layers_of
+from pqbench_runtime.backends.tensorrt.options import Config
+from pqbench_runtime.backends.tensorrt.routes import routes_of
+from pqbench_runtime.backends.tensorrt.session import Engine, Session
+
+__all__ = ["ON_GPU", "REQUIRES", "ROUTES", "Config", "build", "device", "load", "versions"]
+REQUIRES = ("tensorrt", "pynvml")
+ON_GPU = True
+ROUTES = routes_of(trt.__version__)
+
+
+def versions() -> dict[str, str]:
+    return {"tensorrt": trt.__version__, "cuda": cuda.runtime_version()}
+
+
+def device(options: Config) -> str:
+    return gpu.device()
+
+
+def build(job: Job, options: Config) -> Built:
+    plan, settings = build_plan(job, options)
+    engine = Engine(plan, options)
+    layers = layers_of(engine.information())
+    if options.sparse_weights:
+        sparse = [layer.name for layer in layers if "sparse" in layer.tactic.lower()]
+        settings["sparse_tactics"] = ", ".join(sparse) or "none was faster than dense"
+    return Built(data=plan, layers=layers, settings=settings)
+
+
+def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
+    return Session(Engine(engine.read_bytes(), options), shape, options)

@@ -1,0 +1,170 @@
+"""From ONNX to a plan: network, flags, profile, calibrator, timing cache, progress."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tensorrt as trt
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_runtime import gpu
+from pqbench_runtime.backend import Job
+from pqbench_runtime.backends.tensorrt.log import Log
+from pqbench_runtime.backends.tensorrt.options import Config
+from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.process import file_lock
+
+MIB = 1 << 20
+# Builder flags that allow a precision in a weakly typed network; what is not allowed stays FP32.
+FLAGS = {
+    Precision.PRECISION_FP16: ("FP16",),
+    Precision.PRECISION_BF16: ("BF16",),
+    Precision.PRECISION_INT8: ("INT8", "FP16"),
+}
+
+
+def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
+    """A serialized plan and the settings that it was built with.
+
+    Raises Refused for operators that this version does not know, Failed with the builder's words else.
+    """
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(_network_flags(options))
+    _parse(job.artifact.read_bytes(), network, log)
+    config = builder.create_builder_config()
+    settings = _configure(config, job, options)
+    profile = _add_profile(builder, config, network, job, options)
+    if job.calibration is not None:
+        from pqbench_runtime.backends.tensorrt.calibrator import calibrator  # its base class is gone in 11
+
+        config.int8_calibrator = own = calibrator(job.calibration, job.shape, options)
+        config.set_calibration_profile(profile)
+        settings["calibrator"] = f"{options.calibrator}, {own.count} images"
+    if hasattr(trt, "IProgressMonitor"):
+        from pqbench_runtime.backends.tensorrt.monitor import Monitor
+
+        config.progress_monitor = Monitor(job.report)
+    cache = _TimingCache(config, job.caches) if options.timing_cache else None
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise Failed(f"TensorRT {trt.__version__} cannot build this model: {log.reason()}")
+    if cache:
+        cache.keep()
+        settings["timing_cache"] = cache.note
+    return bytes(plan), settings
+
+
+def _network_flags(options: Config) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    if options.typing == "strong":
+        return 1 << int(flags.STRONGLY_TYPED)
+    return 1 << int(flags.EXPLICIT_BATCH)
+
+
+def _parse(model: bytes, network: Any, log: Log) -> None:
+    parser = trt.OnnxParser(network, log)
+    if parser.parse(model):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    text = "; ".join(_error(error, model) for error in errors) or log.reason()
+    unsupported = any(str(error.code()).rpartition(".")[2].startswith("UNSUPPORTED") for error in errors)
+    raise (Refused if unsupported else Failed)(f"TensorRT {trt.__version__} cannot read this model: {text}")
+
+
+def _error(error: Any, model: bytes) -> str:
+    """One parser error with the node's name; 8.6 knows its number only."""
+    name = error.node_name() if hasattr(error, "node_name") else _node_name(model, error.node())
+    where = name or (str(error.node()) if error.node() >= 0 else "")
+    return f"{f'node {where}: ' if where else ''}{' '.join(error.desc().split())}"
+
+
+def _node_name(model: bytes, index: int) -> str:
+    if index < 0:  # the error is of the whole file
+        return ""
+    try:
+        import onnx
+    except ImportError:  # NVIDIA's images need not have it
+        return ""
+    nodes = onnx.load_from_string(model).graph.node
+    return nodes[index].name if index < len(nodes) else ""
+
+
+def _configure(config: Any, job: Job, options: Config) -> dict[str, str]:
+    wanted = {
+        **dict.fromkeys(_precision_flags(job, options), True),
+        "TF32": options.tf32,
+        "SPARSE_WEIGHTS": options.sparse_weights,
+        "VERSION_COMPATIBLE": options.version_compatible,
+        "REFIT": False,
+    }
+    for name, on in wanted.items():
+        flag = getattr(trt.BuilderFlag, name)
+        config.set_flag(flag) if on else config.clear_flag(flag)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.avg_timing_iterations = options.avg_timing_iterations
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MIB)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    return {
+        "typing": options.typing,
+        "builder_flags": ", ".join(sorted(name for name, on in wanted.items() if on)) or "none",
+        "optimization_level": str(config.builder_optimization_level),
+        "avg_timing_iterations": str(options.avg_timing_iterations),
+        "workspace_mb": str(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) // MIB),
+        "profile": "batch " + (" ".join(map(str, options.batch_range)) if options.batch_range else "static"),
+        "hardware_compatible": str(options.hardware_compatible),
+        "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
+    }
+
+
+def _precision_flags(job: Job, options: Config) -> tuple[str, ...]:
+    if options.typing == "strong":  # the ONNX types say it all; a flag would be an error
+        return ()
+    if job.form == Form.FORM_ONNX_UNTYPED and job.precision == Precision.PRECISION_INT8 and job.calibration is None:
+        raise InvalidInput("INT8 without Q/DQ nodes needs images to calibrate with; the artifact names none")
+    return FLAGS.get(job.precision, ())
+
+
+def _add_profile(builder: Any, config: Any, network: Any, job: Job, options: Config) -> Any:
+    """One optimization profile: the batch size alone, or a range of them."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    least, best, most = options.batch_range or (job.shape.batch,) * 3
+    if not least <= job.shape.batch <= most:
+        raise InvalidInput(f"batch_range {least} to {most} does not hold batch size {job.shape.batch}")
+    profile = builder.create_optimization_profile()
+    for name, (_, *rest) in job.shape.inputs([one.name for one in inputs]).items():
+        profile.set_shape(name, (least, *rest), (best, *rest), (most, *rest))
+    config.add_optimization_profile(profile)
+    return profile
+
+
+class _TimingCache:
+    """Timings of tactics that builds on one GPU and version share: faster builds that choose alike."""
+
+    def __init__(self, config: Any, folder: Path) -> None:
+        self._config = config
+        identity = f"{trt.__version__} {gpu.device()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.cache"
+        data = self._path.read_bytes() if self._path.is_file() else b""
+        self.note = f"shared, {len(data)} bytes before this build"
+        config.set_timing_cache(config.create_timing_cache(data), False)
+
+    def keep(self) -> None:
+        """Add what this build timed to what others did meanwhile."""
+        cache = self._config.get_timing_cache()
+        with file_lock(self._path.with_suffix(".lock")):
+            if self._path.is_file():
+                cache.combine(self._config.create_timing_cache(self._path.read_bytes()), False)
+            descriptor, name = tempfile.mkstemp(dir=self._path.parent)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(bytes(cache.serialize()))
+            Path(name).replace(self._path)

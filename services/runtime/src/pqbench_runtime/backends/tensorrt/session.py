@@ -1,0 +1,105 @@
+"""A deserialized plan, its buffers and its stream."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import tensorrt as trt
+
+from pqbench_runtime.backend import Call, Shape
+from pqbench_runtime.backends.tensorrt.log import Log
+from pqbench_runtime.backends.tensorrt.options import Config
+from pqbench_runtime.cuda import Graph, Stream, Tensor
+from pqbench_runtime.device_call import WARM_UP, DeviceCall
+from pqbench_wire.errors import Failed, OutOfMemory
+from pqbench_wire.inputs import Feed, named
+
+DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
+          "BOOL": np.bool_, "UINT8": np.uint8}  # fmt: skip
+
+
+class Engine:
+    """A plan in memory. The runtime lives as long: engines must not outlive it."""
+
+    def __init__(self, plan: bytes, options: Config) -> None:
+        self.log = Log()
+        self._runtime = trt.Runtime(self.log)
+        self._runtime.engine_host_code_allowed = options.version_compatible  # such plans hold code
+        self.cuda = self._runtime.deserialize_cuda_engine(plan)
+        if self.cuda is None:
+            raise Failed(f"TensorRT {trt.__version__} cannot load this plan: {self.log.reason()}")
+
+    def information(self) -> str:
+        """The inspector's JSON."""
+        return str(self.cuda.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+class Session:
+    """A loaded engine for one batch size."""
+
+    def __init__(self, engine: Engine, shape: Shape, options: Config) -> None:
+        self._engine, self._options = engine, options  # the engine lives as long as its context
+        self._stream = Stream()
+        self._context = engine.cuda.create_execution_context()
+        if self._context is None:
+            raise OutOfMemory(f"TensorRT cannot make an execution context: {engine.log.reason()}")
+        names = [engine.cuda.get_tensor_name(index) for index in range(engine.cuda.num_io_tensors)]
+        is_input = {name: engine.cuda.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
+        inputs = [name for name in names if is_input[name]]
+        for name, axes in shape.inputs(inputs).items():
+            if not self._context.set_input_shape(name, axes):
+                raise Failed(f"the plan's profile does not hold input {name} {list(axes)}: {engine.log.reason()}")
+        if missing := self._context.infer_shapes():
+            raise Failed(f"shapes depend on values of {', '.join(missing)}; fixed shapes are needed")
+        tensors = {name: self._tensor(name) for name in names}
+        self._inputs = {name: tensors[name] for name in inputs}
+        self._outputs = {name: tensors[name] for name in names if not is_input[name]}
+        self._compute, self.settings = self._launcher()
+
+    def bind(self, batch: Feed) -> Call:
+        """The timed call for one batch, which is copied into pinned memory now."""
+        for name, array in named(batch, list(self._inputs)).items():
+            np.copyto(self._inputs[name].host, array, casting="same_kind")  # 8.6 takes INT64 as INT32
+        outputs = [tensor.host for tensor in self._outputs.values()]
+        return DeviceCall(self._stream, self._upload, self._compute, self._download, outputs, self._options)
+
+    def _tensor(self, name: str) -> Tensor:
+        kind = str(self._engine.cuda.get_tensor_dtype(name)).rpartition(".")[2]
+        if kind not in DTYPES:
+            raise Failed(f"tensor {name} is {kind}; inputs and outputs must be of a NumPy type")
+        tensor = Tensor(tuple(self._context.get_tensor_shape(name)), np.dtype(DTYPES[kind]))
+        if not self._context.set_tensor_address(name, tensor.device.value):
+            raise Failed(f"TensorRT does not take the buffer of {name}: {self._engine.log.reason()}")
+        return tensor
+
+    def _upload(self) -> None:
+        for tensor in self._inputs.values():
+            tensor.upload(self._stream)
+
+    def _download(self) -> None:
+        for tensor in self._outputs.values():
+            tensor.download(self._stream)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.handle.value):
+            raise Failed(f"TensorRT cannot run this engine: {self._engine.log.reason()}")
+
+    def _launcher(self) -> tuple[Callable[[], None], dict[str, str]]:
+        """What starts the computation: a captured graph or, where it cannot be captured, a plain enqueue."""
+        if not self._options.cuda_graph:
+            return self._enqueue, {"cuda_graph": "off"}
+        try:
+            for _ in range(WARM_UP):
+                self._enqueue()
+            self._stream.synchronize()
+            graph = self._captured()
+        except Failed as error:
+            return self._enqueue, {"cuda_graph": f"could not be captured: {error}"}
+        return functools.partial(graph.launch, self._stream), {"cuda_graph": "captured"}
+
+    def _captured(self) -> Graph:
+        with self._stream.capturing() as graph:
+            self._enqueue()
+        return graph

@@ -1,0 +1,213 @@
+"""CUDA's runtime library by ctypes: memory, streams, events, graphs.
+
+No wheel of Python bindings fits all of TensorRT's containers (CUDA 11 to 13, Python 3.8 to 3.13); these
+functions kept their signatures in all of them. Sizes are bytes, times seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import math
+from collections.abc import Iterator
+from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
+from typing import Any
+
+import numpy as np
+
+from pqbench_wire.errors import Failed, OutOfMemory, Unavailable
+
+LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
+BLOCKING_SYNC = 1  # cudaEventBlockingSync: whoever waits for the event sleeps
+THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
+HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
+COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, Minor
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cudaMalloc": (c_void_p, c_size_t),
+    "cudaFree": (c_void_p,),
+    "cudaHostAlloc": (c_void_p, c_size_t, c_uint),
+    "cudaFreeHost": (c_void_p,),
+    "cudaMemcpyAsync": (c_void_p, c_void_p, c_size_t, c_int, c_void_p),
+    "cudaStreamCreateWithFlags": (c_void_p, c_uint),
+    "cudaStreamSynchronize": (c_void_p,),
+    "cudaStreamDestroy": (c_void_p,),
+    "cudaStreamBeginCapture": (c_void_p, c_int),
+    "cudaStreamEndCapture": (c_void_p, c_void_p),
+    "cudaEventCreateWithFlags": (c_void_p, c_uint),
+    "cudaEventRecord": (c_void_p, c_void_p),
+    "cudaEventSynchronize": (c_void_p,),
+    "cudaEventElapsedTime": (c_void_p, c_void_p, c_void_p),
+    "cudaEventDestroy": (c_void_p,),
+    "cudaGraphInstantiateWithFlags": (c_void_p, c_void_p, c_ulonglong),
+    "cudaGraphLaunch": (c_void_p, c_void_p),
+    "cudaGraphExecDestroy": (c_void_p,),
+    "cudaGraphDestroy": (c_void_p,),
+    "cudaRuntimeGetVersion": (c_void_p,),
+    "cudaGetDevice": (c_void_p,),
+    "cudaDeviceGetAttribute": (c_void_p, c_int, c_int),
+    "cudaDeviceGetPCIBusId": (c_char_p, c_int, c_int),
+    "cudaGetLastError": (),
+}
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    for name in LIBRARIES:
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(name)
+            break
+    else:
+        raise Unavailable(f"CUDA's runtime library is not found (tried {', '.join(LIBRARIES)})")
+    for name, arguments in SIGNATURES.items():
+        getattr(library, name).argtypes = arguments
+    library.cudaGetErrorString.restype = c_char_p
+    return library
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a function of the library. Raises OutOfMemory, or Failed with the library's words."""
+    status = getattr(_library(), name)(*arguments)
+    if status == 0:
+        return
+    text = _library().cudaGetErrorString(status).decode()
+    _library().cudaGetLastError()  # forget it: the next call's status is its own
+    if status == OUT_OF_MEMORY:
+        raise OutOfMemory(f"the GPU is out of memory: {name}: {text}")
+    raise Failed(f"{name}: {text} (error {status})")
+
+
+def runtime_version() -> str:
+    """The CUDA version of the loaded runtime library."""
+    number = c_int()
+    _call("cudaRuntimeGetVersion", byref(number))
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def bus_id() -> str:
+    """The PCI bus id of the current device: the one name that CUDA and NVML share. Raises Unavailable without one."""
+    device, text = c_int(), ctypes.create_string_buffer(32)
+    try:
+        _call("cudaGetDevice", byref(device))
+        _call("cudaDeviceGetPCIBusId", text, len(text), device)
+    except Failed as error:
+        raise Unavailable(f"no CUDA device can be used: {error}") from error
+    return text.value.decode()
+
+
+def compute_capability() -> str:
+    """The current device's, as "sm_90"."""
+    device, major, minor = c_int(), c_int(), c_int()
+    _call("cudaGetDevice", byref(device))
+    _call("cudaDeviceGetAttribute", byref(major), COMPUTE_MAJOR, device)
+    _call("cudaDeviceGetAttribute", byref(minor), COMPUTE_MINOR, device)
+    return f"sm_{major.value}{minor.value}"
+
+
+class Stream:
+    """A queue of work on the device; it does not wait for the default stream."""
+
+    def __init__(self) -> None:
+        self.handle = c_void_p()
+        _call("cudaStreamCreateWithFlags", byref(self.handle), NON_BLOCKING)
+
+    def synchronize(self) -> None:
+        """Wait until all of its work is done."""
+        _call("cudaStreamSynchronize", self.handle)
+
+    @contextlib.contextmanager
+    def capturing(self) -> Iterator[Graph]:
+        """Work queued inside is recorded into the graph, not done."""
+        graph, captured = Graph(), c_void_p()
+        _call("cudaStreamBeginCapture", self.handle, THREAD_LOCAL)
+        try:
+            yield graph
+        except BaseException:
+            with contextlib.suppress(Failed):  # of an invalid capture; what broke it is raised
+                _call("cudaStreamEndCapture", self.handle, byref(captured))
+            raise
+        _call("cudaStreamEndCapture", self.handle, byref(captured))
+        graph.instantiate(captured)
+
+    def __del__(self) -> None:
+        _free("cudaStreamDestroy", self.handle)
+
+
+class Event:
+    """A moment on a stream. `spin`: whoever waits for it burns a core instead of sleeping."""
+
+    def __init__(self, spin: bool) -> None:
+        self.handle = c_void_p()
+        _call("cudaEventCreateWithFlags", byref(self.handle), 0 if spin else BLOCKING_SYNC)
+
+    def record(self, stream: Stream) -> None:
+        """Mark what the stream has queued so far."""
+        _call("cudaEventRecord", self.handle, stream.handle)
+
+    def synchronize(self) -> None:
+        """Wait until it has passed."""
+        _call("cudaEventSynchronize", self.handle)
+
+    def since(self, earlier: Event) -> float:
+        """Seconds from `earlier` to this; both have passed."""
+        milliseconds = c_float()
+        _call("cudaEventElapsedTime", byref(milliseconds), earlier.handle, self.handle)
+        return milliseconds.value / 1e3
+
+    def __del__(self) -> None:
+        _free("cudaEventDestroy", self.handle)
+
+
+class Graph:
+    """Recorded work that is launched with one call."""
+
+    def __init__(self) -> None:
+        self.handle = c_void_p()
+
+    def instantiate(self, captured: c_void_p) -> None:
+        """Make it launchable from what a stream captured."""
+        try:
+            _call("cudaGraphInstantiateWithFlags", byref(self.handle), captured, 0)
+        finally:
+            _call("cudaGraphDestroy", captured)
+
+    def launch(self, stream: Stream) -> None:
+        """Queue the recorded work."""
+        _call("cudaGraphLaunch", self.handle, stream.handle)
+
+    def __del__(self) -> None:
+        _free("cudaGraphExecDestroy", self.handle)
+
+
+class Tensor:
+    """An array on the device with a pinned twin on the host."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.bytes = max(1, math.prod(shape) * dtype.itemsize)
+        self.device, self._pinned = c_void_p(), c_void_p()
+        _call("cudaMalloc", byref(self.device), self.bytes)
+        _call("cudaHostAlloc", byref(self._pinned), self.bytes, 0)
+        assert self._pinned.value is not None
+        raw = memoryview((ctypes.c_byte * self.bytes).from_address(self._pinned.value)).cast("B")
+        self.host = np.frombuffer(raw, dtype, math.prod(shape)).reshape(shape)
+
+    def upload(self, stream: Stream) -> None:
+        """Queue the copy from the host to the device."""
+        _call("cudaMemcpyAsync", self.device, self._pinned, self.bytes, HOST_TO_DEVICE, stream.handle)
+
+    def download(self, stream: Stream) -> None:
+        """Queue the copy from the device to the host."""
+        _call("cudaMemcpyAsync", self._pinned, self.device, self.bytes, DEVICE_TO_HOST, stream.handle)
+
+    def __del__(self) -> None:
+        _free("cudaFree", self.device)
+        _free("cudaFreeHost", self._pinned)
+
+
+def _free(name: str, handle: c_void_p) -> None:
+    """Free what was made; at the end of a process the library may be gone already, and with it the memory."""
+    if handle.value is not None:
+        getattr(_library(), name)(handle)
+        handle.value = None

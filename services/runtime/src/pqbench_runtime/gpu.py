@@ -1,0 +1,115 @@
+"""What NVML says of a GPU: its name and driver, and how it does while something is measured.
+
+Readings are of the whole board. What a board or a driver does not report is absent, never zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pqbench.runtime.v1.runtime_pb2 import EngineTiming, GpuReading
+from pqbench_runtime import cuda
+from pqbench_wire.errors import Unavailable
+
+MILLI = 1e-3
+INSTANT_POWER = 186  # NVML_FI_DEV_POWER_INSTANT: GetPowerUsage averages over a second
+# Reasons for lower clocks that make a time worthless; idling and application clocks are none.
+THROTTLING = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal",
+              0x80: "power brake"}  # fmt: skip
+
+
+@functools.cache
+def _nvml() -> Any:
+    """The initialised binding. Raises Unavailable with what is missing."""
+    try:
+        import pynvml
+    except ImportError as error:
+        raise Unavailable("NVML's binding is missing: pip install nvidia-ml-py") from error
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise Unavailable(f"NVML cannot be used: {error}") from error
+    return pynvml
+
+
+@functools.cache
+def board(bus_id: str) -> Any:
+    """NVML's handle of the device at a PCI bus id: indices differ between CUDA and NVML."""
+    return _nvml().nvmlDeviceGetHandleByPciBusId(bus_id.encode())
+
+
+def driver() -> str:
+    """The version of NVIDIA's driver."""
+    return _text(_nvml().nvmlSystemGetDriverVersion())
+
+
+def device() -> str:
+    """The current CUDA device with all that decides whether a plan runs on it: name, architecture, driver's major."""
+    name = _text(_nvml().nvmlDeviceGetName(board(cuda.bus_id())))
+    return f"{name} [{cuda.compute_capability()}] driver {driver().partition('.')[0]}"
+
+
+def uuid() -> str:
+    """The current CUDA device's UUID."""
+    return _text(_nvml().nvmlDeviceGetUUID(board(cuda.bus_id())))
+
+
+def reading(seconds: float) -> GpuReading:
+    """How the current CUDA device does now, `seconds` after the measurement began."""
+    nvml, handle = _nvml(), board(cuda.bus_id())
+    made = GpuReading(seconds=seconds)
+    asked: dict[str, Callable[[], Any]] = {
+        "energy_joules": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) * MILLI,
+        "power_watts": lambda: _power(nvml, handle) * MILLI,
+        "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+        "memory_bytes": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used,
+    }
+    for name, ask in asked.items():
+        if (value := _supported(ask)) is not None:
+            setattr(made, name, value)
+    mask = _supported(lambda: _throttle_mask(nvml, handle)) or 0
+    made.throttled.extend(text for bit, text in THROTTLING.items() if mask & bit)
+    return made
+
+
+def _power(nvml: Any, handle: Any) -> int:
+    """Milliwatts at this instant; averaged over a second where the driver has nothing better."""
+    field = nvml.nvmlDeviceGetFieldValues(handle, [INSTANT_POWER])[0]
+    return field.value.uiVal if field.nvmlReturn == nvml.NVML_SUCCESS else nvml.nvmlDeviceGetPowerUsage(handle)
+
+
+def _throttle_mask(nvml: Any, handle: Any) -> int:
+    """Older bindings know the function by its older name."""
+    newer = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    return int((newer or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(handle))
+
+
+def _supported(ask: Callable[[], Any]) -> Any:
+    nvml = _nvml()
+    try:
+        return ask()
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission, nvml.NVMLError_FunctionNotFound):
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def environment() -> dict[str, str]:
+    """The record of the current CUDA device."""
+    record = {"gpu": device(), "gpu_uuid": uuid(), "driver": driver(), "cuda_runtime": cuda.runtime_version()}
+    limit = _supported(lambda: _nvml().nvmlDeviceGetEnforcedPowerLimit(board(cuda.bus_id())))
+    return record if limit is None else record | {"gpu_power_limit_watts": f"{limit * MILLI:g}"}
+
+
+def mark_throttled(timing: EngineTiming, readings: Sequence[GpuReading]) -> None:
+    """A time taken while the clocks were held down is not a time to trust."""
+    reasons = sorted({reason for one in readings for reason in one.throttled})
+    if reasons:
+        timing.stable = False
+        timing.unstable_reason = f"throttled: {', '.join(reasons)}"

@@ -1,0 +1,304 @@
+"""The TensorRT backend on every version that it supports, against a stand-in that has exactly that version's names.
+
+TensorRT itself is not here: these tests hold the backend to its API and to its documented rules, not to its speed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pqbench.common.v1.common_pb2 import Form, Images, Precision
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import WorkerRequest
+from pqbench_compressor import export
+from pqbench_compressor.opset import lowered
+from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
+from pqbench_runtime.workers import WorkerProcess
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import Failed, InvalidInput, PrecisionMismatch, Refused
+from pqbench_wire.inputs import store_inputs
+
+ROOT = Path(__file__).parents[2]
+EMULATOR = ROOT / "tests/emulator"
+VERSIONS = ("8.6.1", "10.4.0", "10.16.1.11", "11.4.0.106")
+FP32, FP16, INT8 = Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_INT8
+UNTYPED, SIGNED, TYPED = Form.FORM_ONNX_UNTYPED, Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED
+WEAK = [(v, "weak", p, f) for v in VERSIONS[:3] for p, f in ((FP32, UNTYPED), (FP16, UNTYPED), (INT8, SIGNED))]
+STRONG = [
+    (v, "strong", p, f)
+    for v in VERSIONS[1:]
+    for p, f in ((FP32, Form.FORM_ONNX), (FP16, Form.FORM_ONNX), (INT8, TYPED))
+]
+
+
+@pytest.fixture(scope="session")
+def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in for CUDA's runtime library."""
+    folder = tmp_path_factory.mktemp("cudart")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(folder / "libcudart.so.13"), str(EMULATOR / "cudart.c")]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture
+def use(cudart: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes workers that start from now on see a TensorRT version."""
+
+    def use(version: str, **environment: str) -> None:
+        values = {"EMULATED_TENSORRT": version, "PYTHONPATH": str(EMULATOR), "LD_LIBRARY_PATH": str(cudart)}
+        for name, value in (values | environment).items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+def artifact(precision: Precision, form: Form, module: torch.nn.Module, context: Context) -> bytes:
+    """The digits network in a precision and form."""
+    source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
+    if precision == FP32:
+        return source.onnx() if form == Form.FORM_ONNX else lowered(source.onnx())
+    plugin = QUANTIZERS.load({FP16: "fp16", INT8: "int8-static"}[precision])
+    made: dict[Form, bytes] = plugin.quantize(source, plugin.Config(), context, (form,))
+    return made[form]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("version", "typing", "precision", "form"), WEAK + STRONG, ids=lambda v: str(v))
+def test_every_version_builds_and_computes_what_pytorch_computes(
+    version: str, typing: str, precision: Precision, form: Form,
+    trained: torch.nn.Module, context: Context, training: Training, build: Any, predict: Any, use: Any,
+) -> None:  # fmt: skip
+    use(version)
+    data = artifact(precision, form, trained, context)
+    built = build("tensorrt", data, form, precision, training.preprocessing, typing=typing)
+    name = {FP32: "TF32"}.get(precision, Precision.Name(precision).removeprefix("PRECISION_"))
+    assert max(built.executed, key=lambda key: built.executed[key]) == name
+    assert built.versions["tensorrt"] == version and built.versions["cuda"] == "12.9"
+    assert version in built.engine.built_on and "Emulated GPU [sm_90] driver 580" in built.engine.built_on
+    assert all(layer.tactic and layer.format and "profile" not in layer.name for layer in built.layers)
+    outputs = predict(built.engine, training.images[:6])
+    reference = export.run_module(trained, training.inputs(slice(6)))
+    assert export.sqnr(reference, outputs) > (60 if precision == FP32 else 12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", VERSIONS[:3])
+@pytest.mark.parametrize("calibrator", ["entropy", "min-max"])
+def test_the_calibrator_sees_real_images(
+    version: str, calibrator: str, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore,
+    build: Any, use: Any,
+) -> None:  # fmt: skip
+    use(version)
+    plugin = QUANTIZERS.load("int8-implicit")
+    source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)
+    data = plugin.quantize(source, plugin.Config(images=10), context, (UNTYPED,))[UNTYPED]
+    assert source.calibration is not None
+    images: Images = store_inputs(store, source.calibration)
+    built = build("tensorrt", data, UNTYPED, INT8, training.preprocessing, calibration=images, calibrator=calibrator)
+    assert built.executed["INT8"] and built.settings["calibrator"] == f"{calibrator}, 8 images"
+    with pytest.raises(InvalidInput, match="images to calibrate with"):
+        build("tensorrt", data, UNTYPED, INT8, training.preprocessing)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", VERSIONS)
+def test_measure_splits_the_time_and_captures_a_graph(
+    version: str, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    use(version)
+    typing, form = ("weak", UNTYPED) if version[0] == "8" else ("strong", Form.FORM_ONNX)
+    data = artifact(FP32, form, trained, context)
+    built = [
+        build("tensorrt", data, form, FP32, training.preprocessing, typing=typing, transfers=t) for t in (True, False)
+    ]
+    for engine, parts in zip([one.engine for one in built], ({"compute", "h2d", "d2h"}, {"compute"}), strict=True):
+        result = measured(store, engine, training)
+        timing = result.timings[0]
+        assert set(timing.device) == parts and timing.settings["cuda_graph"] == "captured"
+        assert 0 < sum(timing.device[part].median for part in parts) <= timing.median * 1.5
+        samples = np.load(store.path(result.samples))
+        assert len(samples["compute_0"]) == timing.count
+        assert result.gpu[0].power_watts == 100 and not result.gpu[0].HasField("celsius")
+        assert result.gpu[-1].energy_joules > result.gpu[0].energy_joules
+        assert result.environment["gpu_uuid"] == "GPU-emulated" and not result.gpu[0].throttled
+
+
+def measured(store: BlobStore, engine: pb.Engine, training: Training) -> pb.MeasureResult:
+    settings = pb.MeasureSettings(
+        warmup_seconds=0,
+        warmup_iterations=2,
+        min_seconds=0.1,
+        min_iterations=9,
+        max_seconds=0.2,
+        stability=0.5,
+        windows=3,
+    )
+    worker = WorkerProcess(store.root)
+    try:
+        inputs = store_inputs(store, training.images[:4])
+        request = pb.MeasureRequest(engines=[engine], inputs=inputs, settings=settings, run="r")
+        return worker.ask(WorkerRequest(measure=request), lambda reply: None).measure
+    finally:
+        worker.close()
+
+
+def test_what_went_otherwise_is_said(
+    trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    """A graph that cannot be captured, clocks held down, a plan of another version."""
+    use("11.4.0.106", EMULATED_NO_CAPTURE="1", EMULATED_THROTTLING="68")
+    data = artifact(FP32, Form.FORM_ONNX, trained, context)
+    engine = build("tensorrt", data, Form.FORM_ONNX, FP32, training.preprocessing).engine
+    timing = measured(store, engine, training).timings[0]
+    assert "could not be captured" in timing.settings["cuda_graph"] and timing.median > 0
+    assert not timing.stable and timing.unstable_reason == "throttled: hardware thermal, power cap"
+    use("10.16.1.11")
+    with pytest.raises(Refused, match="built on .*11.4.0.106; this is .*10.16.1.11"):
+        measured(store, engine, training)
+
+
+def test_builds_share_a_timing_cache(
+    trained: torch.nn.Module, context: Context, training: Training, build: Any, use: Any
+) -> None:
+    use("10.16.1.11")
+    data = artifact(FP32, UNTYPED, trained, context)
+    first, second = (build("tensorrt", data, UNTYPED, FP32, training.preprocessing) for _ in range(2))
+    assert first.settings["timing_cache"] == "shared, 0 bytes before this build"
+    assert second.settings["timing_cache"] != first.settings["timing_cache"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"typing": "strnog"}, "typing: input should be 'weak' or 'strong', got \"strnog\""),
+     ({"batch_range": [8, 4, 2]}, "batch_range must be min <= opt <= max"),
+     ({"batch_range": [1, 2, 2]}, "batch_range 1 to 2 does not hold batch size 4"),
+     ({"optimization_level": 9}, "optimization_level: input should be less than or equal to 5, got 9")],
+)  # fmt: skip
+def test_wrong_options_are_one_line(
+    options: dict[str, Any],
+    problem: str,
+    trained: torch.nn.Module,
+    context: Context,
+    training: Training,
+    build: Any,
+    use: Any,
+) -> None:
+    use("10.16.1.11")
+    data = artifact(FP32, UNTYPED, trained, context)
+    with pytest.raises(InvalidInput) as caught:
+        build("tensorrt", data, UNTYPED, FP32, training.preprocessing, **options)
+    assert problem in str(caught.value)
+
+
+def test_a_profile_of_several_batch_sizes(
+    trained: torch.nn.Module, context: Context, training: Training, build: Any, predict: Any, use: Any
+) -> None:
+    use("10.16.1.11")
+    data = artifact(FP32, UNTYPED, trained, context)
+    built = build("tensorrt", data, UNTYPED, FP32, training.preprocessing, batch_range=[1, 4, 8], tf32=False)
+    assert built.settings["profile"] == "batch 1 4 8" and set(built.executed) == {"FP32"}
+    assert predict(built.engine, training.images[:6]).shape == (6, 10)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_tensorrt_rejects_is_told(
+    version: str, trained: torch.nn.Module, context: Context, training: Training, build: Any, use: Any
+) -> None:
+    use(version)
+    form = UNTYPED if version[0] == "8" else Form.FORM_ONNX
+    options = {} if version[0] == "8" else {"typing": "strong"}
+    with pytest.raises(Failed, match=f"TensorRT {version} cannot read this model"):
+        build("tensorrt", b"this is no model", form, FP32, training.preprocessing, **options)
+    source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)
+    plugin = QUANTIZERS.load("int8-static")
+    unsigned = plugin.quantize(source, plugin.Config(), context, (Form.FORM_QDQ_UNSIGNED,))[Form.FORM_QDQ_UNSIGNED]
+    quantized = SIGNED if version[0] == "8" else TYPED
+    with pytest.raises((Failed, Refused), match="UINT8 is not supported|INT32 is not supported|opset"):
+        build("tensorrt", unsigned, quantized, INT8, training.preprocessing, **options)
+
+
+def test_8_6_refuses_a_newer_opset(
+    trained: torch.nn.Module, context: Context, training: Training, build: Any, use: Any
+) -> None:
+    use("8.6.1")
+    with pytest.raises(Refused, match="opset 20 is over 17"):
+        build("tensorrt", export.to_onnx(trained, context.example), UNTYPED, FP32, training.preprocessing)
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Code in a process that sees the stand-ins."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+
+
+def test_the_stand_in_bites(
+    trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, use: Any
+) -> None:
+    """Without the FP16 flag, or with a name of another version, the same build fails."""
+    use("10.16.1.11")
+    request = pb.BuildEngineRequest(
+        backend="tensorrt", options_json="{}", batch_size=4, preprocessing=training.preprocessing,
+        artifact={"blob": store.put(artifact(FP16, UNTYPED, trained, context)), "form": UNTYPED, "precision": FP16},
+    )  # fmt: skip
+    template = """
+from pathlib import Path
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineRequest
+from pqbench_runtime.worker import Worker
+from pqbench_wire.blobs import BlobStore
+from pqbench_runtime.backends.tensorrt import building
+{change}
+result = Worker(BlobStore(Path({store!r})), lambda reply: None).build(BuildEngineRequest.FromString({request!r}))
+print(dict(result.executed))
+"""
+
+    def attempt(change: str) -> subprocess.CompletedProcess[str]:
+        return run(template.format(change=change, store=str(store.root), request=request.SerializeToString()))
+
+    assert "FP16" in attempt("").stdout
+    without = attempt("building.FLAGS = {}")
+    assert PrecisionMismatch.__name__ in without.stderr and "runs no compute layer in it" in without.stderr
+    use("11.4.0.106")
+    assert "AttributeError: FP16" in run("import tensorrt as trt; trt.BuilderFlag.FP16").stderr
+    for name in ("BuilderFlag.FP16", "IInt8EntropyCalibrator2", "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
+        assert run(f"import tensorrt as trt; trt.{name}").returncode != 0
+    code = "import tensorrt as trt; trt.Builder(trt.ILogger()).create_builder_config().int8_calibrator = 1"
+    assert "no attribute 'int8_calibrator'" in run(code).stderr
+
+
+def test_without_a_gpu_the_backend_is_unavailable_with_its_reason(use: Any, tmp_path: Path) -> None:
+    use("10.16.1.11", EMULATED_NO_DEVICE="1")
+    code = f"""
+from pathlib import Path
+from pqbench.runtime.v1.runtime_pb2 import GetCapabilitiesRequest
+from pqbench_runtime.service import RuntimeServicer
+servicer = RuntimeServicer(Path({str(tmp_path)!r}), None)
+print(servicer.GetCapabilities(GetCapabilitiesRequest(backends=["tensorrt"]), None).backends[0].plugin.unavailable_reason)
+"""
+    done = run(code)
+    assert "no CUDA device can be used: cudaGetDevice: no CUDA-capable device" in done.stdout, done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_dumped_names_are_those_of_the_real_bindings(version: str) -> None:
+    """Read out of NVIDIA's own wheels, where they and the tool that loads them can be had."""
+    tool = ROOT.parent / "shared/tools/trt_api"
+    if not tool.is_dir():
+        pytest.skip("skipped: no ../shared/tools")
+    code = f"import sys, json; sys.path.insert(0, {str(tool)!r}); import trt_api; print(json.dumps(trt_api.load({version!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"skipped: the bindings of {version} cannot be had: {done.stderr.strip().splitlines()[-1]}")
+    real, ours = json.loads(done.stdout), json.loads((EMULATOR / f"api/{version}.json").read_text())
+    assert ours["enums"] == {name: one["members"] for name, one in real["enums"].items()}
+    names = {n: sorted([*one.get("methods", {}), *one.get("properties", {})]) for n, one in real["classes"].items()}
+    assert ours["classes"] == names and ours["functions"] == sorted(real["functions"])
