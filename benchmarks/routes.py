@@ -37,7 +37,8 @@ test holds acceptance and executed precision (`tests/contract/test_plugins.py`);
 | ONNX | no Q/DQ nodes, typed body, FP32 inputs and outputs | FP32, FP16, BF16 |
 | QDQ_SIGNED (A) | Q/DQ, signed symmetric activations, FP32 tensors | TensorRT INT8; FP8, INT4 everywhere |
 | QDQ_UNSIGNED (U) | Q/DQ, unsigned asymmetric activations, FP32 tensors | INT8 on ONNX Runtime and OpenVINO CPUs |
-| QDQ_TYPED (B) | as A with an FP16 body and scales, strongly typed | TensorRT 11 |
+| QDQ_TYPED (B) | as A with an FP16 body and scales, strongly typed | TensorRT 10 and 11 |
+| ONNX_UNTYPED | FP32 ONNX, opset 17; the builder lowers precisions: flags, its calibrator | TensorRT 8.6 and 10 |
 | DYNAMIC | ONNX Runtime's dynamically quantized operators | ONNX Runtime |
 | QDQ_TOOL | as another maker's tool does it by default | comparing tools |
 | PT2 | a torch.export archive | PyTorch |

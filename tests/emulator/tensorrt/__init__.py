@@ -160,6 +160,11 @@ class IBuilderConfig(_Restricted):
         return self._cache
 
 
+def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
+    """Nothing to register."""
+    return True
+
+
 class _Tensor:
     def __init__(self, name: str) -> None:
         self.name = name

@@ -159,8 +159,8 @@ class Worker:
             backend = BACKENDS.load(engine.backend)
             options = BACKENDS.configure(engine.backend, engine.options_json)
             shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
-            if engine.built_on != (here := _built_on(backend, options)):
-                raise Refused(f"this engine was built on {engine.built_on or 'an unknown machine'}; this is {here}")
+            if engine.built_on and engine.built_on != (here := _built_on(backend, options)):
+                raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
             begin = time.perf_counter()
             session = backend.load(self._store.path(engine.blob), engine.precision, shape, options)
             self._loaded[key] = (session, time.perf_counter() - begin)

@@ -33,6 +33,7 @@ def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
     Raises Refused for operators that this version does not know, Failed with the builder's words else.
     """
     log = Log()
+    trt.init_libnvinfer_plugins(log, "")  # some ONNX operators are plug-ins of TensorRT's
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(options))
     _parse(job.artifact.read_bytes(), network, log)

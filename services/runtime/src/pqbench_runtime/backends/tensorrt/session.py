@@ -25,6 +25,7 @@ class Engine:
 
     def __init__(self, plan: bytes, options: Config) -> None:
         self.log = Log()
+        trt.init_libnvinfer_plugins(self.log, "")
         self._runtime = trt.Runtime(self.log)
         self._runtime.engine_host_code_allowed = options.version_compatible  # such plans hold code
         self.cuda = self._runtime.deserialize_cuda_engine(plan)
