@@ -166,6 +166,7 @@ def test_what_went_otherwise_is_said(
         measured(store, engine, training)
 
 
+@pytest.mark.long
 def test_builds_share_a_timing_cache(
     trained: torch.nn.Module, context: Context, training: Training, build: Any, use: Any
 ) -> None:
@@ -199,6 +200,7 @@ def test_wrong_options_are_one_line(
     assert problem in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_profile_of_several_batch_sizes(
     trained: torch.nn.Module, context: Context, training: Training, build: Any, predict: Any, use: Any
 ) -> None:
@@ -227,6 +229,7 @@ def test_what_tensorrt_rejects_is_told(
         build("tensorrt", unsigned, quantized, INT8, training.preprocessing, **options)
 
 
+@pytest.mark.long
 def test_8_6_refuses_a_newer_opset(
     trained: torch.nn.Module, context: Context, training: Training, build: Any, use: Any
 ) -> None:
