@@ -340,6 +340,6 @@ def test_every_metric_is_tested() -> None:
 
 def test_schemas_accept_what_the_dataclass_accepts() -> None:
     for catalog in (PRUNERS, QUANTIZERS, BACKENDS):
-        for name in catalog.names:
+        for name in [n for n in catalog.names if not catalog.missing(n)]:
             schema = json.loads(catalog.describe(name).config_schema_json)
             assert schema == TypeAdapter(catalog.load(name).Config).json_schema()
