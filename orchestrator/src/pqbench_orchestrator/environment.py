@@ -14,7 +14,7 @@ import psutil
 from pqbench_orchestrator.survey import Survey
 from pqbench_wire.process import source_version, versions_of
 
-LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "pyarrow", "plotly")
+LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "duckdb")
 
 
 def own_versions() -> dict[str, str]:

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 from google.protobuf import json_format
-from plotly.subplots import make_subplots
 
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench_orchestrator.dataset import Data, prepare
 from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import unsuitable
+from pqbench_orchestrator.report.page import figures_page
 from pqbench_orchestrator.services import Services
 from pqbench_orchestrator.survey import Survey
 from pqbench_wire.blobs import BlobStore
@@ -95,10 +94,8 @@ def write(rows: list[Row], folder: Path) -> Path:
     figures = [
         _figure(rows, model, dataset) for model, dataset in dict.fromkeys((r["Model"], r["Dataset"]) for r in rows)
     ]
-    parts = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
     page = folder / "sensitivity.html"
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>pqbench: sensitivity</title><body>'
-    page.write_text(head + "".join(parts) + "</body></html>", encoding="utf-8")
+    page.write_text(figures_page("pqbench: sensitivity", figures), encoding="utf-8")
     return page
 
 
@@ -107,19 +104,36 @@ def folder_for(manifest: Manifest, data: Path) -> Path:
     return data / "experiments" / f"sensitivity-{manifest.name.replace(' ', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _figure(rows: list[Row], model: str, dataset: str) -> go.Figure:
-    """Accuracy against layer, one line a setting: pruning above, rounding below."""
+def _figure(rows: list[Row], model: str, dataset: str) -> dict[str, Any]:
+    """Accuracy against layer as a Plotly figure, one line a setting: pruning above, rounding below."""
     own = [row for row in rows if (row["Model"], row["Dataset"]) == (model, dataset)]
-    titles = ("Share of the layer's smallest weights zeroed", "Bits of the layer's weights and input")
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
-    for position, (technique, name) in enumerate((("prune", "{:.0%}"), ("quantize", "{:g} bits")), 1):
-        for setting in dict.fromkeys(row["Setting"] for row in own if row["Technique"] == technique):
-            line = [row for row in own if row["Technique"] == technique and row["Setting"] == setting]
-            figure.add_scatter(
-                x=[row["Layer"] for row in line], y=[row["Accuracy"] for row in line], name=name.format(setting),
-                mode="lines+markers", row=position, col=1, legendgroup=technique,
-                legendgrouptitle_text="pruned" if technique == "prune" else "rounded",
-            )  # fmt: skip
-        figure.update_yaxes(title_text="Top-1 on held-out training images (%)", row=position, col=1)
-    figure.update_layout(title=f"{model} on {dataset}: what each layer minds", height=820, template="plotly_white")
-    return figure
+    lines = _lines(own, "prune", "pruned", "{:.0%}", "y") + _lines(own, "quantize", "rounded", "{:g} bits", "y2")
+    accuracy = "Top-1 on held-out training images (%)"
+    layout = {
+        "title": {"text": f"{model} on {dataset}: what each layer minds"},
+        "height": 820,
+        "xaxis": {"anchor": "y2", "automargin": True},
+        "yaxis": {"domain": [0.56, 1], "title": {"text": accuracy}},
+        "yaxis2": {"domain": [0, 0.44], "title": {"text": accuracy}},
+        "annotations": [
+            _heading("Share of the layer's smallest weights zeroed", 1.0),
+            _heading("Bits of the layer's weights and input", 0.44),
+        ],
+    }
+    return {"data": lines, "layout": layout}
+
+
+def _lines(rows: list[Row], technique: str, group: str, name: str, axis: str) -> list[dict[str, Any]]:
+    made = []
+    for setting in dict.fromkeys(row["Setting"] for row in rows if row["Technique"] == technique):
+        points = [row for row in rows if row["Technique"] == technique and row["Setting"] == setting]
+        made.append({
+            "type": "scatter", "mode": "lines+markers", "name": name.format(setting), "yaxis": axis,
+            "x": [row["Layer"] for row in points], "y": [row["Accuracy"] for row in points],
+            "legendgroup": group, "legendgrouptitle": {"text": group},
+        })  # fmt: skip
+    return made
+
+
+def _heading(text: str, y: float) -> dict[str, Any]:
+    return {"text": text, "x": 0.5, "y": y, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import duckdb
+import numpy as np
 from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Form
@@ -52,13 +52,12 @@ def write_csv(table: list[Row], path: Path) -> None:
 
 def write_parquet(table: list[Row], path: Path) -> None:
     """The table as Parquet with typed columns."""
-    columns = {name: _typed([row.get(name) for row in table]) for name in _columns(table)}
-    _write(pa.table(columns), path)
+    _write({name: _typed([row.get(name) for row in table]) for name in _columns(table)}, path)
 
 
 def write_samples(plan: Plan, ledger: Ledger, store: BlobStore, path: Path) -> None:
     """All raw samples: cell, role (variant or baseline), block, start and latency in seconds."""
-    parts = []
+    parts: list[dict[str, np.ndarray]] = []
     for cell in plan.cells:
         record = _done(ledger, cell, "measure")
         if record is None:
@@ -69,24 +68,30 @@ def write_samples(plan: Plan, ledger: Ledger, store: BlobStore, path: Path) -> N
                 continue
             count = len(arrays[f"latency_{index}"])
             columns = {name: arrays[f"{name}_{index}"] for name in ("block", "start", "latency")}
-            parts.append(pa.table({"cell": [cell.key] * count, "role": [role] * count, **columns}))
+            parts.append({"cell": np.full(count, cell.key), "role": np.full(count, role), **columns})
     if parts:
-        _write(pa.concat_tables(parts), path)
+        _write({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, path)
 
 
 def _columns(table: list[Row]) -> list[str]:
     return list(dict.fromkeys([*THESIS_COLUMNS, *(name for row in table for name in row)]))
 
 
-def _typed(values: list[Any]) -> pa.Array:
-    """Numbers as numbers; a column that mixes numbers with text (Amount's "-") as text."""
+def _typed(values: list[Any]) -> np.ndarray:
+    """Numbers as numbers, the unknown masked; a column that mixes numbers with text (Amount's "-") as text."""
     kinds = {type(value) for value in values if value is not None}
-    return pa.array([str(v) if v is not None and len(kinds - {int, float}) and len(kinds) > 1 else v for v in values])
+    unknown = [value is None for value in values]
+    for numbers, dtype in (({bool}, np.bool_), ({int}, np.int64), ({int, float}, np.float64)):
+        if kinds and kinds <= numbers:
+            return np.ma.masked_array(np.array([value or 0 for value in values], dtype), unknown)
+    return np.array([None if value is None else str(value) for value in values], object)
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def _write(columns: dict[str, np.ndarray], path: Path) -> None:
     partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
+    with duckdb.connect() as connection:
+        connection.register("columns", columns)
+        connection.table("columns").write_parquet(str(partial), compression="zstd")
     partial.replace(path)
 
 

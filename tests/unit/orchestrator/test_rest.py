@@ -6,8 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import duckdb
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -104,7 +104,8 @@ def test_the_table_begins_with_the_thesis_columns(tmp_path: Path) -> None:
     assert tuple(rows[0])[:11] == THESIS_COLUMNS
     assert rows[0]["Reason"] == "a, b" and rows[1]["Accuracy"] == "91.5" and rows[0]["Accuracy"] == ""
     write_parquet(table, tmp_path / "r.parquet")
-    back = pq.read_table(tmp_path / "r.parquet").to_pylist()
+    found = duckdb.read_parquet(str(tmp_path / "r.parquet"))
+    back = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
     assert back[1]["Accuracy"] == 91.5 and back[0]["Accuracy"] is None and back[1]["Amount"] == "0.5"
 
 

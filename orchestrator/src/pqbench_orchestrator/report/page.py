@@ -1,4 +1,4 @@
-"""Writes report.html: Plotly, data, style and script inlined, so that it opens from file:// without network."""
+"""Writes pages: Plotly, data, style and script inlined, so that it opens from file:// without network."""
 
 from __future__ import annotations
 
@@ -8,33 +8,43 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from plotly.offline import get_plotlyjs
+from jinja2 import Environment, StrictUndefined, Template
 
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row, count_outcomes
 
+PLOTLY = "plotly-cartesian.min.js"  # plotly.js-cartesian-dist-min 4.1.1 as npm has it
+
 
 def write_report(path: Path, run: str, table: list[Row], record: dict[str, Any], manifest: str) -> None:
     """Write the page for a run's table, environment record and manifest text; whole or not at all."""
-    here = resources.files("pqbench_orchestrator.report")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
-        (here / "page.html").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    text = _template("page.html").render(
         run=run,
         outcomes=count_outcomes(table).most_common(),
         cells=len(table),
         record=record,
         manifest=manifest,
-        style=(here / "page.css").read_text(encoding="utf-8"),
-        script=(here / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
+        style=_part("page.css"),
+        script=_part("page.js"),
+        plotly=_part(PLOTLY),
         data=_for_script(_with_front(table)),
     )
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def figures_page(title: str, figures: list[dict[str, Any]]) -> str:
+    """A page of Plotly figures ({"data": [...], "layout": {...}}), one below the other."""
+    return _template("figures.html").render(title=title, plotly=_part(PLOTLY), figures=_for_script(figures))
+
+
+def _template(name: str) -> Template:
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(_part(name))
+
+
+def _part(name: str) -> str:
+    return (resources.files("pqbench_orchestrator.report") / name).read_text(encoding="utf-8")
 
 
 def _with_front(table: list[Row]) -> list[Row]:
