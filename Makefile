@@ -2,12 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff types-protobuf types-PyYAML
+DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff types-docker types-protobuf types-PyYAML
 PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch]" -e orchestrator
 MANIFEST ?= data/manifests/quickstart.yaml
 TESTDATA ?= ../shared/data
+export BASE_IMAGE ?= python:3.11.14-slim-bookworm
+export PQBENCH_UID := $(shell id -u)
+export PQBENCH_GID := $(shell id -g)
+export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup quickstart test test-long test-all lint format proto bench matrix clean
+.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench matrix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -23,13 +27,24 @@ $(INSTALLED): constraints.txt proto/pyproject.toml services/compressor/pyproject
 quickstart: setup ## run the quickstart experiment on this machine's CPU
 	$(BIN)/pqbench run $(MANIFEST)
 
+up: ## run MANIFEST in containers; results in data/experiments, owned by you
+	@mkdir -p data/experiments
+	MANIFEST=$(MANIFEST) docker compose up --build --exit-code-from orchestrator
+
+down: ## remove the containers and their volume of blobs and caches
+	docker compose down --volumes
+
 test: setup ## run the quick tests: unit, contract, end to end (under 12 minutes on 2 cores)
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long and not container"
 
 test-long: setup ## run the long tests: kills, the whole quickstart
 	$(BIN)/pytest -m long
 
-test-all: test test-long ## run all tests
+test-containers: setup ## run the tests with a Docker engine: images, Compose, swapping (BASE_IMAGE=… to build on)
+	docker compose build
+	$(BIN)/pytest -m container
+
+test-all: test test-long test-containers ## run all tests
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

@@ -103,10 +103,13 @@ class Execution:
         for left in reversed(range(ATTEMPTS)):
             try:
                 return HANDLERS[step.kind](self, step, self._results(step))
-            except Unavailable:
-                if not left or step.place == ORCHESTRATOR:
+            except Unavailable as error:
+                if step.place == ORCHESTRATOR:
                     raise
+                words = self.services.last_words(step.place)
                 self.services.stop(step.place)
+                if not left:
+                    raise Unavailable(f"{error}; its last words: {words}" if words else str(error)) from error
         raise Failed("unreachable")
 
     def _blocker(self, step: Step) -> StepRecord | None:

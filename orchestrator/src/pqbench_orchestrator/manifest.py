@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pqbench_wire.catalog import first_problem, unknown
 from pqbench_wire.errors import InvalidInput
 
+Version = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?)?$")]
 Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^/\s][^/\n]*$")]
 
 
@@ -162,11 +163,31 @@ class Recipe(Strict):
 
 
 class Target(Strict):
-    """A runtime backend with its options; the inventory says where it runs."""
+    """A runtime backend with its options; the inventory says where it runs, or an image is named here."""
 
     name: Name
     backend: Annotated[str, Field(min_length=1)]
     options: dict[str, Any] = {}
+    image: str = ""  # container image of the runtime
+    tensorrt: Version = ""  # or the TensorRT version that it is to have, as "10" or "10.16"
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Target:
+        if self.image and self.tensorrt:
+            raise ValueError("give image or tensorrt, not both")
+        return self
+
+    @property
+    def place(self) -> Place | None:
+        """The container that it names."""
+        named = self.image or self.tensorrt
+        return Place(docker=DockerPlace(image=self.image, tensorrt=self.tensorrt)) if named else None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What an inventory may call its place, the most exact first: "tensorrt 10", "tensorrt"."""
+        major = self.tensorrt.partition(".")[0]
+        return (f"{self.backend} {major}", self.backend) if major else (self.backend,)
 
 
 class Measure(Strict):
@@ -240,23 +261,45 @@ class EndpointPlace(Strict):
     tls_key: Path | None = None
 
 
+class DockerPlace(Strict):
+    """A container, started and ended by pqbench; containers run one at a time."""
+
+    image: str = ""
+    tensorrt: Version = ""  # in place of an image: the TensorRT version
+    gpus: bool | None = None  # default: with a TensorRT version
+
+    @model_validator(mode="after")
+    def _one_image(self) -> DockerPlace:
+        if bool(self.image) == bool(self.tensorrt):
+            raise ValueError("needs exactly one of: image, tensorrt")
+        return self
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether the container is given the GPUs."""
+        return bool(self.tensorrt) if self.gpus is None else self.gpus
+
+
 class Place(Strict):
-    """Where one service runs: {process: {}} or {endpoint: {address: host:port}}."""
+    """Where one service runs: {process: {}}, {endpoint: {address: host:port}} or {docker: {image: name}}."""
 
     process: ProcessPlace | None = None
     endpoint: EndpointPlace | None = None
+    docker: DockerPlace | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_short_form(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("endpoint"), str):
             return value | {"endpoint": {"address": value["endpoint"]}}
+        if isinstance(value, dict) and isinstance(value.get("docker"), str):
+            return value | {"docker": {"image": value["docker"]}}
         return {"process": {}} if value in ("process", {"process": None}) else value
 
     @model_validator(mode="after")
     def _one(self) -> Place:
-        if (self.process is None) == (self.endpoint is None):
-            raise ValueError("needs exactly one of: process, endpoint")
+        if sum(way is not None for way in (self.process, self.endpoint, self.docker)) != 1:
+            raise ValueError("needs exactly one of: process, endpoint, docker")
         return self
 
 
@@ -269,6 +312,12 @@ class Inventory(Strict):
     compressor: Place = LOCAL
     compressors: dict[Name, Place] = {}  # others, asked for the plug-ins that the first lacks
     targets: dict[str, Place] = {}
+    backends: dict[str, Place] = {}  # for targets that are not named: by backend, or "tensorrt 10"
+
+    def place_of(self, target: Target) -> Place | None:
+        """Where a target runs: as named here, as the manifest says, as its backend does."""
+        by_kind = (self.backends[kind] for kind in target.kinds if kind in self.backends)
+        return self.targets.get(target.name) or next(by_kind, None) or target.place
 
 
 Part = TypeVar("Part", bound=Strict)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from pqbench_orchestrator.launch.docker import DockerLauncher
 from pqbench_orchestrator.launch.endpoint import EndpointLauncher
 from pqbench_orchestrator.launch.process import ProcessLauncher
 from pqbench_orchestrator.manifest import Inventory, Manifest, Place
 from pqbench_wire.client import Client
+from pqbench_wire.errors import Unavailable
 
 COMPRESSOR = "compressor"
+RUNTIME = "pqbench_runtime"
 
 
 class Launcher(Protocol):
     """One way for a service to come to run."""
+
+    swapped: bool  # of all that are, one runs at a time
 
     def start(self) -> Client:
         """Bring it up and connect. Raises Unavailable with the reason."""
@@ -22,6 +27,10 @@ class Launcher(Protocol):
 
     def alive(self) -> bool:
         """Whether it still runs, as far as can be told without a call."""
+        ...
+
+    def last_words(self) -> str:
+        """Its last output, where it is known; it may tell why it ended."""
         ...
 
     def stop(self) -> None:
@@ -35,12 +44,33 @@ class Services:
     def __init__(self, launchers: dict[str, Launcher]) -> None:
         self._launchers = launchers
         self._clients: dict[str, Client] = {}
+        self._down: dict[str, Unavailable] = {}  # what did not start, which takes minutes to find out
 
     def client(self, name: str) -> Client:
         """A client of the running service; starts it if need be. Raises Unavailable."""
+        if name in self._down:
+            raise self._down[name]
         if name not in self._clients:
-            self._clients[name] = self._launchers[name].start()
+            if self.swapped(name):
+                for other in [other for other in self._clients if self.swapped(other)]:
+                    self.stop(other)
+            self._clients[name] = self._start(name)
         return self._clients[name]
+
+    def _start(self, name: str) -> Client:
+        try:
+            return self._launchers[name].start()
+        except Unavailable as error:
+            self._down[name] = error
+            raise
+
+    def swapped(self, name: str) -> bool:
+        """Whether the service takes turns with others."""
+        return self._launchers[name].swapped
+
+    def last_words(self, name: str) -> str:
+        """The service's last output, where it is known."""
+        return self._launchers[name].last_words()
 
     @property
     def compressors(self) -> list[str]:
@@ -53,9 +83,10 @@ class Services:
 
     def stop(self, name: str) -> None:
         """End one service."""
-        if name in self._clients:
-            self._clients.pop(name).close()
+        client = self._clients.pop(name, None)
         self._launchers[name].stop()
+        if client is not None:
+            client.close()
 
     def __enter__(self) -> Services:
         return self
@@ -80,9 +111,9 @@ def from_inventory(
     launchers: dict[str, Launcher] = {}
     places: dict[str, Place | None] = {COMPRESSOR: inventory.compressor}
     places |= {f"{COMPRESSOR} {name}": place for name, place in inventory.compressors.items()}
-    places |= {f"target {target.name}": inventory.targets.get(target.name) for target in manifest.targets}
+    places |= {f"target {target.name}": inventory.place_of(target) for target in manifest.targets}
     for name, place in places.items():
-        module = "pqbench_compressor" if is_compressor(name) else "pqbench_runtime"
+        module = "pqbench_compressor" if is_compressor(name) else RUNTIME
         launchers[name] = launcher(place, module, data, logs / f"{name.replace(' ', '-')}.log", allow_code)
     if compressor is not None:
         launchers[COMPRESSOR] = compressor
@@ -97,7 +128,9 @@ def is_compressor(name: str) -> bool:
 def launcher(place: Place | None, module: str, data: Path, log: Path, allow_code: bool = False) -> Launcher:
     """The launcher for a place of the inventory; none is a local process."""
     if place is not None and place.endpoint is not None:
-        return EndpointLauncher(place.endpoint)
+        return EndpointLauncher(place.endpoint, unload=module == RUNTIME)
+    if place is not None and place.docker is not None:
+        return DockerLauncher(place.docker, data, log)
     allowed = allow_code or (place is not None and place.process is not None and place.process.allow_code)
     flags = ("--allow-code",) if allowed and module == "pqbench_compressor" else ()
     python = place.process.python if place is not None and place.process is not None else ""

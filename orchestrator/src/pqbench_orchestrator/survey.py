@@ -102,9 +102,15 @@ def survey(
     models = {model.label: _model(model, store) for model in manifest.models}
     with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # they spend seconds importing their libraries
         compressor = pool.submit(_ask_compressors, manifest, services, store, models)
-        answers = {target.name: pool.submit(_ask_target, target, services) for target in manifest.targets}
+        together = [target for target in manifest.targets if not services.swapped(_place(target))]
+        answers = {target.name: pool.submit(_ask_target, target, services) for target in together}
     versions, recipes = compressor.result()
-    targets = {name: answer.result() for name, answer in answers.items()}
+    found = {name: answer.result() for name, answer in answers.items()}
+    for target in manifest.targets:
+        if target.name not in found:
+            progress(f"asking {target.name} what it can do")
+            found[target.name] = _ask_target(target, services)
+    targets = {target.name: found[target.name] for target in manifest.targets}
     return Survey(
         models={label: json_format.MessageToDict(model) for label, model in models.items()},
         recipes=recipes,
@@ -252,9 +258,13 @@ def _check(client: Any, stub: Any, request: compressor_pb2.CheckRequest, recipe:
     )
 
 
+def _place(target: Target) -> str:
+    return f"target {target.name}"
+
+
 def _ask_target(target: Target, services: Services) -> TargetFacts:
     try:
-        client = services.client(f"target {target.name}")
+        client = services.client(_place(target))
         stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
         request = runtime_pb2.GetCapabilitiesRequest(backends=[target.backend])
         capabilities = client.call(stub.GetCapabilities, request)
@@ -265,6 +275,9 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
     except InvalidInput as error:
         raise InvalidInput(f"target {target.name}: {error}") from error
     backend = capabilities.backends[0]
+    if not _has_version(backend.versions.get("tensorrt", ""), target.tensorrt):
+        reason = f"TensorRT {target.tensorrt} is wanted; the image has {backend.versions.get('tensorrt') or 'none'}"
+        return TargetFacts(unavailable=reason)
     routes: dict[str, tuple[str, ...]] = {}
     for route in checked.routes:
         precision = Precision.Name(route.precision)
@@ -276,6 +289,11 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
         device=checked.device,
         environment=dict(capabilities.environment),
     )
+
+
+def _has_version(version: str, wanted: str) -> bool:
+    parts = wanted.split(".") if wanted else []
+    return version.split(".")[: len(parts)] == parts
 
 
 def step_message(step: Step) -> compressor_pb2.Step:

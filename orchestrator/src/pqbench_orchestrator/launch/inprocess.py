@@ -22,6 +22,8 @@ THREADS = 8
 class InProcessLauncher:
     """Serves the compressor on a loopback port that the system assigns, to whom has its token."""
 
+    swapped = False
+
     def __init__(self, data: Path, allow_code: bool) -> None:
         self._data, self._allow_code = data, allow_code
         self._token = secrets.token_urlsafe()
@@ -50,6 +52,10 @@ class InProcessLauncher:
     def alive(self) -> bool:
         """Whether it serves."""
         return self._server is not None
+
+    def last_words(self) -> str:
+        """It writes where this process does."""
+        return ""
 
     def stop(self) -> None:
         """End the service."""

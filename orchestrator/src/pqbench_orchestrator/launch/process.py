@@ -22,6 +22,8 @@ STOP_SECONDS = 10.0
 class ProcessLauncher:
     """Starts `python -m MODULE` on a port that the system assigns."""
 
+    swapped = False
+
     def __init__(self, module: str, data: Path, log: Path, flags: tuple[str, ...] = (), python: str = "") -> None:
         self._module = module
         self._log = log
@@ -51,6 +53,10 @@ class ProcessLauncher:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def last_words(self) -> str:
+        """The last line of its log."""
+        return self._last_line() if self._log.is_file() else ""
+
     def stop(self) -> None:
         """End it: politely, then for sure."""
         if self._process is None:
@@ -76,8 +82,8 @@ class ProcessLauncher:
                     break
                 return json.loads(line)["listening"]
         self.stop()
-        raise Unavailable(f"{self._module} did not start: {self._last_line()} (log: {self._log})")
+        raise Unavailable(f"{self._module} did not start: {self._last_line() or 'no output'} (log: {self._log})")
 
     def _last_line(self) -> str:
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "no output"
+        return lines[-1][:300] if lines else ""
