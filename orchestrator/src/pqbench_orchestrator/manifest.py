@@ -315,7 +315,7 @@ class Inventory(Strict):
     backends: dict[str, Place] = {}  # for targets that are not named: by backend, or "tensorrt 10"
 
     def place_of(self, target: Target) -> Place | None:
-        """Where a target runs: as named here, as the manifest says, as its backend does."""
+        """Where a target runs: as named here, as its backend does here, as the manifest says."""
         by_kind = (self.backends[kind] for kind in target.kinds if kind in self.backends)
         return self.targets.get(target.name) or next(by_kind, None) or target.place
 
