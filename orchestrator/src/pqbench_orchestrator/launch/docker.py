@@ -54,8 +54,10 @@ class DockerLauncher:
         self._token.write_text(token)
         self._token.chmod(0o600)
         try:
-            self._container = engine.containers.run(self._image, detach=True, **self._options())
+            self._container = engine.containers.create(self._image, **self._options())  # run would pull it, silently
+            self._container.start()
         except ImageNotFound as error:
+            self.stop()
             raise Unavailable(f"there is no image {self._image}: {self._how_to_build()}") from error
         except APIError as error:
             self.stop()
