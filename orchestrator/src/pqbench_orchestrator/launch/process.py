@@ -35,8 +35,8 @@ class ProcessLauncher:
     def start(self) -> Client:
         """Start it and connect. Raises Unavailable with its last log line if it does not come up."""
         if not self._python and find_spec(self._module) is None:
-            package = self._module.replace("_", "-")
-            raise Unavailable(f"{package} is not installed, and no inventory names a place for it: pip install {package}")
+            name = self._module.replace("_", "-")
+            raise Unavailable(f"{name} is not installed, and no inventory names a place for it: pip install {name}")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             # Its own session: Ctrl-C reaches the orchestrator alone, which then ends its services in order.
