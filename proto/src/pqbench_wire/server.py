@@ -127,19 +127,22 @@ def _translating_stream(behaviour: Any, allowed: bool) -> Callable[[Any, grpc.Se
 
 
 def serve(
-    options: ServerOptions, add: Callable[[grpc.Server], list[str]], close: Callable[[], None] = lambda: None
+    options: ServerOptions,
+    add: Callable[[grpc.Server], list[str]],
+    close: Callable[[], None] = lambda: None,
+    max_message: int = MAX_MESSAGE,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    `add` registers servicers and returns their full names; `close` frees what they hold. The first
-    line on standard output is JSON: {"listening": "host:port"}.
+    `add` registers servicers and returns their full names; `close` frees what they hold; `max_message`: bytes of a
+    request or reply. The first line on standard output is JSON: {"listening": "host:port"}.
     """
     if options.parent is not None:
         die_with_parent(options.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     token = _token(options)
     # Many threads are cheap: they wait for events; work is serialised by the jobs themselves.
-    limits = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+    limits = [("grpc.max_receive_message_length", max_message), ("grpc.max_send_message_length", max_message)]
     server = grpc.server(
         futures.ThreadPoolExecutor(32), interceptors=[Interceptor(token)], options=[*limits, ("grpc.so_reuseport", 0)]
     )

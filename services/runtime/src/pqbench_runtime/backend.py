@@ -119,6 +119,8 @@ class Session(Protocol):
     """A loaded engine."""
 
     settings: Mapping[str, str]  # what loading decided, such as that a CUDA graph could not be captured
+    inputs: Sequence[str]  # names of what it takes, in order
+    outputs: Sequence[str]  # names of what its calls return, in order
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch: host arrays in, for images float32 [N, C, H, W], and host arrays out.

@@ -14,9 +14,10 @@ import grpc
 
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
-from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
+from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, WorkerReply, WorkerRequest
 from pqbench_runtime import host
 from pqbench_runtime.backend import BACKENDS
+from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import SessionWorker, WorkerProcess
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
@@ -35,6 +36,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def __init__(self, data: Path, locks: Path | None) -> None:
         self.store = BlobStore(data / "blobs")
+        self.engines = Engines(data / "engines", self.store)
         self._locks = locks
         self._session = SessionWorker(self.store.root)
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
@@ -84,6 +86,12 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._session.unload()
         return pb.UnloadResponse()
 
+    def infer(self, request: InferRequest) -> InferResult:
+        """One batch through a built engine, for the Open Inference Protocol; waits while something is measured."""
+        with machine_lock(self._locks, exclusive=False):
+            asked = WorkerRequest(infer=request)
+            return self._session.ask(_process_key([request.engine]), asked, lambda reply: None).infer
+
     def close(self) -> None:
         """End the session worker, whatever it does; throwaway workers die with the process."""
         self._session.abort()
@@ -91,6 +99,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
         with machine_lock(self._locks, exclusive=False), _throwaway(self.store.root) as worker:
             reply = worker.ask(WorkerRequest(build=request), _forward(pb.BuildEngineEvent, emit))
+        reply.build.model_name = self.engines.add(reply.build.engine)
         return pb.BuildEngineEvent(result=reply.build)
 
     def _measure(self, request: pb.MeasureRequest, emit: Emit[pb.MeasureEvent]) -> pb.MeasureEvent:

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ import numpy as np
 
 from pqbench.common.v1.common_pb2 import Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench.runtime.v1.worker_pb2 import WorkerError, WorkerReply, WorkerRequest
+from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, Tensor, WorkerError, WorkerReply, WorkerRequest
 from pqbench_runtime import frames, gpu, host, timing
 from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Session, Shape, route_for
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
-from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs
+from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
 from pqbench_wire.jobs import canonical, first_line
 from pqbench_wire.process import die_with_parent
 
@@ -54,6 +54,8 @@ class Worker:
             return WorkerReply(build=self.build(request.build))
         if request.HasField("measure"):
             return WorkerReply(measure=self.measure(request.measure))
+        if request.HasField("infer"):
+            return WorkerReply(infer=self.infer(request.infer))
         return WorkerReply(predict=self.predict(request.predict))
 
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
@@ -144,6 +146,27 @@ class Worker:
             self._progress("predict", (start + len(part)) / len(images))
         blob = self._store.put_array(np.concatenate(parts))
         return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin, flattened=flattened)
+
+    def infer(self, request: InferRequest) -> InferResult:
+        """Run one batch: the request's, or zeros."""
+        engine, session = request.engine, self._load(request.engine)[0]
+        shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
+        batch = _feed(request.inputs, engine) if request.inputs else shape.zeros()
+        begin = time.perf_counter_ns()
+        call = session.bind(batch)
+        bound = time.perf_counter_ns()
+        outputs = call()
+        done = time.perf_counter_ns()
+        named_outputs = zip(session.outputs, outputs, strict=True)
+        tensors = [Tensor(name=n, dtype=o.dtype.name, shape=o.shape, data=o.tobytes()) for n, o in named_outputs]
+        takes = named(batch, session.inputs)
+        return InferResult(
+            inputs=[Tensor(name=n, dtype=array.dtype.name, shape=array.shape) for n, array in takes.items()],
+            outputs=tensors,
+            input_ns=bound - begin,
+            infer_ns=done - bound,
+            output_ns=time.perf_counter_ns() - done,
+        )
 
     def _first_batch(self, inputs: Images, engine: pb.Engine) -> Feed:
         prepared = load_inputs(self._store, inputs, engine.preprocessing)[0]
@@ -242,6 +265,11 @@ def _check_precision(executed: dict[str, int], route: Route, backend: str) -> No
         raise PrecisionMismatch(f"{backend} was asked for {wanted}; its compute layers run: {found}")
     if route.demanded and not executed.keys() & {wanted, UNKNOWN}:
         raise PrecisionMismatch(f"{backend} was asked for {wanted} and runs no compute layer in it: {found}")
+
+
+def _feed(tensors: Iterable[Tensor], engine: pb.Engine) -> Feed:
+    arrays = {t.name: np.frombuffer(t.data, t.dtype).reshape(tuple(t.shape)).copy() for t in tensors}
+    return Inputs(arrays) if engine.preprocessing.inputs else next(iter(arrays.values()))
 
 
 def _padded(images: Feed, size: int) -> Feed:

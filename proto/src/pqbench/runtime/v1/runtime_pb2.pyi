@@ -142,7 +142,7 @@ class Engine(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., batch_size: _Optional[int] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., built_on: _Optional[str] = ...) -> None: ...
 
 class BuildEngineResult(_message.Message):
-    __slots__ = ("engine", "build_seconds", "layers", "executed", "settings", "versions")
+    __slots__ = ("engine", "build_seconds", "layers", "executed", "settings", "versions", "model_name")
     class ExecutedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -170,13 +170,15 @@ class BuildEngineResult(_message.Message):
     EXECUTED_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     engine: Engine
     build_seconds: float
     layers: _containers.RepeatedCompositeFieldContainer[Layer]
     executed: _containers.ScalarMap[str, int]
     settings: _containers.ScalarMap[str, str]
     versions: _containers.ScalarMap[str, str]
-    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., build_seconds: _Optional[float] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., executed: _Optional[_Mapping[str, int]] = ..., settings: _Optional[_Mapping[str, str]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    model_name: str
+    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., build_seconds: _Optional[float] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., executed: _Optional[_Mapping[str, int]] = ..., settings: _Optional[_Mapping[str, str]] = ..., versions: _Optional[_Mapping[str, str]] = ..., model_name: _Optional[str] = ...) -> None: ...
 
 class Layer(_message.Message):
     __slots__ = ("name", "type", "precision", "compute", "tactic", "format")

@@ -116,11 +116,12 @@ class Session:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._names = [one.name for one in session.get_inputs()]
+        self.inputs = [one.name for one in session.get_inputs()]
+        self.outputs = [one.name for one in session.get_outputs()]
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch."""
-        return functools.partial(self._session.run, None, named(batch, self._names))
+        return functools.partial(self._session.run, None, named(batch, self.inputs))
 
 
 def versions() -> dict[str, str]:

@@ -91,11 +91,12 @@ class Session:
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self._request = compiled.create_infer_request()
-        self._names = [port.get_any_name() for port in compiled.inputs]
+        self.inputs = [port.get_any_name() for port in compiled.inputs]
+        self.outputs = [port.get_any_name() for port in compiled.outputs]
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch; the input arrays are used in place, the outputs copied out."""
-        infer = partial(self._request.infer, named(batch, self._names), share_inputs=True)
+        infer = partial(self._request.infer, named(batch, self.inputs), share_inputs=True)
         return lambda: infer().to_tuple()
 
 

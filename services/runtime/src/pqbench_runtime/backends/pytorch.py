@@ -70,9 +70,10 @@ class Session:
 
     settings: Mapping[str, str] = {}
 
-    def __init__(self, program: Callable[..., Any], options: Config) -> None:
+    def __init__(self, program: Callable[..., Any], options: Config, inputs: list[str], outputs: list[str]) -> None:
         self._program = program
         self._options = options
+        self.inputs, self.outputs = inputs, outputs
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch."""
@@ -100,7 +101,7 @@ def build(job: Job, options: Config) -> Built:
     """Check that the program loads and runs at this batch size; the archive itself is the engine."""
     data = job.artifact.read_bytes()
     program = _load(data)
-    session = _session(program, options)
+    session = _session(program, job.shape, options)
     try:
         session.bind(job.shape.zeros())()
     except Exception as error:
@@ -117,12 +118,15 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    return _session(_load(engine.read_bytes()), options)
+    return _session(_load(engine.read_bytes()), shape, options)
 
 
-def _session(program: torch.export.ExportedProgram, options: Config) -> Session:
-    module = program.module()
-    return Session(torch.compile(module) if options.mode == "compile" else module, options)
+def _session(program: torch.export.ExportedProgram, shape: Shape, options: Config) -> Session:
+    """The program names nothing for a caller: inputs and outputs are called as in the ONNX of the same model."""
+    module, count = program.module(), len(program.graph_signature.user_outputs)
+    inputs = [one.name for one in shape.preprocessing.inputs] or ["input"]
+    outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    return Session(torch.compile(module) if options.mode == "compile" else module, options, inputs, outputs)
 
 
 def _load(data: bytes) -> torch.export.ExportedProgram:

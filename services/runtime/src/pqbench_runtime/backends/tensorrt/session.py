@@ -48,7 +48,8 @@ class Session:
             raise OutOfMemory(f"TensorRT cannot make an execution context: {engine.log.reason()}")
         names = [engine.cuda.get_tensor_name(index) for index in range(engine.cuda.num_io_tensors)]
         is_input = {name: engine.cuda.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
-        inputs = [name for name in names if is_input[name]]
+        self.inputs = inputs = [name for name in names if is_input[name]]
+        self.outputs = [name for name in names if not is_input[name]]
         for name, axes in shape.inputs(inputs).items():
             if not self._context.set_input_shape(name, axes):
                 raise Failed(f"the plan's profile does not hold input {name} {list(axes)}: {engine.log.reason()}")
@@ -56,7 +57,7 @@ class Session:
             raise Failed(f"shapes depend on values of {', '.join(missing)}; fixed shapes are needed")
         tensors = {name: self._tensor(name) for name in names}
         self._inputs = {name: tensors[name] for name in inputs}
-        self._outputs = {name: tensors[name] for name in names if not is_input[name]}
+        self._outputs = {name: tensors[name] for name in self.outputs}
         self._compute, self.settings = self._launcher()
 
     def bind(self, batch: Feed) -> Call:
