@@ -9,12 +9,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pqbench_wire.catalog import first_problem, unknown
 from pqbench_wire.errors import InvalidInput
 
-Version = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?)?$")]
+# NVIDIA's images by the TensorRT version in them; the version that counts is the one that the runtime reports.
+TENSORRT_TAGS = {
+    "8": "24.01", "8.6": "24.01",
+    "10": "26.05", "10.0": "24.05", "10.9": "25.03", "10.11": "25.06", "10.16": "26.05",
+    "11": "26.07", "11.0": "26.06", "11.1": "26.07",
+}  # fmt: skip
+
+
+def _has_an_image(version: str) -> str:
+    if version and version not in TENSORRT_TAGS:
+        raise ValueError(f"no image is known with TensorRT {version}, only {', '.join(TENSORRT_TAGS)}; give an image")
+    return version
+
+
+Version = Annotated[str, AfterValidator(_has_an_image)]
 Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^/\s][^/\n]*$")]
 
 

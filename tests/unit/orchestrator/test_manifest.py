@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pqbench_orchestrator.manifest import Manifest, dump, load_inventory, load_manifest
+from pqbench_orchestrator.launch.docker import tensorrt_image
+from pqbench_orchestrator.manifest import TENSORRT_TAGS, Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_wire.errors import InvalidInput
 
 GOOD = """
@@ -105,6 +106,8 @@ def test_what_is_no_manifest_at_all(tmp_path: Path, content: str | None) -> None
         ("targets: {ort: {endpont: 'x:1'}}", "unknown key 'endpont'; did you mean 'endpoint'?"),
         ("targets: {ort: {endpoint: nowhere}}", "endpoint.address: string should match pattern"),
         ("targets: {ort: {}}", "needs exactly one of: process, endpoint"),
+        ("targets: {ort: {docker: {image: x, tensorrt: '10'}}}", "needs exactly one of: image, tensorrt"),
+        ("backends: {tensorrt 10: {docker: {tensorrt: '10.5'}}}", "no image is known with TensorRT 10.5, only 8, 8.6"),
     ],
 )
 def test_a_wrong_inventory_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -122,6 +125,45 @@ def test_an_endpoint_can_be_written_short(tmp_path: Path) -> None:
     inventory = load_inventory(path, load_manifest(write(tmp_path, GOOD)))
     assert inventory.targets["ort"].endpoint is not None and inventory.compressor.process is not None
     assert inventory.targets["ort"].endpoint.address == "10.0.0.7:50051"
+
+
+CONTAINERS = """
+targets:
+  - {name: ort, backend: onnxruntime, image: "mine:1"}
+  - {name: trt-8, backend: tensorrt, tensorrt: "8.6"}
+  - {name: trt-10, backend: tensorrt, tensorrt: "10.16"}
+  - {name: here, backend: openvino}
+"""
+
+
+def test_a_target_that_names_an_image_runs_in_a_container(tmp_path: Path) -> None:
+    """Unless the inventory says where: by the target's name, by its backend with TensorRT's major, by its backend."""
+    manifest = load_manifest(write(tmp_path, GOOD.partition("targets:")[0] + CONTAINERS))
+    path = tmp_path / "i.yaml"
+    path.write_text("""
+    targets: {ort: process}
+    backends:
+      tensorrt 10: {endpoint: '10.0.0.7:1'}
+      tensorrt: {docker: {image: ours, gpus: false}}
+    """)
+    ort, trt8, trt10, here = manifest.targets
+    alone, told = Inventory(), load_inventory(path, manifest)
+    places = [alone.place_of(target) for target in (ort, trt8, trt10)]
+    named = [place.docker for place in places if place and place.docker]
+    assert [(place.image, place.tensorrt, place.uses_gpus) for place in named] == [
+        ("mine:1", "", False), ("", "8.6", True), ("", "10.16", True)]  # fmt: skip
+    assert alone.place_of(here) is None
+    by_name, by_backend, by_major = (told.place_of(target) for target in (ort, trt8, trt10))
+    assert by_name and by_name.process is not None
+    assert (
+        by_backend and by_backend.docker and (by_backend.docker.image, by_backend.docker.uses_gpus) == ("ours", False)
+    )
+    assert by_major and by_major.endpoint and by_major.endpoint.address == "10.0.0.7:1"
+
+
+def test_every_known_tensorrt_has_an_image() -> None:
+    assert {tensorrt_image(version).rpartition("-")[2] for version in TENSORRT_TAGS} == set(TENSORRT_TAGS.values())
+    assert tensorrt_image("10.16") == "pqbench-runtime:tensorrt-26.05"
 
 
 def test_committed_manifests_are_valid() -> None:

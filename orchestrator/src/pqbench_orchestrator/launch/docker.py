@@ -15,7 +15,7 @@ import psutil
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
-from pqbench_orchestrator.manifest import DockerPlace
+from pqbench_orchestrator.manifest import TENSORRT_TAGS, DockerPlace
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
 from pqbench_wire.health import serving
@@ -26,11 +26,6 @@ STOP_SECONDS = 10
 PORT = "50051/tcp"
 OWNER = "pqbench.owner"  # label: the process that started a container, and ends it
 LAST_LINES = 5
-# NVIDIA's images by the TensorRT version in them; the version that counts is the one that the runtime reports.
-TENSORRT_TAGS = {
-    "8.6": "24.01", "10.0": "24.05", "10.9": "25.03", "10.11": "25.06", "10.16": "26.05", "10": "26.05",
-    "11.0": "26.06", "11.1": "26.07", "11": "26.07", "8": "24.01",
-}  # fmt: skip
 
 
 class DockerLauncher:
