@@ -95,3 +95,12 @@ def test_plugins_declare_what_they_import() -> None:
             ]
             declared = set(ast.literal_eval(assigned[0].value))
             assert used <= declared, f"{path}: {used - declared}"
+
+
+def test_listing_imports_no_library() -> None:
+    code = (
+        "import sys; from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS\n"
+        "[c.describe(n, schema=False) for c in (MODELS, PRUNERS, QUANTIZERS) for n in c.names]\n"
+        "assert 'torch' not in sys.modules and 'onnxruntime' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

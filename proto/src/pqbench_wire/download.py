@@ -69,8 +69,11 @@ def _fetch(url: str, partial: Path, progress: Progress) -> None:
 
 def _check(partial: Path, checksum: str, url: str) -> None:
     kind, _, wanted = checksum.partition(":")
+    digest = hashlib.new(kind, usedforsecurity=False)
     with partial.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    found = digest.hexdigest()
     if not found.startswith(wanted):
         partial.unlink()
         raise BlobCorrupt(f"{url}: {kind} is {found}, expected {wanted}; the file was deleted, run again")

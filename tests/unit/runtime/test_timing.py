@@ -77,7 +77,7 @@ def test_an_unstable_engine_is_measured_longer_and_marked() -> None:
     count = iter(range(10**6))
 
     def call() -> np.ndarray:
-        time.sleep(0.0005 + 0.00005 * next(count))
+        time.sleep(0.0005 * 1.1 ** next(count))
         return np.zeros(1)
 
     own = timing.measure([call], settings(max_seconds=0.2))[0]

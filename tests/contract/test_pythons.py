@@ -1,0 +1,47 @@
+"""NVIDIA's images bring Python 3.10 to 3.13: the wire and the runtime work on the oldest and newest that are here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+UNIT_TESTS = ("tests/unit/wire", "tests/unit/runtime")
+
+
+def _found() -> dict[str, str]:
+    """Interpreters by version, on the path or kept by pyenv."""
+    kept = Path.home() / ".pyenv" / "versions"
+    found = {version: shutil.which(f"python{version}") or "" for version in VERSIONS}
+    for version in VERSIONS:
+        others = sorted(str(path) for path in kept.glob(f"{version}.*/bin/python"))
+        found[version] = next((path for path in (*others, found[version]) if path and _works(path)), "")
+    return {version: path for version, path in found.items() if path}
+
+
+def _works(python: str) -> bool:
+    """Whether it starts and can make environments; a shim of a version that is not chosen does not."""
+    return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ["oldest", "newest"])
+def test_unit_tests_pass_on(end: str, tmp_path: Path) -> None:
+    found = _found()
+    if len(found) < 2:
+        pytest.skip(f"skipped: only these Pythons are here: {', '.join(found) or 'none'}")
+    version = sorted(found, key=VERSIONS.index)[0 if end == "oldest" else -1]
+    subprocess.run([found[version], "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv/bin/python")
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt")
+    _run(*pip, "./proto", "./services/runtime[onnxruntime]", "pytest", "pytest-timeout")
+    _run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *UNIT_TESTS)
