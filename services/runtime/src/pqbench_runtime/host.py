@@ -32,6 +32,16 @@ def cpu_name() -> str:
     return f"{name} [{' '.join(flags)}] x{os.cpu_count()}"
 
 
+def nvidia(driver: Path = Path("/proc/driver/nvidia")) -> str:
+    """The driver's version and the models of the GPUs, as the kernel module tells; "" without one.
+
+    Of all GPUs there are, and without loading CUDA: enough to know that kept results are of another machine.
+    """
+    version = _read(driver / "version").partition("\n")[0]
+    models = sorted(_read(path).partition("\n")[0] for path in driver.glob("gpus/*/information"))
+    return " | ".join([version, *models]) if version else ""
+
+
 def environment() -> dict[str, str]:
     """The machine's record; what cannot be read is absent."""
     record = {

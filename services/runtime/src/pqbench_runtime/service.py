@@ -28,6 +28,7 @@ from pqbench_wire.process import machine_lock, source_version, versions_of
 MAX_BATCH = 65_536
 MAX_ENGINES = 8  # in one Measure
 MAX_PIXELS = 1 << 28  # batch x height x width x channels
+LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "tensorrt")
 Event = TypeVar("Event", pb.BuildEngineEvent, pb.MeasureEvent, pb.PredictEvent)
 
 
@@ -40,8 +41,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._locks = locks
         self._session = SessionWorker(self.store.root)
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
-        libraries = versions_of("onnxruntime", "openvino", "torch", "onnx")
-        salt = repr(sorted((self._versions | libraries).items())) + host.cpu_name()
+        libraries = versions_of(*LIBRARIES)
+        salt = repr(sorted((self._versions | libraries).items())) + host.cpu_name() + host.nvidia()
         results = data / "results"
         self._builds = Jobs(results / "build", pb.BuildEngineEvent, self._usable, salt)
         self._measures = Jobs(results / "measure", pb.MeasureEvent, self._usable, salt)
