@@ -211,6 +211,7 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     row["Load Time (s)"] = own.load_seconds
     row["Worker Peak Memory (MB)"] = result.peak_rss_bytes / MB
     row["Load Average"] = result.load_average_before
+    row |= device_columns(result)
     if len(result.timings) > 1:
         row["Baseline Time (ms)"] = result.timings[1].median * MS
         arrays = store.archive(result.samples)
@@ -218,6 +219,21 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
         row["Speedup"] = ratio.value
         row["Speedup Low"] = ratio.low
         row["Speedup High"] = ratio.high if math.isfinite(ratio.high) else None
+
+
+def device_columns(result: MeasureResult) -> Row:
+    """What the device's own clock and NVML say of the first engine; nothing where there is no GPU.
+
+    Medians of compute and copies in ms; power (W) and SM clock (MHz) over the measurement, of the whole board.
+    """
+    titles = {"compute": "Compute (ms)", "h2d": "H2D (ms)", "d2h": "D2H (ms)"}
+    device = result.timings[0].device
+    row: Row = {title: device[part].median * MS for part, title in titles.items() if part in device}
+    if watts := [one.power_watts for one in result.gpu if one.HasField("power_watts")]:
+        row["GPU Power (W)"] = float(np.mean(watts))
+    if clocks := [one.sm_mhz for one in result.gpu if one.HasField("sm_mhz")]:
+        row["SM Clock Min (MHz)"], row["SM Clock Max (MHz)"] = min(clocks), max(clocks)
+    return row
 
 
 def _done(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.dataset import DATASETS, chosen, fit
 from pqbench_orchestrator.ledger import Ledger, StepCache
 from pqbench_orchestrator.report.page import write_report
 from pqbench_orchestrator.stats import paired_speedup, pareto_front
-from pqbench_orchestrator.tables import THESIS_COLUMNS, write_csv, write_parquet
+from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, write_csv, write_parquet
 from pqbench_wire.errors import InvalidInput
 
 STEP = {"key": "k", "kind": "build", "label": "l", "place": "p"}
@@ -155,3 +156,12 @@ def test_a_folder_with_a_broken_image_says_which(tmp_path: Path) -> None:
     data = DATASETS.load("folder").load(DATASETS.configure("folder", json.dumps({"test": str(tmp_path)})), Path())
     with pytest.raises(InvalidInput, match="broken.jpg cannot be decoded"):
         data.split("test").open(0)
+
+
+def test_device_times_are_columns_where_there_is_a_gpu() -> None:
+    assert device_columns(MeasureResult(timings=[EngineTiming(median=1)])) == {}
+    timing = EngineTiming(device={"compute": DeviceTime(median=0.002), "h2d": DeviceTime(median=0.0005)})
+    readings = [GpuReading(power_watts=50, sm_mhz=1500), GpuReading(power_watts=70, sm_mhz=1200), GpuReading()]
+    assert device_columns(MeasureResult(timings=[timing], gpu=readings)) == {
+        "Compute (ms)": 2.0, "H2D (ms)": 0.5, "GPU Power (W)": 60.0, "SM Clock Min (MHz)": 1200,
+        "SM Clock Max (MHz)": 1500}  # fmt: skip
