@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,8 @@ from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor.plugins import MODELS, Context, Files, Training
 from pqbench_runtime.workers import WorkerProcess
 from pqbench_wire.blobs import BlobStore
+
+EMULATOR = Path(__file__).parents[1] / "emulator"
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +87,30 @@ def predict(store: BlobStore) -> Callable[[pb.Engine, np.ndarray], np.ndarray]:
             worker.close()
 
     return predict
+
+
+@pytest.fixture(scope="session")
+def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in for CUDA's runtime library."""
+    folder = tmp_path_factory.mktemp("cudart")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wl,-Bsymbolic", "-o", str(folder / "libcudart.so.13"), str(EMULATOR / "cudart.c")]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture
+def use(cudart: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes workers that start from now on see a GPU and a TensorRT version: the stand-ins of tests/emulator."""
+
+    def use(version: str = "10.16.1.11", **environment: str) -> None:
+        path = f"{EMULATOR / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"  # the tools' own python3 first
+        values = {
+            "EMULATED_TENSORRT": version,
+            "PYTHONPATH": str(EMULATOR),
+            "LD_LIBRARY_PATH": str(cudart),
+            "PATH": path,
+        }
+        for name, value in (values | environment).items():
+            monkeypatch.setenv(name, value)
+
+    return use

@@ -18,15 +18,20 @@ import torch
 from pydantic import TypeAdapter
 
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor import export
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Files, Source, Training
 from pqbench_compressor.pruners._importance import CRITERIA
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_runtime.backend import BACKENDS, Route
+from pqbench_runtime.backends._pytorch import refuse_pickle
+from pqbench_runtime.workers import WorkerProcess
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.inputs import store_inputs
 
 CATALOGS = (MODELS, PRUNERS, QUANTIZERS, BACKENDS, DATASETS, METRICS)
 EVERY = [(catalog, name) for catalog in CATALOGS for name in catalog.names]
@@ -45,7 +50,7 @@ FAST = {"int8-qat": {"learning_rate": 1e-4, "images": 256}}  # how the quick tes
 
 @pytest.mark.parametrize(("catalog", "name"), EVERY, ids=lambda value: getattr(value, "kind", value))
 def test_a_plugin_is_one_documented_file(catalog: Catalog, name: str) -> None:
-    if catalog is BACKENDS and name not in HERE:
+    if catalog is BACKENDS and catalog.missing(name):
         pytest.skip(f"skipped: {catalog.missing(name)}")
     assert not catalog.missing(name), "every plug-in can be used in the full installation"
     module = catalog.load(name)
@@ -151,7 +156,8 @@ def _check_qdq(model: onnx.ModelProto, signed: bool) -> None:
         assert not any(types.get(n.input[0]) == onnx.TensorProto.INT8 for n in nodes), "weights are stored as FP32"
 
 
-HERE = [name for name in BACKENDS.names if not BACKENDS.missing(name)]  # TensorRT has tests of its own
+# Backends on GPUs have tests of their own.
+HERE = [n for n in BACKENDS.names if not BACKENDS.missing(n) and not getattr(BACKENDS.load(n), "ON_GPU", False)]
 ROUTES = [(name, route) for name in HERE for route in BACKENDS.load(name).ROUTES]
 
 
@@ -211,6 +217,30 @@ def test_backend_says_why_a_model_does_not_build(name: str, training: Training, 
     assert len(str(caught.value)) > 20 and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_backend_tells_where_the_time_goes_and_what_other_tools_say(
+    name: str, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any
+) -> None:
+    form = next(r.form for r in BACKENDS.load(name).ROUTES if r.precision == Precision.PRECISION_FP32)
+    data = _artifact(Precision.PRECISION_FP32, form, trained, context)
+    engine = build(name, data, form, Precision.PRECISION_FP32, training.preprocessing, threads=1).engine
+    inputs, worker = store_inputs(store, training.images[:4]), WorkerProcess(store.root)
+    try:
+        asked = pb.ProfileRequest(engine=engine, inputs=inputs, seconds=0.2, run="r")
+        profile = worker.ask(WorkerRequest(profile=asked), lambda reply: None).profile
+        check = pb.CrossCheckRequest(engine=engine, inputs=inputs, seconds=0.5, run="r")
+        tools = worker.ask(WorkerRequest(cross_check=check), lambda reply: None).cross_check.tools
+    finally:
+        worker.close()
+    convolutions = [layer for layer in profile.layers if layer.compute]
+    assert profile.tool and profile.calls >= 3 and len(convolutions) >= 7
+    assert {layer.precision for layer in convolutions} == {"FP32"} and all(layer.type for layer in profile.layers)
+    whole = sum(layer.seconds for layer in profile.layers)
+    assert 1e-5 < whole < 0.1 and sum(layer.seconds for layer in convolutions) > whole / 3
+    assert all(tool.seconds["latency"] > 1e-5 and tool.definition and not tool.unavailable for tool in tools)
+    assert bool(tools) == (name != "onnxruntime"), "its wheel has no benchmark tool"
+
+
 def test_openvino_runs_true_fp32_where_its_default_does_not(
     trained: torch.nn.Module, context: Context, training: Training, build: Any
 ) -> None:
@@ -228,22 +258,21 @@ def test_pytorch_compiles(trained: torch.nn.Module, context: Context, training: 
 
 
 def test_pt2_archives_that_ask_for_pickle_are_refused(trained: torch.nn.Module, context: Context) -> None:
-    plugin = BACKENDS.load("pytorch")
     data = export.to_pt2(trained, context.example)
-    plugin.refuse_pickle(data)
+    refuse_pickle(data)
     changed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(changed, "w") as after:
         for name in before.namelist():
             content = before.read(name).replace(b'"use_pickle": false', b'"use_pickle": true')
             after.writestr(name, content)
     with pytest.raises(InvalidInput, match="asks for pickle"):
-        plugin.refuse_pickle(changed.getvalue())
+        refuse_pickle(changed.getvalue())
     old = io.BytesIO()
     with zipfile.ZipFile(old, "w") as archive:
         archive.writestr("version", "5")
         archive.writestr("serialized_exported_program.json", "{}")
     with pytest.raises(InvalidInput, match="the old format"):
-        plugin.refuse_pickle(old.getvalue())
+        refuse_pickle(old.getvalue())
     evil = io.BytesIO()
     torch.save(torch.nn.Linear(1, 1), evil)
     changed = io.BytesIO()
@@ -251,7 +280,7 @@ def test_pt2_archives_that_ask_for_pickle_are_refused(trained: torch.nn.Module, 
         for name in before.namelist():
             after.writestr(name, evil.getvalue() if "sample_inputs" in name else before.read(name))
     with pytest.raises(InvalidInput, match="more than plain tensors"):
-        plugin.refuse_pickle(changed.getvalue())
+        refuse_pickle(changed.getvalue())
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ TensorRT itself is not here: these tests hold the backend to its API and to its 
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from pqbench_wire.inputs import store_inputs
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = ROOT / "tests/emulator"
+BACKEND = ROOT / "services/runtime/src/pqbench_runtime/backends/tensorrt"
 VERSIONS = ("8.6.1", "10.4.0", "10.16.1.11", "11.4.0.106")
 FP32, FP16, INT8 = Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_INT8
 UNTYPED, SIGNED, TYPED = Form.FORM_ONNX_UNTYPED, Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED
@@ -38,27 +40,6 @@ STRONG = [
     for v in VERSIONS[1:]
     for p, f in ((FP32, Form.FORM_ONNX), (FP16, Form.FORM_ONNX), (INT8, TYPED))
 ]
-
-
-@pytest.fixture(scope="session")
-def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the stand-in for CUDA's runtime library."""
-    folder = tmp_path_factory.mktemp("cudart")
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(folder / "libcudart.so.13"), str(EMULATOR / "cudart.c")]
-    subprocess.run(command, check=True)
-    return folder
-
-
-@pytest.fixture
-def use(cudart: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes workers that start from now on see a TensorRT version."""
-
-    def use(version: str, **environment: str) -> None:
-        values = {"EMULATED_TENSORRT": version, "PYTHONPATH": str(EMULATOR), "LD_LIBRARY_PATH": str(cudart)}
-        for name, value in (values | environment).items():
-            monkeypatch.setenv(name, value)
-
-    return use
 
 
 def artifact(precision: Precision, form: Form, module: torch.nn.Module, context: Context) -> bytes:
@@ -236,6 +217,86 @@ def test_8_6_refuses_a_newer_opset(
     use("8.6.1")
     with pytest.raises(Refused, match="opset 20 is over 17"):
         build("tensorrt", export.to_onnx(trained, context.example), UNTYPED, FP32, training.preprocessing)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_layers_times_and_what_nvidias_own_tools_say(
+    version: str, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    use(version)
+    typing, form = ("weak", UNTYPED) if version[0] == "8" else ("strong", Form.FORM_ONNX)
+    data = artifact(FP32, form, trained, context)
+    engine = build("tensorrt", data, form, FP32, training.preprocessing, typing=typing).engine
+    inputs = store_inputs(store, training.images[:4])
+    worker = WorkerProcess(store.root)
+    try:
+        asked = pb.ProfileRequest(engine=engine, inputs=inputs, seconds=0.05, run="r")
+        profile = worker.ask(WorkerRequest(profile=asked), lambda reply: None).profile
+        check = pb.CrossCheckRequest(engine=engine, inputs=inputs, seconds=0.2, run="r")
+        tools = worker.ask(WorkerRequest(cross_check=check), lambda reply: None).cross_check.tools
+    finally:
+        worker.close()
+    products = [layer for layer in profile.layers if layer.compute]
+    assert products and all(layer.seconds == pytest.approx(0.25e-3) for layer in products)
+    assert {layer.precision for layer in products} == {"TF32"} and all(layer.provider for layer in products)
+    assert [layer.type for layer in profile.layers if not layer.compute] == ["Reformat"]
+    assert [tool.tool for tool in tools] == [f"trtexec {version}", "polygraphy"]
+    assert set(tools[0].seconds) == {"latency", "compute", "h2d", "d2h"} and not tools[0].unavailable
+    assert tools[1].seconds["latency"] == pytest.approx(1.234e-3) and tools[1].statistic == "mean"
+    explicit = "--includeDataTransfers" if version[:2] == "11" else "--useSpinWait --useCudaGraph"
+    assert explicit in tools[0].command
+
+
+def test_a_tool_that_is_not_there_or_fails_says_so(
+    trained: torch.nn.Module, context: Context, training: Training, use: Any, tmp_path: Path
+) -> None:
+    use("10.16.1.11", PATH="/usr/bin:/bin")
+    code = """
+from pathlib import Path
+from pqbench_runtime.backends.tensorrt import tools
+from pqbench_runtime.backends.tensorrt.options import Config
+print(tools.trtexec(Path("none"), {}, Config(), 1).unavailable)
+tools.TRTEXEC = ("false",)
+print(tools.trtexec(Path("none"), {}, Config(), 1).unavailable)
+print(tools.trtexec_options({"input": (4, 3, 8, 8)}, Config(batch_range=(1, 4, 8), cuda_graph=False), 1.5))
+"""
+    done = run(code)
+    assert "trtexec is not in this container" in done.stdout, done.stderr
+    assert "trtexec ended with code 1: no output" in done.stdout
+    assert "--duration=2" in done.stdout and "--shapes=input:4x3x8x8" in done.stdout
+    assert "--useSpinWait" in done.stdout and "--useCudaGraph" not in done.stdout
+
+
+# Names that not every version has, and the versions that have them; the code asks before it uses one.
+SOME_VERSIONS = {
+    "IProgressMonitor": VERSIONS[1:],
+    "IInt8EntropyCalibrator2": VERSIONS[:3],
+    "IInt8MinMaxCalibrator": VERSIONS[:3],
+}
+
+
+def test_every_name_that_the_backend_uses_is_in_each_version() -> None:
+    """Held to the dumps of the real bindings: `trt.A.B` in the source, and what is used by its name in a string."""
+    used = {
+        text
+        for path in BACKEND.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and (text := ast.unparse(node)).startswith("trt.")
+    }
+    names = {text.removeprefix("trt.").removesuffix(".__init__") for text in used}
+    # The dumps have no enums inside of classes; what the version's number is asked for is text.
+    names = {name for name in names if not name.startswith(("__version__", "ILogger.Severity"))}
+    assert len(names) > 20
+    for version in VERSIONS:
+        api = json.loads((EMULATOR / f"api/{version}.json").read_text())
+        nested = {f"{enum}.{member}" for enum, members in api["enums"].items() for member in members}
+        known = {*api["classes"], *api["enums"], *api["functions"], *nested}
+        missing = {name for name in names - known if version in SOME_VERSIONS.get(name, VERSIONS)}
+        assert not missing, f"{version}: {missing}"
+        flags = set(api["enums"]["BuilderFlag"])
+        assert {"TF32", "SPARSE_WEIGHTS", "VERSION_COMPATIBLE", "REFIT"} <= flags
+        assert ("FP16" in flags and "INT8" in flags) == (version[:2] != "11")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

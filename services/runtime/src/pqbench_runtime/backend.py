@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
@@ -50,6 +52,52 @@ class Layer:
     compute: bool  # a convolution or matrix product
     tactic: str = ""  # the kernel, as the backend calls it
     format: str = ""  # memory layout of the first output
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """What the backend's profiler says of one layer; its own time, without that of layers inside it."""
+
+    name: str
+    type: str
+    precision: str  # as in Layer; of the kernel that ran
+    compute: bool
+    seconds: float  # of one call, mean
+    provider: str = ""  # the part of the runtime that ran it, where there are several
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the time of a call goes, in the order of execution. Profiling slows a call: shares count, not sums."""
+
+    tool: str
+    calls: int
+    layers: list[LayerTime]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossCheck:
+    """What another tool measures of the same engine with the same settings; seconds of one call, by part.
+
+    `unavailable` says why there are none. `statistic` is what the tool's figures are: "median", "mean".
+    """
+
+    tool: str
+    definition: str  # what the tool's clock goes around
+    seconds: Mapping[str, float] = field(default_factory=dict)  # "latency", "compute", "h2d", "d2h"
+    statistic: str = "median"
+    command: str = ""
+    unavailable: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """What every backend on a GPU takes, with the same meaning and defaults in all of them."""
+
+    transfers: Annotated[bool, Field(description="count the copies to and from the GPU in the latency")] = True
+    spin: Annotated[bool, Field(description="wait for the GPU by spinning; false: sleep until it is done")] = True
+    cuda_graph: Annotated[bool, Field(description="launch the engine as one captured CUDA graph")] = True
+    tf32: Annotated[bool, Field(description="let FP32 products run in TF32, as every library does by default")] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +200,32 @@ class Backend(Protocol):
     def load(self, engine: Path, precision: Precision, shape: Shape, options: Any) -> Session:
         """Load a built engine."""
         ...
+
+    def profile(
+        self, engine: Path, precision: Precision, shape: Shape, options: Any, batch: Feed, seconds: float
+    ) -> Profile:
+        """Load the engine anew under the library's profiler and run it for some `seconds`."""
+        ...
+
+
+@runtime_checkable
+class CrossChecked(Protocol):
+    """A backend with tools of its makers' that time the same engine."""
+
+    def cross_checks(
+        self, engine: Path, precision: Precision, shape: Shape, options: Any, batch: Feed, seconds: float
+    ) -> list[CrossCheck]:
+        """Run each tool for about `seconds`; one that is not there, or cannot run this engine, says so."""
+        ...
+
+
+def run_for(seconds: float, call: Callable[[], object], least: int = 3) -> int:
+    """Call it for some seconds, `least` times at least; returns how often."""
+    end, count = time.perf_counter() + seconds, 0
+    while count < least or time.perf_counter() < end:
+        call()
+        count += 1
+    return count
 
 
 def route_for(backend: Any, options: Any, precision: Precision, form: Form) -> Route | None:

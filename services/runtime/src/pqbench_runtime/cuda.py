@@ -86,12 +86,18 @@ def runtime_version() -> str:
     return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
 
+def current_device() -> int:
+    """The number of the current device, as CUDA counts."""
+    device = c_int()
+    _call("cudaGetDevice", byref(device))
+    return device.value
+
+
 def bus_id() -> str:
     """The PCI bus id of the current device: the one name that CUDA and NVML share. Raises Unavailable without one."""
-    device, text = c_int(), ctypes.create_string_buffer(32)
+    text = ctypes.create_string_buffer(32)
     try:
-        _call("cudaGetDevice", byref(device))
-        _call("cudaDeviceGetPCIBusId", text, len(text), device)
+        _call("cudaDeviceGetPCIBusId", text, len(text), current_device())
     except Failed as error:
         raise Unavailable(f"no CUDA device can be used: {error}") from error
     return text.value.decode()
@@ -99,8 +105,7 @@ def bus_id() -> str:
 
 def compute_capability() -> str:
     """The current device's, as "sm_90"."""
-    device, major, minor = c_int(), c_int(), c_int()
-    _call("cudaGetDevice", byref(device))
+    device, major, minor = current_device(), c_int(), c_int()
     _call("cudaDeviceGetAttribute", byref(major), COMPUTE_MAJOR, device)
     _call("cudaDeviceGetAttribute", byref(minor), COMPUTE_MINOR, device)
     return f"sm_{major.value}{minor.value}"
@@ -181,17 +186,28 @@ class Graph:
         _free("cudaGraphExecDestroy", self.handle)
 
 
-class Tensor:
-    """An array on the device with a pinned twin on the host."""
+class Pinned:
+    """An array in page-locked memory of the host, which copies to and from the device can use directly."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.bytes = max(1, math.prod(shape) * dtype.itemsize)
-        self.device, self._pinned = c_void_p(), c_void_p()
-        _call("cudaMalloc", byref(self.device), self.bytes)
+        self._pinned = c_void_p()
         _call("cudaHostAlloc", byref(self._pinned), self.bytes, 0)
         assert self._pinned.value is not None
         raw = memoryview((ctypes.c_byte * self.bytes).from_address(self._pinned.value)).cast("B")
         self.host = np.frombuffer(raw, dtype, math.prod(shape)).reshape(shape)
+
+    def __del__(self) -> None:
+        _free("cudaFreeHost", self._pinned)
+
+
+class Tensor(Pinned):
+    """An array on the device with a pinned twin on the host."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        super().__init__(shape, dtype)
+        self.device = c_void_p()
+        _call("cudaMalloc", byref(self.device), self.bytes)
 
     def upload(self, stream: Stream) -> None:
         """Queue the copy from the host to the device."""
@@ -203,7 +219,7 @@ class Tensor:
 
     def __del__(self) -> None:
         _free("cudaFree", self.device)
-        _free("cudaFreeHost", self._pinned)
+        super().__del__()
 
 
 def _free(name: str, handle: c_void_p) -> None:

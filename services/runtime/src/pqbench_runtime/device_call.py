@@ -7,32 +7,21 @@ trtexec splits them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from pqbench_runtime.cuda import Event, Stream
 
 WARM_UP = 2  # calls before a CUDA graph is captured: libraries initialise lazily
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuOptions:
-    """What every backend on a GPU takes, with the same meaning and defaults in all of them."""
-
-    transfers: Annotated[bool, Field(description="count the copies to and from the GPU in the latency")] = True
-    spin: Annotated[bool, Field(description="wait for the GPU by spinning; false: sleep until it is done")] = True
-    cuda_graph: Annotated[bool, Field(description="launch the engine as one captured CUDA graph")] = True
-    tf32: Annotated[bool, Field(description="let FP32 products run in TF32, as every library does by default")] = True
-
-
 class DeviceCall:
     """One batch through an engine on `stream`.
 
     `upload`, `compute` and `download` queue their part and return; `outputs` are the host arrays that
-    `download` fills.
+    `download` fills. Without `transfers` the input is copied once, and the outputs when first looked at.
+    `spin`: wait for the GPU by spinning instead of sleeping.
     """
 
     def __init__(
@@ -42,17 +31,18 @@ class DeviceCall:
         compute: Callable[[], None],
         download: Callable[[], None],
         outputs: Sequence[np.ndarray],
-        options: GpuOptions,
+        transfers: bool,
+        spin: bool,
     ) -> None:
         self._stream, self._upload, self._compute, self._download = stream, upload, compute, download
-        self._outputs, self._transfers = outputs, options.transfers
-        self._events = [Event(options.spin) for _ in range(4)]
+        self._outputs, self._transfers = outputs, transfers
+        self._events = [Event(spin) for _ in range(4)]
         if not self._transfers:
             upload()
             stream.synchronize()
 
     def __call__(self) -> Sequence[np.ndarray]:
-        """Run it and wait. Without transfers the outputs are copied when first looked at."""
+        """Run it and wait."""
         begin, uploaded, computed, downloaded = self._events
         if not self._transfers:
             uploaded.record(self._stream)

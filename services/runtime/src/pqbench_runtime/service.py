@@ -27,9 +27,11 @@ from pqbench_wire.process import machine_lock, source_version, versions_of
 
 MAX_BATCH = 65_536
 MAX_ENGINES = 8  # in one Measure
+MAX_TOOL_SECONDS = 600  # of one tool in Profile and CrossCheck
 MAX_PIXELS = 1 << 28  # batch x height x width x channels
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "tensorrt")
-Event = TypeVar("Event", pb.BuildEngineEvent, pb.MeasureEvent, pb.PredictEvent)
+Event = TypeVar("Event", pb.BuildEngineEvent, pb.MeasureEvent, pb.PredictEvent, pb.ProfileEvent,
+                pb.CrossCheckEvent)  # fmt: skip
 
 
 class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
@@ -47,6 +49,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._builds = Jobs(results / "build", pb.BuildEngineEvent, self._usable, salt)
         self._measures = Jobs(results / "measure", pb.MeasureEvent, self._usable, salt)
         self._predictions = Jobs(results / "predict", pb.PredictEvent, self._usable, salt)
+        self._profiles = Jobs(results / "profile", pb.ProfileEvent, self._usable, salt)
+        self._cross_checks = Jobs(results / "cross_check", pb.CrossCheckEvent, self._usable, salt)
 
     def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, context: grpc.ServicerContext
@@ -83,6 +87,14 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         _check_shape(request.engine.batch_size, request.engine.preprocessing)
         return self._predictions.stream(request, lambda emit: self._predict(request, emit))
 
+    def Profile(self, request: pb.ProfileRequest, context: grpc.ServicerContext) -> Iterator[pb.ProfileEvent]:
+        _check_timed(request, "a profile")
+        return self._profiles.stream(request, lambda emit: self._profile(request, emit))
+
+    def CrossCheck(self, request: pb.CrossCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.CrossCheckEvent]:
+        _check_timed(request, "a cross-check")
+        return self._cross_checks.stream(request, lambda emit: self._cross_check(request, emit))
+
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
         self._session.unload()
         return pb.UnloadResponse()
@@ -114,6 +126,19 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             asked = WorkerRequest(predict=request)
             reply = self._session.ask(_process_key([request.engine]), asked, _forward(pb.PredictEvent, emit))
         return pb.PredictEvent(result=reply.predict)
+
+    def _profile(self, request: pb.ProfileRequest, emit: Emit[pb.ProfileEvent]) -> pb.ProfileEvent:
+        with machine_lock(self._locks, exclusive=True):
+            asked = WorkerRequest(profile=request)
+            reply = self._session.ask(_process_key([request.engine]), asked, _forward(pb.ProfileEvent, emit))
+        return pb.ProfileEvent(result=reply.profile)
+
+    def _cross_check(self, request: pb.CrossCheckRequest, emit: Emit[pb.CrossCheckEvent]) -> pb.CrossCheckEvent:
+        """In a worker of its own: no engine of an earlier measurement holds memory or threads meanwhile."""
+        self._session.unload()
+        with machine_lock(self._locks, exclusive=True), _throwaway(self.store.root) as worker:
+            reply = worker.ask(WorkerRequest(cross_check=request), _forward(pb.CrossCheckEvent, emit))
+        return pb.CrossCheckEvent(result=reply.cross_check)
 
     def _backend(self, name: str) -> pb.Backend:
         backend = pb.Backend(plugin=BACKENDS.describe(name))
@@ -152,6 +177,14 @@ def _forward(event: type[Event], emit: Emit[Event]) -> Callable[[WorkerReply], N
 def _process_key(engines: Any) -> str:
     """Threads and the like are process-wide in some libraries: other options, another process."""
     return "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
+
+
+def _check_timed(request: pb.ProfileRequest | pb.CrossCheckRequest, what: str) -> None:
+    if not request.run:
+        raise InvalidInput(f"{what} needs the name of a run: it is never reused by another")
+    if not 0 < request.seconds <= MAX_TOOL_SECONDS:
+        raise InvalidInput(f"seconds of {what} must be over 0, at most {MAX_TOOL_SECONDS}, got {request.seconds}")
+    _check_shape(request.engine.batch_size, request.engine.preprocessing)
 
 
 def _check_shape(batch: int, preprocessing: Any) -> None:

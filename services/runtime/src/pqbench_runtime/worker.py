@@ -26,7 +26,7 @@ from pqbench.common.v1.common_pb2 import Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, Tensor, WorkerError, WorkerReply, WorkerRequest
 from pqbench_runtime import frames, gpu, host, timing
-from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Session, Shape, route_for
+from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, CrossChecked, Job, Route, Session, Shape, route_for
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
@@ -56,6 +56,10 @@ class Worker:
             return WorkerReply(measure=self.measure(request.measure))
         if request.HasField("infer"):
             return WorkerReply(infer=self.infer(request.infer))
+        if request.HasField("profile"):
+            return WorkerReply(profile=self.profile(request.profile))
+        if request.HasField("cross_check"):
+            return WorkerReply(cross_check=self.cross_check(request.cross_check))
         return WorkerReply(predict=self.predict(request.predict))
 
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
@@ -168,6 +172,33 @@ class Worker:
             output_ns=time.perf_counter_ns() - done,
         )
 
+    def profile(self, request: pb.ProfileRequest) -> pb.ProfileResult:
+        """Where a call's time goes, by the backend's own profiler."""
+        backend, arguments = self._loadable(request.engine)
+        batch = self._first_batch(request.inputs, request.engine)
+        found = backend.profile(*arguments, batch, request.seconds)
+        layers = [pb.LayerTime(**asdict(layer)) for layer in found.layers]
+        return pb.ProfileResult(tool=found.tool, calls=found.calls, layers=layers)
+
+    def cross_check(self, request: pb.CrossCheckRequest) -> pb.CrossCheckResult:
+        """What other tools measure of the engine."""
+        backend, arguments = self._loadable(request.engine)
+        if not isinstance(backend, CrossChecked):
+            return pb.CrossCheckResult()
+        batch = self._first_batch(request.inputs, request.engine)
+        with self._alive("cross-check"):
+            tools = backend.cross_checks(*arguments, batch, request.seconds)
+        return pb.CrossCheckResult(tools=[pb.CrossCheck(**asdict(tool)) for tool in tools])
+
+    def _loadable(self, engine: pb.Engine) -> tuple[Any, tuple[Path, Precision, Shape, Any]]:
+        """An engine's backend, and what its functions take to load it. Raises Refused on another device."""
+        backend = BACKENDS.load(engine.backend)
+        options = BACKENDS.configure(engine.backend, engine.options_json)
+        if engine.built_on and engine.built_on != (here := _built_on(backend, options)):
+            raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
+        shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
+        return backend, (self._store.path(engine.blob), engine.precision, shape, options)
+
     def _first_batch(self, inputs: Images, engine: pb.Engine) -> Feed:
         prepared = load_inputs(self._store, inputs, engine.preprocessing)[0]
         return as_feed(_padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
@@ -179,13 +210,9 @@ class Worker:
             while len(self._loaded) >= MAX_ENGINES:
                 del self._loaded[next(iter(self._loaded))]
                 gc.collect()
-            backend = BACKENDS.load(engine.backend)
-            options = BACKENDS.configure(engine.backend, engine.options_json)
-            shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
-            if engine.built_on and engine.built_on != (here := _built_on(backend, options)):
-                raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
+            backend, arguments = self._loadable(engine)
             begin = time.perf_counter()
-            session = backend.load(self._store.path(engine.blob), engine.precision, shape, options)
+            session = backend.load(*arguments)
             self._loaded[key] = (session, time.perf_counter() - begin)
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry

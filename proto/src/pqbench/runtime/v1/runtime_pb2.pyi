@@ -381,6 +381,105 @@ class PredictResult(_message.Message):
     flattened: bool
     def __init__(self, outputs: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., seconds: _Optional[float] = ..., flattened: _Optional[bool] = ...) -> None: ...
 
+class ProfileRequest(_message.Message):
+    __slots__ = ("engine", "inputs", "seconds", "run")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    engine: Engine
+    inputs: _common_pb2.Images
+    seconds: float
+    run: str
+    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., seconds: _Optional[float] = ..., run: _Optional[str] = ...) -> None: ...
+
+class ProfileEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: ProfileResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[ProfileResult, _Mapping]] = ...) -> None: ...
+
+class ProfileResult(_message.Message):
+    __slots__ = ("tool", "calls", "layers")
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    calls: int
+    layers: _containers.RepeatedCompositeFieldContainer[LayerTime]
+    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerTime, _Mapping]]] = ...) -> None: ...
+
+class LayerTime(_message.Message):
+    __slots__ = ("name", "type", "precision", "compute", "seconds", "provider")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    precision: str
+    compute: bool
+    seconds: float
+    provider: str
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., precision: _Optional[str] = ..., compute: _Optional[bool] = ..., seconds: _Optional[float] = ..., provider: _Optional[str] = ...) -> None: ...
+
+class CrossCheckRequest(_message.Message):
+    __slots__ = ("engine", "inputs", "seconds", "run")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    engine: Engine
+    inputs: _common_pb2.Images
+    seconds: float
+    run: str
+    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., seconds: _Optional[float] = ..., run: _Optional[str] = ...) -> None: ...
+
+class CrossCheckEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: CrossCheckResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CrossCheckResult, _Mapping]] = ...) -> None: ...
+
+class CrossCheckResult(_message.Message):
+    __slots__ = ("tools",)
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    tools: _containers.RepeatedCompositeFieldContainer[CrossCheck]
+    def __init__(self, tools: _Optional[_Iterable[_Union[CrossCheck, _Mapping]]] = ...) -> None: ...
+
+class CrossCheck(_message.Message):
+    __slots__ = ("tool", "definition", "seconds", "statistic", "command", "unavailable")
+    class SecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STATISTIC_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    tool: str
+    definition: str
+    seconds: _containers.ScalarMap[str, float]
+    statistic: str
+    command: str
+    unavailable: str
+    def __init__(self, tool: _Optional[str] = ..., definition: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., statistic: _Optional[str] = ..., command: _Optional[str] = ..., unavailable: _Optional[str] = ...) -> None: ...
+
 class UnloadRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -59,6 +59,16 @@ class RuntimeServiceStub:
                 request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictRequest.SerializeToString,
                 response_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictEvent.FromString,
                 _registered_method=True)
+        self.Profile = channel.unary_stream(
+                '/pqbench.runtime.v1.RuntimeService/Profile',
+                request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileEvent.FromString,
+                _registered_method=True)
+        self.CrossCheck = channel.unary_stream(
+                '/pqbench.runtime.v1.RuntimeService/CrossCheck',
+                request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.CrossCheckRequest.SerializeToString,
+                response_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.CrossCheckEvent.FromString,
+                _registered_method=True)
         self.Unload = channel.unary_unary(
                 '/pqbench.runtime.v1.RuntimeService/Unload',
                 request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.UnloadRequest.SerializeToString,
@@ -101,6 +111,20 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Profile(self, request, context):
+        """The layers' own times by the backend's profiler, apart from any measurement: profiling slows a call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CrossCheck(self, request, context):
+        """The same engine under other tools, with equal settings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Unload(self, request, context):
         """Ends the session worker and frees all engines.
         """
@@ -135,6 +159,16 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictRequest.FromString,
                     response_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictEvent.SerializeToString,
+            ),
+            'Profile': grpc.unary_stream_rpc_method_handler(
+                    servicer.Profile,
+                    request_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileRequest.FromString,
+                    response_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileEvent.SerializeToString,
+            ),
+            'CrossCheck': grpc.unary_stream_rpc_method_handler(
+                    servicer.CrossCheck,
+                    request_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.CrossCheckRequest.FromString,
+                    response_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.CrossCheckEvent.SerializeToString,
             ),
             'Unload': grpc.unary_unary_rpc_method_handler(
                     servicer.Unload,
@@ -277,6 +311,60 @@ class RuntimeService:
             '/pqbench.runtime.v1.RuntimeService/Predict',
             pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictRequest.SerializeToString,
             pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Profile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pqbench.runtime.v1.RuntimeService/Profile',
+            pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileRequest.SerializeToString,
+            pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CrossCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pqbench.runtime.v1.RuntimeService/CrossCheck',
+            pqbench_dot_runtime_dot_v1_dot_runtime__pb2.CrossCheckRequest.SerializeToString,
+            pqbench_dot_runtime_dot_v1_dot_runtime__pb2.CrossCheckEvent.FromString,
             options,
             channel_credentials,
             insecure,

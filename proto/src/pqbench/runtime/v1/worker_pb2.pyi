@@ -9,16 +9,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerRequest(_message.Message):
-    __slots__ = ("build", "measure", "predict", "infer")
+    __slots__ = ("build", "measure", "predict", "infer", "profile", "cross_check")
     BUILD_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     INFER_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CROSS_CHECK_FIELD_NUMBER: _ClassVar[int]
     build: _runtime_pb2.BuildEngineRequest
     measure: _runtime_pb2.MeasureRequest
     predict: _runtime_pb2.PredictRequest
     infer: InferRequest
-    def __init__(self, build: _Optional[_Union[_runtime_pb2.BuildEngineRequest, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureRequest, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictRequest, _Mapping]] = ..., infer: _Optional[_Union[InferRequest, _Mapping]] = ...) -> None: ...
+    profile: _runtime_pb2.ProfileRequest
+    cross_check: _runtime_pb2.CrossCheckRequest
+    def __init__(self, build: _Optional[_Union[_runtime_pb2.BuildEngineRequest, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureRequest, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictRequest, _Mapping]] = ..., infer: _Optional[_Union[InferRequest, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileRequest, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckRequest, _Mapping]] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -55,7 +59,7 @@ class InferResult(_message.Message):
     def __init__(self, inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., input_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., output_ns: _Optional[int] = ...) -> None: ...
 
 class WorkerReply(_message.Message):
-    __slots__ = ("progress", "log", "build", "measure", "predict", "error", "infer")
+    __slots__ = ("progress", "log", "build", "measure", "predict", "error", "infer", "profile", "cross_check")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     BUILD_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +67,8 @@ class WorkerReply(_message.Message):
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     INFER_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CROSS_CHECK_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     build: _runtime_pb2.BuildEngineResult
@@ -70,7 +76,9 @@ class WorkerReply(_message.Message):
     predict: _runtime_pb2.PredictResult
     error: WorkerError
     infer: InferResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., build: _Optional[_Union[_runtime_pb2.BuildEngineResult, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureResult, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictResult, _Mapping]] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., infer: _Optional[_Union[InferResult, _Mapping]] = ...) -> None: ...
+    profile: _runtime_pb2.ProfileResult
+    cross_check: _runtime_pb2.CrossCheckResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., build: _Optional[_Union[_runtime_pb2.BuildEngineResult, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureResult, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictResult, _Mapping]] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., infer: _Optional[_Union[InferResult, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileResult, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckResult, _Mapping]] = ...) -> None: ...
 
 class WorkerError(_message.Message):
     __slots__ = ("reason", "message")

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import onnx
 import onnxruntime
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime.backend import Built, Call, Job, Layer, Route, Shape
+from pqbench_runtime.backend import Built, Call, Job, Profile, Route, Shape, run_for
+from pqbench_runtime.backends._onnxruntime import create, free_dimensions, layers_of, profile_of
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import Feed, named
-from pqbench_wire.jobs import first_line
 from pqbench_wire.process import versions_of
 
 REQUIRES = ("onnx", "onnxruntime")
@@ -75,28 +74,7 @@ ROUTES = (
         evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
     ),
 )
-COMPUTE = {
-    "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "ConvInteger", "QLinearConv", "NhwcConv",
-    "Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger", "QLinearMatMul",
-    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
-}  # fmt: skip
-INTEGER = {
-    "ConvInteger",
-    "QLinearConv",
-    "QGemm",
-    "MatMulInteger",
-    "QLinearMatMul",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-}
 MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's numbers for what activations are rounded to
-TYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "FP32",
-    onnx.TensorProto.FLOAT16: "FP16",
-    onnx.TensorProto.BFLOAT16: "BF16",
-    onnx.TensorProto.INT8: "INT8",
-    onnx.TensorProto.UINT8: "INT8",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +138,24 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
+    return Session(create(engine, _loading(options), [PROVIDER]))
+
+
+def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
+    with TemporaryDirectory() as folder:
+        settings = _loading(options)
+        settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
+        session = create(engine, settings, [PROVIDER])
+        call = Session(session).bind(batch)
+        unprofiled = run_for(seconds / 4, call)
+        return profile_of(session, run_for(seconds, call), unprofiled)
+
+
+def _loading(options: Config) -> onnxruntime.SessionOptions:
+    """The engine is optimised already; optimising it again could only change what was built."""
     settings = _session_options(options)
-    # The engine is optimised already; optimising it again could only change what was built.
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return Session(create(engine, settings, [PROVIDER]))
+    return settings
 
 
 def _session_options(options: Config) -> onnxruntime.SessionOptions:
@@ -187,42 +179,3 @@ def _optimisation(precision: Precision) -> onnxruntime.GraphOptimizationLevel:
 def _thread_pool(threads: int) -> None:
     """Set the process's pool, before its first session; a worker serves one set of options only."""
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
-
-
-def create(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
-    """A session. Raises Refused or Failed with the library's reason."""
-    try:
-        return onnxruntime.InferenceSession(model, settings, providers=providers)
-    except Exception as error:
-        # ONNX Runtime's exceptions share no root but Exception.
-        kind = Refused if "NOT_IMPLEMENTED" in str(error) else Failed
-        raise kind(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
-
-
-def free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
-    """The graph's named axes, fixed to what the engine takes; axes without a name are fixed already."""
-    graph = onnx.load(str(artifact), load_external_data=False).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = {one.name: one.type.tensor_type.shape.dim for one in graph.input if one.name not in constants}
-    shapes = shape.inputs(list(inputs))
-    pairs = [pair for name, axes in inputs.items() for pair in zip(axes, shapes[name], strict=False)]
-    return {axis.dim_param: size for axis, size in pairs if axis.dim_param}
-
-
-def layers_of(model: onnx.ModelProto) -> list[Layer]:
-    """The nodes of an optimised graph and what they execute in."""
-    weights = {i.name: TYPES.get(i.data_type, "other") for i in model.graph.initializer}
-    return [
-        Layer(name=node.name, type=node.op_type, precision=_precision(node, weights), compute=node.op_type in COMPUTE)
-        for node in model.graph.node
-    ]
-
-
-def _precision(node: onnx.NodeProto, weights: dict[str, str]) -> str:
-    """By operator or by the type of its weights; the optimised graph carries no types for the rest."""
-    if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
-        return "INT8"
-    if node.op_type == "MatMulNBits":
-        return "INT4"
-    typed = [weights[name] for name in node.input if name in weights]
-    return typed[0] if typed else "FP32"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
+from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import openvino
@@ -14,7 +22,7 @@ from openvino import properties
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime.backend import Built, Call, Job, Layer, Route, Shape
+from pqbench_runtime.backend import Built, Call, CrossCheck, Job, Layer, LayerTime, Profile, Route, Shape, run_for
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import Feed, named
@@ -74,6 +82,7 @@ ROUTES = (
     ),
 )
 COMPUTE = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "BatchedMatMul", "ScaledDotProductAttention"}
+EXECUTED = openvino.ProfilingInfo.Status.EXECUTED
 TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8", "i4": "INT4", "u4": "INT4"}
 
 
@@ -99,6 +108,10 @@ class Session:
         infer = partial(self._request.infer, named(batch, self.inputs), share_inputs=True)
         return lambda: infer().to_tuple()
 
+    def profiling_info(self) -> list[openvino.ProfilingInfo]:
+        """The layers' times, mean of all calls so far, where profiling is on."""
+        return self._request.get_profiling_info()
+
 
 def versions() -> dict[str, str]:
     return versions_of("openvino")
@@ -123,9 +136,51 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
+    return Session(_imported(engine, _properties(precision, options)))
+
+
+def _imported(engine: Path, chosen: dict[str, Any]) -> openvino.CompiledModel:
     with engine.open("rb") as file:
-        compiled = openvino.Core().import_model(file.read(), "CPU", _properties(precision, options))
-    return Session(compiled)
+        return openvino.Core().import_model(file.read(), "CPU", chosen)
+
+
+def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
+    chosen = _properties(precision, options) | {properties.enable_profiling(): True}
+    session = Session(_imported(engine, chosen))
+    call = session.bind(batch)
+    unprofiled = run_for(seconds / 4, call)
+    before = _seconds_so_far(session, unprofiled)
+    calls = run_for(seconds, call)
+    total = _seconds_so_far(session, unprofiled + calls)
+    ran = {info.node_name: info for info in session.profiling_info() if info.status == EXECUTED}
+    layers = [_layer_time(info, max(0.0, (total[name] - before[name]) / calls)) for name, info in ran.items()]
+    return Profile(tool="OpenVINO's performance counters", calls=calls, layers=layers)
+
+
+def _seconds_so_far(session: Session, calls: int) -> dict[str, float]:
+    """The counters are means over all calls of a request."""
+    return {info.node_name: info.real_time.total_seconds() * calls for info in session.profiling_info()}
+
+
+def cross_checks(
+    engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
+) -> list[CrossCheck]:
+    """OpenVINO's benchmark_app on the same blob, one synchronous request; filling the input is not timed."""
+    made = CrossCheck(tool="benchmark_app", definition="one synchronous infer, its input filled before")
+    program = shutil.which("benchmark_app", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    if program is None:
+        return [replace(made, unavailable="benchmark_app is not installed: pip install openvino")]
+    with TemporaryDirectory() as folder:
+        blob = Path(folder, "engine.blob")
+        blob.symlink_to(engine)
+        command = [program, "-m", str(blob), "-d", "CPU", "-hint", "none", "-api", "sync", "-t", str(ceil(seconds))]
+        command += ["-nstreams", "1", *(["-nthreads", str(options.threads)] if options.threads else [])]
+        done = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"Median:\s+([0-9.]+) ms", done.stdout)
+    if found is None:
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        return [replace(made, unavailable=f"benchmark_app ended with code {done.returncode}: {' '.join(last)}")]
+    return [replace(made, seconds={"latency": float(found[1]) / 1000}, command=shlex.join(command))]
 
 
 def _properties(precision: Precision, options: Config) -> dict[str, Any]:
@@ -172,6 +227,19 @@ def _layers(compiled: openvino.CompiledModel) -> list[Layer]:
         name = TYPES.get(executed, executed)
         layers.append(Layer(name=node.get_friendly_name(), type=kind, precision=name, compute=kind in COMPUTE))
     return layers
+
+
+def _layer_time(info: openvino.ProfilingInfo, seconds: float) -> LayerTime:
+    """The kernel's name ends in what it computes in: jit_avx512_i8, brgconv_avx512_bf16."""
+    executed = info.exec_type.rpartition("_")[2].lower()
+    return LayerTime(
+        name=info.node_name,
+        type=info.node_type,
+        precision=TYPES.get(executed, executed),
+        compute=info.node_type in COMPUTE,
+        seconds=seconds,
+        provider=info.exec_type,
+    )
 
 
 def _reason(error: RuntimeError) -> str:

@@ -1,25 +1,24 @@
-"""PyTorch: a torch.export program, run eagerly or through torch.compile."""
+"""PyTorch on the CPU: a torch.export program, run eagerly or through torch.compile."""
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch.profiler import ProfilerActivity
 from torch.utils import _pytree as pytree
+from torch.utils.benchmark import Timer
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime.backend import Built, Call, Job, Layer, Route, Shape
+from pqbench_runtime.backend import Built, Call, CrossCheck, Job, Profile, Route, Shape
+from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.errors import Failed
 from pqbench_wire.inputs import Feed, Inputs
 from pqbench_wire.jobs import first_line
 from pqbench_wire.process import versions_of
@@ -51,8 +50,6 @@ ROUTES = (
         evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
     ),
 )
-COMPUTE = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention", "einsum")
-TYPES = {torch.float32: "FP32", torch.float16: "FP16", torch.bfloat16: "BF16", torch.int8: "INT8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +97,7 @@ def device(options: Config) -> str:
 def build(job: Job, options: Config) -> Built:
     """Check that the program loads and runs at this batch size; the archive itself is the engine."""
     data = job.artifact.read_bytes()
-    program = _load(data)
+    program = load_program(data)
     session = _session(program, job.shape, options)
     try:
         session.bind(job.shape.zeros())()
@@ -114,59 +111,29 @@ def build(job: Job, options: Config) -> Built:
         "mkldnn": str(torch.backends.mkldnn.is_available()),
         "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
     }
-    return Built(data=data, layers=_layers(program), settings=settings)
+    return Built(data=data, layers=layers_of(program), settings=settings)
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    return _session(_load(engine.read_bytes()), shape, options)
+    return _session(load_program(engine.read_bytes()), shape, options)
+
+
+def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
+    call = load(engine, precision, shape, options).bind(batch)
+    return profiled(call, seconds, [ProfilerActivity.CPU])
+
+
+def cross_checks(
+    engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
+) -> list[CrossCheck]:
+    """PyTorch's own benchmark timer on the same program."""
+    call = load(engine, precision, shape, options).bind(batch)
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    median = timer.blocked_autorange(min_run_time=seconds).median
+    definition = "blocks of calls, each block's time over its calls"
+    return [CrossCheck(tool="torch.utils.benchmark", definition=definition, seconds={"latency": median})]
 
 
 def _session(program: torch.export.ExportedProgram, shape: Shape, options: Config) -> Session:
-    """The program names nothing for a caller: inputs and outputs are called as in the ONNX of the same model."""
-    module, count = program.module(), len(program.graph_signature.user_outputs)
-    inputs = [one.name for one in shape.preprocessing.inputs] or ["input"]
-    outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    module, (inputs, outputs) = program.module(), names(program, shape)
     return Session(torch.compile(module) if options.mode == "compile" else module, options, inputs, outputs)
-
-
-def _load(data: bytes) -> torch.export.ExportedProgram:
-    refuse_pickle(data)
-    try:
-        return torch.export.load(BytesIO(data))
-    except Exception as error:
-        raise Failed(f"PyTorch cannot load this program: {type(error).__name__}: {first_line(error)}") from error
-
-
-def refuse_pickle(archive: bytes) -> None:
-    """Raise InvalidInput if loading the .pt2 would run pickle: it could run anything."""
-    try:
-        with zipfile.ZipFile(BytesIO(archive)) as parts:
-            names = parts.namelist()
-            if "version" in names or len({name.lower() for name in names}) != len(names):
-                raise InvalidInput(".pt2 archive: the old format, or a name given twice, could run pickle")
-            for name in names:
-                if name.endswith("_config.json") and _asks_for_pickle(parts.read(name)):
-                    raise InvalidInput(f".pt2 archive: {name} asks for pickle; export plain tensors only")
-                if "/sample_inputs/" in name and parts.getinfo(name).file_size:
-                    torch.load(BytesIO(parts.read(name)), weights_only=True)
-    except zipfile.BadZipFile as error:
-        raise InvalidInput(f".pt2 archive: {error}") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise InvalidInput(f".pt2 archive asks for more than plain tensors: {first_line(error)}") from error
-
-
-def _asks_for_pickle(config: bytes) -> bool:
-    return any(entry.get("use_pickle", True) for entry in json.loads(config)["config"].values())
-
-
-def _layers(program: torch.export.ExportedProgram) -> list[Layer]:
-    layers = []
-    for node in program.graph.nodes:
-        if node.op != "call_function":
-            continue
-        value = node.meta.get("val")
-        kind = str(node.target).removeprefix("aten.").partition(".")[0]
-        precision = TYPES.get(value.dtype, str(value.dtype)) if isinstance(value, torch.Tensor) else "none"
-        compute = kind.startswith("conv") or kind in COMPUTE
-        layers.append(Layer(name=node.name, type=kind, precision=precision, compute=compute))
-    return layers

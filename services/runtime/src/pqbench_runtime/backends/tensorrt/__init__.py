@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import tensorrt as trt
 
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
-from pqbench_runtime.backend import Built, Job, Shape
+from pqbench_runtime.backend import Built, CrossCheck, Job, Profile, Shape
 from pqbench_runtime.backends.tensorrt.building import build_plan
 from pqbench_runtime.backends.tensorrt.inspector import layers_of
 from pqbench_runtime.backends.tensorrt.options import Config
 from pqbench_runtime.backends.tensorrt.routes import routes_of
 from pqbench_runtime.backends.tensorrt.session import Engine, Session
+from pqbench_runtime.backends.tensorrt.tools import polygraphy, trtexec
+from pqbench_wire.inputs import Feed
 
-__all__ = ["ON_GPU", "REQUIRES", "ROUTES", "Config", "build", "device", "load", "versions"]
+__all__ = ["ON_GPU", "REQUIRES", "ROUTES", "Config", "build", "cross_checks", "device", "load", "profile", "versions"]
 REQUIRES = ("tensorrt", "pynvml")
 ON_GPU = True
 ROUTES = routes_of(trt.__version__)
@@ -41,3 +44,17 @@ def build(job: Job, options: Config) -> Built:
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
     return Session(Engine(engine.read_bytes(), options), shape, options)
+
+
+def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
+    session = load(engine, precision, shape, replace(options, cuda_graph=False))
+    session.bind(batch)
+    return session.profile(seconds)
+
+
+def cross_checks(
+    engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
+) -> list[CrossCheck]:
+    """trtexec and Polygraphy, which are in NVIDIA's images."""
+    shapes = shape.inputs(load(engine, precision, shape, options).inputs)
+    return [trtexec(engine, shapes, options, seconds), polygraphy(engine)]

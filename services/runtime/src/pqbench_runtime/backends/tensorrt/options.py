@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tensorrt as trt
 from pydantic import Field, model_validator
 
-from pqbench_runtime.device_call import GpuOptions
+from pqbench_runtime.backend import GpuOptions
 
 MAJOR = int(trt.__version__.partition(".")[0])
 Typing = Literal["weak", "strong"] if MAJOR == 10 else Literal["strong"] if MAJOR > 10 else Literal["weak"]

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import tensorrt as trt
 
-from pqbench_runtime.backend import Call, Shape
+from pqbench_runtime.backend import Call, Profile, Shape, run_for
+from pqbench_runtime.backends.tensorrt.inspector import layers_of
 from pqbench_runtime.backends.tensorrt.log import Log
 from pqbench_runtime.backends.tensorrt.options import Config
+from pqbench_runtime.backends.tensorrt.profiler import Profiler
 from pqbench_runtime.cuda import Graph, Stream, Tensor
 from pqbench_runtime.device_call import WARM_UP, DeviceCall
 from pqbench_wire.errors import Failed, OutOfMemory
@@ -65,7 +67,21 @@ class Session:
         for name, array in named(batch, list(self._inputs)).items():
             np.copyto(self._inputs[name].host, array, casting="same_kind")  # 8.6 takes INT64 as INT32
         outputs = [tensor.host for tensor in self._outputs.values()]
-        return DeviceCall(self._stream, self._upload, self._compute, self._download, outputs, self._options)
+        transfers, spin = self._options.transfers, self._options.spin
+        return DeviceCall(self._stream, self._upload, self._compute, self._download, outputs, transfers, spin)
+
+    def profile(self, seconds: float) -> Profile:
+        """Run the last batch that was bound, without a graph, under TensorRT's profiler."""
+        self._upload()
+        run_for(seconds / 4, self._run_once)
+        self._context.profiler = profiler = Profiler()
+        calls = run_for(seconds, self._run_once)
+        layers = profiler.layers(calls, layers_of(self._engine.information()))
+        return Profile(tool="TensorRT's profiler", calls=calls, layers=layers)
+
+    def _run_once(self) -> None:
+        self._enqueue()
+        self._stream.synchronize()
 
     def _tensor(self, name: str) -> Tensor:
         kind = str(self._engine.cuda.get_tensor_dtype(name)).rpartition(".")[2]

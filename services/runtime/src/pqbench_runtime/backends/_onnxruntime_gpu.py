@@ -1,0 +1,132 @@
+"""What ONNX Runtime's GPU backends share: device-resident inputs and outputs on a stream of ours.
+
+With `user_compute_stream` and the synchronisation after a run switched off, a run only queues its work,
+so that copies and computation are timed by events as on every other GPU backend.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from pqbench_runtime import cuda, gpu
+from pqbench_runtime.backend import Call, GpuOptions, Profile, Shape, run_for
+from pqbench_runtime.backends._onnxruntime import create, profile_of
+from pqbench_runtime.cuda import Stream, Tensor
+from pqbench_runtime.device_call import WARM_UP, DeviceCall
+from pqbench_wire.errors import Failed, Unavailable
+from pqbench_wire.inputs import Feed, named
+
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
+          "tensor(uint8)": np.uint8, "tensor(int16)": np.int16, "tensor(int32)": np.int32,
+          "tensor(int64)": np.int64, "tensor(bool)": np.bool_}  # fmt: skip
+Providers = Callable[[Stream, bool], Sequence[Any]]  # stream, whether to capture a CUDA graph -> for ONNX Runtime
+
+
+def device(provider: str) -> str:
+    """The GPU. Raises Unavailable where this ONNX Runtime lacks the provider, or there is no GPU."""
+    if provider not in onnxruntime.get_available_providers():
+        raise Unavailable(f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in place of onnxruntime")
+    return gpu.device()
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """One thread: the host only queues work."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 3
+    return settings
+
+
+def opened(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
+    """A session on the first of `providers`; ONNX Runtime itself falls back to the CPU with a warning."""
+    session = create(model, settings, providers)
+    wanted = providers[0][0]
+    if session.get_providers()[0] != wanted:
+        raise Failed(f"ONNX Runtime cannot load {wanted}: a library that it needs is missing or of another version")
+    return session
+
+
+class Session:
+    """A loaded model with its buffers on the device."""
+
+    def __init__(
+        self, model: Path, settings: onnxruntime.SessionOptions, providers: Providers, shape: Shape, options: GpuOptions
+    ) -> None:
+        self._stream, self._options, self._shape = Stream(), options, shape
+        self._open(model, settings, providers)
+
+    def _open(self, model: Path, settings: onnxruntime.SessionOptions, providers: Providers) -> None:
+        if not self._options.cuda_graph:
+            self._start(opened(model, settings, providers(self._stream, False)))
+            self.settings: Mapping[str, str] = {"cuda_graph": "off"}
+            return
+        try:
+            self._start(opened(model, settings, providers(self._stream, True)))
+            self.settings = {"cuda_graph": "captured"}
+        except Failed as error:
+            self._start(opened(model, settings, providers(self._stream, False)))
+            self.settings = {"cuda_graph": f"could not be captured: {error}"}
+
+    def _start(self, session: onnxruntime.InferenceSession) -> None:
+        """Bind the buffers and run until a graph is captured."""
+        self._session = session
+        self.inputs = [one.name for one in session.get_inputs()]
+        self.outputs = [one.name for one in session.get_outputs()]
+        self._binding, self._run_options = session.io_binding(), onnxruntime.RunOptions()
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        shapes = self._shape.inputs(self.inputs)
+        types = {one.name: np.dtype(DTYPES[one.type]) for one in (*session.get_inputs(), *session.get_outputs())}
+        self._inputs = {name: Tensor(shapes[name], types[name]) for name in self.inputs}
+        for name, tensor in self._inputs.items():
+            self._binding.bind_input(*_place(name, tensor, types[name]))
+        self._outputs = {name: Tensor(axes, types[name]) for name, axes in self._output_shapes().items()}
+        for name, tensor in self._outputs.items():
+            self._binding.bind_output(*_place(name, tensor, types[name]))
+        try:
+            for _ in range(WARM_UP):
+                self._enqueue()
+            self._stream.synchronize()
+        except RuntimeError as error:
+            raise Failed(f"ONNX Runtime cannot run this engine: {error}") from error
+
+    def bind(self, batch: Feed) -> Call:
+        """The timed call for one batch, which is copied into pinned memory now."""
+        for name, array in named(batch, self.inputs).items():
+            np.copyto(self._inputs[name].host, array)
+        outputs, options = [tensor.host for tensor in self._outputs.values()], self._options
+        upload = functools.partial(_each, self._inputs.values(), "upload", self._stream)
+        download = functools.partial(_each, self._outputs.values(), "download", self._stream)
+        return DeviceCall(self._stream, upload, self._enqueue, download, outputs, options.transfers, options.spin)
+
+    def profile(self, batch: Feed, seconds: float) -> Profile:
+        """Under the profiler that the session was opened with."""
+        call = self.bind(batch)
+        unprofiled = WARM_UP + run_for(seconds / 4, call)
+        return profile_of(self._session, run_for(seconds, call), unprofiled)
+
+    def _enqueue(self) -> None:
+        self._session.run_with_iobinding(self._binding, self._run_options)
+
+    def _output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """As the graph says; where it does not, as a run gives them."""
+        declared = {one.name: tuple(one.shape) for one in self._session.get_outputs()}
+        if all(isinstance(size, int) for axes in declared.values() for size in axes):
+            return declared
+        zeros = named(self._shape.zeros(), self.inputs)
+        return {n: a.shape for n, a in zip(self.outputs, self._session.run(None, zeros), strict=True)}
+
+
+def _place(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Arguments of bind_input and bind_output."""
+    return name, "cuda", cuda.current_device(), dtype, tensor.host.shape, tensor.device.value
+
+
+def _each(tensors: Any, method: str, stream: Stream) -> None:
+    for tensor in tensors:
+        getattr(tensor, method)(stream)

@@ -1,0 +1,113 @@
+"""What PyTorch's backends share: loading a program without pickle, its layers, its profiler."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from pqbench_runtime.backend import Layer, LayerTime, Profile, Shape, run_for
+from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.jobs import first_line
+
+COMPUTE = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention", "einsum")
+TYPES = {torch.float32: "FP32", torch.float16: "FP16", torch.bfloat16: "BF16", torch.int8: "INT8"}
+PROFILED = {"float": "FP32", "c10::Half": "FP16", "c10::BFloat16": "BF16", "signed char": "INT8"}
+CALL = "pqbench call"
+
+
+def load_program(data: bytes) -> torch.export.ExportedProgram:
+    """The program in a .pt2 archive. Raises InvalidInput for one that asks for pickle, Failed for a broken one."""
+    refuse_pickle(data)
+    try:
+        return torch.export.load(BytesIO(data))
+    except Exception as error:
+        raise Failed(f"PyTorch cannot load this program: {type(error).__name__}: {first_line(error)}") from error
+
+
+def names(program: torch.export.ExportedProgram, shape: Shape) -> tuple[list[str], list[str]]:
+    """Inputs and outputs, called as in the ONNX of the same model: the program itself names nothing for a caller."""
+    count = len(program.graph_signature.user_outputs)
+    inputs = [one.name for one in shape.preprocessing.inputs] or ["input"]
+    return inputs, ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+
+
+def refuse_pickle(archive: bytes) -> None:
+    """Raise InvalidInput if loading the .pt2 would run pickle: it could run anything."""
+    try:
+        with zipfile.ZipFile(BytesIO(archive)) as parts:
+            names = parts.namelist()
+            if "version" in names or len({name.lower() for name in names}) != len(names):
+                raise InvalidInput(".pt2 archive: the old format, or a name given twice, could run pickle")
+            for name in names:
+                if name.endswith("_config.json") and _asks_for_pickle(parts.read(name)):
+                    raise InvalidInput(f".pt2 archive: {name} asks for pickle; export plain tensors only")
+                if "/sample_inputs/" in name and parts.getinfo(name).file_size:
+                    torch.load(BytesIO(parts.read(name)), weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise InvalidInput(f".pt2 archive: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise InvalidInput(f".pt2 archive asks for more than plain tensors: {first_line(error)}") from error
+
+
+def _asks_for_pickle(config: bytes) -> bool:
+    return any(entry.get("use_pickle", True) for entry in json.loads(config)["config"].values())
+
+
+def layers_of(program: torch.export.ExportedProgram) -> list[Layer]:
+    """The operators of a program and the type of what they give."""
+    layers = []
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        value = node.meta.get("val")
+        kind = str(node.target).removeprefix("aten.").partition(".")[0]
+        precision = TYPES.get(value.dtype, str(value.dtype)) if isinstance(value, torch.Tensor) else "none"
+        layers.append(Layer(name=node.name, type=kind, precision=precision, compute=_computes(kind)))
+    return layers
+
+
+def _computes(kind: str) -> bool:
+    return kind.startswith("conv") or kind in COMPUTE
+
+
+def profiled(call: Callable[[], Any], seconds: float, activities: Sequence[ProfilerActivity]) -> Profile:
+    """Time the outermost operators of a call: on the GPU where `activities` has CUDA, on the host else."""
+    run_for(seconds / 4, call)
+
+    def marked() -> None:
+        with record_function(CALL):
+            call()
+
+    with profile(activities=list(activities), record_shapes=True) as measured:
+        calls = run_for(seconds, marked)
+    on_gpu = ProfilerActivity.CUDA in activities
+    first: dict[int, Any] = {}
+    spent: dict[int, float] = {}
+    for outer in (event for event in measured.events() if event.name == CALL and event.cpu_children):
+        for position, event in enumerate(outer.cpu_children):
+            first.setdefault(position, event)
+            microseconds = event.device_time_total if on_gpu else event.cpu_time_total
+            spent[position] = spent.get(position, 0.0) + microseconds / 1e6
+    layers = [_layer_time(event, spent[position] / calls) for position, event in first.items()]
+    return Profile(tool="PyTorch's profiler", calls=calls, layers=layers)
+
+
+def _layer_time(event: Any, seconds: float) -> LayerTime:
+    kind = event.name.removeprefix("aten::")
+    precision = next((PROFILED[name] for name in event.input_dtypes or () if name in PROFILED), "")
+    inner = [child.name for child in event.cpu_children]
+    return LayerTime(
+        name=f"{kind} {event.input_shapes[0] if event.input_shapes else ''}".strip(),
+        type=kind,
+        precision=precision,
+        compute=_computes(kind),
+        seconds=seconds,
+        provider=inner[-1].removeprefix("aten::") if inner else "",
+    )

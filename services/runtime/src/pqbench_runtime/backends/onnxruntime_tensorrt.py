@@ -1,0 +1,198 @@
+"""ONNX Runtime on NVIDIA GPUs by its TensorRT execution provider, the thesis' own route."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import flatbuffers
+import numpy as np
+import onnx
+from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+from onnxruntime.quantization.CalTableFlatBuffers import KeyValue, TrtTable
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_runtime import cuda
+from pqbench_runtime.backend import UNKNOWN, Built, GpuOptions, Job, Layer, Profile, Route, Shape
+from pqbench_runtime.backends import _onnxruntime_gpu as shared
+from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
+from pqbench_runtime.cuda import Stream
+from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.inputs import Feed, as_feed, named
+from pqbench_wire.process import versions_of
+
+REQUIRES = ("onnx", "onnxruntime", "flatbuffers", "pynvml")
+ON_GPU = True
+PROVIDER = "TensorrtExecutionProvider"
+FP32, FP16, BF16, INT8 = (
+    Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_BF16, Precision.PRECISION_INT8
+)  # fmt: skip
+WIDE = (FP32, Precision.PRECISION_TF32)
+ROUTES = (
+    Route(precision=FP32, form=Form.FORM_ONNX_UNTYPED, executes=WIDE, evidence="no precision option"),
+    Route(precision=FP16, form=Form.FORM_ONNX_UNTYPED, executes=(FP16, *WIDE), evidence="trt_fp16_enable"),
+    Route(precision=BF16, form=Form.FORM_ONNX_UNTYPED, executes=(BF16, *WIDE), evidence="trt_bf16_enable"),
+    Route(
+        precision=INT8,
+        form=Form.FORM_QDQ_SIGNED,
+        executes=(INT8, FP16, *WIDE),
+        evidence="trt_int8_enable and trt_fp16_enable; signed symmetric Q/DQ",
+    ),
+    Route(
+        precision=INT8,
+        form=Form.FORM_ONNX_UNTYPED,
+        executes=(INT8, FP16, *WIDE),
+        evidence="a table of ranges from real images; ONNX Runtime's own writer loses negative ones",
+    ),
+)
+FLAGS = {FP16: ("trt_fp16_enable",), BF16: ("trt_bf16_enable",), INT8: ("trt_int8_enable", "trt_fp16_enable")}
+TABLE, CONTEXT = "ranges.flatbuffers", "context.onnx"
+CALIBRATION_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(GpuOptions):
+    """Options of the provider; what is not named stays at its default."""
+
+    optimization_level: Annotated[
+        int, Field(ge=0, le=5, description="effort of the builder; TensorRT's default is 3")
+    ] = 3
+    sparse_weights: Annotated[bool, Field(description="let 2:4 sparse weights use sparse tensor cores")] = False
+    timing_cache: Annotated[bool, Field(description="builds share the timings of tactics")] = True
+
+
+def versions() -> dict[str, str]:
+    return versions_of("onnxruntime-gpu", "onnx", "tensorrt") | {"cuda": cuda.runtime_version()}
+
+
+def device(options: Config) -> str:
+    return shared.device(PROVIDER)
+
+
+def build(job: Job, options: Config) -> Built:
+    """Have the provider build its plan into an ONNX of its own (EPContext), which is the engine.
+
+    The provider does not say what its layers run in: they are "unknown".
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        chosen = dict.fromkeys(FLAGS.get(job.precision, ()), "1") | {
+            "trt_dump_ep_context_model": "1",
+            "trt_ep_context_embed_mode": "1",
+            "trt_ep_context_file_path": str(folder / CONTEXT),
+            "trt_timing_cache_enable": str(int(options.timing_cache)),
+            "trt_timing_cache_path": str(job.caches),
+        }
+        if job.precision == INT8 and job.form == Form.FORM_ONNX_UNTYPED:
+            chosen |= _calibrated(job, folder)
+        settings = shared.session_options()
+        for axis, size in free_dimensions(job.artifact, job.shape).items():
+            settings.add_free_dimension_override_by_name(axis, size)
+        job.caches.mkdir(parents=True, exist_ok=True)
+        shared.opened(job.artifact, settings, _providers(options, chosen)(Stream(), False))
+        if not (folder / CONTEXT).is_file():
+            raise Failed("the TensorRT provider took no part of this model")
+        data = (folder / CONTEXT).read_bytes()
+    layers = [_opaque(one) if one.type == "EPContext" else one for one in layers_of(onnx.load_from_string(data))]
+    beside = sorted({layer.type for layer in layers if layer.type != "EPContext"})
+    settings_made = {
+        "execution_provider": PROVIDER,
+        "options": ", ".join(sorted(name for name, value in chosen.items() if value == "1")),
+        "beside_tensorrt": ", ".join(beside) or "no node",
+        "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
+    }
+    return Built(data=data, layers=layers, settings=settings_made)
+
+
+def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> shared.Session:
+    flags = dict.fromkeys(FLAGS.get(precision, ()), "1")
+    return shared.Session(engine, shared.session_options(), _providers(options, flags), shape, options)
+
+
+def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = shared.session_options()
+        settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
+        flags = dict.fromkeys(FLAGS.get(precision, ()), "1")
+        without_graph = replace(options, cuda_graph=False)
+        session = shared.Session(engine, settings, _providers(options, flags), shape, without_graph)
+        return session.profile(batch, seconds)
+
+
+def _opaque(layer: Layer) -> Layer:
+    return replace(layer, precision=UNKNOWN, compute=True)
+
+
+def _providers(options: Config, more: dict[str, str]) -> shared.Providers:
+    def providers(stream: Stream, graph: bool) -> Sequence[Any]:
+        place = {"device_id": str(cuda.current_device()), "user_compute_stream": str(stream.handle.value)}
+        chosen = place | {
+            "trt_builder_optimization_level": str(options.optimization_level),
+            "trt_sparsity_enable": str(int(options.sparse_weights)),
+            "trt_cuda_graph_enable": str(int(graph)),
+        }
+        rest = place | {"use_tf32": str(int(options.tf32))}
+        return [(PROVIDER, chosen | more), ("CUDAExecutionProvider", rest), "CPUExecutionProvider"]
+
+    return providers
+
+
+def _calibrated(job: Job, folder: Path) -> dict[str, str]:
+    """Options that name a table of ranges, found by running the model over the calibration images."""
+    if job.calibration is None:
+        raise InvalidInput("INT8 without Q/DQ nodes needs images to calibrate with; the artifact names none")
+    calibrator = create_calibrator(
+        str(job.artifact),
+        augmented_model_path=str(folder / "augmented.onnx"),
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+    calibrator.collect_data(_Reader(job.calibration, job.shape, job.artifact))
+    ranges = {name: found.range_value for name, found in calibrator.compute_data().items()}
+    (folder / TABLE).write_bytes(table({name: _largest(*values) for name, values in ranges.items()}))
+    return {"trt_int8_calibration_table_name": TABLE, "trt_engine_cache_path": str(folder)}
+
+
+def _largest(low: np.ndarray, high: np.ndarray) -> float:
+    """The range is symmetric: its largest magnitude, on whichever side of zero it lies."""
+    return float(max(np.abs(low).max(), np.abs(high).max()))
+
+
+def table(ranges: dict[str, float]) -> bytes:
+    """ONNX Runtime's table of dynamic ranges: tensor name -> largest magnitude."""
+    builder = flatbuffers.Builder(1024)
+    entries = []
+    for name, largest in sorted(ranges.items()):
+        key, value = builder.CreateString(name), builder.CreateString(repr(largest))
+        KeyValue.KeyValueStart(builder)
+        KeyValue.KeyValueAddKey(builder, key)
+        KeyValue.KeyValueAddValue(builder, value)
+        entries.append(KeyValue.KeyValueEnd(builder))
+    TrtTable.TrtTableStartDictVector(builder, len(entries))
+    for entry in reversed(entries):
+        builder.PrependUOffsetTRelative(entry)
+    rows = builder.EndVector()
+    TrtTable.TrtTableStart(builder)
+    TrtTable.TrtTableAddDict(builder, rows)
+    builder.Finish(TrtTable.TrtTableEnd(builder))
+    return bytes(builder.Output())
+
+
+class _Reader(CalibrationDataReader):
+    """Batches of the calibration images."""
+
+    def __init__(self, images: Feed, shape: Shape, artifact: Path) -> None:
+        graph = onnx.load(str(artifact), load_external_data=False).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        names = [one.name for one in graph.input if one.name not in constants]
+        self._batches: Iterator[dict[str, np.ndarray]] = (
+            named(as_feed(images[start : start + CALIBRATION_BATCH], shape.preprocessing), names)
+            for start in range(0, len(images), CALIBRATION_BATCH)
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, or None."""
+        return next(self._batches, None)

@@ -1,0 +1,41 @@
+"""Times of an engine's layers, which TensorRT tells while it runs without a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorrt as trt
+
+from pqbench_runtime.backend import UNKNOWN, Layer, LayerTime
+
+
+class Profiler(trt.IProfiler):
+    """Adds up milliseconds by layer, in the order of execution."""
+
+    def __init__(self) -> None:
+        trt.IProfiler.__init__(self)
+        self.milliseconds: dict[str, float] = {}
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        """Called by TensorRT, once a layer and call."""
+        self.milliseconds[layer_name] = self.milliseconds.get(layer_name, 0.0) + ms
+
+    def layers(self, calls: int, known: Sequence[Layer]) -> list[LayerTime]:
+        """The mean times of `calls`, with what the inspector knows of the layers."""
+        details = {layer.name: layer for layer in known}
+        return [_layer_time(name, ms / 1e3 / calls, details.get(name)) for name, ms in self.milliseconds.items()]
+
+
+def _layer_time(name: str, seconds: float, layer: Layer | None) -> LayerTime:
+    """Reformats that the builder adds appear here and not in the inspector."""
+    if layer is None:
+        kind = "Reformat" if "reformat" in name.lower() else ""
+        return LayerTime(name=name, type=kind, precision=UNKNOWN, compute=False, seconds=seconds)
+    return LayerTime(
+        name=name,
+        type=layer.type,
+        precision=layer.precision,
+        compute=layer.compute,
+        seconds=seconds,
+        provider=layer.tactic,
+    )

@@ -1,0 +1,144 @@
+"""ONNX Runtime and PyTorch on GPUs, against stand-ins: how they are spoken to, not how fast they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import WorkerRequest
+from pqbench_compressor import export
+from pqbench_compressor.opset import lowered
+from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
+from pqbench_runtime.backend import BACKENDS, Route
+from pqbench_runtime.backends.pytorch_cuda import is_semi_structured
+from pqbench_runtime.service import RuntimeServicer
+from pqbench_runtime.workers import WorkerProcess
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import Failed
+from pqbench_wire.inputs import store_inputs
+from tests.contract.test_tensorrt import measured
+
+GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda")
+ROUTES = [(name, route) for name in GPU for route in BACKENDS.load(name).ROUTES]
+UNTYPED = Form.FORM_ONNX_UNTYPED
+FP32, INT8 = Precision.PRECISION_FP32, Precision.PRECISION_INT8
+MAKERS = {Precision.PRECISION_FP16: "fp16", Precision.PRECISION_BF16: "bf16"}
+
+
+def made(
+    precision: Precision, form: Form, module: torch.nn.Module, context: Context, store: BlobStore
+) -> tuple[bytes, Any]:
+    """The digits network in a precision and form, and the images that its runtime calibrates with."""
+    source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
+    if precision == FP32:
+        ways = {Form.FORM_ONNX: source.onnx, UNTYPED: lambda: lowered(source.onnx())}
+        return ways.get(form, lambda: export.to_pt2(module, context.example))(), None
+    implicit = precision == INT8 and form == UNTYPED
+    plugin = QUANTIZERS.load(MAKERS.get(precision) or ("int8-implicit" if implicit else "int8-static"))
+    data: bytes = plugin.quantize(source, plugin.Config(), context, (form,))[form]
+    return data, store_inputs(store, source.calibration) if implicit and source.calibration is not None else None
+
+
+def test_there_is_a_test_for_every_gpu_backend() -> None:
+    found = {n for n in BACKENDS.names if not BACKENDS.missing(n) and getattr(BACKENDS.load(n), "ON_GPU", False)}
+    assert found - {"tensorrt"} == set(GPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "route"), ROUTES, ids=lambda v: v if isinstance(v, str) else f"{Precision.Name(v.precision)}-{v.form}"
+)
+def test_route(
+    name: str, route: Route, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore,
+    build: Any, predict: Any, use: Any,
+) -> None:  # fmt: skip
+    use()
+    data, calibration = made(route.precision, route.form, trained, context, store)
+    built = build(name, data, route.form, route.precision, training.preprocessing, calibration)
+    wanted = Precision.Name(route.precision).removeprefix("PRECISION_")
+    most = max(built.executed, key=lambda key: built.executed[key])
+    assert most == "unknown" if name == "onnxruntime-tensorrt" else most in (wanted, "TF32")
+    assert built.engine.built_on.startswith("Emulated GPU [sm_90] driver 580") and "cuda 1" in built.engine.built_on
+    outputs = predict(built.engine, training.images[:6])
+    reference = export.run_module(trained, training.inputs(slice(6)))
+    assert export.sqnr(reference, outputs) > (60 if route.precision == FP32 else 12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", GPU)
+def test_times_are_split_and_graphs_captured_or_said_to_be_not(
+    name: str, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    form = next(route.form for route in BACKENDS.load(name).ROUTES if route.precision == FP32)
+    use()
+    data, _ = made(FP32, form, trained, context, store)
+    engines = [
+        build(name, data, form, FP32, training.preprocessing, **options).engine
+        for options in ({}, {"transfers": False}, {"cuda_graph": False, "tf32": False, "spin": False})
+    ]
+    timings = [measured(store, engine, training).timings[0] for engine in engines]
+    assert [set(one.device) for one in timings] == [{"compute", "h2d", "d2h"}, {"compute"}, {"compute", "h2d", "d2h"}]
+    assert [one.settings["cuda_graph"] for one in timings] == ["captured", "captured", "off"]
+    use(EMULATED_NO_CAPTURE="1")
+    without = measured(store, engines[0], training).timings[0]
+    assert "could not be captured" in without.settings["cuda_graph"] and without.median > 0
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_profile(
+    name: str, trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    use()
+    form = next(route.form for route in BACKENDS.load(name).ROUTES if route.precision == FP32)
+    data, _ = made(FP32, form, trained, context, store)
+    engine, worker = build(name, data, form, FP32, training.preprocessing).engine, WorkerProcess(store.root)
+    try:
+        inputs = store_inputs(store, training.images[:4])
+        asked = pb.ProfileRequest(engine=engine, inputs=inputs, seconds=0.05, run="r")
+        profile = worker.ask(WorkerRequest(profile=asked), lambda reply: None).profile
+    finally:
+        worker.close()
+    assert profile.layers and profile.calls >= 3
+
+
+def test_onnxruntime_never_falls_back_to_the_cpu_silently(
+    trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    use(EMULATED_WITHOUT_LIBRARIES="1")
+    data, _ = made(FP32, Form.FORM_ONNX, trained, context, store)
+    with pytest.raises(Failed, match="cannot load CUDAExecutionProvider: a library that it needs is missing"):
+        build("onnxruntime-cuda", data, Form.FORM_ONNX, FP32, training.preprocessing)
+
+
+def test_the_table_of_ranges_keeps_negative_ones() -> None:
+    from onnxruntime.quantization.CalTableFlatBuffers.TrtTable import TrtTable
+
+    plugin = BACKENDS.load("onnxruntime-tensorrt")
+    assert plugin._largest(np.float32(-23.2), np.float32(-14.8)) == pytest.approx(23.2)
+    table = TrtTable.GetRootAsTrtTable(plugin.table({"b": 1.5, "a": 23.25}), 0)
+    entries = [table.Dict(index) for index in range(table.DictLength())]
+    assert [(one.Key(), float(one.Value())) for one in entries] == [(b"a", 23.25), (b"b", 1.5)]
+
+
+def test_only_two_in_four_is_semi_structured() -> None:
+    weight = torch.ones(32, 64, dtype=torch.float16)
+    assert not is_semi_structured(weight)
+    weight[:, ::4] = weight[:, 1::4] = 0
+    assert is_semi_structured(weight) and not is_semi_structured(weight.float())
+    assert not is_semi_structured(weight[:, :32]), "cuSPARSELt wants other sizes"
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_without_a_gpu_they_are_unavailable(name: str, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("skipped: there is a GPU")
+    asked = pb.GetCapabilitiesRequest(backends=[name])
+    found = RuntimeServicer(tmp_path, None).GetCapabilities(asked, cast(Any, None)).backends[0].plugin
+    assert json.loads(found.config_schema_json)["properties"]["transfers"]
+    assert not found.available and len(found.unavailable_reason) > 20
