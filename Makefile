@@ -11,7 +11,7 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench matrix clean
+.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench gpu-check matrix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ bench: setup ## run the benchmarks (IMAGES=folder for the second, TESTDATA=folde
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/quantizers.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/routes.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/recovery.py $(TESTDATA))
+
+gpu-check: ## check and time what this NVIDIA machine's libraries allow; numpy and torch are enough
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py
 
 matrix: setup ## every technique on every model of the thesis; takes an hour or two, goes on where it was interrupted
 	@test -e $(TESTDATA)/imagenet_sample.zip || { echo "there is no $(TESTDATA)/imagenet_sample.zip: make matrix TESTDATA=folder"; exit 2; }

@@ -93,7 +93,16 @@ def predict(store: BlobStore) -> Callable[[pb.Engine, np.ndarray], np.ndarray]:
 def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the stand-in for CUDA's runtime library."""
     folder = tmp_path_factory.mktemp("cudart")
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wl,-Bsymbolic", "-o", str(folder / "libcudart.so.13"), str(EMULATOR / "cudart.c")]
+    command = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-Wl,-Bsymbolic",
+        "-o",
+        str(folder / "libcudart.so.13"),
+        str(EMULATOR / "cudart.c"),
+    ]
     subprocess.run(command, check=True)
     return folder
 

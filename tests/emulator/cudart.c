@@ -7,7 +7,7 @@
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, CAPTURE_UNSUPPORTED = 900 };
 typedef void (*work_t)(void *);
-typedef struct node { int is_copy; void *to; const void *from; size_t size; work_t work; void *argument; struct node *next; } node;
+typedef struct node { int is_copy; /* 1: to the device, 2: from it */ void *to; const void *from; size_t size; work_t work; void *argument; struct node *next; } node;
 typedef struct { node *first, **last; int broken; } graph;
 typedef struct { graph *capturing; } stream;
 typedef struct { double seconds; } event;
@@ -15,7 +15,11 @@ static int last_error;
 
 static int result(int status) { if (status) last_error = status; return status; }
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec * 1e-9; }
-static void run(const node *n) { if (n->is_copy) memcpy(n->to, n->from, n->size); else n->work(n->argument); }
+static void run(const node *n) {
+  if (!n->is_copy) { n->work(n->argument); return; }
+  memcpy(n->to, n->from, n->size);
+  if (n->is_copy == 2 && getenv("EMULATED_WRONG")) ((char *)n->to)[0] ^= 1; /* a test wants a broken copy */
+}
 
 static int queue(stream *s, node n) {
   if (!s) return result(INVALID_VALUE);
@@ -42,7 +46,7 @@ int cudaMalloc(void **p, size_t size) {
 int cudaFree(void *p) { free(p); return SUCCESS; }
 int cudaHostAlloc(void **p, size_t size, unsigned flags) { return cudaMalloc(p, size); }
 int cudaFreeHost(void *p) { free(p); return SUCCESS; }
-int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, stream *s) { return queue(s, (node){1, to, from, size, NULL, NULL, NULL}); }
+int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, stream *s) { return queue(s, (node){kind, to, from, size, NULL, NULL, NULL}); }
 int cudaStreamCreateWithFlags(stream **s, unsigned flags) { *s = calloc(1, sizeof **s); return SUCCESS; }
 int cudaStreamSynchronize(stream *s) { return s && !s->capturing ? SUCCESS : result(INVALID_VALUE); }
 int cudaStreamDestroy(stream *s) { free(s); return SUCCESS; }

@@ -62,7 +62,7 @@ def _graph(made: CUDAGraph, stream: Any, capture_error_mode: str) -> Any:
 
 
 def _move(self: Any, *args: Any, **kwargs: Any) -> Any:
-    return _to(self, *("cpu" if arg == "cuda" else arg for arg in args), **kwargs)
+    return _to(self, *("cpu" if str(arg) == "cuda" else arg for arg in args), **kwargs)
 
 
 _profiler = importlib.import_module("torch.profiler")
@@ -76,6 +76,7 @@ def _profile_without_gpu(activities: Any, **options: Any) -> Any:
 _profiler.profile = _profile_without_gpu
 _real.Tensor.to = _move
 _real.cuda.is_available = lambda: True
+_real.cuda.get_rng_state, _real.cuda.set_rng_state = _real.get_rng_state, _real.set_rng_state
 _real.cuda.ExternalStream = lambda handle: handle
 _real.cuda.stream = lambda stream: contextlib.nullcontext()
 _real.cuda.CUDAGraph = CUDAGraph

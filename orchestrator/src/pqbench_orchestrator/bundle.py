@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, PredictResult
-from pqbench_orchestrator.ledger import Ledger
+from pqbench_orchestrator.ledger import cell_of
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, load_inputs
@@ -35,11 +35,7 @@ def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
     """
     if out.exists() and any(out.iterdir()):
         raise InvalidInput(f"{out} is not empty")
-    ledger = Ledger(run / "ledger.sqlite")
-    try:
-        row, results = _results(ledger, run, cell)
-    finally:
-        ledger.close()
+    row, results = cell_of(run, cell)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         folder = Path(name) / "bundle"
@@ -49,18 +45,6 @@ def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
             out.rmdir()
         folder.replace(out)
     return out
-
-
-def _results(ledger: Ledger, run: Path, cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The cell's row, and the results of its steps by role."""
-    rows = {row["Cell"]: row for row in ledger.cells()}
-    if cell not in rows:
-        raise InvalidInput(f"{run} has no cell {cell!r}; the last column of results.csv names them")
-    if rows[cell]["Outcome"] != "ok":
-        raise InvalidInput(f"cell {cell} is {rows[cell]['Outcome']}: {rows[cell]['Reason']}")
-    steps = json.loads(ledger.description()[f"cell {cell}"])
-    records = {role: ledger.step(key) for role, key in steps.items()}
-    return rows[cell], {role: record.result for role, record in records.items() if record is not None}
 
 
 def _write(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,11 +20,13 @@ from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.listing import KINDS, listing
 from pqbench_orchestrator.tables import count_outcomes
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import InvalidInput, PqbenchError
+from pqbench_wire.errors import PqbenchError
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-console = Console()
+WIDE = 160  # columns of a table that no terminal shows: a file, a pipe, a log
+
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -136,10 +140,27 @@ def export_command(
     data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
 ) -> None:
     """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
-    if not (folder / run.LEDGER).is_file():
-        raise InvalidInput(f"{folder}: not a run: it has no {run.LEDGER}")
     store = BlobStore((data or folder.resolve().parent.parent) / "blobs")
     console.print(str(export_cell(folder, cell, out, store)), highlight=False, soft_wrap=True)
+
+
+@app.command("check")
+def check_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    cell: Annotated[str, typer.Argument(help="Cell, as the table's last column names it.", show_default=False)],
+    inventory: InventoryPath = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long each tool runs.")] = 3.0,
+    data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a cell's engine again, beside trtexec, benchmark_app and the like with the same settings."""
+    root = data or folder.resolve().parent.parent
+    with display.LiveDisplay(errors) as live:
+        lines = run.check(folder, cell, run.Settings(data=root, inventory=inventory, say=live.say), seconds)
+    if as_json:
+        print(json.dumps(lines))
+    else:
+        console.print(display.check_table(lines))
 
 
 @app.command("list")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
@@ -139,6 +139,21 @@ def refusals_table(plan: Plan) -> Table:
         view.add_column(name)
     for cell in stopped:
         view.add_row(cell.model, cell.recipe.label, cell.target.name, str(cell.batch_size), cell.outcome, cell.reason)
+    return view
+
+
+def check_table(lines: list[dict[str, Any]]) -> Table:
+    """What each tool says of one engine, in ms."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    parts = [part for part in ("latency", "compute", "h2d", "d2h") if any(part in line for line in lines)]
+    view.add_column("Tool")
+    for part in parts:
+        view.add_column(f"{part} ms", justify="right")
+    for name in ("Statistic", "What is timed", "Note"):
+        view.add_column(name)
+    for line in lines:
+        figures = [number(line.get(part), 4) for part in parts]
+        view.add_row(line["who"], *figures, line["statistic"], line["definition"], line["note"])
     return view
 
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pqbench_wire.errors import InvalidInput
+
+FILE = "ledger.sqlite"  # in the run's folder
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
@@ -118,6 +121,24 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def cell_of(run: Path, cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A finished cell's row, and the results of its steps by role. Raises InvalidInput."""
+    if not (run / FILE).is_file():
+        raise InvalidInput(f"{run}: not a run: it has no {FILE}")
+    ledger = Ledger(run / FILE)
+    try:
+        rows = {row["Cell"]: row for row in ledger.cells()}
+        if cell not in rows:
+            raise InvalidInput(f"{run} has no cell {cell!r}; the last column of results.csv names them")
+        if rows[cell]["Outcome"] != "ok":
+            raise InvalidInput(f"cell {cell} is {rows[cell]['Outcome']}: {rows[cell]['Reason']}")
+        steps = json.loads(ledger.description()[f"cell {cell}"])
+        records = {role: ledger.step(key) for role, key in steps.items()}
+    finally:
+        ledger.close()
+    return rows[cell], {role: record.result for role, record in records.items() if record is not None}
 
 
 class StepCache:

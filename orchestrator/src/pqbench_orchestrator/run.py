@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pqbench_orchestrator import environment, sensitivity, tables
+from pqbench_orchestrator.check import check_cell
 from pqbench_orchestrator.execute import Execution, Nobody, Watcher
-from pqbench_orchestrator.ledger import Ledger, StepCache
+from pqbench_orchestrator.ledger import FILE as LEDGER
+from pqbench_orchestrator.ledger import Ledger, StepCache, cell_of
 from pqbench_orchestrator.manifest import Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
 from pqbench_orchestrator.report.page import write_report
@@ -24,7 +26,6 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
 MANIFEST = "manifest.yaml"
-LEDGER = "ledger.sqlite"
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 
 
@@ -109,6 +110,13 @@ def sensitivities(manifest_path: Path, settings: Settings, images: int) -> tuple
             ready.manifest, ready.facts, execution.services, execution.store, execution.datasets, images, settings.say
         )
         return rows, sensitivity.write(rows, sensitivity.folder_for(ready.manifest, settings.data))
+
+
+def check(folder: Path, cell: str, settings: Settings, seconds: float) -> list[dict[str, Any]]:
+    """A cell of a run measured again, beside other tools."""
+    cell_of(folder, cell)
+    inventory = _inventory(load_manifest(folder / MANIFEST), settings)
+    return check_cell(folder, cell, settings.data, inventory, seconds, settings.say)
 
 
 def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> list[tables.Row]:

@@ -69,8 +69,8 @@ class Session:
     """A loaded program with its buffers, on a stream of its own."""
 
     def __init__(self, program: torch.export.ExportedProgram, shape: Shape, options: Config) -> None:
-        for products in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):  # type: ignore[attr-defined]
-            products.fp32_precision = "tf32" if options.tf32 else "ieee"
+        # The older of PyTorch's two ways: mixed with the newer, torch.export refuses to work.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
         self._options, self._stream = options, Stream()
         self._queue = torch.cuda.ExternalStream(self._stream.handle.value)
         module = move_to_device_pass(program, DEVICE).module()
@@ -154,7 +154,7 @@ def build(job: Job, options: Config) -> Built:
     wide = "TF32" if options.tf32 and cuda.compute_capability() >= "sm_80" else "FP32"
     settings = {
         "mode": options.mode,
-        "fp32_precision": torch.backends.cuda.matmul.fp32_precision,
+        "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
     }
     if options.sparse_weights:
