@@ -277,8 +277,10 @@ def check_backend(torch: Any, name: str, backend: Any, options: Options) -> Iter
             request = pb.BuildEngineRequest(backend=name, options_json="{}", artifact=artifact, batch_size=batch,
                                             preprocessing=shape)  # fmt: skip
             built = worker.handle(WorkerRequest(build=request)).build
-            settings = pb.MeasureSettings(warmup_seconds=0.2, warmup_iterations=10, min_seconds=options.seconds,
-                                          min_iterations=30, max_seconds=2 * options.seconds, stability=0.05, windows=6)  # fmt: skip
+            settings = pb.MeasureSettings(
+                warmup_seconds=0.2, warmup_iterations=10, min_seconds=options.seconds, min_iterations=30,
+                max_seconds=2 * options.seconds, stability=0.05, windows=6,
+            )  # fmt: skip
             asked = pb.MeasureRequest(engines=[built.engine], inputs=images, settings=settings, run="gpu-check")
             measured = worker.handle(WorkerRequest(measure=asked)).measure
             predict = pb.PredictRequest(engine=built.engine, inputs=images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -14,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from pqbench_orchestrator import display, doctor, run
+from pqbench_orchestrator import compare, display, doctor, run
 from pqbench_orchestrator.bundle import export_cell
 from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.listing import KINDS, listing
 from pqbench_orchestrator.tables import count_outcomes
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import PqbenchError
+from pqbench_wire.errors import InvalidInput, PqbenchError
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -142,6 +143,42 @@ def export_command(
     """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
     store = BlobStore((data or folder.resolve().parent.parent) / "blobs")
     console.print(str(export_cell(folder, cell, out, store)), highlight=False, soft_wrap=True)
+
+
+@app.command("compare")
+def compare_command(
+    old: Annotated[str, typer.Argument(help="RUN, or RUN:TARGET.", show_default=False)],
+    new: Annotated[str, typer.Argument(help="RUN, or RUN:TARGET.", show_default=False)],
+    fail_on_regression: Annotated[
+        str, typer.Option(help="Exit 1 if a cell is slower by more than this, or less accurate; as 3%.")
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare also where settings that matter differ.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs, two targets of a run, or two machines: better, worse, same, or not comparable and why."""
+    limit = _share(fail_on_regression, "--fail-on-regression") if fail_on_regression else math.inf
+    changes = compare.compare(compare.side(old), compare.side(new), anyway)
+    if as_json:
+        print(json.dumps([compare.as_json(one) for one in changes]))
+    elif markdown:
+        print(compare.markdown(changes, old, new), end="")
+    else:
+        console.print(display.changes_table(changes))
+    if math.isfinite(limit) and (worse := compare.regressions(changes, limit)):
+        errors.print(f"{len(worse)} of {len(changes)} cells got worse")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _share(text: str, option: str) -> float:
+    """A share from "3%" or "0.03"."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise InvalidInput(f"{option}: {text!r} is no share; write 3% or 0.03") from None
+    if not 0 <= value < 10:
+        raise InvalidInput(f"{option}: {text!r} is out of range")
+    return value
 
 
 @app.command("check")

@@ -8,9 +8,11 @@ from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pqbench_orchestrator.compare import COLUMNS, Change, cells
 from pqbench_orchestrator.ledger import StepRecord
 from pqbench_orchestrator.plan import Plan, Step
 from pqbench_orchestrator.tables import Row, count_outcomes
@@ -139,6 +141,21 @@ def refusals_table(plan: Plan) -> Table:
         view.add_column(name)
     for cell in stopped:
         view.add_row(cell.model, cell.recipe.label, cell.target.name, str(cell.batch_size), cell.outcome, cell.reason)
+    return view
+
+
+VERDICTS = {"better": "green", "worse": "red", "same": "cyan", "not comparable": "yellow"}
+
+
+def changes_table(changes: list[Change]) -> Table:
+    """What changed between two sides, a line a cell."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        view.add_column(name, justify="right" if name.endswith(" ms") else "left")
+    for change in changes:
+        texts = [escape(text) for text in cells(change)]
+        texts[COLUMNS.index("Verdict")] = f"[{VERDICTS[change.verdict]}]{change.verdict}[/]"
+        view.add_row(*texts)
     return view
 
 

@@ -33,7 +33,13 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
         "orchestrator": own_versions() | versions_of(*LIBRARIES),
         "compressors": facts.compressor_versions,
         "targets": {
-            name: {"device": t.device, "options": t.options_json, "versions": t.versions, "environment": t.environment}
+            name: {
+                "backend": t.backend,
+                "device": t.device,
+                "options": t.options_json,
+                "versions": t.versions,
+                "environment": t.environment,
+            }
             for name, t in facts.targets.items()
         },
     }

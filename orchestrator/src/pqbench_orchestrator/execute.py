@@ -60,7 +60,11 @@ class Execution:
     def run(self, plan: Plan) -> None:
         """Do every step that is not done; a step whose needs failed is recorded as failed with their reason."""
         places = [step.place for step in plan.steps]
+        session: dict[str, int] = {}  # place -> the repeat that it measured last
         for index, step in enumerate(plan.steps):
+            if step.kind == "measure" and session.setdefault(step.place, step.spec["repeat"]) != step.spec["repeat"]:
+                session[step.place] = step.spec["repeat"]
+                self.services.renew(step.place)
             self._settle(step)
             if step.place not in places[index + 1 :] and step.place != ORCHESTRATOR:
                 self.services.stop(step.place)
@@ -233,10 +237,13 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=labels)
     applies = {"labels": classifies and labelled, "classes": classifies, "values": True}
     metrics = {name: METRICS.load(name) for name in step.spec["metrics"]}
-    return {
+    scored: dict[str, Any] = {
         "metrics": {name: m.score(outputs) if applies[m.COMPARES] else None for name, m in metrics.items()},
         "images": len(labels),
     }
+    if applies["labels"]:
+        scored["right"] = json_format.MessageToDict(store.put_array(np.stack(outputs.right)))
+    return scored
 
 
 def _check_labels(name: str, data: Data, labels: np.ndarray, count: int) -> None:

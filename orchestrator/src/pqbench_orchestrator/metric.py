@@ -24,6 +24,11 @@ class Outputs:
     baseline: np.ndarray
     labels: np.ndarray
 
+    @property
+    def right(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether variant and baseline put each image into its label's class, bool [N] each."""
+        return self.variant.argmax(1) == self.labels, self.baseline.argmax(1) == self.labels
+
 
 class Metric(Protocol):
     """One number; None where it does not apply."""

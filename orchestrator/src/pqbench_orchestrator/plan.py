@@ -20,6 +20,7 @@ from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, Targe
 
 ORCHESTRATOR = "orchestrator"
 SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
+LATER = 1 << 20  # beyond every target's rank
 REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "predict", "score")  # a measurement never is
 
 
@@ -33,7 +34,7 @@ class Step:
     place: str  # orchestrator, compressor, or "target NAME"
     spec: dict[str, Any]  # what the step's handler reads
     needs: dict[str, str]  # role -> key of the step whose result it takes
-    stage: tuple[int, int]  # order of execution: place by place
+    stage: tuple[int, ...]  # order of execution: place by place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,17 +256,27 @@ class _Planner:
         if baseline != build:
             needs["baseline"] = baseline
         label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", repeat {repeat}" if repeat else "")
-        return self._on_target("measure", label, target, spec, needs, 3)
+        return self._on_target("measure", label, target, spec, needs, 3, repeat)
 
     def _on_target(
-        self, kind: str, label: str, target: Target, spec: dict[str, Any], needs: dict[str, str], order: int
+        self,
+        kind: str,
+        label: str,
+        target: Target,
+        spec: dict[str, Any],
+        needs: dict[str, str],
+        order: int,
+        repeat: int = 0,
     ) -> str:
         runtime = self.facts.targets[target.name]
         tools = runtime.versions | {"device": runtime.device}
         place = f"target {target.name}"
         # Two targets with equal backends, options and devices share builds, but each is measured for itself.
         named = spec | ({"target": target.name} if kind == "measure" else {})
-        return self._add(kind, label, place, spec, needs, (self._rank(target), order), tools, named)
+        rank = self._rank(target)
+        # Repeats are sessions, which alternate between targets: A B, B A, A B. A drift meets all of them alike.
+        stage = (LATER + repeat, rank if repeat % 2 == 0 else -rank) if repeat else (rank, order)
+        return self._add(kind, label, place, spec, needs, stage, tools, named)
 
     def _add(
         self,
@@ -274,7 +285,7 @@ class _Planner:
         place: str,
         spec: dict[str, Any],
         needs: dict[str, str],
-        stage: tuple[int, int],
+        stage: tuple[int, ...],
         tools: dict[str, str],
         named: dict[str, Any] | None = None,
     ) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pqbench_orchestrator import environment, sensitivity, tables
 from pqbench_orchestrator.check import check_cell
+from pqbench_orchestrator.compare import versions_of_a_run
 from pqbench_orchestrator.execute import Execution, Nobody, Watcher
 from pqbench_orchestrator.ledger import FILE as LEDGER
 from pqbench_orchestrator.ledger import Ledger, StepCache, cell_of
@@ -119,7 +120,7 @@ def check(folder: Path, cell: str, settings: Settings, seconds: float) -> list[d
     return check_cell(folder, cell, settings.data, inventory, seconds, settings.say)
 
 
-def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> list[tables.Row]:
+def write_outputs(folder: Path, ready: Prepared, record: dict[str, Any]) -> list[tables.Row]:
     """Write the cells into the ledger, the tables and the report; returns the table."""
     ledger, store = ready.execution.ledger, ready.execution.store
     table = tables.rows(ready.plan, ledger, store)
@@ -128,7 +129,14 @@ def write_outputs(folder: Path, ready: Prepared, record: dict[str, object]) -> l
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
     tables.write_samples(ready.plan, ledger, store, folder / "samples.parquet")
-    write_report(folder / "report.html", folder.name, table, record, dump(ready.manifest))
+    write_report(
+        folder / "report.html",
+        folder.name,
+        table,
+        record,
+        dump(ready.manifest),
+        versions_of_a_run(folder, record),
+    )
     if (folder / THESIS).is_file():
         write_experiment(table, folder.parent, (folder / MANIFEST).stat().st_mtime)
     return table
@@ -180,7 +188,7 @@ def report_again(folder: Path) -> Path:
         raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
     record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     manifest = (folder / MANIFEST).read_text(encoding="utf-8")
-    write_report(folder / "report.html", folder.name, table, record, manifest)
+    write_report(folder / "report.html", folder.name, table, record, manifest, versions_of_a_run(folder, record))
     return folder / "report.html"
 
 

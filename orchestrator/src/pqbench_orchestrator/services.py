@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Protocol
 
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.launch.docker import DockerLauncher
 from pqbench_orchestrator.launch.endpoint import EndpointLauncher
 from pqbench_orchestrator.launch.process import ProcessLauncher
@@ -80,6 +82,15 @@ class Services:
     def alive(self, name: str) -> bool:
         """Whether the service still runs, as far as can be told without a call."""
         return name in self._clients and self._launchers[name].alive()
+
+    def renew(self, name: str) -> None:
+        """Have a running runtime end its session worker: the next measurement loads its engines anew."""
+        if not self.alive(name):
+            return
+        client = self._clients[name]
+        stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
+        with contextlib.suppress(Unavailable):  # gone, and its engines with it
+            client.call(stub.Unload, runtime_pb2.UnloadRequest())
 
     def stop(self, name: str) -> None:
         """End one service."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,64 @@ def paired_speedup(
     value = math.exp(logs.mean())
     if len(logs) < 2:
         return Ratio(value=value, low=0.0, high=math.inf)
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
     return Ratio(value=value, low=value * math.exp(-half), high=value * math.exp(half))
+
+
+def unpaired_ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
+    """The ratio of two groups' geometric means, with Welch's t interval over their logarithms (Welch 1947).
+
+    Each group holds independent medians in seconds: of sessions, or of one session's blocks. A group of one
+    gives no interval (0 to infinity).
+    """
+    a, b = np.log(np.asarray(over, float)), np.log(np.asarray(under, float))
+    value = math.exp(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2:
+        return Ratio(value=value, low=0.0, high=math.inf)
+    if a.var() + b.var() == 0:
+        return Ratio(value=value, low=value, high=value)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    return Ratio(value=value, low=math.exp(interval.low), high=math.exp(interval.high))
+
+
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927), both ends between 0 and 1."""
+    interval = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """A variant's share of right answers minus the baseline's on the same images, in points (percent)."""
+
+    points: float
+    low: float  # 95 % interval, paired bootstrap
+    high: float
+    p: float  # McNemar's exact test: how often equal models would differ as much
+
+    @property
+    def indistinguishable(self) -> bool:
+        """Whether the difference could be chance at the 5 % level."""
+        return self.p >= 1 - LEVEL
+
+
+def paired_difference(variant: np.ndarray, baseline: np.ndarray, seed: int = 0) -> PairedDifference:
+    """Compare two models' right answers, bool [N] each, image by image.
+
+    McNemar's exact test (McNemar 1947) on the images that exactly one of them gets right; the interval is the
+    percentile bootstrap over images. Where no image differs, it is as wide as the exact upper limit of the share
+    of images that could.
+    """
+    total, gained, lost = len(variant), int((variant & ~baseline).sum()), int((~variant & baseline).sum())
+    points = 100 * (gained - lost) / total
+    if gained + lost == 0:
+        limit = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / total))
+        return PairedDifference(points=0.0, low=-limit, high=limit, p=1.0)
+    shares = [gained / total, lost / total, (total - gained - lost) / total]
+    drawn = np.random.default_rng(seed).multinomial(total, shares, RESAMPLES)
+    low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / total, [2.5, 97.5])
+    p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+    return PairedDifference(points=points, low=float(low), high=float(high), p=p)
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:

@@ -55,6 +55,7 @@ class RecipeFacts:
 class TargetFacts:
     """What a runtime says of its backend."""
 
+    backend: str = ""
     unavailable: str = ""
     options_json: str = "{}"  # with every default filled in
     routes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # precision name -> form names, best first
@@ -283,6 +284,7 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
         precision = Precision.Name(route.precision)
         routes[precision] = (*routes.get(precision, ()), Form.Name(route.form))
     return TargetFacts(
+        backend=target.backend,
         options_json=checked.options_json,
         routes=routes,
         versions=dict(backend.versions) | dict(capabilities.versions),

@@ -13,14 +13,14 @@ import duckdb
 import numpy as np
 from google.protobuf import json_format
 
-from pqbench.common.v1.common_pb2 import Form
+from pqbench.common.v1.common_pb2 import Blob, Form
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, MeasureResult
 from pqbench_orchestrator.ledger import Ledger, StepRecord
 from pqbench_orchestrator.manifest import KINDS
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.plan import Cell, Plan
-from pqbench_orchestrator.stats import paired_speedup
+from pqbench_orchestrator.stats import PairedDifference, paired_difference, paired_speedup, wilson
 from pqbench_wire.blobs import BlobStore
 
 MB = 1_000_000
@@ -118,7 +118,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     row["Outcome"], row["Reason"] = _outcome(cell, ledger)
     _add_variant(row, cell, ledger, bool(quantize))
     _add_engine(row, cell, ledger, bool(quantize))
-    _add_scores(row, cell, ledger)
+    _add_scores(row, cell, ledger, store)
     _add_times(row, cell, ledger, store)
     row["Cell"] = cell.key
     return row
@@ -176,11 +176,13 @@ def _add_engine(row: Row, cell: Cell, ledger: Ledger, quantized: bool) -> None:
     row["Executed Precision"] = ", ".join(f"{name} {count}" for name, count in sorted(result.executed.items()))
     row["Engine (bytes)"] = result.engine.blob.size
     row["Build Time (s)"] = result.build_seconds
+    row["Options"] = result.engine.options_json
+    row["Device"] = result.engine.built_on or None
     row["Settings"] = "; ".join(f"{name}={value}" for name, value in sorted(result.settings.items()))
     row["Versions"] = "; ".join(f"{name}={value}" for name, value in sorted(result.versions.items()))
 
 
-def _add_scores(row: Row, cell: Cell, ledger: Ledger) -> None:
+def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     record = _done(ledger, cell, "score")
     if record is None or record.result is None:
         return
@@ -189,6 +191,23 @@ def _add_scores(row: Row, cell: Cell, ledger: Ledger) -> None:
     for name, value in metrics.items():
         row[METRICS.load(name).TITLE] = value
     row["Scored Images"] = record.result["images"]
+    if "right" in record.result:
+        variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
+        low, high = wilson(int(variant.sum()), len(variant))
+        row["Accuracy Low"], row["Accuracy High"] = 100 * low, 100 * high
+        if cell.recipe.steps:
+            row |= change_columns(paired_difference(variant, baseline))
+
+
+def change_columns(change: PairedDifference) -> Row:
+    """How accuracy differs from the baseline's on the same target and images, in points."""
+    return {
+        "Accuracy Change": change.points,
+        "Accuracy Change Low": change.low,
+        "Accuracy Change High": change.high,
+        "McNemar p": change.p,
+        "Indistinguishable": change.indistinguishable,
+    }
 
 
 def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:

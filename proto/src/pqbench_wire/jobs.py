@@ -47,11 +47,13 @@ class Jobs(Generic[Event]):
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def stream(self, request: Message, work: Callable[[Emit[Event]], Event]) -> Iterator[Event]:
-        """The events of the job for `request`, the last one its result; starts `work` if need be."""
-        key = hashlib.sha256(
-            f"{self._salt}\n{request.DESCRIPTOR.full_name}\n".encode() + canonical(request)
-        ).hexdigest()
+    def stream(self, request: Message, work: Callable[[Emit[Event]], Event], salt: str = "") -> Iterator[Event]:
+        """The events of the job for `request`, the last one its result; starts `work` if need be.
+
+        `salt` goes into the key besides the service's own: what else decides this request's result.
+        """
+        kind = f"{self._salt}\n{salt}\n{request.DESCRIPTOR.full_name}\n"
+        key = hashlib.sha256(kind.encode() + canonical(request)).hexdigest()
         with self._lock:
             job = self._running.get(key)
             finished = self._finished(key) if job is None else None

@@ -12,4 +12,4 @@ COMPARES = "labels"
 
 
 def score(outputs: Outputs) -> float | None:
-    return 100 * float(np.mean(outputs.variant.argmax(1) == outputs.labels))
+    return 100 * float(np.mean(outputs.right[0]))

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from pqbench_orchestrator.compare import COLUMNS, Change, cells
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row, count_outcomes
 
 PLOTLY = "plotly-cartesian.min.js"  # plotly.js-cartesian-dist-min 4.1.1 as npm has it
 
 
-def write_report(path: Path, run: str, table: list[Row], record: dict[str, Any], manifest: str) -> None:
-    """Write the page for a run's table, environment record and manifest text; whole or not at all."""
+def write_report(
+    path: Path,
+    run: str,
+    table: list[Row],
+    record: dict[str, Any],
+    manifest: str,
+    versions: Sequence[tuple[str, str, list[Change]]] = (),
+) -> None:
+    """Write the page for a run's table, environment record and manifest text; whole or not at all.
+
+    `versions`: pairs of targets that are the same backend in two versions or on two devices, and what changed.
+    """
     text = _template("page.html").render(
         run=run,
         outcomes=count_outcomes(table).most_common(),
         cells=len(table),
         record=record,
         manifest=manifest,
+        versions=[(old, new, [cells(change) for change in changes]) for old, new, changes in versions],
+        columns=COLUMNS,
         style=_part("page.css"),
         script=_part("page.js"),
         plotly=_part(PLOTLY),

@@ -219,6 +219,12 @@ class CrossChecked(Protocol):
         ...
 
 
+def identity(backend: Any, options: Any) -> str:
+    """What decides an engine besides its request: device and versions. Raises Unavailable without the device."""
+    versions = " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))
+    return f"{backend.device(options)}, {versions}"
+
+
 def run_for(seconds: float, call: Callable[[], object], least: int = 3) -> int:
     """Call it for some seconds, `least` times at least; returns how often."""
     end, count = time.perf_counter() + seconds, 0

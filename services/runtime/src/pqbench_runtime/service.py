@@ -16,7 +16,7 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, WorkerReply, WorkerRequest
 from pqbench_runtime import host
-from pqbench_runtime.backend import BACKENDS
+from pqbench_runtime.backend import BACKENDS, identity
 from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import SessionWorker, WorkerProcess
 from pqbench_wire.blobs import BlobStore
@@ -70,7 +70,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.BuildEngineRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.BuildEngineEvent]:
         _check_shape(request.batch_size, request.preprocessing)
-        return self._builds.stream(request, lambda emit: self._build(request, emit))
+        return self._builds.stream(request, lambda emit: self._build(request, emit), _identity(request))
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
         if not 1 <= len(request.engines) <= MAX_ENGINES:
@@ -81,19 +81,21 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             raise InvalidInput("Measure takes engines of one backend with equal options: threads are process-wide")
         for engine in request.engines:
             _check_shape(engine.batch_size, engine.preprocessing)
-        return self._measures.stream(request, lambda emit: self._measure(request, emit))
+        return self._measures.stream(request, lambda emit: self._measure(request, emit), _identity(request.engines[0]))
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> Iterator[pb.PredictEvent]:
         _check_shape(request.engine.batch_size, request.engine.preprocessing)
-        return self._predictions.stream(request, lambda emit: self._predict(request, emit))
+        return self._predictions.stream(request, lambda emit: self._predict(request, emit), _identity(request.engine))
 
     def Profile(self, request: pb.ProfileRequest, context: grpc.ServicerContext) -> Iterator[pb.ProfileEvent]:
         _check_timed(request, "a profile")
-        return self._profiles.stream(request, lambda emit: self._profile(request, emit))
+        return self._profiles.stream(request, lambda emit: self._profile(request, emit), _identity(request.engine))
 
     def CrossCheck(self, request: pb.CrossCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.CrossCheckEvent]:
         _check_timed(request, "a cross-check")
-        return self._cross_checks.stream(request, lambda emit: self._cross_check(request, emit))
+        return self._cross_checks.stream(
+            request, lambda emit: self._cross_check(request, emit), _identity(request.engine)
+        )
 
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
         self._session.unload()
@@ -177,6 +179,11 @@ def _forward(event: type[Event], emit: Emit[Event]) -> Callable[[WorkerReply], N
 def _process_key(engines: Any) -> str:
     """Threads and the like are process-wide in some libraries: other options, another process."""
     return "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
+
+
+def _identity(asked: pb.BuildEngineRequest | pb.Engine) -> str:
+    """Services of two versions may share the folder of kept results: a result of one is none of the other."""
+    return identity(BACKENDS.load(asked.backend), BACKENDS.configure(asked.backend, asked.options_json))
 
 
 def _check_timed(request: pb.ProfileRequest | pb.CrossCheckRequest, what: str) -> None:

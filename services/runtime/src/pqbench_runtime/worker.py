@@ -26,7 +26,18 @@ from pqbench.common.v1.common_pb2 import Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, Tensor, WorkerError, WorkerReply, WorkerRequest
 from pqbench_runtime import frames, gpu, host, timing
-from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, CrossChecked, Job, Route, Session, Shape, route_for
+from pqbench_runtime.backend import (
+    BACKENDS,
+    UNKNOWN,
+    Built,
+    CrossChecked,
+    Job,
+    Route,
+    Session,
+    Shape,
+    identity,
+    route_for,
+)
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
@@ -82,7 +93,7 @@ class Worker:
             batch_size=request.batch_size,
             precision=request.artifact.precision,
             preprocessing=request.preprocessing,
-            built_on=_built_on(backend, options),
+            built_on=identity(backend, options),
         )
         layers = [pb.Layer(**asdict(layer)) for layer in built.layers]
         return pb.BuildEngineResult(
@@ -194,7 +205,7 @@ class Worker:
         """An engine's backend, and what its functions take to load it. Raises Refused on another device."""
         backend = BACKENDS.load(engine.backend)
         options = BACKENDS.configure(engine.backend, engine.options_json)
-        if engine.built_on and engine.built_on != (here := _built_on(backend, options)):
+        if engine.built_on and engine.built_on != (here := identity(backend, options)):
             raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
         shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
         return backend, (self._store.path(engine.blob), engine.precision, shape, options)
@@ -264,11 +275,6 @@ class Worker:
             return
         self._told = time.monotonic()
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
-
-
-def _built_on(backend: Any, options: Any) -> str:
-    versions = " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))
-    return f"{backend.device(options)}, {versions}"
 
 
 def executed_precisions(built: Built) -> dict[str, int]:

@@ -1,0 +1,314 @@
+"""Compare: two runs, two targets of a run, two machines; per cell the change of latency, with interval and verdict.
+
+What differs in a setting that matters is not compared unless one says so: the difference would be the setting's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from google.protobuf import json_format
+
+from pqbench.common.v1.common_pb2 import Blob
+from pqbench_orchestrator.ledger import FILE, Ledger
+from pqbench_orchestrator.stats import PairedDifference, Ratio, paired_difference, unpaired_ratio
+from pqbench_orchestrator.tables import Row
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size")
+TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval
+ONE_SESSION_TOLERANCE = 0.05  # the same where each side is one session: sessions of one engine differ as much
+BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "same", "not comparable"
+# Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
+MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One measurement of a cell."""
+
+    row: Row
+    blocks: list[float]  # medians of its blocks, seconds
+    layers: list[dict[str, Any]] = field(default_factory=list)  # of its engine
+    right: np.ndarray | None = None  # whether each image was put into its class, bool [N]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What is compared: sessions by cell."""
+
+    name: str
+    cells: dict[tuple[Any, ...], list[Session]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One cell on both sides; `ratio` is new over old latency."""
+
+    cell: tuple[Any, ...]
+    verdict: str
+    reason: str = ""
+    old_ms: float | None = None
+    new_ms: float | None = None
+    ratio: Ratio | None = None
+    old: Row = field(default_factory=dict)  # the first session's row
+    new: Row = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)  # layers that execute in another precision
+    accuracy: PairedDifference | None = None  # new minus old, where both scored the same number of images
+
+    @property
+    def accuracy_verdict(self) -> str:
+        """Better, worse or same by McNemar's test; empty where it cannot be told."""
+        if self.accuracy is None:
+            return ""
+        if self.accuracy.indistinguishable:
+            return SAME
+        return BETTER if self.accuracy.points > 0 else WORSE
+
+
+def side(text: str) -> Side:
+    """The side that "RUN" or "RUN:TARGET" names. Raises InvalidInput."""
+    folder, target = _split(text)
+    if not (folder / FILE).is_file():
+        raise InvalidInput(f"{folder}: not a run: it has no {FILE}")
+    store, blocks = BlobStore(folder.resolve().parent.parent / "blobs"), _blocks(folder / "samples.parquet")
+    ledger = Ledger(folder / FILE)
+    cells: dict[tuple[Any, ...], list[Session]] = defaultdict(list)
+    try:
+        rows = ledger.cells()
+        targets = sorted({row["Target"] for row in rows})
+        if target and target not in targets:
+            raise InvalidInput(f"{folder} has no target {target!r}, only {', '.join(targets)}")
+        steps = {key.removeprefix("cell "): json.loads(text) for key, text in ledger.description().items()
+                 if key.startswith("cell ")}  # fmt: skip
+        for row in (row for row in rows if target in ("", row["Target"])):
+            results = {role: _result(ledger, steps.get(row["Cell"], {}).get(role, "")) for role in ("build", "score")}
+            key = tuple(row[column] for column in IDENTITY) + (() if target else (row["Target"],))
+            cells[key].append(
+                Session(
+                    row=row,
+                    blocks=blocks.get(row["Cell"], []),
+                    layers=results["build"].get("layers", []),
+                    right=_right(results["score"], store),
+                )
+            )
+    finally:
+        ledger.close()
+    return Side(name=text, cells=dict(cells))
+
+
+def compare(old: Side, new: Side, anyway: bool = False) -> list[Change]:
+    """Every cell of either side; `anyway`: also where settings that matter differ."""
+    return [
+        _change(key, old.cells.get(key, []), new.cells.get(key, []), anyway)
+        for key in dict.fromkeys([*old.cells, *new.cells])
+    ]
+
+
+def versions_of_a_run(folder: Path, record: dict[str, Any]) -> list[tuple[str, str, list[Change]]]:
+    """Each two targets of a run that differ in nothing but the version or device: names, and what changed."""
+    targets = list(record["targets"].items())
+    pairs = [
+        (a, b) for i, (a, one) in enumerate(targets) for b, other in targets[i + 1 :] if _differ_in_version(one, other)
+    ]
+    return [(a, b, compare(side(f"{folder}:{a}"), side(f"{folder}:{b}"))) for a, b in pairs]
+
+
+def _differ_in_version(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """A target that was not there is not compared."""
+    same = ("backend", "options")
+    known = all(target["device"] for target in (one, other))
+    return known and all(one[name] == other[name] for name in same) and one != other
+
+
+def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
+    """Cells that got slower by more than a share `limit`, beyond chance, or less accurate, beyond chance."""
+    return [
+        one
+        for one in changes
+        if one.accuracy_verdict == WORSE
+        or (one.verdict == WORSE and one.ratio is not None and one.ratio.value > 1 + limit)
+    ]
+
+
+def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway: bool) -> Change:
+    first_old, first_new = old[0].row if old else {}, new[0].row if new else {}
+    reason = _hindrance(old, new) or ("" if anyway else settings_differ(first_old, first_new))
+    if reason:
+        return Change(cell=key, verdict=NOT_COMPARABLE, reason=reason, old=first_old, new=first_new)
+    before, after = _timed(old), _timed(new)
+    ratio = unpaired_ratio(after, before)
+    alone = len(old) == 1 == len(new)
+    notes = ["one session each: what differs between sessions is not in the interval"] if alone else []
+    notes += [f"{name}: {session.row['Unstable Because']}" for name, sessions in (("old", old), ("new", new))
+              for session in sessions if session.row.get("Stable") is False]  # fmt: skip
+    return Change(
+        cell=key,
+        verdict=verdict(ratio, ONE_SESSION_TOLERANCE if alone else TOLERANCE),
+        reason="; ".join(dict.fromkeys(notes)),
+        old_ms=_median_ms(old),
+        new_ms=_median_ms(new),
+        ratio=ratio,
+        layers=changed_layers(old[0].layers, new[0].layers),
+        accuracy=_accuracy(old[0], new[0]),
+        old=first_old,
+        new=first_new,
+    )
+
+
+def verdict(ratio: Ratio, tolerance: float = TOLERANCE) -> str:
+    """What an interval of new over old latency says; a change below `tolerance` is none."""
+    if ratio.low > 1 and ratio.value > 1 + tolerance:
+        return WORSE
+    if ratio.high < 1 and ratio.value < 1 - tolerance:
+        return BETTER
+    return SAME
+
+
+def settings_differ(old: Row, new: Row) -> str:
+    """The first setting that matters and differs; empty where none does."""
+    if old.get("Scenario") != new.get("Scenario"):
+        return f"scenario: {old.get('Scenario')} and {new.get('Scenario')}"
+    before, after = (json.loads(row.get("Options") or "{}") for row in (old, new))
+    for name in MATTER:
+        if before.get(name) != after.get(name):
+            return f"option {name}: {before.get(name)} and {after.get(name)}"
+    return ""
+
+
+def changed_layers(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    """Compute layers that both engines have, by name, and that execute in another precision: "conv1: FP16 → FP32"."""
+    before = {layer["name"]: layer.get("precision", "") for layer in old if layer.get("compute")}
+    after = {layer["name"]: layer.get("precision", "") for layer in new if layer.get("compute")}
+    return [f"{n}: {p} → {after[n]}" for n, p in before.items() if n in after and after[n] != p]
+
+
+def _accuracy(old: Session, new: Session) -> PairedDifference | None:
+    if old.right is None or new.right is None or len(old.right) != len(new.right):
+        return None
+    return paired_difference(new.right, old.right)
+
+
+def _hindrance(old: list[Session], new: list[Session]) -> str:
+    for name, sessions in (("old", old), ("new", new)):
+        if not sessions:
+            return f"not in the {name} side"
+        if bad := [s.row for s in sessions if s.row["Outcome"] != "ok"]:
+            return f"{bad[0]['Outcome']} in the {name} side: {bad[0]['Reason']}"
+        if any(session.row.get("Inference Time (ms)") is None for session in sessions):
+            return f"not timed in the {name} side"
+    return ""
+
+
+def _timed(sessions: list[Session]) -> list[float]:
+    """Independent medians: of the sessions, or of the blocks where there is one session."""
+    if len(sessions) == 1 and sessions[0].blocks:
+        return sessions[0].blocks
+    return [session.row["Inference Time (ms)"] / 1e3 for session in sessions]
+
+
+def _median_ms(sessions: list[Session]) -> float:
+    times = sorted(session.row["Inference Time (ms)"] for session in sessions)
+    middle = len(times) // 2
+    return float(times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2)
+
+
+def _split(text: str) -> tuple[Path, str]:
+    """A run's folder may hold a colon itself."""
+    if Path(text).is_dir():
+        return Path(text), ""
+    folder, _, target = text.rpartition(":")
+    return (Path(folder), target) if folder else (Path(text), "")
+
+
+def _result(ledger: Ledger, step: str) -> dict[str, Any]:
+    record = ledger.step(step) if step else None
+    return (record.result or {}) if record is not None else {}
+
+
+def _right(score: dict[str, Any], store: BlobStore) -> np.ndarray | None:
+    """Of the variant; None where the model is no classifier, or the blob is gone."""
+    if "right" not in score:
+        return None
+    blob = json_format.ParseDict(score["right"], Blob())
+    return store.array(blob)[0] if store.has(blob) else None
+
+
+def _blocks(samples: Path) -> dict[str, list[float]]:
+    """Medians of each cell's blocks, of the variant; seconds."""
+    if not samples.is_file():
+        return {}
+    query = (
+        "SELECT cell, block, median(latency) FROM read_parquet(?) WHERE role = 'variant'"
+        " GROUP BY cell, block ORDER BY cell, block"
+    )
+    found: dict[str, list[float]] = defaultdict(list)
+    with duckdb.connect() as connection:
+        for cell, _, median in connection.execute(query, [str(samples)]).fetchall():
+            found[cell].append(median)
+    return dict(found)
+
+
+def as_json(change: Change) -> dict[str, Any]:
+    """A change for scripts."""
+    ratio, accuracy = change.ratio, change.accuracy
+    return {
+        "cell": list(change.cell),
+        "verdict": change.verdict,
+        "reason": change.reason,
+        "old_ms": change.old_ms,
+        "new_ms": change.new_ms,
+        "ratio": None if ratio is None else ratio.value,
+        "ratio_low": None if ratio is None else ratio.low,
+        "ratio_high": ratio.high if ratio is not None and math.isfinite(ratio.high) else None,
+        "accuracy_change": None if accuracy is None else accuracy.points,
+        "accuracy_verdict": change.accuracy_verdict,
+        "layers": change.layers,
+    }
+
+
+def markdown(changes: list[Change], old: str, new: str) -> str:
+    """The changes as a Markdown table, for a pull request."""
+    lines = [f"`{old}` → `{new}`", "", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in cells(one)) + " |" for one in changes]
+    return "\n".join(lines) + "\n"
+
+
+COLUMNS = ("Cell", "Old ms", "New ms", "Change (95 %)", "Verdict", "Accuracy %", "Accuracy", "Executed in", "Note")
+
+
+def cells(change: Change) -> list[str]:
+    """A change as texts under COLUMNS."""
+    ratio = change.ratio
+    shown = "" if ratio is None else f"{ratio.value - 1:+.1%} ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
+    if ratio is not None and not math.isfinite(ratio.high):
+        shown = f"{ratio.value - 1:+.1%} (no interval)"
+    layers = "" if not change.layers else f"{len(change.layers)} layers differ: {', '.join(change.layers[:3])}"
+    return [
+        ", ".join(str(part) for part in change.cell),
+        _number(change.old_ms, 3),
+        _number(change.new_ms, 3),
+        shown,
+        change.verdict,
+        _both(*(_number(row.get("Accuracy"), 2) for row in (change.old, change.new))),
+        change.accuracy_verdict,
+        _both(*(str(row.get("Executed Precision") or "") for row in (change.old, change.new))),
+        "; ".join(text for text in (layers, change.reason) if text),
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _both(old: str, new: str) -> str:
+    return old if old == new else f"{old} → {new}"
