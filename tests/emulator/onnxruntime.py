@@ -62,6 +62,8 @@ def _check_table(model: bytes, options: dict[str, str]) -> None:
         return
     from onnxruntime.quantization.CalTableFlatBuffers.TrtTable import TrtTable
 
+    if Path(options["trt_engine_cache_path"]).is_absolute():
+        raise RuntimeError("the trt_engine_cache_path should be set with a relative path")
     path = Path(options["trt_engine_cache_path"], options["trt_int8_calibration_table_name"])
     table = TrtTable.GetRootAsTrtTable(path.read_bytes(), 0)
     entries = [table.Dict(index) for index in range(table.DictLength())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +52,7 @@ ROUTES = (
     ),
 )
 FLAGS = {FP16: ("trt_fp16_enable",), BF16: ("trt_bf16_enable",), INT8: ("trt_int8_enable", "trt_fp16_enable")}
-TABLE, CONTEXT = "ranges.flatbuffers", "context.onnx"
+TABLE, CACHE, CONTEXT = "ranges.flatbuffers", "cache", "context.onnx"
 CALIBRATION_BATCH = 16
 
 
@@ -85,7 +87,7 @@ def build(job: Job, options: Config) -> Built:
             "trt_ep_context_embed_mode": "1",
             "trt_ep_context_file_path": str(folder / CONTEXT),
             "trt_timing_cache_enable": str(int(options.timing_cache)),
-            "trt_timing_cache_path": str(job.caches),
+            "trt_timing_cache_path": str(job.caches.resolve()),
         }
         if job.precision == INT8 and job.form == Form.FORM_ONNX_UNTYPED:
             chosen |= _calibrated(job, folder)
@@ -93,7 +95,8 @@ def build(job: Job, options: Config) -> Built:
         for axis, size in free_dimensions(job.artifact, job.shape).items():
             settings.add_free_dimension_override_by_name(axis, size)
         job.caches.mkdir(parents=True, exist_ok=True)
-        shared.opened(job.artifact, settings, _providers(options, chosen)(Stream(), False))
+        with _inside(folder):  # where a context is written, the provider takes relative paths to its caches only
+            shared.opened(job.artifact.resolve(), settings, _providers(options, chosen)(Stream(), False))
         if not (folder / CONTEXT).is_file():
             raise Failed("the TensorRT provider took no part of this model")
         data = (folder / CONTEXT).read_bytes()
@@ -152,8 +155,19 @@ def _calibrated(job: Job, folder: Path) -> dict[str, str]:
     )
     calibrator.collect_data(_Reader(job.calibration, job.shape, job.artifact))
     ranges = {name: found.range_value for name, found in calibrator.compute_data().items()}
-    (folder / TABLE).write_bytes(table({name: _largest(*values) for name, values in ranges.items()}))
-    return {"trt_int8_calibration_table_name": TABLE, "trt_engine_cache_path": str(folder)}
+    (folder / CACHE).mkdir()
+    (folder / CACHE / TABLE).write_bytes(table({name: _largest(*values) for name, values in ranges.items()}))
+    return {"trt_int8_calibration_table_name": TABLE, "trt_engine_cache_path": CACHE}
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _largest(low: np.ndarray, high: np.ndarray) -> float:
