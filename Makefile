@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff types-docker types-protobuf types-PyYAML
+DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff statsmodels types-docker types-protobuf types-PyYAML
 PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch]" -e orchestrator
 MANIFEST ?= data/manifests/quickstart.yaml
 TESTDATA ?= ../shared/data

@@ -245,7 +245,8 @@ def _plan_json(plan: Any, state: dict[str, str]) -> dict[str, Any]:
     ]
     cells = [
         {"cell": c.key, "model": c.model, "dataset": c.dataset, "recipe": c.recipe.label, "target": c.target.name,
-         "batch_size": c.batch_size, "repeat": c.repeat, "outcome": c.outcome or "planned", "reason": c.reason}
+         "batch_size": c.batch_size, "concurrency": c.concurrency, "repeat": c.repeat,
+         "outcome": c.outcome or "planned", "reason": c.reason}
         for c in plan.cells
     ]  # fmt: skip
     return {"steps": steps, "cells": cells}

@@ -24,7 +24,7 @@ from pqbench_orchestrator.tables import Row
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
-IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size")
+IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size", "Concurrency")
 TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval
 ONE_SESSION_TOLERANCE = 0.05  # the same where each side is one session: sessions of one engine differ as much
 BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "same", "not comparable"
@@ -92,7 +92,7 @@ def side(text: str) -> Side:
                  if key.startswith("cell ")}  # fmt: skip
         for row in (row for row in rows if target in ("", row["Target"])):
             results = {role: _result(ledger, steps.get(row["Cell"], {}).get(role, "")) for role in ("build", "score")}
-            key = tuple(row[column] for column in IDENTITY) + (() if target else (row["Target"],))
+            key = tuple(row.get(column) for column in IDENTITY) + (() if target else (row["Target"],))
             cells[key].append(
                 Session(
                     row=row,

@@ -18,10 +18,12 @@ from pqbench_orchestrator.ledger import Ledger, StepCache, StepRecord
 from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_orchestrator.plan import ORCHESTRATOR, REUSED_BY_OTHER_RUNS, Plan, Step
 from pqbench_orchestrator.services import Services
+from pqbench_orchestrator.stats import is_hopeless
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Failed, InvalidInput, NotFound, PqbenchError, Refused, Unavailable, from_reason
 
+LEAST_PART, MOST_PARTS = 128, 20  # images in a part of a prediction that may stop early, and parts
 ATTEMPTS = 3  # of a step whose service went away
 Results = dict[str, dict[str, Any]]  # role -> result of the step that is needed
 
@@ -204,13 +206,52 @@ def _build(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
         artifact=artifact,
         batch_size=spec["batch_size"],
         preprocessing=json_format.ParseDict(spec["preprocessing"], Preprocessing()),
+        replicate=spec.get("replicate", 0),
     )
     return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "BuildEngine", request))
 
 
 def _predict(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     request = runtime_pb2.PredictRequest(engine=_engine(needs["build"]), inputs=_images(needs["inputs"]))
+    if "early_stopping" in step.spec and not needs["baseline"].get("flattened", False):
+        return _predict_in_parts(execution, step, needs, request)
     return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request))
+
+
+def _predict_in_parts(
+    execution: Execution, step: Step, needs: Results, request: runtime_pb2.PredictRequest
+) -> dict[str, Any]:
+    """Predict part by part, each spread over the whole split, and stop where accuracy is hopeless.
+
+    The result of a stopped one names the examples that it holds: `indices`, a blob int64 [n].
+    """
+    store, chosen = execution.store, step.spec["early_stopping"]
+    labels = np.asarray(store.array(_images(needs["inputs"]).labels))
+    outputs_of = execution.datasets[step.spec["dataset"]].outputs
+    columns = list(outputs_of) if outputs_of is not None else slice(None)
+    baseline = _array(store, needs["baseline"]["outputs"])[:, columns].argmax(1) == labels
+    acceptable = float(baseline.mean()) - chosen["max_drop"] / 100
+    parts = -(-len(labels) // max(LEAST_PART, -(-len(labels) // MOST_PARTS)))
+    outputs, indices, seconds = [], [], 0.0
+    for part in range(parts):
+        request.first, request.stride = part, parts
+        result = execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
+        seconds += result.seconds
+        outputs.append(np.asarray(store.array(result.outputs)))
+        indices.append(np.arange(part, len(labels), parts))
+        so_far = np.concatenate(indices)
+        right = np.concatenate(outputs)[:, columns].argmax(1) == labels[so_far]
+        if is_hopeless(right, acceptable, chosen["margin"] / 100):
+            break
+    order = np.argsort(so_far)
+    made: dict[str, Any] = {
+        "outputs": json_format.MessageToDict(store.put_array(np.concatenate(outputs)[order])),
+        "seconds": seconds,
+    }
+    if len(so_far) < len(labels):
+        made["indices"] = json_format.MessageToDict(store.put_array(so_far[order]))
+        made["stopped"] = f"hopeless after {len(so_far)} of {len(labels)} images: {100 * right.mean():.1f} % right"
+    return made
 
 
 def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
@@ -218,11 +259,21 @@ def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
     request = runtime_pb2.MeasureRequest(
         engines=engines,
         inputs=_images(needs["inputs"]),
-        settings=runtime_pb2.MeasureSettings(**step.spec["settings"]),
+        settings=runtime_pb2.MeasureSettings(**step.spec["settings"]),  # scenarios by their names
         run=step.spec["run"],
         repeat=step.spec["repeat"],
     )
     return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Measure", request))
+
+
+def _profile(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    request = runtime_pb2.ProfileRequest(
+        engine=_engine(needs["build"]),
+        inputs=_images(needs["inputs"]),
+        seconds=step.spec["seconds"],
+        run=step.spec["run"],
+    )
+    return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Profile", request))
 
 
 def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
@@ -230,6 +281,9 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     store, data = execution.store, execution.datasets[step.spec["dataset"]]
     labels = np.asarray(store.array(_images(needs["inputs"]).labels))
     variant, baseline = (_array(store, needs[role]["outputs"]) for role in ("predict", "baseline"))
+    if "indices" in needs["predict"]:
+        scored_ones = _array(store, needs["predict"]["indices"])
+        labels, baseline = labels[scored_ones], baseline[scored_ones]
     classifies, labelled = not needs["predict"].get("flattened", False), data.split("test").labelled
     if classifies and labelled:
         _check_labels(f"dataset {step.spec['dataset']}", data, labels, variant.shape[1])
@@ -238,6 +292,7 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     applies = {"labels": classifies and labelled, "classes": classifies, "values": True}
     metrics = {name: METRICS.load(name) for name in step.spec["metrics"]}
     scored: dict[str, Any] = {
+        "stopped": needs["predict"].get("stopped", ""),
         "metrics": {name: m.score(outputs) if applies[m.COMPARES] else None for name, m in metrics.items()},
         "images": len(labels),
     }
@@ -261,6 +316,7 @@ HANDLERS: dict[str, Handler] = {
     "build": _build,
     "predict": _predict,
     "measure": _measure,
+    "profile": _profile,
     "score": _score,
 }
 

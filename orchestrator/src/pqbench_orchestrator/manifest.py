@@ -204,9 +204,14 @@ class Target(Strict):
         return (f"{self.backend} {major}", self.backend) if major else (self.backend,)
 
 
+SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
+
+
 class Measure(Strict):
     """How engines are timed; times in seconds, for each engine."""
 
+    scenario: Literal["single-stream", "multi-stream", "offline", "server"] = "single-stream"
+    paired: bool = True  # a variant interleaved with its baseline; false: each cell for itself
     warmup_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2
     warmup_iterations: Annotated[int, Field(ge=1)] = 10
     min_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
@@ -215,12 +220,28 @@ class Measure(Strict):
     stability: Annotated[float, Field(gt=0, lt=1)] = 0.05
     windows: Annotated[int, Field(ge=3, le=1000)] = 6
     discard: Annotated[int, Field(ge=0)] = 2
+    rate: Annotated[float | None, Field(gt=0)] = None  # server: calls a second; default: the highest that meets p99
+    p99_seconds: Annotated[float | None, Field(gt=0)] = None  # server
+    energy_seconds: Annotated[float, Field(ge=0, le=600)] = 2.0  # of a run of its own, where there is a counter
+    profile_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2  # of a run of its own under the profiler; 0: none
 
     @model_validator(mode="after")
     def _ordered(self) -> Measure:
         if self.max_seconds < self.min_seconds:
             raise ValueError(f"max_seconds ({self.max_seconds:g}) is less than min_seconds ({self.min_seconds:g})")
+        serves = self.scenario == "server"
+        if serves and self.rate is None and self.p99_seconds is None:
+            raise ValueError("scenario server needs rate, or p99_seconds to search the highest rate for")
+        if not serves and (self.rate is not None or self.p99_seconds is not None):
+            raise ValueError(f"rate and p99_seconds are of scenario server, not of {self.scenario}")
         return self
+
+
+class EarlyStopping(Strict):
+    """Stop scoring a cell whose accuracy is hopeless: a sequential test that errs once in a hundred."""
+
+    max_drop: Annotated[float, Field(gt=0, lt=100)]  # points below the baseline that are still acceptable
+    margin: Annotated[float, Field(gt=0, lt=100)] = 5.0  # points beyond, at which a cell is hopeless
 
 
 class Manifest(Strict):
@@ -233,7 +254,10 @@ class Manifest(Strict):
     recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (1,)
+    concurrency: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (1,)
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    build_replicates: Annotated[int, Field(ge=1, le=100)] = 1
+    early_stopping: EarlyStopping | None = None  # of accuracy; default: every image is scored
     metrics: tuple[str, ...] = ("top1", "top5", "agreement", "sqnr")
     measure: Measure = Measure()
     verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
@@ -250,6 +274,9 @@ class Manifest(Strict):
                 if name not in names:
                     raise ValueError(f"recipe {recipe.label!r}: targets: {unknown('target', name, names)}")
         _reject_repeats("batch_sizes", [str(size) for size in self.batch_sizes])
+        _reject_repeats("concurrency", [str(count) for count in self.concurrency])
+        if self.measure.scenario == "single-stream" and self.concurrency != (1,):
+            raise ValueError("concurrency is of the scenarios multi-stream, offline and server; single-stream has 1")
         return self
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf import json_format
 
@@ -24,12 +24,19 @@ LATER = 1 << 20  # beyond every target's rank
 REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "predict", "score")  # a measurement never is
 
 
+class Load(NamedTuple):
+    """What an engine is to do in one cell."""
+
+    batch_size: int
+    concurrency: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One unit of work."""
 
     key: str
-    kind: str  # prepare, compress, build, predict, score, measure
+    kind: str  # prepare, compress, build, predict, score, measure, profile
     label: str
     place: str  # orchestrator, compressor, or "target NAME"
     spec: dict[str, Any]  # what the step's handler reads
@@ -47,7 +54,9 @@ class Cell:
     recipe: Recipe
     target: Target
     batch_size: int
+    concurrency: int
     repeat: int
+    scenario: str
     precision: str = ""
     form: str = ""
     outcome: str = ""  # refused or unavailable, where that is known already
@@ -68,13 +77,14 @@ def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str]) 
     """The plan of a run. `versions` are the orchestrator's own."""
     planner = _Planner(manifest, facts, run, versions)
     cells = [
-        planner.cell(model, dataset, recipe, target, batch_size, repeat)
+        planner.cell(model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
         for model in manifest.models
         for dataset in manifest.datasets
         for recipe in manifest.all_recipes
         for target in manifest.targets
         if recipe.targets is None or target.name in recipe.targets
         for batch_size in manifest.batch_sizes
+        for concurrency in manifest.concurrency
         for repeat in range(manifest.repeats)
     ]
     return Plan(steps=tuple(sorted(planner.steps.values(), key=lambda step: step.stage)), cells=tuple(cells))
@@ -93,38 +103,37 @@ class _Planner:
     versions: dict[str, str]
     steps: dict[str, Step] = field(default_factory=dict)
 
-    def cell(
-        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int, repeat: int
-    ) -> Cell:
+    def cell(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int) -> Cell:
         facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
-        identity = [model.label, dataset.label, recipe.label, target.name, batch_size, repeat]
+        at_once = [load.concurrency] if load.concurrency > 1 else []
+        identity = [model.label, dataset.label, recipe.label, target.name, load.batch_size, *at_once, repeat]
         known: dict[str, Any] = {
             "key": digest(identity)[:12],
             "model": model.label,
             "dataset": dataset.label,
             "recipe": recipe,
             "target": target,
-            "batch_size": batch_size,
+            "batch_size": load.batch_size,
+            "concurrency": load.concurrency,
             "repeat": repeat,
+            "scenario": self.manifest.measure.scenario,
             "precision": facts.precision.removeprefix("PRECISION_"),
             "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
         }
         outcome, reason = self._outcome(facts, runtime, target, dataset)
         if outcome:
             return Cell(**known, outcome=outcome, reason=reason)
-        build = self._build(model, dataset, recipe, target, batch_size)
-        baseline_build = self._build(model, dataset, Recipe(), target, batch_size)
         predict = self._predict(model, dataset, recipe, target)
         roles = {
             "unpruned": self._checkpoint(model, dataset, ()),
             "variant": self._variant(model, dataset, recipe),
-            "build": build,
+            "build": self._build(model, dataset, recipe, target, load.batch_size),
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
             "predict": predict,
             "score": self._score(model, dataset, recipe, target, predict),
         }
         if facts.precision != SIMULATED:
-            roles["measure"] = self._measure(model, dataset, recipe, target, batch_size, repeat, build, baseline_build)
+            roles |= self._timed(model, dataset, recipe, target, load, repeat)
         pruned = [step for step in recipe.steps if step.kind != "quantize"]
         prefixes = (self._checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
         return Cell(
@@ -132,6 +141,21 @@ class _Planner:
             steps={role: key for role, key in roles.items() if key},
             preparation=(*prefixes, roles["variant"]),
         )
+
+    def _timed(
+        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
+    ) -> dict[str, str]:
+        """The steps that take times, by role: of each replicate of the engine, and of its layers."""
+        measure = self.manifest.measure
+        roles = {"measure": self._measure(model, dataset, recipe, target, load, repeat, 0)}
+        for replicate in range(1, self.manifest.build_replicates):
+            roles[f"build {replicate}"] = self._build(model, dataset, recipe, target, load.batch_size, replicate)
+            roles[f"measure {replicate}"] = self._measure(model, dataset, recipe, target, load, repeat, replicate)
+        if recipe.steps and not measure.paired and measure.scenario != "server":
+            roles["baseline measure"] = self._measure(model, dataset, Recipe(), target, load, repeat, 0)
+        if measure.profile_seconds:
+            roles["profile"] = self._profile(model, dataset, recipe, target, load.batch_size)
+        return roles
 
     def _outcome(self, facts: RecipeFacts, runtime: TargetFacts, target: Target, dataset: Dataset) -> tuple[str, str]:
         """What is known before any work."""
@@ -207,7 +231,9 @@ class _Planner:
             self.facts.compressor_versions[facts.compressor],
         )  # fmt: skip
 
-    def _build(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
+    def _build(
+        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int, replicate: int = 0
+    ) -> str:
         facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
         spec = {
             "backend": target.backend,
@@ -215,9 +241,10 @@ class _Planner:
             "form": runtime.form(facts.precision, facts.forms),
             "batch_size": batch_size,
             "preprocessing": facts.preprocessing,
-        }
+        } | ({"replicate": replicate} if replicate else {})
         needs = {"variant": self._variant(model, dataset, recipe)}
-        return self._on_target("build", f"{model.label}: {recipe.label}, batch {batch_size}", target, spec, needs, 0)
+        label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", build {replicate}" if replicate else "")
+        return self._on_target("build", label, target, spec, needs, 0)
 
     def _predict(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         largest = max(self.manifest.batch_sizes)
@@ -225,7 +252,18 @@ class _Planner:
             "build": self._build(model, dataset, recipe, target, largest),
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
         }
-        return self._on_target("predict", f"{model.label}: {recipe.label} on {dataset.label}", target, {}, needs, 1)
+        spec: dict[str, Any] = {}
+        if self.manifest.early_stopping is not None and recipe.steps and not self._unlabelled(dataset):
+            spec = {"early_stopping": self.manifest.early_stopping.model_dump(), "dataset": dataset.label}
+            needs["baseline"] = self._predict(model, dataset, Recipe(), target)
+        # Baselines come first: where scoring may stop early, it is compared with them.
+        order = 2 if spec else 1
+        return self._on_target(
+            "predict", f"{model.label}: {recipe.label} on {dataset.label}", target, spec, needs, order
+        )
+
+    def _unlabelled(self, dataset: Dataset) -> bool:
+        return "test" in self.facts.datasets[dataset.label].unlabelled
 
     def _score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, predict: str) -> str:
         spec = {"dataset": dataset.label, "metrics": list(self.manifest.metrics)}
@@ -237,7 +275,7 @@ class _Planner:
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
         }
         label = f"{model.label}: {recipe.label} on {dataset.label}"
-        stage = (self._rank(target), 2)
+        stage = (self._rank(target), 3)
         return self._add("score", label, ORCHESTRATOR, spec, needs, stage, self.versions, named)
 
     def _measure(
@@ -246,17 +284,37 @@ class _Planner:
         dataset: Dataset,
         recipe: Recipe,
         target: Target,
-        batch_size: int,
+        load: Load,
         repeat: int,
-        build: str,
-        baseline: str,
+        replicate: int,
     ) -> str:
-        spec = {"settings": self.manifest.measure.model_dump(), "run": self.run, "repeat": repeat}
-        needs = {"build": build, "inputs": self._prepare(model, dataset, "test", dataset.test_images)}
-        if baseline != build:
-            needs["baseline"] = baseline
-        label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", repeat {repeat}" if repeat else "")
-        return self._on_target("measure", label, target, spec, needs, 3, repeat)
+        chosen = self.manifest.measure
+        spec = {"settings": self._settings(load), "run": self.run, "repeat": repeat}
+        needs = {
+            "build": self._build(model, dataset, recipe, target, load.batch_size, replicate),
+            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
+        }
+        if recipe.steps and chosen.paired and chosen.scenario != "server":
+            needs["baseline"] = self._build(model, dataset, Recipe(), target, load.batch_size)
+        notes = [f"batch {load.batch_size}", *([f"{load.concurrency} at once"] if load.concurrency > 1 else [])]
+        notes += [f"{what} {n}" for what, n in (("repeat", repeat), ("build", replicate)) if n]
+        label = f"{model.label}: {recipe.label}, {', '.join(notes)}"
+        return self._on_target("measure", label, target, spec, needs, 4, repeat)
+
+    def _settings(self, load: Load) -> dict[str, Any]:
+        """The fields of MeasureSettings."""
+        chosen = self.manifest.measure.model_dump(exclude={"paired", "profile_seconds"}, exclude_none=True)
+        chosen["scenario"] = f"SCENARIO_{chosen['scenario'].replace('-', '_').upper()}"
+        return chosen | {"concurrency": load.concurrency, "seed": self.manifest.seed}
+
+    def _profile(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
+        spec = {"seconds": self.manifest.measure.profile_seconds, "run": self.run}
+        needs = {
+            "build": self._build(model, dataset, recipe, target, batch_size),
+            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
+        }
+        label = f"{model.label}: {recipe.label}, batch {batch_size}"
+        return self._on_target("profile", label, target, spec, needs, 5)
 
     def _on_target(
         self,
@@ -272,7 +330,7 @@ class _Planner:
         tools = runtime.versions | {"device": runtime.device}
         place = f"target {target.name}"
         # Two targets with equal backends, options and devices share builds, but each is measured for itself.
-        named = spec | ({"target": target.name} if kind == "measure" else {})
+        named = spec | ({"target": target.name} if kind in ("measure", "profile") else {})
         rank = self._rank(target)
         # Repeats are sessions, which alternate between targets: A B, B A, A B. A drift meets all of them alike.
         stage = (LATER + repeat, rank if repeat % 2 == 0 else -rank) if repeat else (rank, order)

@@ -99,6 +99,28 @@ def paired_difference(variant: np.ndarray, baseline: np.ndarray, seed: int = 0) 
     return PairedDifference(points=points, low=float(low), high=float(high), p=p)
 
 
+def is_hopeless(right: np.ndarray, acceptable: float, margin: float, error: float = 0.01) -> bool:
+    """Whether a share of right answers is below what is acceptable, by Wald's sequential test (Wald 1945).
+
+    `right`: bool [n], the answers so far; `acceptable`: the least share that is; the test tells it from
+    `acceptable - margin` and takes either for the other with probability `error`. It may be asked again and
+    again as answers come in.
+    """
+    good, bad = min(max(acceptable, 1e-6), 1 - 1e-6), min(max(acceptable - margin, 1e-6), 1 - 1e-6)
+    hits, misses = int(right.sum()), int((~right).sum())
+    evidence = hits * math.log(bad / good) + misses * math.log((1 - bad) / (1 - good))
+    return evidence >= math.log((1 - error) / error)
+
+
+def spread_percent(groups: Sequence[Sequence[float]]) -> float | None:
+    """Pooled standard deviation inside groups of times, in percent of the time; None without two values in a group."""
+    logs = [np.log(np.asarray(group, float)) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in logs)
+    if not freedom:
+        return None
+    return 100 * math.sqrt(sum(float(((g - g.mean()) ** 2).sum()) for g in logs) / freedom)
+
+
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:
     """Indices of the points (cost, gain) that no other beats in both, by rising cost."""
     front: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,14 @@ from pqbench_orchestrator.ledger import Ledger, StepRecord
 from pqbench_orchestrator.manifest import KINDS
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.plan import Cell, Plan
-from pqbench_orchestrator.stats import PairedDifference, paired_difference, paired_speedup, wilson
+from pqbench_orchestrator.stats import (
+    PairedDifference,
+    paired_difference,
+    paired_speedup,
+    spread_percent,
+    unpaired_ratio,
+    wilson,
+)
 from pqbench_wire.blobs import BlobStore
 
 MB = 1_000_000
@@ -36,7 +43,23 @@ WORST_FIRST = ("failed", "unavailable", "refused")
 
 def rows(plan: Plan, ledger: Ledger, store: BlobStore) -> list[Row]:
     """A row for every cell, in the plan's order; a value that is not known is absent (None)."""
-    return [_row(cell, ledger, store) for cell in plan.cells]
+    table = [_row(cell, ledger, store) for cell in plan.cells]
+    _add_sessions(plan, table)
+    return table
+
+
+def _add_sessions(plan: Plan, table: list[Row]) -> None:
+    """What the repeats of a cell have in common: the median that the thesis reports, and how sessions differ."""
+    sessions: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for cell, row in zip(plan.cells, table, strict=True):
+        if row.get("Inference Time (ms)") is not None:
+            key = (cell.model, cell.dataset, cell.recipe.label, cell.target.name, cell.batch_size, cell.concurrency)
+            sessions[key].append(row)
+    for rows_of_one in (group for group in sessions.values() if len(group) > 1):
+        medians = [row["Inference Time (ms)"] for row in rows_of_one]
+        for row in rows_of_one:
+            row["Median of Repeats (ms)"] = float(np.median(medians))
+            row["Between-Session SD (%)"] = spread_percent([medians])
 
 
 def write_csv(table: list[Row], path: Path) -> None:
@@ -113,6 +136,8 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
         "Backend": cell.target.backend,
         "Precision": cell.precision or None,
         "Form": cell.form or None,
+        "Scenario": cell.scenario,
+        "Concurrency": cell.concurrency,
         "Repeat": cell.repeat,
     }
     row["Outcome"], row["Reason"] = _outcome(cell, ledger)
@@ -127,7 +152,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
 def _outcome(cell: Cell, ledger: Ledger) -> tuple[str, str]:
     if cell.outcome:
         return cell.outcome, cell.reason
-    records = [ledger.step(key) for key in cell.steps.values()]
+    records = [ledger.step(key) for role, key in cell.steps.items() if role != "profile"]  # which no figure needs
     unfinished = [record for record in records if record is not None and not record.done]
     for outcome in WORST_FIRST:
         if reasons := [record.reason for record in unfinished if record.outcome == outcome]:
@@ -191,6 +216,7 @@ def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     for name, value in metrics.items():
         row[METRICS.load(name).TITLE] = value
     row["Scored Images"] = record.result["images"]
+    row["Stopped Early"] = record.result.get("stopped") or None
     if "right" in record.result:
         variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
         low, high = wilson(int(variant.sum()), len(variant))
@@ -224,20 +250,83 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     ):  # fmt: skip
         row[title] = value * MS
     row["Calls"] = own.count
-    row["Images/s"] = cell.batch_size / own.median
+    row["Images/s"] = cell.batch_size * (1 / own.median if cell.scenario == "single-stream" else own.calls_per_second)
     row["Stable"] = own.stable
     row["Unstable Because"] = own.unstable_reason or None
     row["Load Time (s)"] = own.load_seconds
+    row["First Call (s)"] = own.first_call_seconds
+    row["Engine Memory (MB)"] = own.memory_bytes / MB if own.HasField("memory_bytes") else None
     row["Worker Peak Memory (MB)"] = result.peak_rss_bytes / MB
     row["Load Average"] = result.load_average_before
-    row |= device_columns(result)
+    if result.load:
+        row["Foreign Load (cores)"] = float(np.mean([one.foreign_cores for one in result.load]))
+    row |= server_columns(own) | energy_columns(own, cell.batch_size) | device_columns(result)
+    blocks = store.archive(result.samples)
+    _add_speedup(row, cell, ledger, store, result, blocks)
+    _add_variance(row, cell, ledger, store, blocks)
+
+
+def _add_speedup(
+    row: Row, cell: Cell, ledger: Ledger, store: BlobStore, result: MeasureResult, arrays: dict[str, np.ndarray]
+) -> None:
+    """Against the baseline in the same session; unpaired on request, against the baseline's own."""
+    unpaired = _done(ledger, cell, "baseline measure")
     if len(result.timings) > 1:
-        row["Baseline Time (ms)"] = result.timings[1].median * MS
-        arrays = store.archive(result.samples)
         ratio = paired_speedup(arrays["latency_0"], arrays["block_0"], arrays["latency_1"], arrays["block_1"])
-        row["Speedup"] = ratio.value
-        row["Speedup Low"] = ratio.low
-        row["Speedup High"] = ratio.high if math.isfinite(ratio.high) else None
+        row["Baseline Time (ms)"] = result.timings[1].median * MS
+    elif unpaired is not None:
+        baseline = _message(unpaired, MeasureResult)
+        ratio = unpaired_ratio(block_medians(store.archive(baseline.samples)), block_medians(arrays))
+        row["Baseline Time (ms)"] = baseline.timings[0].median * MS
+    else:
+        return
+    row["Paired"] = unpaired is None
+    row["Speedup"] = ratio.value
+    row["Speedup Low"] = ratio.low
+    row["Speedup High"] = ratio.high if math.isfinite(ratio.high) else None
+
+
+def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays: dict[str, np.ndarray]) -> None:
+    """How the medians of blocks differ inside a measurement, and those of engines built anew from each other."""
+    replicates = [_done(ledger, cell, role) for role in cell.steps if role.startswith("measure ")]
+    results = [_message(record, MeasureResult) for record in replicates if record is not None]
+    blocks = [block_medians(arrays), *(block_medians(store.archive(one.samples)) for one in results)]
+    row["Within-Run SD (%)"] = spread_percent(blocks)
+    if results:
+        medians = [row["Inference Time (ms)"] / MS, *(one.timings[0].median for one in results)]
+        row["Between-Build SD (%)"] = spread_percent([medians])
+        row["Builds"] = len(medians)
+
+
+def block_medians(arrays: dict[str, np.ndarray]) -> list[float]:
+    """Medians of the first engine's blocks, seconds."""
+    latency, block = arrays["latency_0"], arrays["block_0"]
+    return [float(np.median(latency[block == number])) for number in np.unique(block)]
+
+
+def server_columns(timing: EngineTiming) -> Row:
+    """What the server scenario found; nothing for the others."""
+    if not timing.HasField("server"):
+        return {}
+    found = timing.server
+    invalid = found.invalid_reason or ("" if found.met else "no rate met the bound of the 99th percentile")
+    return {
+        "Rate (1/s)": found.rate,
+        "Slip P99 (ms)": found.slip_p99 * MS,
+        "Valid": found.valid and found.met,
+        "Invalid Because": invalid or None,
+    }
+
+
+def energy_columns(timing: EngineTiming, batch_size: int) -> Row:
+    """Energy of one image, idle subtracted; where it was not measured, the reason."""
+    if not timing.HasField("joules_per_call"):
+        return {"Energy Source": timing.energy_source} if timing.energy_source else {}
+    return {
+        "Energy (mJ/image)": timing.joules_per_call / batch_size * 1000,
+        "Idle Power (W)": timing.idle_watts,
+        "Energy Source": timing.energy_source,
+    }
 
 
 def device_columns(result: MeasureResult) -> Row:
@@ -250,6 +339,8 @@ def device_columns(result: MeasureResult) -> Row:
     row: Row = {title: device[part].median * MS for part, title in titles.items() if part in device}
     if watts := [one.power_watts for one in result.gpu if one.HasField("power_watts")]:
         row["GPU Power (W)"] = float(np.mean(watts))
+    if used := [one.memory_bytes for one in result.gpu if one.HasField("memory_bytes")]:
+        row["Device Memory (MB)"] = max(used) / MB
     if clocks := [one.sm_mhz for one in result.gpu if one.HasField("sm_mhz")]:
         row["SM Clock Min (MHz)"], row["SM Clock Max (MHz)"] = min(clocks), max(clocks)
     return row

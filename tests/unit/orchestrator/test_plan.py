@@ -85,8 +85,65 @@ def test_shared_prefixes_are_done_once() -> None:
 def test_one_accuracy_pass_serves_batch_sizes_and_repeats() -> None:
     made = planned(manifest(repeats=3))
     kinds = Counter(step.kind for step in made.steps)
-    assert kinds == {"prepare": 3, "compress": 7, "build": 16, "predict": 8, "score": 8, "measure": 48}
+    assert kinds == {"prepare": 3, "compress": 7, "build": 16, "predict": 8, "score": 8, "measure": 48, "profile": 16}
     assert len(made.cells) == 4 * 2 * 2 * 3
+
+
+def measures(made: Plan) -> list[Any]:
+    return [step for step in made.steps if step.kind == "measure"]
+
+
+def test_repeats_are_sessions_that_alternate_between_targets() -> None:
+    made = planned(manifest(repeats=3, recipes=[{"name": "baseline"}], batch_sizes=[1]))
+    assert [step.place.removeprefix("target ") for step in measures(made)] == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_a_variant_is_paired_with_its_baseline_unless_asked_otherwise() -> None:
+    variant = next(cell for cell in planned(manifest()).cells if cell.recipe.label == "pruned")
+    paired = {step.key: step for step in planned(manifest()).steps}[variant.steps["measure"]]
+    assert "baseline" in paired.needs and "baseline measure" not in variant.steps
+    made = planned(manifest(measure={"paired": False}))
+    alone = next(cell for cell in made.cells if cell.recipe.label == "pruned")
+    steps = {step.key: step for step in made.steps}
+    assert "baseline" not in steps[alone.steps["measure"]].needs
+    assert steps[alone.steps["baseline measure"]].label.startswith("resnet: baseline")
+    assert len(measures(made)) == len(made.cells), "the baseline is measured once, for its own cell and for the others"
+
+
+def test_replicates_are_built_and_measured_each() -> None:
+    made = planned(manifest(build_replicates=3, recipes=[{"name": "baseline"}], batch_sizes=[1]))
+    cell = made.cells[0]
+    built = {cell.steps[role] for role in ("build", "build 1", "build 2")}
+    timed = {cell.steps[role] for role in ("measure", "measure 1", "measure 2")}
+    assert len(built) == len(timed) == 3
+    assert {step.spec.get("replicate", 0) for step in made.steps if step.key in built} == {0, 1, 2}
+
+
+def test_concurrency_is_an_axis_of_the_scenarios_that_have_it() -> None:
+    made = planned(manifest(measure={"scenario": "offline"}, concurrency=[1, 4], batch_sizes=[1]))
+    assert len(made.cells) == 4 * 2 * 2 and len({cell.key for cell in made.cells}) == len(made.cells)
+    assert {step.spec["settings"]["concurrency"] for step in measures(made)} == {1, 4}
+    assert {step.spec["settings"]["scenario"] for step in measures(made)} == {"SCENARIO_OFFLINE"}
+    with pytest.raises(ValueError, match="single-stream has 1"):
+        manifest(concurrency=[1, 4])
+    with pytest.raises(ValueError, match="needs rate, or p99_seconds"):
+        manifest(measure={"scenario": "server"})
+    with pytest.raises(ValueError, match="are of scenario server, not of offline"):
+        manifest(measure={"scenario": "offline", "rate": 3})
+    served = planned(manifest(measure={"scenario": "server", "p99_seconds": 0.01}))
+    assert not [step for step in measures(served) if "baseline" in step.needs], "a rate is found for each alone"
+
+
+def test_scoring_that_may_stop_early_waits_for_the_baseline() -> None:
+    made = planned(manifest(early_stopping={"max_drop": 5}))
+    predictions = [step for step in made.steps if step.kind == "predict"]
+    stopping = [step for step in predictions if step.spec]
+    assert len(stopping) == 6 and len(predictions) == 8, "baselines are scored in full"
+    assert all(step.spec["early_stopping"]["max_drop"] == 5 and "baseline" in step.needs for step in stopping)
+    seen: set[str] = set()
+    for step in made.steps:
+        assert set(step.needs.values()) <= seen
+        seen.add(step.key)
 
 
 def test_every_need_comes_before_and_places_are_visited_once() -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import gc
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pqbench.runtime.v1.runtime_pb2 import MeasureSettings
-from pqbench_runtime import timing
+from pqbench.runtime.v1.runtime_pb2 import (
+    SCENARIO_MULTI_STREAM,
+    SCENARIO_OFFLINE,
+    SCENARIO_SERVER,
+    EngineTiming,
+    GpuReading,
+    LoadReading,
+    MeasureSettings,
+)
+from pqbench_runtime import scenarios, timing
+from pqbench_runtime.scenarios import Call
+from pqbench_runtime.stability import is_stable, judge
 from pqbench_runtime.timing import Samples
 from pqbench_wire.errors import InvalidInput
 
@@ -26,7 +37,7 @@ def settings(**changes: float) -> MeasureSettings:
 def test_engines_are_interleaved_and_switches_discarded() -> None:
     order: list[str] = []
 
-    def call(name: str) -> timing.Call:
+    def call(name: str) -> Call:
         def run() -> np.ndarray:
             order.append(name)
             return np.zeros(1)
@@ -34,7 +45,7 @@ def test_engines_are_interleaved_and_switches_discarded() -> None:
         return run
 
     calls = [call("a"), call("b")]
-    samples = timing.measure(calls, settings(min_seconds=1e-9, max_seconds=1e-9))
+    samples = timing.measure([[one] for one in calls], settings(min_seconds=1e-9, max_seconds=1e-9))
     # Warm-up of both, then A B, B A, A B: two calls a block, one more after each switch.
     assert "".join(order) == "aa" + "bb" + "aaa" + "bbb" + "bb" + "aaa" + "aa" + "bbb"
     assert [s.block for s in samples] == [[0, 0, 1, 1, 2, 2]] * 2
@@ -47,7 +58,7 @@ def test_samples_are_what_the_calls_took() -> None:
         time.sleep(next(pauses))
         return np.zeros(1)
 
-    samples = timing.measure([call], settings())[0]
+    samples = timing.measure([[call]], settings())[0]
     assert len(samples.latency) == len(samples.start) == len(samples.block) >= 6
     assert min(samples.latency) >= 0.002
     assert sorted(samples.start) == samples.start
@@ -60,7 +71,7 @@ def test_the_garbage_collector_rests_while_timing() -> None:
         states.append(gc.isenabled())
         return np.zeros(1)
 
-    timing.measure([call], settings())
+    timing.measure([[call]], settings())
     assert not any(states) and gc.isenabled()
 
 
@@ -69,7 +80,7 @@ def test_a_failing_call_leaves_the_collector_on() -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        timing.measure([call], settings())
+        timing.measure([[call]], settings())
     assert gc.isenabled()
 
 
@@ -80,29 +91,63 @@ def test_an_unstable_engine_is_measured_longer_and_marked() -> None:
         time.sleep(0.0005 * 1.1 ** next(count))
         return np.zeros(1)
 
-    own = timing.measure([call], settings(max_seconds=0.2))[0]
+    own = timing.measure([[call]], settings(max_seconds=0.2))[0]
     assert max(own.block) >= 3, "it went on beyond the first three windows"
-    verdict = timing.summarise(own, settings(), 0.0)
+    verdict = judged(own)
     assert not verdict.stable and verdict.unstable_reason.startswith("drift: ")
 
 
+def judged(own: Samples, gpu: Any = (), load: Any = ()) -> EngineTiming:
+    made = timing.summarise(own)
+    judge(made, np.asarray(own.latency), own.medians, settings(), gpu, load)
+    return made
+
+
 def test_stability_is_a_matter_of_the_last_windows() -> None:
-    calm = Samples(medians=[9.0, 1.0, 1.01, 0.99])
-    assert timing.is_stable(calm, settings())
+    assert is_stable([9.0, 1.0, 1.01, 0.99], settings())
     noisy = Samples(medians=[1.0, 1.0, 1.2, 1.0], latency=[1.0, 1.2, 1.0], block=[0, 1, 2])
-    assert not timing.is_stable(noisy, settings())
-    assert timing.summarise(noisy, settings(), 0).unstable_reason.startswith(
-        "noise: the last 3 windows' medians differ"
+    assert not is_stable(noisy.medians, settings())
+    assert judged(noisy).unstable_reason.startswith("noise: the last 3 windows' medians differ by")
+
+
+def test_every_reason_is_told() -> None:
+    rng = np.random.default_rng(0)
+    calm = Samples(medians=[1.0, 1.0, 1.0], latency=list(rng.normal(1, 0.02, 400)))
+    assert judged(calm).stable and judged(calm).unstable_reason == ""
+    assert (
+        judged(calm, gpu=[GpuReading(), GpuReading(throttled=["power cap"])]).unstable_reason == "throttled: power cap"
     )
+    quiet, busy = LoadReading(foreign_cores=0.03), LoadReading(foreign_cores=0.9)
+    assert judged(calm, load=[quiet] * 6).stable
+    assert judged(calm, load=[quiet] * 5 + [busy]).unstable_reason.startswith("other load: other processes used")
+    stolen = [LoadReading(stolen_cores=0.4)] * 6
+    assert judged(calm, load=stolen).unstable_reason.startswith("other load: the hypervisor took")
+
+
+@pytest.mark.parametrize(
+    ("latency", "bimodal"),
+    [
+        (lambda rng: rng.normal(1, 0.02, 1000), False),
+        (lambda rng: rng.lognormal(0, 0.3, 1000), False),
+        (lambda rng: rng.uniform(1, 2, 1000), False),
+        (lambda rng: np.concatenate([rng.normal(1, 0.02, 950), rng.normal(3, 0.05, 50)]), False),  # rare outliers
+        (lambda rng: np.concatenate([rng.normal(1, 0.02, 600), rng.normal(1.05, 0.02, 400)]), False),  # too close
+        (lambda rng: np.concatenate([rng.normal(1, 0.02, 600), rng.normal(1.4, 0.03, 400)]), True),
+    ],
+)
+def test_two_modes_are_told_from_one(latency: Any, bimodal: bool) -> None:
+    own = Samples(medians=[1.0, 1.0, 1.0], latency=list(latency(np.random.default_rng(1))))
+    assert judged(own).unstable_reason.startswith("bimodal: 40% of the calls take 139") == bimodal
+    assert judged(own).stable != bimodal
 
 
 def test_statistics_on_known_data() -> None:
     latency = list(np.arange(1, 1002) / 1000)
-    figures = timing.summarise(Samples(latency=latency, medians=[1.0, 1.0, 1.0]), settings(), 2.5)
+    figures = timing.summarise(Samples(latency=latency, medians=[1.0, 1.0, 1.0], calls=1001, busy=2.0))
     assert figures.median == pytest.approx(0.501) and figures.mean == pytest.approx(0.501)
     assert figures.p90 == pytest.approx(0.901) and figures.p99 == pytest.approx(0.991)
     assert figures.p999 == pytest.approx(1.0) and figures.max == pytest.approx(1.001)
-    assert figures.std == pytest.approx(np.std(latency, ddof=1)) and figures.load_seconds == 2.5
+    assert figures.std == pytest.approx(np.std(latency, ddof=1)) and figures.calls_per_second == 500.5
     assert figures.median_low < figures.median < figures.median_high
 
 
@@ -123,8 +168,79 @@ def test_the_medians_interval_covers_as_often_as_it_says() -> None:
         ({"max_seconds": 0.01}, "min_seconds <= max_seconds"),
         ({"stability": 0}, "stability"),
         ({"stability": 1}, "stability"),
+        ({"concurrency": 100}, "concurrency must be at most 64"),
+        ({"scenario": SCENARIO_SERVER}, "needs a rate, or p99_seconds"),
+        ({"scenario": SCENARIO_SERVER, "rate": 1e9}, "calls a second is over"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, float], problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem):
-        timing.measure([lambda: np.zeros(1)], settings(**change))
+        timing.measure([[lambda: np.zeros(1)]], settings(**change))
+
+
+def sleeper(seconds: float) -> Call:
+    return lambda: time.sleep(seconds)
+
+
+def test_multi_stream_waits_for_the_slowest() -> None:
+    own = timing.measure([[sleeper(0.001), sleeper(0.004)]], settings(scenario=SCENARIO_MULTI_STREAM))[0]
+    assert min(own.latency) >= 0.004
+    assert own.calls == 2 * len(own.latency)
+    assert timing.summarise(own).calls_per_second == pytest.approx(2 / np.mean(own.latency), rel=0.2)
+
+
+def test_offline_keeps_every_instance_busy() -> None:
+    chosen = settings(scenario=SCENARIO_OFFLINE, min_seconds=0.09, max_seconds=0.09)
+    one, four = (timing.measure([[sleeper(0.003)] * n], chosen)[0] for n in (1, 4))
+    assert timing.summarise(four).calls_per_second > 2.5 * timing.summarise(one).calls_per_second
+    assert four.start == sorted(four.start) and len(four.start) == len(four.latency) == four.calls
+
+
+def test_arrivals_are_poisson_and_seeded() -> None:
+    first, again, other = (scenarios.poisson(200, 30, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert len(first) != len(other) and abs(len(first) - 6000) < 5 * np.sqrt(6000)
+    gaps = np.diff(first)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05), "exponential gaps"
+    assert first[0] > 0 and first[-1] < 30 and len(scenarios.poisson(0.1, 0.1, np.random.default_rng(0))) == 1
+
+
+def test_server_latency_counts_from_the_scheduled_arrival() -> None:
+    """Three calls that arrive at once, served one after the other by one instance."""
+    block = scenarios.server([sleeper(0.01)], np.array([0.0, 0.0, 0.0, 0.2]))
+    waited = np.asarray(block.latency)
+    assert 0.01 <= waited[0] < waited[1] < waited[2] and waited[2] >= 0.03 and waited[3] < 0.02
+    assert len(block.slip) == 1, "only the last call found an idle instance; the first three were due already"
+    both = scenarios.server([sleeper(0.01)] * 2, np.array([0.0, 0.0, 0.0]))
+    assert max(both.latency) < 0.029, "two instances share the work"
+
+
+def test_the_highest_rate_that_meets_a_bound_is_searched() -> None:
+    chosen = settings(
+        scenario=SCENARIO_SERVER, p99_seconds=0.02, min_seconds=0.6, max_seconds=0.6, warmup_iterations=1, seed=3
+    )
+    own = timing.measure([[sleeper(0.002)]], chosen)[0]
+    assert own.server is not None
+    rates = [probe.rate for probe in own.server.probes]
+    assert len(rates) >= timing.PROBES and own.server.rate == rates[-1] and 50 < rates[-1] < 500
+    assert {probe.met for probe in own.server.probes} == {True, False}
+    assert own.server.met == (np.percentile(own.latency, 99) <= 0.02)
+    fixed = timing.measure(
+        [[sleeper(0.002)]], settings(scenario=SCENARIO_SERVER, rate=100, min_seconds=0.5, max_seconds=0.5)
+    )[0]
+    assert fixed.server is not None and fixed.server.rate == 100 and len(fixed.server.probes) == 1
+
+
+def test_a_generator_that_lags_makes_the_run_invalid() -> None:
+    def slow_wait(moment: float) -> bool:
+        time.sleep(max(0.0, moment - time.perf_counter()) + 0.01)
+        return True
+
+    kept, scenarios._wait_until = scenarios._wait_until, slow_wait
+    try:
+        own = timing.measure(
+            [[sleeper(0.0005)]], settings(scenario=SCENARIO_SERVER, rate=50, min_seconds=0.3, max_seconds=0.3)
+        )[0]
+    finally:
+        scenarios._wait_until = kept
+    assert own.server is not None and not own.server.valid and "the generator was late by" in own.server.invalid_reason

@@ -225,10 +225,10 @@ def identity(backend: Any, options: Any) -> str:
     return f"{backend.device(options)}, {versions}"
 
 
-def run_for(seconds: float, call: Callable[[], object], least: int = 3) -> int:
-    """Call it for some seconds, `least` times at least; returns how often."""
+def run_for(seconds: float, call: Callable[[], object], least: int = 3, most: int = 20) -> int:
+    """Call it for some seconds, `least` times at least and `most` at most; returns how often."""
     end, count = time.perf_counter() + seconds, 0
-    while count < least or time.perf_counter() < end:
+    while count < least or (count < most and time.perf_counter() < end):
         call()
         count += 1
     return count

@@ -6,10 +6,10 @@ Readings are of the whole board. What a board or a driver does not report is abs
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from pqbench.runtime.v1.runtime_pb2 import EngineTiming, GpuReading
+from pqbench.runtime.v1.runtime_pb2 import GpuReading
 from pqbench_runtime import cuda
 from pqbench_wire.errors import Unavailable
 
@@ -105,11 +105,3 @@ def environment() -> dict[str, str]:
     record = {"gpu": device(), "gpu_uuid": uuid(), "driver": driver(), "cuda_runtime": cuda.runtime_version()}
     limit = _supported(lambda: _nvml().nvmlDeviceGetEnforcedPowerLimit(board(cuda.bus_id())))
     return record if limit is None else record | {"gpu_power_limit_watts": f"{limit * MILLI:g}"}
-
-
-def mark_throttled(timing: EngineTiming, readings: Sequence[GpuReading]) -> None:
-    """A time taken while the clocks were held down is not a time to trust."""
-    reasons = sorted({reason for one in readings for reason in one.throttled})
-    if reasons:
-        timing.stable = False
-        timing.unstable_reason = f"throttled: {', '.join(reasons)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -52,6 +53,8 @@ def environment() -> dict[str, str]:
         "os": platform.platform(),
         "python": platform.python_version(),
         "cpu_governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "cpu_affinity": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "container_image": os.environ.get("PQBENCH_IMAGE", ""),
     }
     return {key: value for key, value in record.items() if value}
 
@@ -61,10 +64,25 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def memory() -> int:
+    """Bytes of this process's resident size."""
+    return _status("VmRSS")
+
+
 def peak_memory() -> int:
-    """Bytes of this process's largest resident size so far (getrusage would count its parent's too)."""
+    """Bytes of this process's largest resident size since `forget_peak` (getrusage would count its parent's too)."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """Have the peak begin again at the present size, where the kernel lets a process ask for it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(field: str) -> int:
     status = dict(line.split(":", 1) for line in _read(Path("/proc/self/status")).splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
+    return int(status[field].split()[0]) * 1024
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -7,21 +7,38 @@ meets all of them alike. The first calls after each switch are discarded.
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, MeasureSettings
+from pqbench.runtime.v1.runtime_pb2 import (
+    SCENARIO_MULTI_STREAM,
+    SCENARIO_OFFLINE,
+    SCENARIO_SERVER,
+    DeviceTime,
+    EngineTiming,
+    MeasureSettings,
+    Probe,
+    ServerTiming,
+)
+from pqbench_runtime import scenarios
+from pqbench_runtime.scenarios import Block, Call, clock
+from pqbench_runtime.stability import WINDOWS, is_stable
 from pqbench_wire.errors import InvalidInput
 
-Call = Callable[[], object]
-STABLE_WINDOWS = 3  # the last windows whose medians must agree
 MAX_SECONDS = 3600
 MAX_WINDOWS = 1000
 MAX_CALLS = 2_000_000  # timed calls of one engine: 16 MB of samples
+MAX_CONCURRENCY = 64
 RESAMPLES = 1000  # of the bootstrap
+PROBES = 7  # bisections of the server's rate: it is found to within a hundredth of what the engine can do
+PROBE_CALLS = 300  # at least, for a 99th percentile
+TRIES = 3  # to confirm the rate that was found
+BACK_OFF = 0.95
+MAX_SLIP = 0.1  # of the 99th percentile, by which the generator may be late
+Instances = Sequence[Call]  # of one engine, which work at the same time
+BLOCKS = {SCENARIO_MULTI_STREAM: scenarios.multi_stream, SCENARIO_OFFLINE: scenarios.offline}
 
 
 @dataclass(kw_only=True)
@@ -31,15 +48,17 @@ class Samples:
     latency: list[float] = field(default_factory=list)  # seconds
     start: list[float] = field(default_factory=list)  # seconds since the measurement began
     block: list[int] = field(default_factory=list)
-    first_call: float = 0.0  # seconds
     medians: list[float] = field(default_factory=list)  # of each block, seconds
     device: dict[str, list[float]] = field(default_factory=dict)  # parts by the device's clock, seconds
+    calls: int = 0  # of single instances
+    busy: float = 0.0  # seconds of all blocks
+    server: ServerTiming | None = None
 
 
 def check_settings(settings: MeasureSettings) -> None:
     """Raise InvalidInput for settings that cannot give a result."""
-    if settings.windows < STABLE_WINDOWS:
-        raise InvalidInput(f"windows must be at least {STABLE_WINDOWS}, got {settings.windows}")
+    if settings.windows < WINDOWS:
+        raise InvalidInput(f"windows must be at least {WINDOWS}, got {settings.windows}")
     if not 0 < settings.min_seconds <= settings.max_seconds <= 3600:
         raise InvalidInput(
             f"0 < min_seconds <= max_seconds <= 3600 must hold, got {settings.min_seconds} and {settings.max_seconds}"
@@ -50,96 +69,148 @@ def check_settings(settings: MeasureSettings) -> None:
         raise InvalidInput(f"iterations and discard must be at most {MAX_CALLS}")
     if not 0 < settings.stability < 1:
         raise InvalidInput(f"stability is a share between 0 and 1, got {settings.stability}")
+    if settings.concurrency > MAX_CONCURRENCY:
+        raise InvalidInput(f"concurrency must be at most {MAX_CONCURRENCY}, got {settings.concurrency}")
+    if not 0 <= settings.energy_seconds <= MAX_SECONDS:
+        raise InvalidInput(f"energy_seconds must be 0 to {MAX_SECONDS}, got {settings.energy_seconds}")
+    if settings.scenario == SCENARIO_SERVER and not (settings.rate > 0 or settings.p99_seconds > 0):
+        raise InvalidInput("the server scenario needs a rate, or p99_seconds to search the highest rate for")
+    if settings.rate * settings.max_seconds > MAX_CALLS:
+        raise InvalidInput(f"a rate of {settings.rate:g} calls a second is over {MAX_CALLS} calls")
 
 
 def measure(
-    calls: Sequence[Call], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None
+    engines: Sequence[Instances], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None
 ) -> list[Samples]:
-    """Warm up and time each call, interleaved, until all are stable or `max_seconds` are over.
+    """Warm up and time each engine, interleaved, until all are stable or `max_seconds` are over.
 
-    The garbage collector rests meanwhile. `progress` is called between blocks.
+    In the server scenario, where a queue must not start empty again and again, one engine after the other. The
+    garbage collector rests meanwhile. `progress` is called between blocks.
     """
     check_settings(settings)
     gc.collect()
     gc.disable()
     try:
-        return _interleaved(calls, settings, progress)
+        samples = [_warmed_up(instances, settings) for instances in engines]
+        if settings.scenario == SCENARIO_SERVER:
+            _one_by_one(engines, samples, settings, progress)
+        else:
+            _interleaved(engines, samples, settings, progress)
+        return samples
     finally:
         gc.enable()
 
 
-def _interleaved(calls: Sequence[Call], settings: MeasureSettings, progress: Callable[[float], None]) -> list[Samples]:
-    samples = [Samples() for _ in calls]
-    for call, own in zip(calls, samples, strict=True):
-        _warm_up(call, own, settings)
-    begin, block, order = time.perf_counter(), 0, list(range(len(calls)))
-    block_seconds = settings.min_seconds / settings.windows
-    block_calls = -(-settings.min_iterations // settings.windows)
-    longest = settings.max_seconds * len(calls)
+def _interleaved(
+    engines: Sequence[Instances], samples: list[Samples], settings: MeasureSettings, progress: Callable[[float], None]
+) -> None:
+    begin, block, order = clock(), 0, list(range(len(engines)))
+    seconds, least = settings.min_seconds / settings.windows, -(-settings.min_iterations // settings.windows)
+    longest = settings.max_seconds * len(engines)
+    one_block = BLOCKS.get(settings.scenario, scenarios.single_stream)
     while True:
         for index in order:
-            switched = len(calls) > 1 and not (block and index == order[0])
-            _block(calls[index], samples[index], block, begin, block_seconds, block_calls, settings.discard * switched)
+            switched = len(engines) > 1 and not (block and index == order[0])
+            for _ in range(settings.discard * switched):
+                for call in engines[index]:
+                    call()
+            _add(samples[index], block, begin, one_block(engines[index], seconds, least))
         block, order = block + 1, order[::-1]
-        elapsed = time.perf_counter() - begin
         progress(min(1.0, block / settings.windows))
         enough = block >= settings.windows
-        if enough and (all(is_stable(s, settings) for s in samples) or elapsed >= longest):
-            return samples
+        if enough and (all(is_stable(s.medians, settings) for s in samples) or clock() - begin >= longest):
+            return
         if max(len(s.latency) for s in samples) > MAX_CALLS:
-            return samples
+            return
 
 
-def _warm_up(call: Call, own: Samples, settings: MeasureSettings) -> None:
-    begin = time.perf_counter()
-    call()
-    own.first_call = time.perf_counter() - begin
-    count = 1
-    while count < settings.warmup_iterations or time.perf_counter() - begin < settings.warmup_seconds:
-        call()
+def _one_by_one(
+    engines: Sequence[Instances], samples: list[Samples], settings: MeasureSettings, progress: Callable[[float], None]
+) -> None:
+    begin = clock()
+    for index, (instances, own) in enumerate(zip(engines, samples, strict=True)):
+        rng = np.random.default_rng(settings.seed)
+        rate, probes = (settings.rate, []) if settings.rate else _highest_rate(instances, settings, rng)
+        for _ in range(TRIES):
+            block = scenarios.server(instances, scenarios.poisson(rate, settings.min_seconds, rng))
+            progress((index + 1) / len(engines))
+            verdict = _server_timing(block, rate, settings)
+            probes.append(Probe(rate=rate, p99=_p99(block), met=verdict.met))
+            if verdict.met or settings.rate:
+                break
+            rate *= BACK_OFF
+        verdict.probes.extend(probes)
+        own.server = verdict
+        _add_windows(own, begin, block, settings.windows)
+
+
+def _highest_rate(
+    instances: Instances, settings: MeasureSettings, rng: np.random.Generator
+) -> tuple[float, list[Probe]]:
+    """By bisection, between nothing and what the engine does without a pause."""
+    full = scenarios.offline(instances, settings.min_seconds / settings.windows, len(instances) * WINDOWS)
+    low, high, probes = 0.0, full.calls / full.seconds, []
+    for _ in range(PROBES):
+        rate = (low + high) / 2
+        seconds = min(settings.max_seconds, max(settings.min_seconds / settings.windows, PROBE_CALLS / rate))
+        p99 = _p99(scenarios.server(instances, scenarios.poisson(rate, seconds, rng)))
+        met = p99 <= settings.p99_seconds
+        probes.append(Probe(rate=rate, p99=p99, met=met))
+        low, high = (rate, high) if met else (low, rate)
+    return low or high, probes
+
+
+def _server_timing(block: Block, rate: float, settings: MeasureSettings) -> ServerTiming:
+    slip = float(np.percentile(block.slip, 99)) if block.slip else 0.0
+    valid = slip <= MAX_SLIP * _p99(block)
+    return ServerTiming(
+        rate=rate,
+        slip_p99=slip,
+        valid=valid,
+        invalid_reason="" if valid else f"the generator was late by {slip * 1e3:.3f} ms (99th percentile)",
+        met=not settings.p99_seconds or _p99(block) <= settings.p99_seconds,
+    )
+
+
+def _p99(block: Block) -> float:
+    return float(np.percentile(block.latency, 99))
+
+
+def _warmed_up(instances: Instances, settings: MeasureSettings) -> Samples:
+    """No samples yet."""
+    begin, count = clock(), 0
+    while count < settings.warmup_iterations or clock() - begin < settings.warmup_seconds:
+        for call in instances:
+            call()
         count += 1
+    return Samples()
 
 
-def _block(call: Call, own: Samples, block: int, begin: float, seconds: float, least: int, discard: int) -> None:
-    for _ in range(discard):
-        call()
-    clock, device_times = time.perf_counter, getattr(call, "device_times", None)
-    latency: list[float] = []
-    start: list[float] = []
-    end = clock() + seconds
-    while True:
-        before = clock()
-        call()
-        after = clock()
-        latency.append(after - before)
-        start.append(before - begin)
-        if device_times is not None:
-            for part, seconds_of in device_times().items():
-                own.device.setdefault(part, []).append(seconds_of)
-        if after >= end and len(latency) >= least:
-            break
-    own.latency += latency
-    own.start += start
-    own.block += [block] * len(latency)
-    own.medians.append(float(np.median(latency)))
+def _add(own: Samples, block: int, begin: float, made: Block) -> None:
+    own.latency += made.latency
+    own.start += [at - begin for at in made.start]
+    own.block += [block] * len(made.latency)
+    own.medians.append(float(np.median(made.latency)))
+    own.calls += made.calls
+    own.busy += made.seconds
+    for part, values in made.device.items():
+        own.device.setdefault(part, []).extend(values)
 
 
-def is_stable(samples: Samples, settings: MeasureSettings) -> bool:
-    """Whether the last windows' medians lie within `stability` of their mean."""
-    return len(samples.medians) >= STABLE_WINDOWS and _spread(samples) <= settings.stability
+def _add_windows(own: Samples, begin: float, made: Block, windows: int) -> None:
+    """One long block, cut into windows of equally many calls."""
+    for window, indices in enumerate(np.array_split(np.arange(len(made.latency)), windows)):
+        if len(indices):
+            part = Block(latency=[made.latency[i] for i in indices], start=[made.start[i] for i in indices])
+            _add(own, window, begin, part)
+    own.calls, own.busy, own.device = made.calls, made.seconds, made.device
 
 
-def _spread(samples: Samples) -> float:
-    last = samples.medians[-STABLE_WINDOWS:]
-    return (max(last) - min(last)) / float(np.mean(last))
-
-
-def summarise(samples: Samples, settings: MeasureSettings, load_seconds: float) -> EngineTiming:
+def summarise(samples: Samples) -> EngineTiming:
     """Statistics of one engine's samples, in seconds; percentiles interpolate linearly."""
     latency = np.asarray(samples.latency)
     low, high = median_interval(latency)
     p90, p95, p99, p999 = np.percentile(latency, [90, 95, 99, 99.9])
-    stable = is_stable(samples, settings)
     return EngineTiming(
         count=len(latency),
         mean=latency.mean(),
@@ -153,11 +224,9 @@ def summarise(samples: Samples, settings: MeasureSettings, load_seconds: float) 
         max=latency.max(),
         median_low=low,
         median_high=high,
-        stable=stable,
-        unstable_reason="" if stable else _why(samples, settings),
-        load_seconds=load_seconds,
-        first_call_seconds=samples.first_call,
         device={part: device_time(values) for part, values in samples.device.items()},
+        calls_per_second=samples.calls / samples.busy if samples.busy else 0.0,
+        server=samples.server,
     )
 
 
@@ -177,10 +246,3 @@ def median_interval(latency: np.ndarray, seed: int = 0) -> tuple[float, float]:
     ranks = np.random.default_rng(seed).binomial(len(ordered), 0.5, RESAMPLES)
     low, high = np.percentile(ordered[np.minimum(ranks, len(ordered) - 1)], [2.5, 97.5])
     return float(low), float(high)
-
-
-def _why(samples: Samples, settings: MeasureSettings) -> str:
-    steps = np.sign(np.diff(samples.medians[-STABLE_WINDOWS - 1 :]))
-    kind = "drift" if abs(steps.sum()) == len(steps) else "noise"
-    spread = f"the last {STABLE_WINDOWS} windows' medians differ by {_spread(samples):.1%}"
-    return f"{kind}: {spread}, over {settings.stability:.1%}"

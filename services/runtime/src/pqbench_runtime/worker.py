@@ -15,8 +15,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, Tensor, WorkerError, WorkerReply, WorkerRequest
-from pqbench_runtime import frames, gpu, host, timing
+from pqbench_runtime import energy, frames, gpu, host, timing
 from pqbench_runtime.backend import (
     BACKENDS,
     UNKNOWN,
@@ -38,8 +38,19 @@ from pqbench_runtime.backend import (
     identity,
     route_for,
 )
+from pqbench_runtime.load import LoadMeter
+from pqbench_runtime.stability import judge
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import Failed, InvalidInput, OutOfMemory, PqbenchError, PrecisionMismatch, Refused, reason_of
+from pqbench_wire.errors import (
+    Failed,
+    InvalidInput,
+    OutOfMemory,
+    PqbenchError,
+    PrecisionMismatch,
+    Refused,
+    Unavailable,
+    reason_of,
+)
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
 from pqbench_wire.jobs import canonical, first_line
 from pqbench_wire.process import die_with_parent
@@ -49,6 +60,14 @@ PROGRESS_SECONDS = 1.0
 Send = Callable[[WorkerReply], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    session: Session
+    seconds: float  # that loading took
+    first_call: float  # seconds
+    memory: int  # bytes by which the process grew
+
+
 class Worker:
     """The work, over the blobs of one store."""
 
@@ -56,7 +75,7 @@ class Worker:
         self._store = store
         self._caches = store.root.parent / "trt_caches"
         self._send = send
-        self._loaded: dict[bytes, tuple[Session, float]] = {}
+        self._loaded: dict[tuple[bytes, int], _Loaded] = {}
         self._told = 0.0
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
@@ -106,47 +125,64 @@ class Worker:
         )
 
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
-        """Time the engines, interleaved, on real images."""
-        timing.check_settings(request.settings)
-        loaded = [self._load(engine) for engine in request.engines]
+        """Time the engines, interleaved, on real images; then their energy, one after the other."""
+        settings = request.settings
+        timing.check_settings(settings)
+        host.forget_peak()
+        loaded = [self._instances(engine, settings) for engine in request.engines]
         batches = [self._first_batch(request.inputs, engine) for engine in request.engines]
-        calls = [session.bind(batch) for (session, _), batch in zip(loaded, batches, strict=True)]
-        before, readings = host.load_average(), [*self._gpu_reading(request.engines[0], 0.0)]
-        begin = time.perf_counter()
+        engines = [[one.session.bind(b) for one in instances] for instances, b in zip(loaded, batches, strict=True)]
+        first, before = request.engines[0], host.load_average()
+        readings, load, meter = [*self._gpu_reading(first, 0.0)], list[pb.LoadReading](), LoadMeter()
 
         def after_round(fraction: float) -> None:
-            readings.extend(self._gpu_reading(request.engines[0], time.perf_counter() - begin))
+            load.append(meter.read())
+            readings.extend(self._gpu_reading(first, load[-1].seconds))
             self._progress("measure", fraction)
 
-        samples = timing.measure(calls, request.settings, after_round)
-        arrays: dict[str, np.ndarray] = {}
-        for i, own in enumerate(samples):
-            arrays[f"latency_{i}"] = np.asarray(own.latency)
-            arrays[f"start_{i}"] = np.asarray(own.start)
-            arrays[f"block_{i}"] = np.asarray(own.block, np.int32)
-            arrays |= {f"{part}_{i}": np.asarray(values) for part, values in own.device.items()}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        timings = [timing.summarise(s, request.settings, x[1]) for s, x in zip(samples, loaded, strict=True)]
-        for summary, (session, _) in zip(timings, loaded, strict=True):
-            summary.settings.update(session.settings)
-            gpu.mark_throttled(summary, readings)
+        samples = timing.measure(engines, settings, after_round)
+        timings = [timing.summarise(own) for own in samples]
+        for summary, own, each in zip(timings, samples, loaded, strict=True):
+            summary.settings.update(each[0].session.settings)
+            summary.load_seconds, summary.first_call_seconds = each[0].seconds, each[0].first_call
+            summary.memory_bytes = sum(one.memory for one in each)
+            judge(summary, np.asarray(own.latency), own.medians, settings, readings, load)
+        self._add_energy(timings, [calls[0] for calls in engines], request)
         return pb.MeasureResult(
             timings=timings,
-            samples=self._store.put(buffer.getvalue()),
-            settings=request.settings,
+            samples=self._store.put(_archive(samples)),
+            settings=settings,
             load_average_before=before,
             load_average_after=host.load_average(),
             peak_rss_bytes=host.peak_memory(),
-            environment=host.environment() | self._gpu_environment(request.engines[0]),
+            environment=host.environment() | self._gpu_environment(first),
             gpu=readings,
+            load=load,
         )
+
+    def _add_energy(
+        self, timings: list[pb.EngineTiming], calls: list[Callable[[], object]], request: pb.MeasureRequest
+    ) -> None:
+        if not request.settings.energy_seconds:
+            return
+        try:
+            counter = energy.meter(_on_gpu(request.engines[0]))
+        except Unavailable as error:
+            for summary in timings:
+                summary.energy_source = str(error)
+            return
+        idle = energy.idle_watts(counter)
+        for summary, call in zip(timings, calls, strict=True):
+            used = energy.of_call(counter, call, max(2.0, request.settings.energy_seconds), idle)
+            summary.joules_per_call, summary.idle_watts = used.joules_per_call, used.idle_watts
+            summary.energy_source = counter.source
 
     def predict(self, request: pb.PredictRequest) -> pb.PredictResult:
         """Run a whole split through an engine; the last batch is padded and cut."""
         engine = request.engine
         images = load_inputs(self._store, request.inputs, engine.preprocessing)[0]
-        session = self._load(engine)[0]
+        images = images[request.first :: request.stride or 1]
+        session = self._load(engine).session
         begin, parts, flattened = time.perf_counter(), [], False
         for start in range(0, len(images), engine.batch_size):
             part = images[start : start + engine.batch_size]
@@ -164,7 +200,7 @@ class Worker:
 
     def infer(self, request: InferRequest) -> InferResult:
         """Run one batch: the request's, or zeros."""
-        engine, session = request.engine, self._load(request.engine)[0]
+        engine, session = request.engine, self._load(request.engine).session
         shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
         batch = _feed(request.inputs, engine) if request.inputs else shape.zeros()
         begin = time.perf_counter_ns()
@@ -214,19 +250,30 @@ class Worker:
         prepared = load_inputs(self._store, inputs, engine.preprocessing)[0]
         return as_feed(_padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
 
-    def _load(self, engine: pb.Engine) -> tuple[Session, float]:
-        """The loaded engine and the seconds it took."""
-        key = canonical(engine)
+    def _load(self, engine: pb.Engine, instance: int = 0) -> _Loaded:
+        """The loaded engine; one that works beside itself is loaded once an instance."""
+        key = (canonical(engine), instance)
         if key not in self._loaded:
-            while len(self._loaded) >= MAX_ENGINES:
+            while len(self._loaded) >= MAX_ENGINES + instance:
                 del self._loaded[next(iter(self._loaded))]
                 gc.collect()
             backend, arguments = self._loadable(engine)
-            begin = time.perf_counter()
+            before, begin = host.memory(), time.perf_counter()
             session = backend.load(*arguments)
-            self._loaded[key] = (session, time.perf_counter() - begin)
+            loaded = time.perf_counter()
+            session.bind(arguments[2].zeros())()  # what the first call allocates is the engine's too
+            self._loaded[key] = _Loaded(
+                session=session,
+                seconds=loaded - begin,
+                first_call=time.perf_counter() - loaded,
+                memory=max(0, host.memory() - before),
+            )
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry
+
+    def _instances(self, engine: pb.Engine, settings: pb.MeasureSettings) -> list[_Loaded]:
+        single = settings.scenario in (pb.SCENARIO_UNSPECIFIED, pb.SCENARIO_SINGLE_STREAM)
+        return [self._load(engine, instance) for instance in range(1 if single else max(1, settings.concurrency))]
 
     def _job(self, request: pb.BuildEngineRequest, report: Callable[[float], None]) -> Job:
         artifact, calibration = request.artifact, None
@@ -262,12 +309,11 @@ class Worker:
     @staticmethod
     def _gpu_reading(engine: pb.Engine, seconds: float) -> list[pb.GpuReading]:
         """One reading where the engine runs on a GPU that NVML knows."""
-        on_gpu = getattr(BACKENDS.load(engine.backend), "ON_GPU", False)
-        return [gpu.reading(seconds)] if on_gpu else []
+        return [gpu.reading(seconds)] if _on_gpu(engine) else []
 
     @staticmethod
     def _gpu_environment(engine: pb.Engine) -> dict[str, str]:
-        return gpu.environment() if getattr(BACKENDS.load(engine.backend), "ON_GPU", False) else {}
+        return gpu.environment() if _on_gpu(engine) else {}
 
     def _progress(self, stage: str, fraction: float) -> None:
         """Tell how far it is, rarely: every message wakes processes that share the machine."""
@@ -275,6 +321,23 @@ class Worker:
             return
         self._told = time.monotonic()
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
+
+
+def _on_gpu(engine: pb.Engine) -> bool:
+    return bool(getattr(BACKENDS.load(engine.backend), "ON_GPU", False))
+
+
+def _archive(samples: Sequence[timing.Samples]) -> bytes:
+    """All raw samples as .npz, as MeasureResult says."""
+    arrays: dict[str, np.ndarray] = {}
+    for index, own in enumerate(samples):
+        arrays[f"latency_{index}"] = np.asarray(own.latency)
+        arrays[f"start_{index}"] = np.asarray(own.start)
+        arrays[f"block_{index}"] = np.asarray(own.block, np.int32)
+        arrays |= {f"{part}_{index}": np.asarray(values) for part, values in own.device.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def executed_precisions(built: Built) -> dict[str, int]:

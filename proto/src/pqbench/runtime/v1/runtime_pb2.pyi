@@ -1,11 +1,25 @@
 from pqbench.common.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Scenario(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SCENARIO_UNSPECIFIED: _ClassVar[Scenario]
+    SCENARIO_SINGLE_STREAM: _ClassVar[Scenario]
+    SCENARIO_MULTI_STREAM: _ClassVar[Scenario]
+    SCENARIO_OFFLINE: _ClassVar[Scenario]
+    SCENARIO_SERVER: _ClassVar[Scenario]
+SCENARIO_UNSPECIFIED: Scenario
+SCENARIO_SINGLE_STREAM: Scenario
+SCENARIO_MULTI_STREAM: Scenario
+SCENARIO_OFFLINE: Scenario
+SCENARIO_SERVER: Scenario
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ("backends",)
@@ -197,7 +211,7 @@ class Layer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., precision: _Optional[str] = ..., compute: _Optional[bool] = ..., tactic: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class MeasureSettings(_message.Message):
-    __slots__ = ("warmup_seconds", "warmup_iterations", "min_seconds", "min_iterations", "max_seconds", "stability", "windows", "discard")
+    __slots__ = ("warmup_seconds", "warmup_iterations", "min_seconds", "min_iterations", "max_seconds", "stability", "windows", "discard", "scenario", "concurrency", "rate", "p99_seconds", "seed", "energy_seconds")
     WARMUP_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WARMUP_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     MIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +220,12 @@ class MeasureSettings(_message.Message):
     STABILITY_FIELD_NUMBER: _ClassVar[int]
     WINDOWS_FIELD_NUMBER: _ClassVar[int]
     DISCARD_FIELD_NUMBER: _ClassVar[int]
+    SCENARIO_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    P99_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     warmup_seconds: float
     warmup_iterations: int
     min_seconds: float
@@ -214,7 +234,13 @@ class MeasureSettings(_message.Message):
     stability: float
     windows: int
     discard: int
-    def __init__(self, warmup_seconds: _Optional[float] = ..., warmup_iterations: _Optional[int] = ..., min_seconds: _Optional[float] = ..., min_iterations: _Optional[int] = ..., max_seconds: _Optional[float] = ..., stability: _Optional[float] = ..., windows: _Optional[int] = ..., discard: _Optional[int] = ...) -> None: ...
+    scenario: Scenario
+    concurrency: int
+    rate: float
+    p99_seconds: float
+    seed: int
+    energy_seconds: float
+    def __init__(self, warmup_seconds: _Optional[float] = ..., warmup_iterations: _Optional[int] = ..., min_seconds: _Optional[float] = ..., min_iterations: _Optional[int] = ..., max_seconds: _Optional[float] = ..., stability: _Optional[float] = ..., windows: _Optional[int] = ..., discard: _Optional[int] = ..., scenario: _Optional[_Union[Scenario, str]] = ..., concurrency: _Optional[int] = ..., rate: _Optional[float] = ..., p99_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., energy_seconds: _Optional[float] = ...) -> None: ...
 
 class MeasureRequest(_message.Message):
     __slots__ = ("engines", "inputs", "settings", "run", "repeat")
@@ -241,7 +267,7 @@ class MeasureEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[MeasureResult, _Mapping]] = ...) -> None: ...
 
 class MeasureResult(_message.Message):
-    __slots__ = ("timings", "samples", "settings", "load_average_before", "load_average_after", "peak_rss_bytes", "environment", "gpu")
+    __slots__ = ("timings", "samples", "settings", "load_average_before", "load_average_after", "peak_rss_bytes", "environment", "gpu", "load")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +283,7 @@ class MeasureResult(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     GPU_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     timings: _containers.RepeatedCompositeFieldContainer[EngineTiming]
     samples: _common_pb2.Blob
     settings: MeasureSettings
@@ -265,7 +292,20 @@ class MeasureResult(_message.Message):
     peak_rss_bytes: int
     environment: _containers.ScalarMap[str, str]
     gpu: _containers.RepeatedCompositeFieldContainer[GpuReading]
-    def __init__(self, timings: _Optional[_Iterable[_Union[EngineTiming, _Mapping]]] = ..., samples: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., load_average_before: _Optional[float] = ..., load_average_after: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., environment: _Optional[_Mapping[str, str]] = ..., gpu: _Optional[_Iterable[_Union[GpuReading, _Mapping]]] = ...) -> None: ...
+    load: _containers.RepeatedCompositeFieldContainer[LoadReading]
+    def __init__(self, timings: _Optional[_Iterable[_Union[EngineTiming, _Mapping]]] = ..., samples: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., load_average_before: _Optional[float] = ..., load_average_after: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., environment: _Optional[_Mapping[str, str]] = ..., gpu: _Optional[_Iterable[_Union[GpuReading, _Mapping]]] = ..., load: _Optional[_Iterable[_Union[LoadReading, _Mapping]]] = ...) -> None: ...
+
+class LoadReading(_message.Message):
+    __slots__ = ("seconds", "foreign_cores", "stolen_cores", "mhz")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_CORES_FIELD_NUMBER: _ClassVar[int]
+    STOLEN_CORES_FIELD_NUMBER: _ClassVar[int]
+    MHZ_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    foreign_cores: float
+    stolen_cores: float
+    mhz: float
+    def __init__(self, seconds: _Optional[float] = ..., foreign_cores: _Optional[float] = ..., stolen_cores: _Optional[float] = ..., mhz: _Optional[float] = ...) -> None: ...
 
 class GpuReading(_message.Message):
     __slots__ = ("seconds", "energy_joules", "power_watts", "sm_mhz", "memory_mhz", "celsius", "memory_bytes", "throttled")
@@ -300,7 +340,7 @@ class DeviceTime(_message.Message):
     def __init__(self, mean: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
 
 class EngineTiming(_message.Message):
-    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds", "device", "settings")
+    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds", "device", "settings", "calls_per_second", "memory_bytes", "server", "joules_per_call", "idle_watts", "energy_source")
     class DeviceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -333,6 +373,12 @@ class EngineTiming(_message.Message):
     FIRST_CALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_CALL_FIELD_NUMBER: _ClassVar[int]
+    IDLE_WATTS_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_SOURCE_FIELD_NUMBER: _ClassVar[int]
     count: int
     mean: float
     std: float
@@ -351,15 +397,51 @@ class EngineTiming(_message.Message):
     first_call_seconds: float
     device: _containers.MessageMap[str, DeviceTime]
     settings: _containers.ScalarMap[str, str]
-    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ..., device: _Optional[_Mapping[str, DeviceTime]] = ..., settings: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    calls_per_second: float
+    memory_bytes: int
+    server: ServerTiming
+    joules_per_call: float
+    idle_watts: float
+    energy_source: str
+    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ..., device: _Optional[_Mapping[str, DeviceTime]] = ..., settings: _Optional[_Mapping[str, str]] = ..., calls_per_second: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., server: _Optional[_Union[ServerTiming, _Mapping]] = ..., joules_per_call: _Optional[float] = ..., idle_watts: _Optional[float] = ..., energy_source: _Optional[str] = ...) -> None: ...
+
+class ServerTiming(_message.Message):
+    __slots__ = ("rate", "slip_p99", "valid", "invalid_reason", "met", "probes")
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    SLIP_P99_FIELD_NUMBER: _ClassVar[int]
+    VALID_FIELD_NUMBER: _ClassVar[int]
+    INVALID_REASON_FIELD_NUMBER: _ClassVar[int]
+    MET_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    rate: float
+    slip_p99: float
+    valid: bool
+    invalid_reason: str
+    met: bool
+    probes: _containers.RepeatedCompositeFieldContainer[Probe]
+    def __init__(self, rate: _Optional[float] = ..., slip_p99: _Optional[float] = ..., valid: _Optional[bool] = ..., invalid_reason: _Optional[str] = ..., met: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("rate", "p99", "met")
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    MET_FIELD_NUMBER: _ClassVar[int]
+    rate: float
+    p99: float
+    met: bool
+    def __init__(self, rate: _Optional[float] = ..., p99: _Optional[float] = ..., met: _Optional[bool] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("engine", "inputs")
+    __slots__ = ("engine", "inputs", "first", "stride")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
     engine: Engine
     inputs: _common_pb2.Images
-    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ...) -> None: ...
+    first: int
+    stride: int
+    def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., first: _Optional[int] = ..., stride: _Optional[int] = ...) -> None: ...
 
 class PredictEvent(_message.Message):
     __slots__ = ("progress", "log", "result")

@@ -1,0 +1,147 @@
+"""How calls follow each other: one function a scenario of MLPerf Inference (Reddi et al. 2020), each gives one block.
+
+An engine is one or more instances, calls that work at the same time. All times are seconds on the host's clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Call = Callable[[], object]
+clock = time.perf_counter
+NEVER_SLEEP = 200e-6  # before an arrival: a sleeping thread wakes too late, so the rest is waited for awake
+
+
+@dataclass(kw_only=True)
+class Block:
+    """The samples of one block, in order of their start."""
+
+    latency: list[float] = field(default_factory=list)
+    start: list[float] = field(default_factory=list)  # since the clock's zero
+    slip: list[float] = field(default_factory=list)  # server: by which idle instances began late
+    device: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0  # from its begin to the end of its last call
+    calls: int = 0  # of single instances
+
+
+def single_stream(instances: Sequence[Call], seconds: float, least: int) -> Block:
+    """The next call begins when the last has ended."""
+    call = instances[0]
+    device_times = getattr(call, "device_times", None)
+    made, latency, start = Block(), [], []
+    begin = clock()
+    end = begin + seconds
+    while True:
+        before = clock()
+        call()
+        after = clock()
+        latency.append(after - before)
+        start.append(before)
+        if device_times is not None:
+            for part, spent in device_times().items():
+                made.device.setdefault(part, []).append(spent)
+        if after >= end and len(latency) >= least:
+            break
+    made.latency, made.start, made.calls, made.seconds = latency, start, len(latency), after - begin
+    return made
+
+
+def multi_stream(instances: Sequence[Call], seconds: float, least: int) -> Block:
+    """All instances begin together; a sample ends with the last of them."""
+    made = Block()
+    with ThreadPoolExecutor(len(instances)) as pool:
+        begin = clock()
+        while clock() < begin + seconds or len(made.latency) < least:
+            before = clock()
+            for done in [pool.submit(call) for call in instances]:
+                done.result()
+            made.latency.append(clock() - before)
+            made.start.append(before)
+        made.seconds, made.calls = clock() - begin, len(made.latency) * len(instances)
+    return made
+
+
+def offline(instances: Sequence[Call], seconds: float, least: int) -> Block:
+    """Every instance always works; the block ends when all have ended their last call."""
+    each = -(-least // len(instances))
+    with ThreadPoolExecutor(len(instances)) as pool:
+        begin = clock()
+        blocks = [done.result() for done in [pool.submit(single_stream, [c], seconds, each) for c in instances]]
+        return _merged(blocks, clock() - begin)
+
+
+def server(instances: Sequence[Call], arrivals: np.ndarray) -> Block:
+    """Calls arrive at `arrivals` (seconds from the begin, ascending); the next free instance takes the next.
+
+    Latency counts from the scheduled arrival, so that waiting for a free instance is part of it.
+    """
+    next_one = itertools.count()
+    with ThreadPoolExecutor(len(instances)) as pool:
+        begin = clock()
+        work = [pool.submit(_serve, call, arrivals, next_one, begin) for call in instances]
+        return _merged([done.result() for done in work], clock() - begin)
+
+
+def poisson(rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Arrival times of a Poisson process over some seconds, at least one."""
+    count = int(rate * seconds + 10 * np.sqrt(rate * seconds) + 10)
+    times = rng.exponential(1 / rate, count).cumsum()
+    return times[: max(1, int(np.searchsorted(times, seconds)))]
+
+
+def _serve(call: Call, arrivals: np.ndarray, next_one: Iterator[int], begin: float) -> Block:
+    made = Block()
+    while (index := next(next_one)) < len(arrivals):
+        due = begin + float(arrivals[index])
+        was_idle = _wait_until(due)
+        began = clock()
+        call()
+        made.latency.append(clock() - due)
+        made.start.append(due)
+        if was_idle:
+            made.slip.append(began - due)
+    made.calls = len(made.latency)
+    return made
+
+
+def _wait_until(moment: float) -> bool:
+    """Whether there was anything to wait for."""
+    left = moment - clock()
+    if left <= 0:
+        return False
+    if left > NEVER_SLEEP:
+        time.sleep(left - NEVER_SLEEP)
+    while clock() < moment:
+        pass
+    return True
+
+
+def _merged(blocks: Sequence[Block], seconds: float) -> Block:
+    order = sorted(range(sum(len(b.start) for b in blocks)), key=[t for b in blocks for t in b.start].__getitem__)
+    latency, start = ([value for b in blocks for value in values(b)] for values in (_latency, _start))
+    device: dict[str, list[float]] = {}
+    for part in {part for b in blocks for part in b.device}:
+        values = [value for b in blocks for value in b.device.get(part, [])]
+        device[part] = [values[i] for i in order]
+    return Block(
+        latency=[latency[i] for i in order],
+        start=[start[i] for i in order],
+        slip=[value for b in blocks for value in b.slip],
+        device=device,
+        seconds=seconds,
+        calls=sum(b.calls for b in blocks),
+    )
+
+
+def _latency(block: Block) -> list[float]:
+    return block.latency
+
+
+def _start(block: Block) -> list[float]:
+    return block.start

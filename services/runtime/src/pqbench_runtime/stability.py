@@ -1,0 +1,87 @@
+"""Whether a measurement can be trusted, and why not: a silent number would be taken for a good one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pqbench.runtime.v1.runtime_pb2 import EngineTiming, GpuReading, LoadReading, MeasureSettings
+
+WINDOWS = 3  # the last windows whose medians must agree
+FOREIGN_MEAN, FOREIGN_ROUND = 0.15, 0.5  # cores busy with other things, over all and in one round of blocks
+MODE_SHARE, MODE_DISTANCE, MODE_EXPLAINED = (
+    0.25,
+    0.15,
+    0.85,
+)  # of two modes: the rarer's share, how far apart, how clearly
+
+
+def spread(medians: Sequence[float]) -> float:
+    """How far the last windows' medians lie apart, as a share of their mean."""
+    last = medians[-WINDOWS:]
+    return (max(last) - min(last)) / float(np.mean(last))
+
+
+def is_stable(medians: Sequence[float], settings: MeasureSettings) -> bool:
+    """Whether the last windows' medians lie within `stability` of their mean."""
+    return len(medians) >= WINDOWS and spread(medians) <= settings.stability
+
+
+def judge(
+    timing: EngineTiming,
+    latency: np.ndarray,
+    medians: Sequence[float],
+    settings: MeasureSettings,
+    gpu: Sequence[GpuReading],
+    load: Sequence[LoadReading],
+) -> None:
+    """Set `stable` and `unstable_reason` of a timing. Latencies and windows' medians in seconds."""
+    reasons = [_throttled(gpu), _foreign(load), _moved(medians, settings), _bimodal(latency)]
+    found = [reason for reason in reasons if reason]
+    timing.stable = not found
+    timing.unstable_reason = "; ".join(found)
+
+
+def _throttled(readings: Sequence[GpuReading]) -> str:
+    reasons = sorted({reason for one in readings for reason in one.throttled})
+    return f"throttled: {', '.join(reasons)}" if reasons else ""
+
+
+def _foreign(readings: Sequence[LoadReading]) -> str:
+    if not readings:
+        return ""
+    for what, field in (("other processes used", "foreign_cores"), ("the hypervisor took", "stolen_cores")):
+        cores = [getattr(one, field) for one in readings]
+        if np.mean(cores) > FOREIGN_MEAN or max(cores) > FOREIGN_ROUND:
+            return f"other load: {what} {np.mean(cores):.2f} cores, {max(cores):.2f} at most in one round"
+    return ""
+
+
+def _moved(medians: Sequence[float], settings: MeasureSettings) -> str:
+    if is_stable(medians, settings):
+        return ""
+    steps = np.sign(np.diff(medians[-WINDOWS - 1 :]))
+    kind = "drift" if len(steps) and abs(steps.sum()) == len(steps) else "noise"
+    return f"{kind}: the last {WINDOWS} windows' medians differ by {spread(medians):.1%}, over {settings.stability:.1%}"
+
+
+def _bimodal(latency: np.ndarray) -> str:
+    """Two modes of which the rarer is common: the median could be of either.
+
+    The split that explains most of the variance of the logarithms (Otsu 1979), outliers left out of the split only.
+    """
+    if len(latency) < 40:
+        return ""
+    ordered = np.sort(np.log(latency))
+    ordered = ordered[int(0.02 * len(ordered)) : int(0.98 * len(ordered))]
+    count, total = np.arange(1, len(ordered)), np.cumsum(ordered)
+    share = count / len(ordered)
+    low, high = total[:-1] / count, (total[-1] - total[:-1]) / (len(ordered) - count)
+    between = share * (1 - share) * (high - low) ** 2
+    at = int(np.argmax(between))
+    rarer, apart = min(share[at], 1 - share[at]), float(np.expm1(high[at] - low[at]))
+    if rarer < MODE_SHARE or apart < MODE_DISTANCE or between[at] < MODE_EXPLAINED * ordered.var():
+        return ""
+    fast, slow = (1e3 * float(np.exp(mode[at])) for mode in (low, high))
+    return f"bimodal: {1 - share[at]:.0%} of the calls take {slow:.3f} ms, the others {fast:.3f} ms"
