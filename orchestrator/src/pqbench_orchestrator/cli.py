@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from google.protobuf import json_format
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from pqbench_orchestrator import compare, display, doctor, run
+from pqbench_orchestrator import compare, display, doctor, recommend, run
 from pqbench_orchestrator.bundle import export_cell
 from pqbench_orchestrator.execute import Nobody
+from pqbench_orchestrator.ledger import cell_of
 from pqbench_orchestrator.listing import KINDS, listing
 from pqbench_orchestrator.tables import count_outcomes
+from pqbench_orchestrator.why import explain
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, PqbenchError
 
@@ -179,6 +182,80 @@ def _share(text: str, option: str) -> float:
     if not 0 <= value < 10:
         raise InvalidInput(f"{option}: {text!r} is out of range")
     return value
+
+
+@app.command("recommend")
+def recommend_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    minimize: Annotated[str, typer.Option(help="latency, size or energy; default: the manifest's goal.")] = "",
+    max_drop: Annotated[str, typer.Option(help="Accuracy that may be lost, in points, as 1%.")] = "",
+    p99: Annotated[str, typer.Option(help="Bound of the 99th percentile, as 5ms.")] = "",
+    max_size: Annotated[float | None, typer.Option(min=0, help="Bound of the engine's size in MB.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model (again for others).")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Only this target.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size.")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure the choice again where no earlier run did.")] = True,
+    inventory: InventoryPath = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The recipe to ship under constraints, its figures with intervals, what is not told apart from it, what it costs."""
+    wanted = {"Model": model, "Dataset": dataset, "Target": target, "Batch Size": batch_size}
+    chosen = run.goal_of(folder, {
+        "minimize": minimize or None,
+        "max_drop": 100 * _share(max_drop, "--max-drop") if max_drop else None,
+        "p99_seconds": _seconds(p99, "--p99") if p99 else None,
+        "max_megabytes": max_size,
+    })  # fmt: skip
+    with display.LiveDisplay(errors) as live:
+        settings = run.Settings(data=data or folder.resolve().parent.parent, inventory=inventory, say=live.say)
+        found = run.recommendations(
+            folder, settings, chosen, lambda row: all(not v or row[name] in v for name, v in wanted.items()), measure
+        )
+    if not found:
+        raise InvalidInput(f"{folder}: no timed cell is left by these filters")
+    if as_json:
+        print(json.dumps([recommend.as_json(one, again) for one, again in found]))
+    else:
+        for one, again in found:
+            console.print("\n".join(recommend.text(one, str(folder), again)) + "\n", highlight=False, soft_wrap=True)
+    raise typer.Exit(OK if all(one.best for one, _ in found) else SOME_FAILED)
+
+
+def _seconds(text: str, option: str) -> float:
+    """Seconds from "5ms", "250us" or "0.005s"."""
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+    unit = next((name for name in units if text.endswith(name)), "")
+    try:
+        value = float(text.removesuffix(unit)) * units[unit]
+    except (KeyError, ValueError):
+        raise InvalidInput(f"{option}: {text!r} is no time; write 5ms, 250us or 0.005s") from None
+    if value <= 0:
+        raise InvalidInput(f"{option}: {text!r} must be over 0")
+    return value
+
+
+@app.command("why")
+def why_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    cell: Annotated[str, typer.Argument(help="Cell, as the table's last column names it.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Why is this cell not faster: speed-up in theory, time by precision, conversions, fallbacks, what binds it."""
+    row, results = cell_of(folder, cell)
+    if "profile" not in results or results["profile"] is None:
+        raise InvalidInput(f"cell {cell} has no profile; set measure.profile_seconds and run again")
+    found = explain(row, results)
+    if as_json:
+        layers = [json_format.MessageToDict(layer) for layer in found.layers]
+        print(
+            json.dumps({"text": found.text, "bound_by": found.flags, "precisions": found.precisions, "layers": layers})
+        )
+        return
+    console.print(f"{row['Model']}, {row['Recipe']}, {row['Target']}, batch {row['Batch Size']}", style="bold")
+    console.print(found.text, highlight=False)
+    console.print(display.layers_table(found))
 
 
 @app.command("check")

@@ -17,6 +17,7 @@ from pqbench.common.v1.common_pb2 import Images, Preprocessing
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.inputs import split_training
 
 DATASETS = Catalog("dataset", "pqbench_orchestrator.datasets")
 SplitName = Literal["train", "test"]
@@ -78,6 +79,7 @@ def prepare(
     *,
     limit: int | None,
     seed: int,
+    held_out: int | None = None,
     outputs: Sequence[int] | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Images:
@@ -88,6 +90,8 @@ def prepare(
     antialiasing, as torchvision's transforms on PIL images do it.
     """
     indices = chosen(len(split.labels), limit, seed)
+    if held_out is not None:
+        indices = indices[np.sort(split_training(len(indices), held_out)[1])]
     labels = store.put_array(split.labels[indices].astype(np.int64))
     if split.inputs is not None:
         arrays = [store.put_array(split.inputs[one.name][indices]) for one in preprocessing.inputs]

@@ -16,6 +16,7 @@ from pqbench_orchestrator.compare import COLUMNS, Change, cells
 from pqbench_orchestrator.ledger import StepRecord
 from pqbench_orchestrator.plan import Plan, Step
 from pqbench_orchestrator.tables import Row, count_outcomes
+from pqbench_orchestrator.why import Why
 
 COLOURS = {"ok": "green", "cached": "cyan", "refused": "yellow", "unavailable": "magenta", "failed": "red"}
 
@@ -156,6 +157,25 @@ def changes_table(changes: list[Change]) -> Table:
         texts = [escape(text) for text in cells(change)]
         texts[COLUMNS.index("Verdict")] = f"[{VERDICTS[change.verdict]}]{change.verdict}[/]"
         view.add_row(*texts)
+    return view
+
+
+MOST_LAYERS = 15
+
+
+def layers_table(why: Why) -> Table:
+    """The layers that take most of the time."""
+    whole = sum(layer.seconds for layer in why.layers) or 1e-12
+    longest = sorted(why.layers, key=lambda layer: -layer.seconds)[:MOST_LAYERS]
+    title = f"{len(longest)} of {len(why.layers)} layers, the longest first"
+    view = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Layer", "Type", "Executed in", "By"):
+        view.add_column(name, overflow="fold")
+    for name in ("Time ms", "Share"):
+        view.add_column(name, justify="right")
+    for layer in longest:
+        texts = (layer.name, layer.type, layer.precision, layer.provider)
+        view.add_row(*map(escape, texts), number(layer.seconds * 1e3, 4), f"{layer.seconds / whole:.1%}")
     return view
 
 

@@ -167,6 +167,7 @@ def _prepare(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
         execution.store,
         limit=spec["limit"],
         seed=spec["seed"],
+        held_out=spec.get("held_out"),
         outputs=data.outputs,
         progress=lambda fraction: execution.watcher.progress(step, "prepare", fraction),
     )
@@ -284,7 +285,7 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     if "indices" in needs["predict"]:
         scored_ones = _array(store, needs["predict"]["indices"])
         labels, baseline = labels[scored_ones], baseline[scored_ones]
-    classifies, labelled = not needs["predict"].get("flattened", False), data.split("test").labelled
+    classifies, labelled = not needs["predict"].get("flattened", False), data.split(step.spec["split"]).labelled
     if classifies and labelled:
         _check_labels(f"dataset {step.spec['dataset']}", data, labels, variant.shape[1])
     columns = list(data.outputs) if classifies and data.outputs is not None else slice(None)

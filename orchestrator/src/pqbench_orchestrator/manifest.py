@@ -244,6 +244,15 @@ class EarlyStopping(Strict):
     margin: Annotated[float, Field(gt=0, lt=100)] = 5.0  # points beyond, at which a cell is hopeless
 
 
+class Goal(Strict):
+    """What is recommended: the cheapest recipe that keeps the constraints."""
+
+    minimize: Literal["latency", "size", "energy"] = "latency"
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0  # points of accuracy below the baseline
+    p99_seconds: Annotated[float | None, Field(gt=0)] = None
+    max_megabytes: Annotated[float | None, Field(gt=0)] = None  # of the engine, 10^6 bytes
+
+
 class Manifest(Strict):
     """An experiment: every model x dataset x recipe x target x batch size x repeat is a cell."""
 
@@ -260,6 +269,7 @@ class Manifest(Strict):
     early_stopping: EarlyStopping | None = None  # of accuracy; default: every image is scored
     metrics: tuple[str, ...] = ("top1", "top5", "agreement", "sqnr")
     measure: Measure = Measure()
+    goal: Goal = Goal()
     verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
 
     @model_validator(mode="after")

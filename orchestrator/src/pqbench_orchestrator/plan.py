@@ -21,6 +21,7 @@ from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, Targe
 ORCHESTRATOR = "orchestrator"
 SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
 LATER = 1 << 20  # beyond every target's rank
+DIAGNOSTICS = ("profile", "baseline profile")  # roles of steps that no figure of a cell needs
 REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "predict", "score")  # a measurement never is
 
 
@@ -131,6 +132,7 @@ class _Planner:
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
             "predict": predict,
             "score": self._score(model, dataset, recipe, target, predict),
+            "held-out score": self._held_out_score(model, dataset, recipe, target),
         }
         if facts.precision != SIMULATED:
             roles |= self._timed(model, dataset, recipe, target, load, repeat)
@@ -148,6 +150,8 @@ class _Planner:
         """The steps that take times, by role: of each replicate of the engine, and of its layers."""
         measure = self.manifest.measure
         roles = {"measure": self._measure(model, dataset, recipe, target, load, repeat, 0)}
+        if recipe.steps:
+            roles["baseline build"] = self._build(model, dataset, Recipe(), target, load.batch_size)
         for replicate in range(1, self.manifest.build_replicates):
             roles[f"build {replicate}"] = self._build(model, dataset, recipe, target, load.batch_size, replicate)
             roles[f"measure {replicate}"] = self._measure(model, dataset, recipe, target, load, repeat, replicate)
@@ -155,6 +159,7 @@ class _Planner:
             roles["baseline measure"] = self._measure(model, dataset, Recipe(), target, load, repeat, 0)
         if measure.profile_seconds:
             roles["profile"] = self._profile(model, dataset, recipe, target, load.batch_size)
+            roles["baseline profile"] = self._profile(model, dataset, Recipe(), target, load.batch_size)
         return roles
 
     def _outcome(self, facts: RecipeFacts, runtime: TargetFacts, target: Target, dataset: Dataset) -> tuple[str, str]:
@@ -173,7 +178,9 @@ class _Planner:
         reason = unsuitable(facts, dataset.label, self.facts.datasets[dataset.label])
         return ("refused", reason) if reason else ("", "")
 
-    def _prepare(self, model: Model, dataset: Dataset, split: str, limit: int | None) -> str:
+    def _prepare(
+        self, model: Model, dataset: Dataset, split: str, limit: int | None, held_out: int | None = None
+    ) -> str:
         spec = {
             "dataset": dataset.label,
             "fingerprint": self.facts.datasets[dataset.label].fingerprints[split],
@@ -181,9 +188,9 @@ class _Planner:
             "limit": limit,
             "seed": 0 if limit is None else self.manifest.seed,
             "preprocessing": self._facts_of(model, Recipe()).preprocessing,
-        }
+        } | ({} if held_out is None else {"held_out": held_out})
         named = {key: value for key, value in spec.items() if key != "dataset"}  # a label decides nothing
-        count = f", {limit} images" if limit else ""
+        count = f", {limit} images" if limit else ", held out" if held_out is not None else ""
         return self._add(
             "prepare", f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions, named
         )
@@ -246,6 +253,24 @@ class _Planner:
         label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", build {replicate}" if replicate else "")
         return self._on_target("build", label, target, spec, needs, 0)
 
+    def _held_out_score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
+        """Accuracy on training images that no step saw: what a choice between recipes may look at."""
+        data = self.facts.datasets[dataset.label]
+        if "train" not in data.fingerprints or "train" in data.unlabelled:
+            return ""
+        inputs = self._prepare(model, dataset, "train", dataset.train_images, self.manifest.seed)
+
+        def predict(of: Recipe) -> str:
+            build = self._build(model, dataset, of, target, max(self.manifest.batch_sizes))
+            label = f"{model.label}: {of.label} on {dataset.label}, held out"
+            return self._on_target("predict", label, target, {}, {"build": build, "inputs": inputs}, 1)
+
+        needs = {"predict": predict(recipe), "baseline": predict(Recipe()), "inputs": inputs}
+        spec = {"dataset": dataset.label, "metrics": ["top1"], "split": "train"}
+        named = {"metrics": spec["metrics"], "data": data.fingerprints["train"]}
+        label = f"{model.label}: {recipe.label} on {dataset.label}, held out"
+        return self._add("score", label, ORCHESTRATOR, spec, needs, (self._rank(target), 3), self.versions, named)
+
     def _predict(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         largest = max(self.manifest.batch_sizes)
         needs = {
@@ -266,7 +291,7 @@ class _Planner:
         return "test" in self.facts.datasets[dataset.label].unlabelled
 
     def _score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, predict: str) -> str:
-        spec = {"dataset": dataset.label, "metrics": list(self.manifest.metrics)}
+        spec = {"dataset": dataset.label, "metrics": list(self.manifest.metrics), "split": "test"}
         named = {"metrics": spec["metrics"], "data": self.facts.datasets[dataset.label].fingerprints["test"],
                  "labelled": "test" not in self.facts.datasets[dataset.label].unlabelled}  # fmt: skip
         needs = {

@@ -11,19 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pqbench_orchestrator import environment, sensitivity, tables
-from pqbench_orchestrator.check import check_cell
+from pqbench_orchestrator.again import Again, confirmed_row
 from pqbench_orchestrator.compare import versions_of_a_run
 from pqbench_orchestrator.execute import Execution, Nobody, Watcher
 from pqbench_orchestrator.ledger import FILE as LEDGER
 from pqbench_orchestrator.ledger import Ledger, StepCache, cell_of
-from pqbench_orchestrator.manifest import Inventory, Manifest, dump, load_inventory, load_manifest
+from pqbench_orchestrator.manifest import Goal, Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
+from pqbench_orchestrator.recommend import Recommendation, recommend
 from pqbench_orchestrator.report.page import write_report
-from pqbench_orchestrator.services import Launcher, from_inventory
+from pqbench_orchestrator.services import Launcher, Services, from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
 from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experiment
 from pqbench_wire.blobs import BlobStore
+from pqbench_wire.catalog import first_problem
 from pqbench_wire.errors import InvalidInput
 
 MANIFEST = "manifest.yaml"
@@ -100,6 +104,10 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
             ready.execution.run(ready.plan)
         finally:
             table = write_outputs(folder, ready, record)
+        chosen = recommend(table, ready.manifest.goal)
+        if any(one.best is not None for one in chosen):
+            _confirm(folder, chosen, ready.execution.services, ready.execution.store, settings.say)
+            _write_report(folder, table, record, dump(ready.manifest))
     return table
 
 
@@ -114,10 +122,76 @@ def sensitivities(manifest_path: Path, settings: Settings, images: int) -> tuple
 
 
 def check(folder: Path, cell: str, settings: Settings, seconds: float) -> list[dict[str, Any]]:
-    """A cell of a run measured again, beside other tools."""
-    cell_of(folder, cell)
-    inventory = _inventory(load_manifest(folder / MANIFEST), settings)
-    return check_cell(folder, cell, settings.data, inventory, seconds, settings.say)
+    """A cell of a run measured again, beside its makers' own tools."""
+    row, results = cell_of(folder, cell)
+    with _services_of(folder, settings) as services:
+        settings.say(f"starting {row['Target']}")
+        return Again(row, results, services, BlobStore(settings.data / "blobs")).check(seconds, settings.say)
+
+
+def goal_of(folder: Path, changes: dict[str, Any]) -> Goal:
+    """The goal of a run's manifest with what is given in its place. Raises InvalidInput."""
+    if not (folder / MANIFEST).is_file():
+        raise InvalidInput(f"{folder}: not a run: it has no {MANIFEST}")
+    values = load_manifest(folder / MANIFEST).goal.model_dump()
+    try:
+        return Goal.model_validate(values | {name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+
+
+def recommendations(
+    folder: Path, settings: Settings, goal: Goal, keep: Callable[[tables.Row], bool], measure: bool
+) -> list[tuple[Recommendation, tables.Row | None]]:
+    """What to ship, each with a measurement made after the choice: an earlier one's, or, with `measure`, a new one's."""
+    found = recommend(_rows(folder), goal, keep)
+    if measure:
+        with _services_of(folder, settings) as services:
+            _confirm(folder, found, services, BlobStore(settings.data / "blobs"), settings.say)
+    return [(one, confirmed(folder, one)) for one in found]
+
+
+def confirmed(folder: Path, found: Recommendation) -> tables.Row | None:
+    """What the newest measurement after the choice says of a recommended cell, if there is one."""
+    ledger = Ledger(folder / LEDGER)
+    try:
+        text = ledger.description().get(f"confirmed {found.best.row['Cell']}") if found.best else None
+    finally:
+        ledger.close()
+    return json.loads(text) if text else None
+
+
+def _confirm(
+    folder: Path, found: list[Recommendation], services: Services, store: BlobStore, say: Callable[[str], None]
+) -> None:
+    """Measure what was recommended, once: the figures by which it was chosen flatter it."""
+    for one in found:
+        if one.best is None or confirmed(folder, one) is not None:
+            continue
+        row, results = cell_of(folder, one.best.row["Cell"])
+        say(f"measuring {row['Recipe']} on {row['Target']} again, after the choice")
+        columns = confirmed_row(row, Again(row, results, services, store).confirm(), store)
+        ledger = Ledger(folder / LEDGER)
+        ledger.describe({f"confirmed {row['Cell']}": json.dumps(columns)})
+        ledger.close()
+
+
+def _services_of(folder: Path, settings: Settings) -> Services:
+    """The services of a run that was made, started on first use."""
+    manifest = load_manifest(folder / MANIFEST)
+    return from_inventory(manifest, _inventory(manifest, settings), settings.data, folder / "logs", False)
+
+
+def _rows(folder: Path) -> list[tables.Row]:
+    """A run's table. Raises InvalidInput where there is none yet."""
+    if not (folder / LEDGER).is_file():
+        raise InvalidInput(f"{folder}: not a run: it has no {LEDGER}")
+    ledger = Ledger(folder / LEDGER)
+    table = ledger.cells()
+    ledger.close()
+    if not table:
+        raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
+    return table
 
 
 def write_outputs(folder: Path, ready: Prepared, record: dict[str, Any]) -> list[tables.Row]:
@@ -129,14 +203,7 @@ def write_outputs(folder: Path, ready: Prepared, record: dict[str, Any]) -> list
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
     tables.write_samples(ready.plan, ledger, store, folder / "samples.parquet")
-    write_report(
-        folder / "report.html",
-        folder.name,
-        table,
-        record,
-        dump(ready.manifest),
-        versions_of_a_run(folder, record),
-    )
+    _write_report(folder, table, record, dump(ready.manifest))
     if (folder / THESIS).is_file():
         write_experiment(table, folder.parent, (folder / MANIFEST).stat().st_mtime)
     return table
@@ -179,17 +246,14 @@ def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
 
 def report_again(folder: Path) -> Path:
     """Write a run's report anew from its ledger."""
-    if not (folder / LEDGER).is_file():
-        raise InvalidInput(f"{folder}: not a run: it has no {LEDGER}")
-    ledger = Ledger(folder / LEDGER)
-    table = ledger.cells()
-    ledger.close()
-    if not table:
-        raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
+    table = _rows(folder)
     record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    manifest = (folder / MANIFEST).read_text(encoding="utf-8")
-    write_report(folder / "report.html", folder.name, table, record, manifest, versions_of_a_run(folder, record))
+    _write_report(folder, table, record, (folder / MANIFEST).read_text(encoding="utf-8"))
     return folder / "report.html"
+
+
+def _write_report(folder: Path, table: list[tables.Row], record: dict[str, Any], manifest: str) -> None:
+    write_report(folder / "report.html", folder.name, table, record, manifest, versions_of_a_run(folder, record))
 
 
 def _inventory(manifest: Manifest, settings: Settings) -> Inventory:

@@ -19,15 +19,17 @@ from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, Meas
 from pqbench_orchestrator.ledger import Ledger, StepRecord
 from pqbench_orchestrator.manifest import KINDS
 from pqbench_orchestrator.metric import METRICS
-from pqbench_orchestrator.plan import Cell, Plan
+from pqbench_orchestrator.plan import DIAGNOSTICS, Cell, Plan
 from pqbench_orchestrator.stats import (
     PairedDifference,
+    Ratio,
     paired_difference,
     paired_speedup,
     spread_percent,
     unpaired_ratio,
     wilson,
 )
+from pqbench_orchestrator.why import explain
 from pqbench_wire.blobs import BlobStore
 
 MB = 1_000_000
@@ -144,7 +146,9 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     _add_variant(row, cell, ledger, bool(quantize))
     _add_engine(row, cell, ledger, bool(quantize))
     _add_scores(row, cell, ledger, store)
+    _add_held_out(row, cell, ledger, store)
     _add_times(row, cell, ledger, store)
+    _add_causes(row, cell, ledger)
     row["Cell"] = cell.key
     return row
 
@@ -152,7 +156,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
 def _outcome(cell: Cell, ledger: Ledger) -> tuple[str, str]:
     if cell.outcome:
         return cell.outcome, cell.reason
-    records = [ledger.step(key) for role, key in cell.steps.items() if role != "profile"]  # which no figure needs
+    records = [ledger.step(key) for role, key in cell.steps.items() if role not in DIAGNOSTICS]
     unfinished = [record for record in records if record is not None and not record.done]
     for outcome in WORST_FIRST:
         if reasons := [record.reason for record in unfinished if record.outcome == outcome]:
@@ -225,6 +229,19 @@ def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
             row |= change_columns(paired_difference(variant, baseline))
 
 
+def _add_held_out(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
+    """Accuracy on held-out training images, which choices between recipes look at."""
+    record = _done(ledger, cell, "held-out score")
+    if record is None or record.result is None or "right" not in record.result:
+        return
+    variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
+    change = paired_difference(variant, baseline)
+    row["Held-out Accuracy"] = 100 * float(variant.mean())
+    row["Held-out Images"] = len(variant)
+    row["Held-out Change"] = change.points
+    row["Held-out Change Low"], row["Held-out Change High"] = change.low, change.high
+
+
 def change_columns(change: PairedDifference) -> Row:
     """How accuracy differs from the baseline's on the same target and images, in points."""
     return {
@@ -241,8 +258,20 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     if record is None:
         return
     result = _message(record, MeasureResult)
+    blocks = store.archive(result.samples)
+    row |= time_columns(result, blocks, cell.batch_size, cell.scenario)
+    unpaired = _done(ledger, cell, "baseline measure")
+    if unpaired is not None:
+        baseline = _message(unpaired, MeasureResult)
+        ratio = unpaired_ratio(block_medians(store.archive(baseline.samples)), block_medians(blocks))
+        row |= {"Baseline Time (ms)": baseline.timings[0].median * MS, "Paired": False} | speedup_columns(ratio)
+    _add_variance(row, cell, ledger, store, blocks)
+
+
+def time_columns(result: MeasureResult, arrays: dict[str, np.ndarray], batch_size: int, scenario: str) -> Row:
+    """What a measurement says of its first engine, against the second where there is one; `arrays`: its samples."""
     own: EngineTiming = result.timings[0]
-    row["Inference Time (ms)"] = own.median * MS
+    row: Row = {"Inference Time (ms)": own.median * MS}
     for title, value in (
         ("Median Low (ms)", own.median_low), ("Median High (ms)", own.median_high), ("Mean (ms)", own.mean),
         ("Std (ms)", own.std), ("P90 (ms)", own.p90), ("P95 (ms)", own.p95), ("P99 (ms)", own.p99),
@@ -250,7 +279,7 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     ):  # fmt: skip
         row[title] = value * MS
     row["Calls"] = own.count
-    row["Images/s"] = cell.batch_size * (1 / own.median if cell.scenario == "single-stream" else own.calls_per_second)
+    row["Images/s"] = batch_size * (1 / own.median if scenario == "single-stream" else own.calls_per_second)
     row["Stable"] = own.stable
     row["Unstable Because"] = own.unstable_reason or None
     row["Load Time (s)"] = own.load_seconds
@@ -260,30 +289,17 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     row["Load Average"] = result.load_average_before
     if result.load:
         row["Foreign Load (cores)"] = float(np.mean([one.foreign_cores for one in result.load]))
-    row |= server_columns(own) | energy_columns(own, cell.batch_size) | device_columns(result)
-    blocks = store.archive(result.samples)
-    _add_speedup(row, cell, ledger, store, result, blocks)
-    _add_variance(row, cell, ledger, store, blocks)
-
-
-def _add_speedup(
-    row: Row, cell: Cell, ledger: Ledger, store: BlobStore, result: MeasureResult, arrays: dict[str, np.ndarray]
-) -> None:
-    """Against the baseline in the same session; unpaired on request, against the baseline's own."""
-    unpaired = _done(ledger, cell, "baseline measure")
+    row |= server_columns(own) | energy_columns(own, batch_size) | device_columns(result)
     if len(result.timings) > 1:
         ratio = paired_speedup(arrays["latency_0"], arrays["block_0"], arrays["latency_1"], arrays["block_1"])
-        row["Baseline Time (ms)"] = result.timings[1].median * MS
-    elif unpaired is not None:
-        baseline = _message(unpaired, MeasureResult)
-        ratio = unpaired_ratio(block_medians(store.archive(baseline.samples)), block_medians(arrays))
-        row["Baseline Time (ms)"] = baseline.timings[0].median * MS
-    else:
-        return
-    row["Paired"] = unpaired is None
-    row["Speedup"] = ratio.value
-    row["Speedup Low"] = ratio.low
-    row["Speedup High"] = ratio.high if math.isfinite(ratio.high) else None
+        row |= {"Baseline Time (ms)": result.timings[1].median * MS, "Paired": True} | speedup_columns(ratio)
+    return row
+
+
+def speedup_columns(ratio: Ratio) -> Row:
+    """A speed-up with its interval; one without an end is absent."""
+    high = ratio.high if math.isfinite(ratio.high) else None
+    return {"Speedup": ratio.value, "Speedup Low": ratio.low, "Speedup High": high}
 
 
 def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays: dict[str, np.ndarray]) -> None:
@@ -296,6 +312,19 @@ def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays
         medians = [row["Inference Time (ms)"] / MS, *(one.timings[0].median for one in results)]
         row["Between-Build SD (%)"] = spread_percent([medians])
         row["Builds"] = len(medians)
+
+
+def _add_causes(row: Row, cell: Cell, ledger: Ledger) -> None:
+    """Where the time goes, for the question why a cell is not faster."""
+    if _done(ledger, cell, "profile") is None:
+        return
+    records = {role: _done(ledger, cell, role) for role in cell.steps}
+    found = explain(row, {role: one.result for role, one in records.items() if one is not None and one.result})
+    row["Speedup by MACs"], row["Speedup by Bytes"] = found.by_macs, found.by_bytes
+    row["Converting (%)"] = 100 * found.converting
+    row["Outside Layers (%)"] = None if found.outside is None else 100 * found.outside
+    row["Fallback Layers"] = len(found.fell_back)
+    row["Bound By"] = ", ".join(found.flags) or None
 
 
 def block_medians(arrays: dict[str, np.ndarray]) -> list[float]:

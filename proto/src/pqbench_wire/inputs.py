@@ -26,6 +26,17 @@ class Inputs:
 
 
 Feed = np.ndarray | Inputs  # one image input [N, …], or inputs by name
+MOST_HELD_OUT = 1024
+
+
+def split_training(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of a training split, shuffled: those to fit and calibrate with, and a tenth that is held out from both.
+
+    Compressor and orchestrator choose by accuracy on the same held-out examples.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = max(1, min(MOST_HELD_OUT, count // 10))
+    return order[:-held_out], order[-held_out:]
 
 
 def as_feed(prepared: Feed, preprocessing: Preprocessing) -> Feed:

@@ -85,7 +85,7 @@ def test_shared_prefixes_are_done_once() -> None:
 def test_one_accuracy_pass_serves_batch_sizes_and_repeats() -> None:
     made = planned(manifest(repeats=3))
     kinds = Counter(step.kind for step in made.steps)
-    assert kinds == {"prepare": 3, "compress": 7, "build": 16, "predict": 8, "score": 8, "measure": 48, "profile": 16}
+    assert kinds == {"prepare": 4, "compress": 7, "build": 16, "predict": 16, "score": 16, "measure": 48, "profile": 16}
     assert len(made.cells) == 4 * 2 * 2 * 3
 
 
@@ -138,7 +138,7 @@ def test_scoring_that_may_stop_early_waits_for_the_baseline() -> None:
     made = planned(manifest(early_stopping={"max_drop": 5}))
     predictions = [step for step in made.steps if step.kind == "predict"]
     stopping = [step for step in predictions if step.spec]
-    assert len(stopping) == 6 and len(predictions) == 8, "baselines are scored in full"
+    assert len(stopping) == 6 and len(predictions) == 16, "baselines, and held-out images, are scored in full"
     assert all(step.spec["early_stopping"]["max_drop"] == 5 and "baseline" in step.needs for step in stopping)
     seen: set[str] = set()
     for step in made.steps:
@@ -243,12 +243,27 @@ def test_distillation_needs_the_unpruned_checkpoint() -> None:
     assert steps[tuned.needs["baseline"]].label == "resnet: baseline"
 
 
+def test_choices_have_images_of_their_own() -> None:
+    m = manifest()
+    made = planned(m)
+    steps = {step.key: step for step in made.steps}
+    for cell in made.cells:
+        held_out = steps[steps[cell.steps["held-out score"]].needs["inputs"]]
+        assert held_out.spec["split"] == "train" and held_out.spec["held_out"] == m.seed
+    facts = survey_of(m, datasets={"digits": data_facts(test="digits test")})
+    facts = replace(facts, recipes={k: replace(f, trains=False, needs_training=()) for k, f in facts.recipes.items()})
+    without = planned(manifest(recipes=[{"name": "baseline"}]), facts)
+    assert all("held-out score" not in cell.steps for cell in without.cells)
+
+
 def test_labels_are_wanted_of_the_split_that_is_used() -> None:
     m = manifest()
     facts = survey_of(m)
     data = {"digits": replace(facts.datasets["digits"], unlabelled=("test",))}
     assert all(not cell.outcome for cell in planned(m, replace(facts, datasets=data)).cells)
-    assert keys(planned(m, replace(facts, datasets=data)), "score").isdisjoint(keys(planned(m, facts), "score"))
+    unlabelled, labelled = planned(m, replace(facts, datasets=data)), planned(m, facts)
+    scores = [{cell.steps["score"] for cell in made.cells} for made in (unlabelled, labelled)]
+    assert scores[0].isdisjoint(scores[1])
     data = {"digits": replace(facts.datasets["digits"], unlabelled=("train",))}
     reasons = {cell.reason for cell in planned(m, replace(facts, datasets=data)).cells}
     assert reasons == {"dataset digits has no labels, which this model or recipe needs"}

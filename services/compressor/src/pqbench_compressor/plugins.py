@@ -12,7 +12,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Feed, Inputs, as_feed, normalise
+from pqbench_wire.inputs import Feed, Inputs, as_feed, normalise, split_training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,6 @@ MODELS = Catalog("model", "pqbench_compressor.models")
 PRUNERS = Catalog("pruner", "pqbench_compressor.pruners")
 QUANTIZERS = Catalog("quantizer", "pqbench_compressor.quantizers")
 
-MOST_HELD_OUT = 1024  # training images
 Report = Callable[[str, float, str], None]  # stage, fraction 0 to 1, message
 
 
@@ -97,9 +96,7 @@ class Training:
 
     def _order(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices shuffled by `seed`: to fit and calibrate with, and held out."""
-        order = np.random.default_rng(seed).permutation(len(self.labels))
-        held_out = max(1, min(MOST_HELD_OUT, len(order) // 10))
-        return order[:-held_out], order[-held_out:]
+        return split_training(len(self.labels), seed)
 
 
 @dataclass(frozen=True, kw_only=True)

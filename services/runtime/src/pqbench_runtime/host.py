@@ -6,8 +6,10 @@ import contextlib
 import functools
 import os
 import platform
+import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 FLAGS = (
@@ -57,6 +59,19 @@ def environment() -> dict[str, str]:
         "container_image": os.environ.get("PQBENCH_IMAGE", ""),
     }
     return {key: value for key, value in record.items() if value}
+
+
+@functools.cache
+def copy_bytes_per_second(size: int = 64 << 20, times: int = 5) -> float:
+    """How fast one thread copies memory, read and written bytes together: the best of some copies."""
+    source = np.ones(size, np.uint8)
+    target = np.zeros(size, np.uint8)
+    spent = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        np.copyto(target, source)
+        spent.append(time.perf_counter() - begin)
+    return 2 * size / min(spent)
 
 
 def load_average() -> float:

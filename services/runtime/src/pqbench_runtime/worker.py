@@ -225,7 +225,8 @@ class Worker:
         batch = self._first_batch(request.inputs, request.engine)
         found = backend.profile(*arguments, batch, request.seconds)
         layers = [pb.LayerTime(**asdict(layer)) for layer in found.layers]
-        return pb.ProfileResult(tool=found.tool, calls=found.calls, layers=layers)
+        copying = None if _on_gpu(request.engine) else host.copy_bytes_per_second()
+        return pb.ProfileResult(tool=found.tool, calls=found.calls, layers=layers, copy_bytes_per_second=copying)
 
     def cross_check(self, request: pb.CrossCheckRequest) -> pb.CrossCheckResult:
         """What other tools measure of the engine."""

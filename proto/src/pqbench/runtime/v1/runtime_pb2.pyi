@@ -486,14 +486,16 @@ class ProfileEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[ProfileResult, _Mapping]] = ...) -> None: ...
 
 class ProfileResult(_message.Message):
-    __slots__ = ("tool", "calls", "layers")
+    __slots__ = ("tool", "calls", "layers", "copy_bytes_per_second")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    COPY_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     tool: str
     calls: int
     layers: _containers.RepeatedCompositeFieldContainer[LayerTime]
-    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerTime, _Mapping]]] = ...) -> None: ...
+    copy_bytes_per_second: float
+    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerTime, _Mapping]]] = ..., copy_bytes_per_second: _Optional[float] = ...) -> None: ...
 
 class LayerTime(_message.Message):
     __slots__ = ("name", "type", "precision", "compute", "seconds", "provider")

@@ -1,0 +1,175 @@
+"""Why is it not faster? Realised against theoretical speed-up, and where the time of a call goes, for one cell.
+
+Shares are of the time that the backend's own profiler gives to layers, in a run of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+
+from pqbench.compressor.v1.compressor_pb2 import CompressResult, Statistics
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, LayerTime, ProfileResult
+
+CONVERTING = re.compile(
+    r"quantizelinear|fakequantize|reorder|reformat|cast|convert|transpose|_to_copy|^to$|memcpy", re.IGNORECASE
+)
+WIDER = {
+    "INT4": 0,
+    "INT8": 1,
+    "FP8": 1,
+    "FP16": 2,
+    "BF16": 2,
+    "TF32": 3,
+    "FP32": 4,
+}  # a layer runs wider than asked for
+OUTSIDE_BOUND = 0.3  # of a call outside of its layers: the host, not the layers, decides
+MEMORY_BOUND = 0.5  # of what a plain copy moves, that reading the weights alone takes
+CONVERTING_BOUND = 0.2
+FEW_CONVOLUTIONS = 5  # layers that a sentence names
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Why:
+    """The answer for one cell."""
+
+    text: str  # one paragraph
+    flags: list[str]  # what the cell is bound by
+    by_macs: float | None  # speed-up if time followed the multiply-accumulates
+    by_bytes: float | None  # speed-up if time followed the bytes of the weights
+    precisions: dict[str, float]  # share of the time by what layers execute in, largest first
+    converting: float  # share of the time in quantizing, casting and reordering
+    outside: float | None  # share of a call that no layer accounts for; None where the profiler slows layers down
+    fell_back: list[str]  # compute layers wider than the recipe asks for
+    layers: list[LayerTime]
+    baseline: dict[str, float]  # type of layer -> seconds of a call, in the baseline
+
+
+def explain(row: Row, results: Mapping[str, dict[str, Any]]) -> Why:
+    """The answer from a cell's row and the results of its steps by role; `profile` must be among them."""
+    profile = json_format.ParseDict(results["profile"], ProfileResult())
+    build = json_format.ParseDict(results["build"], BuildEngineResult())
+    variant = json_format.ParseDict(results["variant"], CompressResult()).statistics
+    unpruned = json_format.ParseDict(results.get("unpruned", {}), CompressResult()).statistics
+    whole = sum(layer.seconds for layer in profile.layers) or 1e-12
+    latency = (row.get("Inference Time (ms)") or 0.0) / 1e3
+    conversions = [layer for layer in profile.layers if CONVERTING.search(layer.type)]
+    converting = sum(layer.seconds for layer in conversions) / whole
+    on_host = profile.HasField("copy_bytes_per_second")
+    outside = 1 - whole / latency if latency and whole < latency else None
+    fell_back = _fell_back(profile.layers, str(row.get("Precision") or ""))
+    by_macs = _ratio(unpruned.macs, variant.macs)
+    by_bytes = _ratio(unpruned.state_dict_bytes, build.engine.blob.size)
+    reading = variant_bytes(variant, str(row.get("Precision") or "")) / latency if latency else 0.0
+    memory = reading / profile.copy_bytes_per_second if on_host else 0.0
+    flags = [
+        *(["host"] if outside is not None and outside > OUTSIDE_BOUND else []),
+        *(["memory"] if memory > MEMORY_BOUND else []),
+        *(["conversions"] if converting > CONVERTING_BOUND else []),
+        *(["fallback"] if fell_back else []),
+    ]
+    precisions = _shares(profile.layers, whole)
+    sentences = [
+        _realised(row, by_macs, by_bytes),
+        _where(profile, precisions, conversions, converting),
+        _fallbacks(fell_back, profile.layers),
+        f"{outside:.0%} of a call is outside of its layers." if outside is not None and outside > 0.05 else "",
+        f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves." if memory > 0.2 else "",
+        _zeros(variant, row),
+    ]
+    return Why(
+        text=" ".join(sentence for sentence in sentences if sentence),
+        flags=flags,
+        by_macs=by_macs,
+        by_bytes=by_bytes,
+        precisions=precisions,
+        converting=converting,
+        outside=outside,
+        fell_back=fell_back,
+        layers=list(profile.layers),
+        baseline=_by_type(results.get("baseline profile")),
+    )
+
+
+def variant_bytes(statistics: Statistics, precision: str) -> float:
+    """Bytes of the weights in the precision that the recipe asks for."""
+    bits = {"INT4": 4, "INT8": 8, "INT8_DYNAMIC": 8, "FP8": 8, "FP16": 16, "BF16": 16}.get(precision, 32)
+    return statistics.parameters * bits / 8
+
+
+def _ratio(before: float, after: float) -> float | None:
+    return before / after if before and after else None
+
+
+def _shares(layers: Sequence[LayerTime], whole: float) -> dict[str, float]:
+    spent: dict[str, float] = defaultdict(float)
+    for layer in layers:
+        spent[layer.precision or "not told"] += layer.seconds / whole
+    return dict(sorted(spent.items(), key=lambda one: -one[1]))
+
+
+def _fell_back(layers: Sequence[LayerTime], asked: str) -> list[str]:
+    """What FP32 asks for is met by anything; a precision that the profiler does not tell is none."""
+    rank = WIDER.get(asked.removesuffix("_DYNAMIC"))
+    if rank is None:
+        return []
+    return [one.name for one in layers if one.compute and WIDER.get(one.precision, -1) > rank]
+
+
+def _by_type(profile: dict[str, Any] | None) -> dict[str, float]:
+    spent: dict[str, float] = defaultdict(float)
+    for layer in json_format.ParseDict(profile or {}, ProfileResult()).layers:
+        spent[layer.type] += layer.seconds
+    return dict(spent)
+
+
+def _realised(row: Row, by_macs: float | None, by_bytes: float | None) -> str:
+    if row.get("Speedup") is None:
+        return "This is the baseline." if row.get("Recipe") == "baseline" else ""
+    low, high = row.get("Speedup Low"), row.get("Speedup High")
+    interval = f" ({low:.2f}–{high:.2f})" if low is not None and high is not None else ""
+    theory = [
+        f"{value:.2f}× by its {what}"
+        for value, what in ((by_macs, "multiply-accumulates"), (by_bytes, "bytes"))
+        if value
+    ]
+    possible = f"; in theory {' and '.join(theory)}" if theory else ""
+    return f"It runs {row['Speedup']:.2f}× as fast as the baseline{interval}{possible}."
+
+
+def _where(
+    profile: ProfileResult, precisions: Mapping[str, float], conversions: Sequence[LayerTime], converting: float
+) -> str:
+    products = sum(layer.seconds for layer in profile.layers if layer.compute)
+    whole = sum(layer.seconds for layer in profile.layers) or 1e-12
+    parts = ", ".join(f"{share:.0%} in {name}" for name, share in precisions.items() if share >= 0.01)
+    kinds = ", ".join(dict.fromkeys(layer.type for layer in conversions if layer.seconds))
+    text = f"Of the layers' time {products / whole:.0%} is convolutions and matrix products; {parts}"
+    return (
+        f"{text}; {converting:.0%} goes into quantizing, casting and reordering ({kinds})."
+        if converting > 0.005
+        else f"{text}."
+    )
+
+
+def _fallbacks(names: Sequence[str], layers: Sequence[LayerTime]) -> str:
+    if not names:
+        return ""
+    count = sum(layer.compute for layer in layers)
+    more = f" and {len(names) - FEW_CONVOLUTIONS} more" if len(names) > FEW_CONVOLUTIONS else ""
+    listed = ", ".join(names[:FEW_CONVOLUTIONS])
+    return f"{len(names)} of {count} compute layers run wider than asked for: {listed}{more}."
+
+
+def _zeros(statistics: Statistics, row: Row) -> str:
+    """Zeros that are stored and multiplied like other numbers."""
+    share = 1 - statistics.nonzeros / statistics.parameters if statistics.parameters else 0.0
+    if share < 0.1 or row.get("Pruner") in ("-", None, "removal"):
+        return ""
+    return f"{share:.0%} of its weights are zeros, which this runtime stores and multiplies like any others."
