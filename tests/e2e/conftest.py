@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,49 @@ def rows_of(run: Path) -> list[dict[str, str]]:
     """The rows of a run's CSV."""
     with (run / "results.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("skipped: no Chromium (apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Watched:
+    """A page and what went wrong on it."""
+
+    page: Any
+    problems: list[str]  # console warnings and errors, exceptions, requests that are not to the page's own place
+
+    def close(self) -> None:
+        """Close the page; nothing may have gone wrong."""
+        assert not self.problems
+        self.page.close()
+
+
+@pytest.fixture(scope="session")
+def open_page(chromium: Any) -> Callable[..., Watched]:
+    """Opens an address and watches."""
+
+    def open_page(address: str, own: tuple[str, ...] = ("file:", "data:", "blob:"), **options: Any) -> Watched:
+        page = chromium.new_page(**({"viewport": {"width": 1280, "height": 900}} | options))
+        problems: list[str] = []
+        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith(own) else None)
+        page.goto(address)
+        return Watched(page, problems)
+
+    return open_page
 
 
 @pytest.fixture(scope="session")

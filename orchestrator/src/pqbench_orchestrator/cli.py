@@ -21,6 +21,7 @@ from pqbench_orchestrator.bundle import export_cell
 from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.ledger import cell_of
 from pqbench_orchestrator.listing import KINDS, listing
+from pqbench_orchestrator.report.export import latex, markdown, write_figures
 from pqbench_orchestrator.tables import count_outcomes
 from pqbench_orchestrator.why import explain
 from pqbench_wire.blobs import BlobStore
@@ -131,9 +132,22 @@ def sensitivity_command(
 
 
 @app.command("report")
-def report_command(folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]) -> None:
-    """Write a run's report.html anew from its ledger."""
-    console.print(str(run.report_again(folder)), highlight=False, soft_wrap=True)
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as SVG and PNG and the table as Markdown and LaTeX.")
+    ] = None,
+) -> None:
+    """Write a run's report.html anew from its ledger; with --figures, its figures and tables as files too."""
+    page, table = run.report_again(folder)
+    console.print(str(page), highlight=False, soft_wrap=True)
+    if figures is None:
+        return
+    files = write_figures(page, figures)
+    for name, content in (("results.md", markdown(table)), ("results.tex", latex(table))):
+        (figures / name).write_text(content, encoding="utf-8")
+        files.append(figures / name)
+    console.print("\n".join(str(path) for path in files), highlight=False, soft_wrap=True)
 
 
 @app.command("export")
@@ -200,7 +214,7 @@ def recommend_command(
     data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The recipe to ship under constraints, its figures with intervals, what is not told apart from it, what it costs."""
+    """The recipe to ship under constraints, its figures with intervals, what is not told apart, what it costs."""
     wanted = {"Model": model, "Dataset": dataset, "Target": target, "Batch Size": batch_size}
     chosen = run.goal_of(folder, {
         "minimize": minimize or None,

@@ -21,8 +21,9 @@ from pqbench_orchestrator.ledger import FILE as LEDGER
 from pqbench_orchestrator.ledger import Ledger, StepCache, cell_of
 from pqbench_orchestrator.manifest import Goal, Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.recommend import Recommendation, recommend
-from pqbench_orchestrator.report.page import write_report
+from pqbench_orchestrator.recommend import Recommendation, recommend, text
+from pqbench_orchestrator.report.details import boxes, details
+from pqbench_orchestrator.report.page import Report, write_report
 from pqbench_orchestrator.services import Launcher, Services, from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
 from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experiment
@@ -143,7 +144,7 @@ def goal_of(folder: Path, changes: dict[str, Any]) -> Goal:
 def recommendations(
     folder: Path, settings: Settings, goal: Goal, keep: Callable[[tables.Row], bool], measure: bool
 ) -> list[tuple[Recommendation, tables.Row | None]]:
-    """What to ship, each with a measurement made after the choice: an earlier one's, or, with `measure`, a new one's."""
+    """What to ship, each with a measurement made after the choice: an earlier one, or, with `measure`, a new one."""
     found = recommend(_rows(folder), goal, keep)
     if measure:
         with _services_of(folder, settings) as services:
@@ -244,16 +245,28 @@ def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
     return record
 
 
-def report_again(folder: Path) -> Path:
-    """Write a run's report anew from its ledger."""
+def report_again(folder: Path) -> tuple[Path, list[tables.Row]]:
+    """Write a run's report anew from its ledger; returns the page and the table."""
     table = _rows(folder)
     record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     _write_report(folder, table, record, (folder / MANIFEST).read_text(encoding="utf-8"))
-    return folder / "report.html"
+    return folder / "report.html", table
 
 
 def _write_report(folder: Path, table: list[tables.Row], record: dict[str, Any], manifest: str) -> None:
-    write_report(folder / "report.html", folder.name, table, record, manifest, versions_of_a_run(folder, record))
+    chosen = recommend(table, load_manifest(folder / MANIFEST).goal)
+    report = Report(
+        run=folder.name,
+        table=table,
+        record=record,
+        manifest=manifest,
+        details=details(folder, table),
+        boxes=boxes(folder / "samples.parquet"),
+        recommendations=[text(one, folder.name, confirmed(folder, one)) for one in chosen],
+        versions=versions_of_a_run(folder, record),
+        sensitivity=sensitivity.figures_of(folder.parent, load_manifest(folder / MANIFEST)),
+    )
+    write_report(folder / "report.html", report)
 
 
 def _inventory(manifest: Manifest, settings: Settings) -> Inventory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import glob
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,17 +92,39 @@ def write(rows: list[Row], folder: Path) -> Path:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    figures = [
-        _figure(rows, model, dataset) for model, dataset in dict.fromkeys((r["Model"], r["Dataset"]) for r in rows)
-    ]
     page = folder / "sensitivity.html"
-    page.write_text(figures_page("pqbench: sensitivity", figures), encoding="utf-8")
+    page.write_text(figures_page("pqbench: sensitivity", _figures(rows)), encoding="utf-8")
     return page
 
 
 def folder_for(manifest: Manifest, data: Path) -> Path:
     """A new folder for an analysis."""
-    return data / "experiments" / f"sensitivity-{manifest.name.replace(' ', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return data / "experiments" / f"{_prefix(manifest)}{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def figures_of(experiments: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    """The figures of the newest analysis of a manifest of this name; none where there is none."""
+    found = sorted(experiments.glob(f"{glob.escape(_prefix(manifest))}*/sensitivity.csv"))
+    if not found:
+        return []
+    with found[-1].open(newline="", encoding="utf-8") as file:
+        return _figures([{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)])
+
+
+def _prefix(manifest: Manifest) -> str:
+    return f"sensitivity-{manifest.name.replace(' ', '-')}-"
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _figures(rows: list[Row]) -> list[dict[str, Any]]:
+    pairs = dict.fromkeys((row["Model"], row["Dataset"]) for row in rows)
+    return [_figure(rows, model, dataset) for model, dataset in pairs]
 
 
 def _figure(rows: list[Row], model: str, dataset: str) -> dict[str, Any]:

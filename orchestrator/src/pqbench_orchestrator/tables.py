@@ -325,6 +325,7 @@ def _add_causes(row: Row, cell: Cell, ledger: Ledger) -> None:
     row["Outside Layers (%)"] = None if found.outside is None else 100 * found.outside
     row["Fallback Layers"] = len(found.fell_back)
     row["Bound By"] = ", ".join(found.flags) or None
+    row["Why"] = found.text
 
 
 def block_medians(arrays: dict[str, np.ndarray]) -> list[float]:

@@ -15,7 +15,7 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.dataset import DATASETS, chosen, fit
 from pqbench_orchestrator.ledger import Ledger, StepCache
-from pqbench_orchestrator.report.page import write_report
+from pqbench_orchestrator.report.page import Report, write_report
 from pqbench_orchestrator.stats import paired_speedup, pareto_front
 from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, write_csv, write_parquet
 from pqbench_wire.errors import InvalidInput
@@ -112,14 +112,23 @@ def test_the_table_begins_with_the_thesis_columns(tmp_path: Path) -> None:
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
-    row = {**dict.fromkeys(THESIS_COLUMNS), "Model": evil, "Outcome": "ok", "Dataset": "d", "Batch Size": 1}
+    row = {
+        **dict.fromkeys(THESIS_COLUMNS),
+        "Model": evil,
+        "Outcome": "ok",
+        "Dataset": "d",
+        "Batch Size": 1,
+        "Cell": "c",
+    }
     record = {"targets": {evil: {"device": evil, "versions": {}, "options": "{}"}}, "compressors": {evil: {}}, "started": "now",
               "host": {"os": "o", "python": "3", "cores": 2, "memory_bytes": 2**30}}  # fmt: skip
-    write_report(tmp_path / "r.html", evil, [row], record, evil)
+    report = Report(run=evil, table=[row], record=record, manifest=evil, recommendations=[[evil, evil]],
+                    details={"c": {"samples": {}, "tool": evil}}, sensitivity=[{"data": [{"name": evil}]}])  # fmt: skip
+    write_report(tmp_path / "r.html", report)
     text = (tmp_path / "r.html").read_text()
     assert "alert(1)</script>" not in text
-    data = text.split('type="application/json">')[1].split("</script>")[0]
-    assert json.loads(data)[0]["Model"] == evil
+    data = json.loads(text.split('id="data" type="application/json">')[1].split("</script>")[0])
+    assert data["rows"][0][data["columns"].index("Model")] == evil
 
 
 def test_images_are_resized_and_cropped_like_torchvision() -> None:

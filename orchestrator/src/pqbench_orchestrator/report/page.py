@@ -1,10 +1,12 @@
-"""Writes pages: Plotly, data, style and script inlined, so that it opens from file:// without network."""
+"""Writes pages: Plotly, data, styles and scripts inlined, so that they open from file:// without network."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections import defaultdict
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,36 +14,57 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from pqbench_orchestrator.compare import COLUMNS, Change, cells
-from pqbench_orchestrator.stats import pareto_front
+from pqbench_orchestrator.report.details import Details
 from pqbench_orchestrator.tables import Row, count_outcomes
 
 PLOTLY = "plotly-cartesian.min.js"  # plotly.js-cartesian-dist-min 4.1.1 as npm has it
+SCRIPTS = ("data.js", "figures.js", "table.js", "cell.js", "page.js")  # in this order
+CHUNK = 25  # cells whose details are unpacked together
+DIGITS = 6  # significant, of numbers in the page
+LEFT_OUT = ("Options", "Settings", "Versions", "Why")  # columns that only the page of a cell shows
 
 
-def write_report(
-    path: Path,
-    run: str,
-    table: list[Row],
-    record: dict[str, Any],
-    manifest: str,
-    versions: Sequence[tuple[str, str, list[Change]]] = (),
-) -> None:
-    """Write the page for a run's table, environment record and manifest text; whole or not at all.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a run's page shows."""
 
-    `versions`: pairs of targets that are the same backend in two versions or on two devices, and what changed.
-    """
+    run: str
+    table: list[Row]
+    record: dict[str, Any]  # of the environment
+    manifest: str
+    details: Details = field(default_factory=dict)
+    boxes: dict[str, list[float]] = field(default_factory=dict)  # cell -> quantiles of its latency in ms
+    recommendations: Sequence[list[str]] = ()  # lines of text each
+    versions: Sequence[tuple[str, str, list[Change]]] = ()  # pairs of targets that differ in version or device only
+    sensitivity: Sequence[dict[str, Any]] = ()  # Plotly figures
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write a run's page; whole or not at all."""
+    texts = [row | {"box": report.boxes.get(row["Cell"])} for row in report.table]
+    order = [row["Cell"] for row in report.table if row["Cell"] in report.details]
+    extra = {row["Cell"]: {name: row.get(name) for name in LEFT_OUT} for row in report.table}
+    chunks = [
+        {cell: report.details[cell] | {"texts": extra[cell]} for cell in order[start : start + CHUNK]}
+        for start in range(0, len(order), CHUNK)
+    ]
     text = _template("page.html").render(
-        run=run,
-        outcomes=count_outcomes(table).most_common(),
-        cells=len(table),
-        record=record,
-        manifest=manifest,
-        versions=[(old, new, [cells(change) for change in changes]) for old, new, changes in versions],
+        run=report.run,
+        outcomes=count_outcomes(report.table).most_common(),
+        cells=len(report.table),
+        record=report.record,
+        manifest=report.manifest,
+        recommendations=report.recommendations,
+        versions=[(old, new, [cells(change) for change in changes]) for old, new, changes in report.versions],
         columns=COLUMNS,
         style=_part("page.css"),
-        script=_part("page.js"),
+        script="\n".join(_part(name) for name in SCRIPTS),
         plotly=_part(PLOTLY),
-        data=_for_script(_with_front(table)),
+        data=_for_script(_columnar(texts)),
+        chunk_of=_for_script({cell: index // CHUNK for index, cell in enumerate(order)}),
+        chunks=[_packed(chunk) for chunk in chunks],
+        sensitivity=_for_script(list(report.sensitivity)),
+        has_sensitivity=bool(report.sensitivity),
     )
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
@@ -53,6 +76,23 @@ def figures_page(title: str, figures: list[dict[str, Any]]) -> str:
     return _template("figures.html").render(title=title, plotly=_part(PLOTLY), figures=_for_script(figures))
 
 
+def _columnar(table: list[Row]) -> dict[str, Any]:
+    """Column names once, values in rows: a third of the size of one mapping a row."""
+    names = list(dict.fromkeys(name for row in table for name in row if name not in LEFT_OUT))
+    return {"columns": names, "rows": [[_short(row.get(name)) for name in names] for row in table]}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return [_short(one) for one in value] if isinstance(value, list) else value
+
+
+def _packed(value: object) -> str:
+    """Compressed text, which the page unpacks when it is looked at."""
+    return base64.b64encode(zlib.compress(json.dumps(value, allow_nan=False).encode(), 9)).decode()
+
+
 def _template(name: str) -> Template:
     return Environment(autoescape=True, undefined=StrictUndefined).from_string(_part(name))
 
@@ -61,20 +101,7 @@ def _part(name: str) -> str:
     return (resources.files("pqbench_orchestrator.report") / name).read_text(encoding="utf-8")
 
 
-def _with_front(table: list[Row]) -> list[Row]:
-    """The rows, each told whether no other of its model, dataset and batch size is both faster and more accurate."""
-    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for index, row in enumerate(table):
-        if row.get("Accuracy") is not None and row.get("Inference Time (ms)") is not None:
-            groups[row["Model"], row["Dataset"], row["Batch Size"]].append(index)
-    best: set[int] = set()
-    for indices in groups.values():
-        points = [(table[i]["Inference Time (ms)"], table[i]["Accuracy"]) for i in indices]
-        best |= {indices[position] for position in pareto_front(points)}
-    return [row | {"front": index in best} for index, row in enumerate(table)]
-
-
 def _for_script(value: object) -> str:
     """JSON that is safe inside a <script> element, whatever names it holds."""
-    text = json.dumps(value, allow_nan=False)
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,254 @@
+// The figures: each takes the selected rows and gives Plotly's traces and axes, or null where there is nothing to show.
+// Okabe and Ito's colours, told apart by the colour-blind; symbols and dashes tell apart without colour.
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"];
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const MOST_SERIES = 12;
+const MOST_BARS = 300; // points with error bars
+const COSTS = {
+  "Inference Time (ms)": "Median latency of one batch (ms)",
+  "Engine (bytes)": "Size of the engine (bytes)",
+  "Energy (mJ/image)": "Energy (mJ an image, idle subtracted)",
+  "P99 (ms)": "99th percentile of the latency (ms)",
+};
+const targets = unique("Target");
+const colour = (index) => COLOURS[index % COLOURS.length];
+const symbol = (index) => SYMBOLS[index % SYMBOLS.length];
+
+function layout(x, y, more = {}) {
+  const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--text") },
+    margin: { t: 20, r: 10 }, hovermode: "closest", boxmode: "group", barmode: "group",
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
+    xaxis: { title: { text: x }, ...axis, ...more.xaxis }, yaxis: { title: { text: y }, ...axis, ...more.yaxis },
+  };
+}
+
+function grouped(cells, key) {
+  const groups = new Map();
+  for (const row of cells) groups.set(key(row), [...(groups.get(key(row)) ?? []), row]);
+  return groups;
+}
+
+function byTarget(cells, make) {
+  return [...grouped(cells, (row) => row.Target)].map(([target, own]) => {
+    const index = targets.indexOf(target);
+    return { name: target, marker: { color: colour(index) }, ...make(own, index) };
+  });
+}
+
+function bars(own, middle, low, high) {
+  if (own.length > MOST_BARS) return undefined;
+  const distance = (a, b) => own.map((row) => (known(row[a]) && known(row[b]) ? Math.abs(row[a] - row[b]) : 0));
+  return { type: "data", symmetric: false, thickness: 1, array: distance(high, middle), arrayminus: distance(middle, low) };
+}
+
+// Points that no other beats in both, by rising cost.
+function front(cells, cost) {
+  let best = -Infinity;
+  return [...cells].sort((a, b) => a[cost] - b[cost] || b.Accuracy - a.Accuracy)
+    .filter((row) => row.Accuracy > best && ((best = row.Accuracy), true));
+}
+
+function tradeoff(cells, cost) {
+  const points = cells.filter((row) => known(row.Accuracy) && known(row[cost]));
+  if (!points.length) return null;
+  const timed = cost === "Inference Time (ms)";
+  const traces = byTarget(points, (own, index) => ({
+    type: "scatter", mode: "markers", x: own.map((row) => row[cost]), y: own.map((row) => row.Accuracy),
+    error_x: timed ? bars(own, cost, "Median Low (ms)", "Median High (ms)") : undefined,
+    error_y: bars(own, "Accuracy", "Accuracy Low", "Accuracy High"),
+    text: own.map((row) => row.Recipe), hovertemplate: "%{text}<br>%{x:.4~g}, %{y:.2f} %", customdata: own.map((row) => row.Cell),
+    marker: { color: colour(index), symbol: symbol(index), size: 10 },
+  }));
+  const best = front(points, cost);
+  traces.push({
+    type: "scatter", mode: "lines+text", name: "Pareto front", line: { color: css("--soft"), dash: "dot", shape: "hv" },
+    x: best.map((row) => row[cost]), y: best.map((row) => row.Accuracy),
+    text: best.map((row) => row.Recipe), textposition: "top right", hoverinfo: "skip",
+  });
+  return { traces, layout: layout(COSTS[cost], "Accuracy (%)", { xaxis: { type: "log" } }) };
+}
+
+// Lines over the pruned share, one for each pruner, quantizer and target; the unpruned model is their beginning.
+function overAmount(column, title, only = () => true) {
+  return (cells) => {
+    const pruned = cells.filter((row) => typeof row.Amount === "number" && known(row[column]) && only(row));
+    if (!pruned.length) return null;
+    const name = (row) => [row.Pruner, row.Quantizer, targets.length > 1 ? row.Target : "-"].filter((part) => part !== "-").join(", ");
+    const traces = [...grouped(pruned, name)].slice(0, MOST_SERIES).map(([label, own], index) => {
+      const first = own[0];
+      const whole = cells.filter((row) =>
+        row.Pruner === "-" && row.Target === first.Target && row.Quantizer === first.Quantizer && known(row[column]));
+      const points = [...whole.map((row) => [0, row[column]]), ...own.map((row) => [row.Amount, row[column]])];
+      points.sort((a, b) => a[0] - b[0]);
+      return {
+        type: "scatter", mode: "lines+markers", name: label, x: points.map((p) => p[0]), y: points.map((p) => p[1]),
+        line: { color: colour(index), dash: DASHES[Math.floor(index / COLOURS.length) % DASHES.length] },
+        marker: { symbol: symbol(targets.indexOf(first.Target)), size: 8 }, hovertemplate: "%{x:.0%} pruned<br>%{y:.4~g}",
+      };
+    });
+    return { traces, layout: layout("Pruned share", title, { xaxis: { tickformat: ".0%" } }) };
+  };
+}
+
+function boxes(cells) {
+  const timed = cells.filter((row) => row.box);
+  if (!timed.length) return null;
+  const series = [...grouped(timed, (row) => [row.Recipe, targets.length > 1 ? row.Target : ""].filter(Boolean).join(", "))];
+  const traces = series.slice(0, MOST_SERIES).map(([name, own], index) => ({
+    type: "box", name, marker: { color: colour(index) }, x: own.map((row) => `batch ${row["Batch Size"]}`),
+    lowerfence: own.map((row) => row.box[0]), q1: own.map((row) => row.box[1]), median: own.map((row) => row.box[2]),
+    q3: own.map((row) => row.box[3]), upperfence: own.map((row) => row.box[4]),
+  }));
+  const left = series.length - MOST_SERIES;
+  const note = left > 0 ? ` The first ${MOST_SERIES} of ${series.length} series; filter for others.` : "";
+  return { traces, layout: layout("", "Latency of one batch (ms)", { yaxis: { type: "log" } }), note };
+}
+
+function barsOf(column, title) {
+  return (cells) => {
+    const points = cells.filter((row) => typeof row[column] === "number");
+    if (!points.length) return null;
+    const traces = byTarget(points, (own) => ({
+      type: "bar", x: own.map((row) => row.Recipe), y: own.map((row) => row[column]), hovertemplate: "%{x}<br>%{y:.4~g}",
+    }));
+    return { traces, layout: layout("", title) };
+  };
+}
+
+function combined(cells) {
+  const kind = (row) => (row.Pruner !== "-" ? 1 : 0) + (row.Quantizer !== "-" ? 2 : 0);
+  const scored = cells.filter((row) => known(row.Accuracy));
+  const target = scored.find((row) => kind(row) === 3)?.Target; // accuracy hardly depends on it: one is enough
+  if (!target) return null;
+  const points = scored.filter((row) => row.Target === target);
+  const names = ["neither", "pruned", "quantized", "pruned and quantized"];
+  const traces = names.map((name, index) => {
+    const own = points.filter((row) => kind(row) === index);
+    return {
+      type: "bar", name, marker: { color: colour(index) }, y: own.map((row) => row.Accuracy),
+      x: own.map((row) => row.Recipe),
+      error_y: bars(own, "Accuracy", "Accuracy Low", "Accuracy High"), hovertemplate: "%{x}<br>%{y:.2f} %",
+    };
+  });
+  return { traces: traces.filter((trace) => trace.x.length), layout: layout("", "Accuracy (%)"), note: ` On ${target}.` };
+}
+
+function throughput(cells) {
+  const points = cells.filter((row) => known(row["Images/s"]));
+  if (new Set(points.map((row) => row.Concurrency)).size < 2) return null;
+  const series = [...grouped(points, (row) => `${row.Recipe}, ${row.Target}`)].slice(0, MOST_SERIES);
+  const traces = series.map(([name, own], index) => {
+    const sorted = [...own].sort((a, b) => a.Concurrency - b.Concurrency);
+    return {
+      type: "scatter", mode: "lines+markers", name, x: sorted.map((row) => row.Concurrency), y: sorted.map((row) => row["Images/s"]),
+      line: { color: colour(index) }, marker: { symbol: symbol(index), size: 8 },
+    };
+  });
+  return { traces, layout: layout("Instances at once", "Images a second") };
+}
+
+const FIGURES = [
+  { id: "tradeoff", title: "Accuracy against cost", costs: true,
+    caption: "The line joins the cells that no other beats in both. Bars are 95 % intervals; a click on a point shows the cell.",
+    draw: tradeoff },
+  { id: "amount", title: "Accuracy against pruning amount", caption: "The unpruned model is each line's beginning.",
+    draw: overAmount("Accuracy", "Accuracy (%)") },
+  { id: "latency", title: "Latency", caption: "Median latency of one batch; shorter is better.",
+    draw: barsOf("Inference Time (ms)", "Median latency (ms)") },
+  { id: "batch", title: "Latency against batch size", spread: ["Batch Size"],
+    caption: "Boxes are quartiles of all calls, whiskers the 5th and 95th percentile.", draw: boxes },
+  { id: "removal-latency", title: "Latency against removal amount", caption: "Channels that are really removed.",
+    draw: overAmount("Inference Time (ms)", "Median latency (ms)", (row) => row.Pruner === "removal") },
+  { id: "removal-size", title: "Size against removal amount", caption: "The state dict; the engine where the recipe quantizes too.",
+    draw: overAmount("Compressed Size", "Size (MB)", (row) => row.Pruner === "removal") },
+  { id: "size", title: "Size", caption: "The engine file where the recipe quantizes, the state dict elsewhere.",
+    draw: barsOf("Compressed Size", "Size (MB)") },
+  { id: "combined", title: "Pruning and quantization, alone and together", caption: "Bars are Wilson's 95 % intervals.", draw: combined },
+  { id: "energy", title: "Energy", caption: "Of one image, what the idle machine uses subtracted.",
+    draw: barsOf("Energy (mJ/image)", "Energy (mJ an image)") },
+  { id: "throughput", title: "Throughput against concurrency", spread: ["Concurrency"], caption: "More instances of one engine at once.",
+    draw: throughput },
+];
+
+const CONFIG = { responsive: true, displaylogo: false };
+const drawn = new Set(); // figures that have been looked at
+
+function buildFigures() {
+  const charts = document.getElementById("charts");
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting || drawn.has(entry.target.id)) continue;
+      drawn.add(entry.target.id);
+      drawFigure(FIGURES.find((figure) => `figure-${figure.id}` === entry.target.id));
+    }
+  }, { rootMargin: "300px" });
+  for (const figure of FIGURES) {
+    const box = element("figure", "", { id: `figure-${figure.id}` });
+    const head = element("h3", figure.title);
+    const controls = element("p", "", { className: "controls" });
+    if (figure.costs) controls.append(costSelect(figure));
+    for (const format of ["svg", "png"]) {
+      const button = element("button", format.toUpperCase(), { type: "button" });
+      button.setAttribute("aria-label", `Download ${figure.title} as ${format.toUpperCase()}`);
+      button.addEventListener("click", () => Plotly.downloadImage(figure.id, { format, filename: figure.id, width: 1000, height: 600 }));
+      controls.append(button);
+    }
+    box.append(head, controls, element("div", "", { id: figure.id, className: "chart" }), element("figcaption", figure.caption));
+    charts.append(box);
+    seen.observe(box);
+  }
+  redraw();
+}
+
+function costSelect(figure) {
+  const label = element("label", "Cost ");
+  const select = element("select", "", { id: "cost" });
+  for (const [column, title] of Object.entries(COSTS)) {
+    if (rows.some((row) => known(row[column]))) select.append(new Option(title, column));
+  }
+  select.addEventListener("change", () => drawFigure(figure));
+  label.append(select);
+  return label;
+}
+
+function made(figure) {
+  const cost = document.getElementById("cost")?.value;
+  return figure.draw(selected(...(figure.spread ?? [])), cost || "Inference Time (ms)");
+}
+
+// Show a figure, if it was looked at already, or hide it where it has nothing to show.
+function drawFigure(figure) {
+  const result = made(figure);
+  const box = document.getElementById(`figure-${figure.id}`);
+  box.classList.toggle("empty", !result);
+  if (!result || !drawn.has(box.id)) return;
+  const chart = document.getElementById(figure.id);
+  box.querySelector("figcaption").textContent = figure.caption + (result.note ?? "");
+  Plotly.react(chart, result.traces, result.layout, CONFIG);
+  if (figure.id === "tradeoff" && !chart.dataset.linked) {
+    chart.dataset.linked = "yes";
+    chart.on("plotly_click", (event) => {
+      const cell = event.points[0].customdata;
+      if (cell) location.hash = `cell=${cell}`;
+    });
+  }
+}
+
+function redraw() {
+  for (const figure of FIGURES) drawFigure(figure);
+}
+
+function drawSensitivity() {
+  const place = document.getElementById("sensitivity");
+  if (!place) return;
+  for (const [index, figure] of json("sensitivity-data").entries()) {
+    const id = `sensitivity${index}`;
+    if (!document.getElementById(id)) place.append(element("div", "", { id, className: "chart" }));
+    const own = layout("", "");
+    const axes = ["xaxis", "yaxis", "yaxis2"].map((name) => [name, { ...own.xaxis, ...figure.layout[name] }]);
+    Plotly.react(id, figure.data, { ...own, ...figure.layout, ...Object.fromEntries(axes) }, CONFIG);
+  }
+}
