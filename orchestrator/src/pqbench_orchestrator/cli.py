@@ -291,6 +291,23 @@ def check_command(
         console.print(display.check_table(lines))
 
 
+@app.command("serve")
+def serve_command(
+    data: Data = Path("data"),
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="On loopback; from elsewhere, through an SSH tunnel.")
+    ] = 8765,
+) -> None:
+    """Show all runs in a browser: live progress, history, reports, comparisons. Runs go on without it."""
+    from pqbench_orchestrator.serve import serve  # the web server takes a second to import
+
+    experiments = (data / "experiments").resolve()
+    if not experiments.is_dir():
+        raise InvalidInput(f"{experiments}: there are no runs yet; pqbench run makes the first")
+    console.print(f"http://127.0.0.1:{port}/", highlight=False)
+    serve(experiments, port)
+
+
 @app.command("list")
 def list_command(
     kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), show_default=False)], as_json: Json = False

@@ -294,7 +294,7 @@ def cells(change: Change) -> list[str]:
         shown = f"{ratio.value - 1:+.1%} (no interval)"
     layers = "" if not change.layers else f"{len(change.layers)} layers differ: {', '.join(change.layers[:3])}"
     return [
-        ", ".join(str(part) for part in change.cell),
+        cell_name(change.cell),
         _number(change.old_ms, 3),
         _number(change.new_ms, 3),
         shown,
@@ -304,6 +304,13 @@ def cells(change: Change) -> list[str]:
         _both(*(str(row.get("Executed Precision") or "") for row in (change.old, change.new))),
         "; ".join(text for text in (layers, change.reason) if text),
     ]
+
+
+def cell_name(cell: tuple[Any, ...]) -> str:
+    """A cell in words."""
+    model, dataset, recipe, batch_size, concurrency, *target = cell
+    at_once = [f"{concurrency} at once"] if concurrency not in (None, 1) else []
+    return ", ".join([str(model), str(dataset), str(recipe), f"batch {batch_size}", *at_once, *target])
 
 
 def _number(value: float | None, digits: int) -> str:

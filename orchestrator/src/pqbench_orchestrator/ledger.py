@@ -101,6 +101,15 @@ class Ledger:
         names = ("key", "kind", "outcome", "reason", "seconds")
         return StepRecord(**dict(zip(names, fields, strict=True)), result=json.loads(result) if result else None)
 
+    def steps(self) -> list[dict[str, Any]]:
+        """The newest row of every step without its result, in the order in which these were written."""
+        rows = self._db.execute(
+            "SELECT key, kind, label, place, outcome, reason, seconds FROM steps AS s"
+            " WHERE id = (SELECT max(id) FROM steps WHERE key = s.key) ORDER BY id"
+        )
+        names = ("key", "kind", "label", "place", "outcome", "reason", "seconds")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
     def record_cells(self, rows: Iterable[tuple[str, str, str, dict[str, Any]]]) -> None:
         """Add a row (key, outcome, reason, columns) for each cell."""
         now = time.time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experi
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
+LOCK = ".lock"  # names the process that executes the run
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 
 
@@ -101,6 +104,7 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
     with _only_one(folder), prepared(folder / MANIFEST, folder, settings, watcher) as ready:
         record = _environment(folder, ready)
         planned(ready.plan)
+        ready.execution.ledger.describe({"steps": str(len(ready.plan.steps)), "manifest": ready.manifest.name})
         try:
             ready.execution.run(ready.plan)
         finally:
@@ -275,11 +279,14 @@ def _inventory(manifest: Manifest, settings: Settings) -> Inventory:
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InvalidInput(f"{folder}: this run is being executed by another process") from None
+        file.truncate(0)
+        file.write(process_name(os.getpid()))
+        file.flush()
         yield
 
 

@@ -39,6 +39,16 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     return _SPAWNER.submit(lambda: subprocess.Popen(command, **options)).result()
 
 
+def process_name(pid: int) -> str:
+    """A name that no other process ever has: an id is used again, so its start goes with it. Empty if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    state, start = fields[0], fields[19]
+    return "" if state == "Z" else f"{pid}-{start}"  # the start in clock ticks since that of the system
+
+
 @functools.cache
 def source_version(package: str) -> str:
     """The distribution's version and a digest of its source: a changed line is another tool."""

@@ -20,6 +20,7 @@ from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
 from pqbench_wire.health import serving
 from pqbench_wire.jobs import first_line
+from pqbench_wire.process import process_name
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10
@@ -98,7 +99,7 @@ class DockerLauncher:
             "volumes": [f"{self._data}:/data", f"{locks}:/locks", f"{self._token}:/token:ro"],
             "ports": {PORT: ("127.0.0.1", None)},
             "device_requests": gpus,
-            "labels": {OWNER: _name_of(psutil.Process())},
+            "labels": {OWNER: process_name(os.getpid())},
             "init": True,
             "read_only": True,
             "tmpfs": {"/tmp": "exec,mode=1777,size=8g"},  # noqa: S108
@@ -152,16 +153,8 @@ def _engine() -> Any:
 
 def _remove_orphans(engine: Any) -> None:
     """Remove containers whose orchestrator was killed."""
-    living = {_name_of(process) for process in psutil.process_iter()}
+    living = {process_name(pid) for pid in psutil.pids()}
     for container in engine.containers.list(all=True, filters={"label": OWNER}):
         if container.labels[OWNER] not in living:
             with contextlib.suppress(NotFound, APIError):  # another orchestrator removes it too
                 container.remove(force=True)
-
-
-def _name_of(process: psutil.Process) -> str:
-    """A process id is used again; with its start it names one process."""
-    try:
-        return f"{process.pid}-{process.create_time():.2f}"
-    except psutil.Error:
-        return ""

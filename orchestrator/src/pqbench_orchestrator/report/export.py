@@ -58,13 +58,13 @@ def write_figures(page: Path, folder: Path) -> list[Path]:
             f"{page.resolve().as_uri()}#export",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    found = EXPORTED.search(done.stdout)
-    if found is None:
+    exported = EXPORTED.search(done.stdout)
+    if exported is None:
         last = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
         raise Failed(f"{browser} did not draw the figures of {page}: {last[0]}")
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, address in json.loads(html.unescape(found[1])).items():
+    for name, address in json.loads(html.unescape(exported[1])).items():
         path = folder / name
         path.write_bytes(_decoded(address))
         files.append(path)
