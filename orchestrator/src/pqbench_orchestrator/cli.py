@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from pqbench_orchestrator import compare, display, doctor, recommend, run
+from pqbench_orchestrator import compare, display, doctor, recommend, run, tracking
 from pqbench_orchestrator.bundle import export_cell
 from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.ledger import cell_of
@@ -73,9 +73,12 @@ def run_command(
         bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")
     ] = False,
     allow_code: AllowCode = False,
+    mlflow: Annotated[str, typer.Option(help="Also log to this MLflow tracking URI.", metavar="URI")] = "",
     as_json: Json = False,
 ) -> None:
     """Run an experiment: manifest in, tables and report out."""
+    if mlflow:
+        tracking.check_available()
     with display.LiveDisplay(errors) as live:
         settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
         folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
@@ -84,6 +87,8 @@ def run_command(
         except KeyboardInterrupt:
             errors.print(f"interrupted; what is finished is kept: pqbench run --continue {folder}")
             raise
+    if mlflow:
+        run.track(folder, table, mlflow)
     if as_json:
         print(json.dumps({"run": str(folder), "cells": table}))
     else:

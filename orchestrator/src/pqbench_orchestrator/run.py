@@ -28,6 +28,7 @@ from pqbench_orchestrator.report.page import Report, write_report
 from pqbench_orchestrator.services import Launcher, Services, from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
 from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experiment
+from pqbench_orchestrator.tracking import log_run
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
 from pqbench_wire.errors import InvalidInput
@@ -114,6 +115,14 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
             _confirm(folder, chosen, ready.execution.services, ready.execution.store, settings.say)
             _write_report(folder, table, record, dump(ready.manifest))
     return table
+
+
+def track(folder: Path, table: list[tables.Row], uri: str) -> None:
+    """Log a finished run to MLflow."""
+    record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    versions = {f"{name} {key}": value for name, target in record["targets"].items()
+                for key, value in target["versions"].items()}  # fmt: skip
+    log_run(uri, folder, load_manifest(folder / MANIFEST).name, table, versions)
 
 
 def sensitivities(manifest_path: Path, settings: Settings, images: int) -> tuple[list[sensitivity.Row], Path]:

@@ -64,10 +64,10 @@ def application(experiments: Path) -> FastAPI:
     @app.get("/compare", response_class=HTMLResponse)
     def comparison(old: str, new: str, anyway: bool = False) -> str:
         try:
-            sides = [_side(experiments, text) for text in (old, new)]
+            before, after = _side(experiments, old), _side(experiments, new)
         except PqbenchError as error:
             raise HTTPException(400, str(error)) from error
-        changes = [(one.verdict, compare.cells(one)) for one in compare.compare(*sides, anyway)]
+        changes = [(one.verdict, compare.cells(one)) for one in compare.compare(before, after, anyway)]
         return _page("compare.html", old=old, new=new, anyway=anyway, columns=compare.COLUMNS, changes=changes)
 
     return app

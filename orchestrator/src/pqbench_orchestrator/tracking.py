@@ -1,0 +1,88 @@
+"""A run in MLflow, where people already look: one parent run, a child for each cell, files as artifacts.
+
+Needs `pip install pqbench-orchestrator[mlflow]`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pqbench_orchestrator.tables import Row, count_outcomes
+from pqbench_wire.errors import Failed, Unavailable
+from pqbench_wire.jobs import first_line
+
+PARAMETERS = ("Model", "Dataset", "Recipe", "Target", "Backend", "Precision", "Batch Size", "Concurrency", "Repeat",
+              "Pruner", "Quantizer", "Amount", "Scenario", "Options", "Executed Precision")  # fmt: skip
+TAGS = ("Outcome", "Reason", "Unstable Because", "Bound By", "Cell")
+ARTIFACTS = ("report.html", "results.csv", "results.parquet", "manifest.yaml", "environment.json")
+LONGEST = 500  # characters of a parameter
+
+
+def check_available() -> None:
+    """Raise Unavailable, before any work, where MLflow is not installed."""
+    if find_spec("mlflow") is None:
+        raise Unavailable("--mlflow needs MLflow: pip install 'pqbench-orchestrator[mlflow]'")
+
+
+def log_run(uri: str, folder: Path, experiment: str, table: list[Row], versions: dict[str, str]) -> str:
+    """Log a finished run; returns the parent run's id. Raises Failed with MLflow's reason."""
+    check_available()
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        where = found.experiment_id if found else client.create_experiment(experiment)
+        parent = client.create_run(where, run_name=folder.name).info.run_id
+        _log(client, parent, metrics={f"cells {k}": v for k, v in count_outcomes(table).items()}, parameters=versions)
+        for name in ARTIFACTS:
+            if (folder / name).is_file():
+                client.log_artifact(parent, str(folder / name))
+        for row in table:
+            name = f"{row['Recipe']}, {row['Target']}, batch {row['Batch Size']}"
+            child = client.create_run(where, run_name=name, tags={"mlflow.parentRunId": parent}).info.run_id
+            _log(client, child, metrics=metrics_of(row), parameters=_texts(row, PARAMETERS), tags=_texts(row, TAGS))
+            client.set_terminated(child, "FAILED" if row["Outcome"] == "failed" else "FINISHED")
+        client.set_terminated(parent)
+    except (MlflowException, OSError) as error:
+        raise Failed(f"MLflow at {uri}: {first_line(error)}") from error
+    return str(parent)
+
+
+def metrics_of(row: Row) -> dict[str, float]:
+    """The numbers of a row under names that MLflow takes: "Inference Time (ms)" is inference_time_ms."""
+    left_out = {*PARAMETERS, *TAGS}
+    return {
+        _name(column): float(value)
+        for column, value in row.items()
+        if column not in left_out and isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def _log(
+    client: Any, run: str, metrics: dict[str, float], parameters: dict[str, str], tags: dict[str, str] | None = None
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run,
+        metrics=[Metric(_name(key), float(value), now, 0) for key, value in metrics.items()],
+        params=[Param(_name(key), value[:LONGEST]) for key, value in parameters.items()],
+        tags=[RunTag(_name(key), value[:LONGEST]) for key, value in (tags or {}).items()],
+    )
+
+
+def _texts(row: Row, columns: tuple[str, ...]) -> dict[str, str]:
+    return {name: str(row[name]) for name in columns if row.get(name) not in (None, "")}
+
+
+def _name(column: str) -> str:
+    text = column.lower().replace("%", "percent").replace("/", " per ")
+    return re.sub(r"[^a-z0-9]+", "_", text).strip("_")
