@@ -97,6 +97,45 @@ def run_command(
     raise typer.Exit(SOME_FAILED if count_outcomes(table)["failed"] else OK)
 
 
+@app.command("search")
+def search_command(
+    manifest: Annotated[
+        Path, typer.Argument(help="Manifest (YAML), or a search's folder with --continue.", show_default=False)
+    ],
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    again: Annotated[bool, typer.Option("--continue", help="Go on with the newest search of this manifest.")] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Recipes to try cheaply; default: the manifest's.")] = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Find the recipe to ship without trying all: cheap trials that Optuna proposes, the best of them in full."""
+    from pqbench_orchestrator import search  # Optuna takes a second to import
+
+    with display.LiveDisplay(errors) as live:
+        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
+        search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
+        made = run.run_to_continue if again else run.new_run
+        folder = made(manifest, settings, "search-")
+        try:
+            table = search.search(folder, settings, live, live.note, trials)
+        except KeyboardInterrupt:
+            errors.print(f"interrupted; what was tried is kept: pqbench search --continue {folder}")
+            raise
+    found = run.recommended(folder)
+    if as_json:
+        print(json.dumps({"run": str(folder), "cells": table,
+                          "recommendations": [recommend.as_json(one, again) for one, again in found]}))  # fmt: skip
+    else:
+        console.print(display.results_table(table))
+        for one, confirmed in found:
+            console.print("\n".join(recommend.text(one, str(folder), confirmed)), highlight=False, soft_wrap=True)
+        console.print(
+            f"trials: {folder / search.TRIALS}\nreport: {folder / 'report.html'}", highlight=False, soft_wrap=True
+        )
+    raise typer.Exit(OK if all(one.best for one, _ in found) else SOME_FAILED)
+
+
 @app.command("plan")
 def plan_command(
     manifest: ManifestPath,

@@ -60,6 +60,10 @@ class LiveDisplay:
         """Describe what is going on before the steps are known."""
         self._progress.update(self._task, description=text, refresh=True)
 
+    def note(self, text: str) -> None:
+        """Print something that stays."""
+        self._console.print(text, highlight=False, markup=False)
+
     def planned(self, plan: Plan) -> None:
         """Take over the number of steps."""
         self._progress.update(self._task, total=len(plan.steps), refresh=True)

@@ -59,8 +59,11 @@ class Execution:
     datasets: dict[str, Data]
     watcher: Watcher
 
-    def run(self, plan: Plan) -> None:
-        """Do every step that is not done; a step whose needs failed is recorded as failed with their reason."""
+    def run(self, plan: Plan, keep: bool = False) -> None:
+        """Do every step that is not done; a step whose needs failed is recorded as failed with their reason.
+
+        A service is ended after its last step, unless `keep`: other plans follow.
+        """
         places = [step.place for step in plan.steps]
         session: dict[str, int] = {}  # place -> the repeat that it measured last
         for index, step in enumerate(plan.steps):
@@ -68,7 +71,7 @@ class Execution:
                 session[step.place] = step.spec["repeat"]
                 self.services.renew(step.place)
             self._settle(step)
-            if step.place not in places[index + 1 :] and step.place != ORCHESTRATOR:
+            if not keep and step.place not in places[index + 1 :] and step.place != ORCHESTRATOR:
                 self.services.stop(step.place)
 
     def state(self, step: Step) -> str:

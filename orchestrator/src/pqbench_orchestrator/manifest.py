@@ -253,6 +253,14 @@ class Goal(Strict):
     max_megabytes: Annotated[float | None, Field(gt=0)] = None  # of the engine, 10^6 bytes
 
 
+class Search(Strict):
+    """How `pqbench search` looks through the recipes in place of trying all."""
+
+    trials: Annotated[int | None, Field(ge=1)] = None  # tried cheaply; default: a third of the recipes, at least 12
+    promoted: Annotated[int, Field(ge=1)] = 3  # of these, tried in full
+    seconds: Annotated[float, Field(gt=0, le=600)] = 0.3  # of a cheap measurement
+
+
 class Manifest(Strict):
     """An experiment: every model x dataset x recipe x target x batch size x repeat is a cell."""
 
@@ -270,6 +278,7 @@ class Manifest(Strict):
     metrics: tuple[str, ...] = ("top1", "top5", "agreement", "sqnr")
     measure: Measure = Measure()
     goal: Goal = Goal()
+    search: Search = Search()
     verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
 
     @model_validator(mode="after")

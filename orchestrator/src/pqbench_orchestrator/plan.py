@@ -74,9 +74,9 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str]) -> Plan:
-    """The plan of a run. `versions` are the orchestrator's own."""
-    planner = _Planner(manifest, facts, run, versions)
+def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], cheap: bool = False) -> Plan:
+    """The plan of a run. `versions` are the orchestrator's own; `cheap`: only what a choice looks at."""
+    planner = _Planner(manifest, facts, run, versions, cheap)
     cells = [
         planner.cell(model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
         for model in manifest.models
@@ -102,6 +102,7 @@ class _Planner:
     facts: Survey
     run: str
     versions: dict[str, str]
+    cheap: bool = False
     steps: dict[str, Step] = field(default_factory=dict)
 
     def cell(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int) -> Cell:
@@ -124,16 +125,16 @@ class _Planner:
         outcome, reason = self._outcome(facts, runtime, target, dataset)
         if outcome:
             return Cell(**known, outcome=outcome, reason=reason)
-        predict = self._predict(model, dataset, recipe, target)
         roles = {
             "unpruned": self._checkpoint(model, dataset, ()),
             "variant": self._variant(model, dataset, recipe),
             "build": self._build(model, dataset, recipe, target, load.batch_size),
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
-            "predict": predict,
-            "score": self._score(model, dataset, recipe, target, predict),
             "held-out score": self._held_out_score(model, dataset, recipe, target),
         }
+        if not (self.cheap and roles["held-out score"]):
+            roles["predict"] = self._predict(model, dataset, recipe, target)
+            roles["score"] = self._score(model, dataset, recipe, target, roles["predict"])
         if facts.precision != SIMULATED:
             roles |= self._timed(model, dataset, recipe, target, load, repeat)
         pruned = [step for step in recipe.steps if step.kind != "quantize"]
@@ -157,7 +158,7 @@ class _Planner:
             roles[f"measure {replicate}"] = self._measure(model, dataset, recipe, target, load, repeat, replicate)
         if recipe.steps and not measure.paired and measure.scenario != "server":
             roles["baseline measure"] = self._measure(model, dataset, Recipe(), target, load, repeat, 0)
-        if measure.profile_seconds:
+        if measure.profile_seconds and not self.cheap:
             roles["profile"] = self._profile(model, dataset, recipe, target, load.batch_size)
             roles["baseline profile"] = self._profile(model, dataset, Recipe(), target, load.batch_size)
         return roles

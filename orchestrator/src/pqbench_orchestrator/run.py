@@ -65,13 +65,13 @@ def read_experiment(path: Path) -> Manifest:
     return load_ini(path) if is_thesis_config(path) else load_manifest(path)
 
 
-def new_run(manifest_path: Path, settings: Settings) -> Path:
+def new_run(manifest_path: Path, settings: Settings, prefix: str = "") -> Path:
     """Make the folder of a new run; raises InvalidInput before anything is made."""
     manifest = read_experiment(manifest_path)
     _inventory(manifest, settings)
     experiments = settings.data / "experiments"
     experiments.mkdir(parents=True, exist_ok=True)
-    name = f"{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{prefix}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = experiments / (name + suffix)
         with contextlib.suppress(FileExistsError):
@@ -83,14 +83,14 @@ def new_run(manifest_path: Path, settings: Settings) -> Path:
     raise InvalidInput(f"{experiments}: no free name for {name}")
 
 
-def run_to_continue(path: Path, settings: Settings) -> Path:
-    """The run to continue: the folder itself, or the newest run of the manifest at `path`."""
+def run_to_continue(path: Path, settings: Settings, prefix: str = "") -> Path:
+    """The run to continue: the folder itself, or the newest run of the manifest at `path` whose name has `prefix`."""
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise InvalidInput(f"{path}: not a run: it has no {MANIFEST}")
         return path
     text = dump(read_experiment(path))
-    candidates = sorted((settings.data / "experiments").glob(f"*/{MANIFEST}"), key=lambda p: p.stat().st_mtime)
+    candidates = sorted((settings.data / "experiments").glob(f"{prefix}*/{MANIFEST}"), key=lambda p: p.stat().st_mtime)
     for candidate in reversed(candidates):
         if candidate.read_text(encoding="utf-8") == text:
             return candidate.parent
@@ -102,18 +102,30 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
 
     `planned` is told the plan before any work.
     """
-    with _only_one(folder), prepared(folder / MANIFEST, folder, settings, watcher) as ready:
-        record = _environment(folder, ready)
+    with executing(folder, settings, watcher) as ready:
         planned(ready.plan)
-        ready.execution.ledger.describe({"steps": str(len(ready.plan.steps)), "manifest": ready.manifest.name})
-        try:
-            ready.execution.run(ready.plan)
-        finally:
-            table = write_outputs(folder, ready, record)
-        chosen = recommend(table, ready.manifest.goal)
-        if any(one.best is not None for one in chosen):
-            _confirm(folder, chosen, ready.execution.services, ready.execution.store, settings.say)
-            _write_report(folder, table, record, dump(ready.manifest))
+        return complete(folder, ready, ready.plan, settings)
+
+
+@contextlib.contextmanager
+def executing(folder: Path, settings: Settings, watcher: Watcher) -> Iterator[Prepared]:
+    """Hold a run's folder alone, with its plan, services running."""
+    with _only_one(folder), prepared(folder / MANIFEST, folder, settings, watcher) as ready:
+        yield ready
+
+
+def complete(folder: Path, ready: Prepared, made: Plan, settings: Settings) -> list[tables.Row]:
+    """Do a plan's steps, write tables and report, also when interrupted, and measure again what is recommended."""
+    record = _environment(folder, ready)
+    ready.execution.ledger.describe({"steps": str(len(made.steps)), "manifest": ready.manifest.name})
+    try:
+        ready.execution.run(made)
+    finally:
+        table = write_outputs(folder, ready, made, record)
+    chosen = recommend(table, ready.manifest.goal)
+    if any(one.best is not None for one in chosen):
+        _confirm(folder, chosen, ready.execution.services, ready.execution.store, settings.say)
+        _write_report(folder, table, record, dump(ready.manifest))
     return table
 
 
@@ -165,6 +177,12 @@ def recommendations(
     return [(one, confirmed(folder, one)) for one in found]
 
 
+def recommended(folder: Path) -> list[tuple[Recommendation, tables.Row | None]]:
+    """What a run recommends by its manifest's goal, as it is recorded."""
+    found = recommend(_rows(folder), load_manifest(folder / MANIFEST).goal)
+    return [(one, confirmed(folder, one)) for one in found]
+
+
 def confirmed(folder: Path, found: Recommendation) -> tables.Row | None:
     """What the newest measurement after the choice says of a recommended cell, if there is one."""
     ledger = Ledger(folder / LEDGER)
@@ -208,15 +226,15 @@ def _rows(folder: Path) -> list[tables.Row]:
     return table
 
 
-def write_outputs(folder: Path, ready: Prepared, record: dict[str, Any]) -> list[tables.Row]:
+def write_outputs(folder: Path, ready: Prepared, made: Plan, record: dict[str, Any]) -> list[tables.Row]:
     """Write the cells into the ledger, the tables and the report; returns the table."""
     ledger, store = ready.execution.ledger, ready.execution.store
-    table = tables.rows(ready.plan, ledger, store)
+    table = tables.rows(made, ledger, store)
     ledger.record_cells((row["Cell"], row["Outcome"], row["Reason"], row) for row in table)
-    ledger.describe({f"cell {cell.key}": json.dumps(cell.steps) for cell in ready.plan.cells})
+    ledger.describe({f"cell {cell.key}": json.dumps(cell.steps) for cell in made.cells})
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
-    tables.write_samples(ready.plan, ledger, store, folder / "samples.parquet")
+    tables.write_samples(made, ledger, store, folder / "samples.parquet")
     _write_report(folder, table, record, dump(ready.manifest))
     if (folder / THESIS).is_file():
         write_experiment(table, folder.parent, (folder / MANIFEST).stat().st_mtime)
