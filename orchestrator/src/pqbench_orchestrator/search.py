@@ -237,14 +237,11 @@ class _Search:
         )
 
     def _report(self, family: str, index: int, row: Row) -> None:
-        recipe, count = self.space.recipe(family, index), len(self.tried.cost)
-        said = (
-            "could not run"
-            if row is None
-            else f"{self._shown(row)}{'' if self.tried.feasible[family, index] else ', not feasible'}"
-        )
+        feasible = "" if self.tried.feasible[family, index] else ", not feasible"
+        said = f"{self._shown(row)}{feasible}" if self._ran(row) else f"{row['Outcome']}: {row['Reason']}"
         front = "; ".join(f"{one['Recipe']} {self._shown(one)}" for one in self.front())
-        self.tell(f"{count}/{self.trials} {recipe.label}: {said}\n  front: {front or 'nothing feasible yet'}")
+        count, label = len(self.tried.cost), self.space.recipe(family, index).label
+        self.tell(f"{count}/{self.trials} {label}: {said}\n  front: {front or 'nothing feasible yet'}")
 
     def front(self) -> list[Row]:
         """Feasible rows that no other beats in both cost and accuracy, by rising cost."""

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import numpy as np
 import openvino
 from openvino import properties
 from pydantic import Field
@@ -107,6 +108,9 @@ class Config:
     """Options of the CPU device."""
 
     threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0: one a physical core")] = 0
+    transfers: Annotated[
+        bool, Field(description="setting the input and copying the outputs count; false: as benchmark_app counts")
+    ] = True
 
 
 class Session:
@@ -114,15 +118,26 @@ class Session:
 
     settings: Mapping[str, str] = {}
 
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        self._request = compiled.create_infer_request()
+    def __init__(self, compiled: openvino.CompiledModel, transfers: bool = True) -> None:
+        self._request, self._transfers = compiled.create_infer_request(), transfers
         self.inputs = [port.get_any_name() for port in compiled.inputs]
         self.outputs = [port.get_any_name() for port in compiled.outputs]
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch; the input arrays are used in place, the outputs copied out."""
+        if not self._transfers:
+            self._tensors = {
+                name: openvino.Tensor(array, shared_memory=True) for name, array in named(batch, self.inputs).items()
+            }
+            for name, tensor in self._tensors.items():
+                self._request.set_tensor(name, tensor)
+            return self._infer
         infer = partial(self._request.infer, named(batch, self.inputs), share_inputs=True)
         return lambda: infer().to_tuple()
+
+    def _infer(self) -> Sequence[np.ndarray]:
+        """Outputs are views that the next call overwrites."""
+        return tuple(self._request.infer(share_outputs=True).to_tuple())
 
     def profiling_info(self) -> list[openvino.ProfilingInfo]:
         """The layers' times, mean of all calls so far, where profiling is on."""
@@ -152,7 +167,7 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    return Session(_imported(engine, _properties(precision, options)))
+    return Session(_imported(engine, _properties(precision, options)), options.transfers)
 
 
 def _imported(engine: Path, chosen: dict[str, Any]) -> openvino.CompiledModel:
