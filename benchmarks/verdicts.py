@@ -89,8 +89,10 @@ def main() -> int:
         "slowed down by 5 %": (fp32, SLOWDOWN, {WORSE}, RIGHT),
         "INT8 against FP32": (int8, 0.0, {BETTER, WORSE}, 1.0),
     }
-    record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": platform.platform(), "times": options.times,
-                              "seconds": options.seconds, "versions": versions_of("onnxruntime"), "results": {}}  # fmt: skip
+    record: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"), "machine": platform.platform(), "times": options.times,
+        "seconds": options.seconds, "versions": versions_of("onnxruntime"), "results": {},
+    }  # fmt: skip
     good = True
     for name, (precision, slowdown, wanted, share) in experiments.items():
         verdicts, ratios = [], []

@@ -26,7 +26,11 @@ UNPAIRED_NOISE = 0.05  # by which latencies of different sessions differ without
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A recipe on a target: its row, and its cost over all repeats."""
+    """A recipe on a target: its row, and its cost over all repeats.
+
+    A latency is the target's baseline latency, over the whole run, by the paired speed-up: the cell's own median moves
+    with the machine.
+    """
 
     row: Row
     cost: float
@@ -76,12 +80,29 @@ def _candidates(rows: Sequence[Row], goal: Goal, held_out: bool) -> list[Candida
     repeats: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         repeats[row["Recipe"], row["Target"]].append(row)
+    references = {target: baseline_latency(rows, target) for target in {row["Target"] for row in rows}}
     made = []
     for own in repeats.values():
-        costs = [row[COST[goal.minimize]] for row in own if row.get(COST[goal.minimize]) is not None]
+        costs = [cost for row in own if (cost := cost_of(row, goal, references[row["Target"]])) is not None]
         if costs:
             made.append(Candidate(row=own[0], cost=median(costs), violations=_violations(own, goal, held_out)))
     return made
+
+
+def baseline_latency(rows: Sequence[Row], target: str) -> float | None:
+    """The median of what all measurements on a target say of its baseline, in ms."""
+    own = [row for row in rows if row["Target"] == target]
+    times = [row["Baseline Time (ms)"] for row in own if row.get("Baseline Time (ms)") is not None]
+    times += [row["Inference Time (ms)"] for row in own if row.get("Speedup") is None]
+    return median(times) if times else None
+
+
+def cost_of(row: Row, goal: Goal, baseline_ms: float | None) -> float | None:
+    """What the goal minimizes, of one row; None where it is not known."""
+    if goal.minimize == "latency" and baseline_ms is not None and row.get("Paired"):
+        return float(baseline_ms / row["Speedup"])
+    value = row.get(COST[goal.minimize])
+    return None if value is None else float(value)
 
 
 def _violations(rows: Sequence[Row], goal: Goal, held_out: bool) -> dict[str, float]:

@@ -24,7 +24,7 @@ from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Watcher
 from pqbench_orchestrator.manifest import Manifest, Measure, Recipe
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.recommend import COST, UNIT, recommend
+from pqbench_orchestrator.recommend import COST, UNIT, cost_of, recommend
 from pqbench_orchestrator.run import Prepared, Settings, complete, executing
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row
@@ -67,6 +67,7 @@ class Tried:
     cost: dict[tuple[str, int], float] = field(default_factory=dict)
     feasible: dict[tuple[str, int], bool] = field(default_factory=dict)
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
+    baselines: dict[str, float] = field(default_factory=dict)  # target -> latency of the baseline when first seen, ms
 
 
 def space_of(manifest: Manifest) -> Space:
@@ -189,7 +190,15 @@ class _Search:
         self.ready.execution.run(Plan(steps=needed, cells=made.cells), keep=True)
         rows = tables.rows(made, self.ready.execution.ledger, self.ready.execution.store)
         own = [row for row in rows if row["Cell"] in mine]
-        return min(own, key=lambda row: row[self._cost] if self._ran(row) else math.inf)
+        return min(own, key=self._cost_of)
+
+    def _cost_of(self, row: Row) -> float:
+        """What the goal minimizes; infinite where it could not run. A latency as if the machine had not changed."""
+        if not self._ran(row):
+            return math.inf
+        if row.get("Baseline Time (ms)") is not None:
+            self.tried.baselines.setdefault(row["Target"], row["Baseline Time (ms)"])
+        return cost_of(row, self.ready.manifest.goal, self.tried.baselines.get(row["Target"])) or math.inf
 
     def _ran(self, row: Row) -> bool:
         return row["Outcome"] == "ok" and row.get(self._cost) is not None
@@ -204,7 +213,7 @@ class _Search:
 
     def _remember(self, family: str, index: int, row: Row) -> None:
         key, ran = (family, index), self._ran(row)
-        self.tried.cost[key] = row[self._cost] if ran else math.inf
+        self.tried.cost[key] = self._cost_of(row)
         self.tried.feasible[key] = ran and not self._violations(row)
         self.tried.rows[key] = row
 
@@ -220,7 +229,7 @@ class _Search:
         return optuna.create_trial(
             params={RECIPE: family} | {name: index for name in distributions if name != RECIPE},
             distributions=distributions,
-            values=[row[self._cost], -_accuracy(row)] if ran else [BROKEN, BROKEN],
+            values=[self._cost_of(row), -_accuracy(row)] if ran else [BROKEN, BROKEN],
             user_attrs={"family": family, "index": index, "row": json.dumps(row)},
             constraints={"goal": broken},
         )
@@ -246,10 +255,10 @@ class _Search:
     def front(self) -> list[Row]:
         """Feasible rows that no other beats in both cost and accuracy, by rising cost."""
         rows = [row for key, row in self.tried.rows.items() if self.tried.feasible[key]]
-        return [rows[i] for i in pareto_front([(row[self._cost], _accuracy(row)) for row in rows])]
+        return [rows[i] for i in pareto_front([(self._cost_of(row), _accuracy(row)) for row in rows])]
 
     def _shown(self, row: Row) -> str:
-        return f"{row[self._cost]:.4g} {UNIT[self.ready.manifest.goal.minimize]}, {_accuracy(row):.2f} %"
+        return f"{self._cost_of(row):.4g} {UNIT[self.ready.manifest.goal.minimize]}, {_accuracy(row):.2f} %"
 
     def _write(self) -> None:
         """The trials so far as CSV."""

@@ -1,0 +1,207 @@
+"""From figures to a decision, through real services: recommend, why, compare, check, search."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
+
+Write = Callable[..., Path]
+PRUNE = {"prune": {"method": "l1-global", "amount": [0.2, 0.4, 0.6, 0.8]}}
+SPACE = [
+    {"name": "baseline"},
+    {"name": "int8", "steps": [{"quantize": {"method": "int8-static", "images": 64}}]},
+    {"name": "pruned", "steps": [PRUNE]},
+    {"name": "pruned int8", "steps": [PRUNE, {"quantize": {"method": "int8-static", "images": 64}}]},
+]
+
+
+def cell_of(run: Path, recipe: str, target: str, batch: int) -> dict[str, str]:
+    wanted = (recipe, target, str(batch))
+    return next(row for row in rows_of(run) if (row["Recipe"], row["Target"], row["Batch Size"]) == wanted)
+
+
+def test_recommend_names_a_recipe_its_figures_and_its_command(
+    quickstart: Path, pqbench: Pqbench, tmp_path: Path
+) -> None:
+    done = pqbench("recommend", quickstart, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [one["group"]["Batch Size"] for one in found] == [1, 32]
+    for one in found:
+        assert one["best"]["Speedup"] > 1.5 and one["confirmed"]["Speedup"] > 1.5, "measured again when the run ended"
+        assert one["chosen_on"] == "held-out training images"
+    shown = pqbench("recommend", quickstart, "--batch-size", 32, "--target", "pytorch-cpu", "--no-measure").out
+    assert "Ship removal on pytorch-cpu" in shown
+    command = next(line for line in shown.splitlines() if line.startswith("pqbench export"))
+    *_, cell, _, _ = command.split()
+    exported = pqbench("export", quickstart, cell, "--out", tmp_path / "bundle")
+    assert exported.code == 0 and (tmp_path / "bundle/model_card.md").is_file(), exported.err
+
+
+def test_recommend_says_what_binds(quickstart: Path, pqbench: Pqbench) -> None:
+    done = pqbench("recommend", quickstart, "--p99", "1us", "--batch-size", 1)
+    assert done.code == 1 and "what binds is p99" in done.out and "The nearest is" in done.out
+    for wrong, problem in (
+        (["--p99", "5"], "--p99: '5' is no time; write 5ms"),
+        (["--max-drop", "much"], "--max-drop: 'much' is no share"),
+        (["--minimize", "latnecy"], "minimize: input should be 'latency', 'size' or 'energy'"),
+        (["--target", "nobody"], "no timed cell is left by these filters"),
+    ):
+        done = pqbench("recommend", quickstart, *wrong)
+        assert done.code == 2 and problem in done.err and "Traceback" not in done.err, done.err
+
+
+def test_a_choice_that_no_run_confirmed_is_measured_now(quickstart: Path, pqbench: Pqbench) -> None:
+    arguments = ("recommend", quickstart, "--batch-size", 1, "--target", "pytorch-cpu", "--minimize", "size", "--json")
+    before = json.loads(pqbench(*arguments, "--no-measure").out)[0]
+    after = json.loads(pqbench(*arguments).out)[0]
+    assert before["confirmed"] is None and after["confirmed"]["Inference Time (ms)"] > 0
+    assert json.loads(pqbench(*arguments, "--no-measure").out)[0]["confirmed"] == after["confirmed"], "once is enough"
+
+
+def test_why(quickstart: Path, pqbench: Pqbench) -> None:
+    zeros = cell_of(quickstart, "l1-global", "onnxruntime-cpu", 32)
+    done = pqbench("why", quickstart, zeros["Cell"])
+    assert done.code == 0 and "of its weights are zeros" in done.out and "Conv" in done.out, done.out
+    quantized = cell_of(quickstart, "int8", "onnxruntime-cpu", 32)
+    found = json.loads(pqbench("why", quickstart, quantized["Cell"], "--json").out)
+    assert found["precisions"]["INT8"] > 0.5 and "quantizing, casting and reordering" in found["text"]
+    assert quantized["Why"] == found["text"]
+    halves = cell_of(quickstart, "fp16", "openvino-cpu", 32)
+    assert halves["Bound By"] == "" or "fallback" in halves["Bound By"] or int(halves["Fallback Layers"]) == 0
+    refused = cell_of(quickstart, "int8", "pytorch-cpu", 1)
+    done = pqbench("why", quickstart, refused["Cell"])
+    assert done.code == 2 and "is refused: pytorch has no route for INT8" in done.err
+
+
+def test_compare_targets_and_runs(quickstart: Path, pqbench: Pqbench) -> None:
+    done = pqbench("compare", f"{quickstart}:onnxruntime-cpu", f"{quickstart}:pytorch-cpu", "--json")
+    changes = json.loads(done.out)
+    assert done.code == 0 and len(changes) == 12
+    int8 = [change for change in changes if "int8" in change["cell"][2]]
+    assert {change["verdict"] for change in int8} == {"not comparable"}
+    markdown = pqbench("compare", quickstart, quickstart, "--markdown", "--fail-on-regression", "1%")
+    assert markdown.code == 0 and markdown.out.count("| same |") >= 32
+    slower = pqbench(
+        "compare",
+        f"{quickstart}:onnxruntime-cpu",
+        f"{quickstart}:pytorch-cpu",
+        "--anyway",
+        "--fail-on-regression",
+        "3%",
+    )
+    assert slower.code == 1 and "cells got worse" in slower.err
+
+
+def test_check_measures_beside_the_makers_tools(quickstart: Path, pqbench: Pqbench) -> None:
+    cell = cell_of(quickstart, "baseline", "openvino-cpu", 32)["Cell"]
+    done = pqbench("check", quickstart, cell, "--seconds", 1, "--json")
+    assert done.code == 0, done.err
+    lines = {line["who"]: line for line in json.loads(done.out)}
+    assert list(lines) == ["pqbench, in the run", "pqbench, now", "benchmark_app", "pqbench, after them"]
+    assert lines["benchmark_app"]["latency"] > 0 and not lines["benchmark_app"]["note"], lines["benchmark_app"]
+
+
+def space(folder: Path, write: Write) -> Path:
+    return write(folder, recipes=SPACE, goal={"max_drop": 3.0}, search={"trials": 6, "promoted": 2})
+
+
+@pytest.mark.long
+def test_search_finds_a_feasible_recipe_and_goes_on_after_an_interrupt(
+    pqbench: Pqbench, write_manifest: Write, tmp_path: Path
+) -> None:
+    manifest, data = space(tmp_path, write_manifest), tmp_path / "data"
+    running = subprocess.Popen(
+        [*COMMAND, "search", str(manifest), "--data", str(data)], stderr=subprocess.PIPE, cwd=ROOT
+    )
+    deadline = time.monotonic() + 120
+    while not list(data.glob("experiments/*/trials.csv")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == 130 and "pqbench search --continue" in said, said
+    folder = newest_run(data)
+    tried = trials(folder)
+    assert 1 <= len(tried) < 6
+    done = pqbench("search", manifest, "--data", data, "--continue", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert Path(found["run"]) == folder and folder.name.startswith("search-")
+    finished = trials(folder)
+    assert len(finished) == 6 and [row["Recipe"] for row in finished][: len(tried)] == [row["Recipe"] for row in tried]
+    assert len({row["Recipe"] for row in finished}) == 6, "nothing is tried twice"
+    best = found["recommendations"][0]["best"]
+    assert best["Recipe"] in {row["Recipe"] for row in finished if row["Feasible"] == "True"}
+    assert found["recommendations"][0]["confirmed"]["Speedup"] > 1
+    assert {cell["Recipe"] for cell in found["cells"]} >= {"baseline", best["Recipe"]} and len(found["cells"]) == 3
+    assert (folder / "report.html").is_file() and "front:" in done.err
+
+
+def trials(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"batch_sizes": [1, 8]}, "batch_sizes must have one entry, not 2"),
+     ({"recipes": [{"name": "baseline"}]}, "search needs recipes with steps"),
+     ({"goal": {"minimise": "size"}}, "goal: unknown key 'minimise'; did you mean 'minimize'?")],
+)  # fmt: skip
+def test_a_search_that_cannot_be_is_one_line(
+    changes: dict[str, object], problem: str, pqbench: Pqbench, tmp_path: Path
+) -> None:
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(TINY | {"recipes": SPACE} | changes, sort_keys=False))
+    done = pqbench("search", tmp_path / "m.yaml", "--data", tmp_path / "data")
+    assert done.code == 2 and problem in done.err and "Traceback" not in done.err, done.err
+    assert not (tmp_path / "data/experiments").exists(), "nothing is made of bad input"
+
+
+def test_scenarios_replicates_and_early_stopping_in_one_run(
+    pqbench: Pqbench, write_manifest: Write, tmp_path: Path
+) -> None:
+    quick = {"warmup_seconds": 0.01, "min_seconds": 0.1, "max_seconds": 0.1, "min_iterations": 6, "profile_seconds": 0}
+    ruined = {"name": "ruined", "steps": [{"prune": {"method": "random-unstructured", "amount": 0.9}}]}
+    offline = write_manifest(
+        tmp_path / "offline", measure=quick | {"scenario": "offline"}, concurrency=[1, 2], build_replicates=2,
+        early_stopping={"max_drop": 5, "margin": 20}, recipes=[{"name": "baseline"}, ruined],
+    )  # fmt: skip
+    done = pqbench("run", offline, "--data", tmp_path / "data", "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["cells"]
+    assert [(row["Recipe"], row["Concurrency"]) for row in rows] == [
+        ("baseline", 1),
+        ("baseline", 2),
+        ("ruined", 1),
+        ("ruined", 2),
+    ]
+    assert all(row["Builds"] == 2 and row["Between-Build SD (%)"] >= 0 and row["Within-Run SD (%)"] > 0 for row in rows)
+    assert all(row["Images/s"] > 100 for row in rows)
+    stopped = [row for row in rows if row["Stopped Early"]]
+    assert {row["Recipe"] for row in stopped} == {"ruined"} and stopped[0]["Stopped Early"].startswith(
+        "hopeless after 1"
+    )
+    assert stopped[0]["Scored Images"] < 360 and rows[0]["Scored Images"] == 360
+
+    served = write_manifest(
+        tmp_path / "served",
+        measure=quick | {"scenario": "server", "p99_seconds": 0.05, "min_seconds": 0.5, "max_seconds": 0.5},
+    )
+    done = pqbench("run", served, "--data", tmp_path / "data", "--json")
+    assert done.code == 0, done.err
+    for row in json.loads(done.out)["cells"]:
+        assert row["Rate (1/s)"] > 10 and row["P99 (ms)"] <= 50 and row["Valid"] is True and "Speedup" not in row
+
+    alone = write_manifest(tmp_path / "alone", measure=quick | {"paired": False})
+    rows = json.loads(pqbench("run", alone, "--data", tmp_path / "data", "--json").out)["cells"]
+    assert rows[1]["Paired"] is False and rows[1]["Speedup Low"] < rows[1]["Speedup"] < rows[1]["Speedup High"]

@@ -1,0 +1,262 @@
+"""Compare, recommend and why on rows of the tests' own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pqbench_orchestrator.compare import (
+    BETTER,
+    NOT_COMPARABLE,
+    SAME,
+    WORSE,
+    Change,
+    Session,
+    Side,
+    cells,
+    changed_layers,
+    compare,
+    markdown,
+    regressions,
+    verdict,
+)  # fmt: skip
+from pqbench_orchestrator.manifest import Goal
+from pqbench_orchestrator.recommend import Recommendation, recommend, text, told_apart
+from pqbench_orchestrator.report.export import latex
+from pqbench_orchestrator.report.export import markdown as table_in_markdown
+from pqbench_orchestrator.stats import Ratio
+from pqbench_orchestrator.why import explain
+
+KEY = ("m", "d", "r", 1, 1)
+
+
+def session(ms: float, blocks: int = 6, noise: float = 0.002, seed: int = 0, **changes: Any) -> Session:
+    times = ms / 1e3 * np.exp(np.random.default_rng(seed).normal(0, noise, blocks))
+    row = {
+        "Outcome": "ok",
+        "Reason": "",
+        "Inference Time (ms)": ms,
+        "Options": '{"threads": 2}',
+        "Scenario": "single-stream",
+        "Stable": True,
+    }
+    layers, right = changes.pop("layers", []), changes.pop("right", None)
+    return Session(row=row | changes, blocks=list(times), layers=layers, right=right)
+
+
+def side(*sessions: Session) -> Side:
+    return Side(name="s", cells={KEY: list(sessions)})
+
+
+def changed(old: Side, new: Side, anyway: bool = False) -> Change:
+    (one,) = compare(old, new, anyway)
+    return one
+
+
+def test_one_session_each_needs_a_change_beyond_what_sessions_differ() -> None:
+    assert changed(side(session(1.0)), side(session(1.03, seed=1))).verdict == SAME
+    slower = changed(side(session(1.0)), side(session(1.1, seed=1)))
+    assert slower.verdict == WORSE and "one session each" in slower.reason
+    assert slower.ratio is not None and slower.ratio.low < 1.1 < slower.ratio.high
+
+
+def test_sessions_make_the_interval() -> None:
+    old = side(*(session(1.0 + 0.004 * i) for i in range(4)))
+    faster = changed(old, side(*(session(0.95 + 0.004 * i) for i in range(4))))
+    assert faster.verdict == BETTER and faster.reason == "" and faster.old_ms == pytest.approx(1.006)
+    wide = changed(side(session(1.0), session(1.2)), side(session(1.05), session(1.3)))
+    assert wide.verdict == SAME, "sessions differ more than the sides"
+
+
+def test_what_differs_in_a_setting_that_matters_is_not_compared_unless_told() -> None:
+    old, new = side(session(1.0)), side(session(2.0, Options='{"threads": 4}'))
+    refused = changed(old, new)
+    assert refused.verdict == NOT_COMPARABLE and refused.reason == "option threads: 2 and 4" and refused.ratio is None
+    assert changed(old, new, anyway=True).verdict == WORSE
+    assert "scenario" in changed(old, side(session(1.0, Scenario="offline"))).reason
+    assert "not in the new side" in changed(old, Side(name="n", cells={})).reason
+    failed = side(session(1.0, Outcome="failed", Reason="broke"))
+    assert changed(old, failed).reason == "failed in the new side: broke"
+
+
+def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:
+    right = np.ones(500, bool)
+    wrong = right.copy()
+    wrong[:40] = False
+    worse = changed(side(session(1.0, right=right)), side(session(1.0, right=wrong)))
+    assert worse.verdict == SAME and worse.accuracy_verdict == WORSE
+    slower = changed(side(session(1.0)), side(session(1.08, seed=1)))
+    assert slower.accuracy_verdict == ""
+    assert regressions([worse, slower], 0.03) == [worse, slower] and regressions([slower], 0.2) == []
+
+
+def test_layers_that_run_in_another_precision_are_named() -> None:
+    layers = [
+        [{"name": "c1", "precision": p, "compute": True}, {"name": "x", "precision": p}] for p in ("FP16", "FP32")
+    ]
+    assert changed_layers(*layers) == ["c1: FP16 → FP32"]
+    shown = cells(changed(side(session(1.0, layers=layers[0])), side(session(1.0, layers=layers[1]))))
+    assert "1 layers differ: c1: FP16 → FP32" in shown[-1]
+    lines = markdown([changed(side(session(1.0)), side(session(1.2, seed=2)))], "a", "b").splitlines()
+    assert lines[0] == "`a` → `b`" and lines[2].startswith("| Cell |") and "m, d, r, batch 1" in lines[4]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [((1.004, 1.002, 1.006), SAME), ((1.02, 1.015, 1.025), WORSE), ((1.02, 0.99, 1.05), SAME), ((0.9, 0.88, 0.92), BETTER),
+     ((1.5, 0.0, math.inf), SAME)],
+)  # fmt: skip
+def test_verdicts(ratio: tuple[float, float, float], said: str) -> None:
+    assert verdict(Ratio(value=ratio[0], low=ratio[1], high=ratio[2])) == said
+
+
+def row(recipe: str, ms: float, drop: float = 0.0, **changes: Any) -> dict[str, Any]:
+    speedup = None if recipe == "baseline" else 10 / ms
+    return {
+        "Model": "m", "Dataset": "d", "Batch Size": 1, "Concurrency": 1, "Recipe": recipe, "Target": "t", "Cell": recipe,
+        "Outcome": "ok", "Inference Time (ms)": ms, "Median Low (ms)": ms, "Median High (ms)": ms, "P99 (ms)": 2 * ms,
+        "Speedup": speedup, "Speedup Low": speedup and speedup * 0.99, "Speedup High": speedup and speedup * 1.01,
+        "Paired": True if speedup else None, "Baseline Time (ms)": 10.0 if speedup else None, "Engine (bytes)": int(1e6 * ms),
+        "Held-out Change": -drop, "Held-out Images": 400, "Accuracy": 90 - drop, "Accuracy Low": 88 - drop,
+        "Accuracy High": 92 - drop, "Accuracy Change": -drop if speedup else None, "Accuracy Change Low": -drop - 1,
+        "Accuracy Change High": 1 - drop, "Indistinguishable": True,
+    } | changes  # fmt: skip
+
+
+GRID = [row("baseline", 10.0), row("a", 5.0, 0.5), row("b", 4.95, 0.6), row("c", 2.0, 4.0), row("d", 7.0, 0.0)]
+
+
+def only(rows: list[dict[str, Any]], **goal: Any) -> Recommendation:
+    (found,) = recommend(rows, Goal(**goal))
+    return found
+
+
+def test_the_cheapest_feasible_recipe_is_recommended_with_what_is_like_it() -> None:
+    found = only(GRID, max_drop=1.0)
+    assert found.best is not None and found.best.row["Recipe"] == "b"
+    assert [one.row["Recipe"] for one in found.runners_up] == ["a"], "within 2 % by intervals of 1 %"
+    lines = text(found, "RUN")
+    assert (
+        lines[0]
+        == "model m, dataset d, batch size 1, concurrency 1: minimize latency with at most 1 points of accuracy lost"
+    )
+    assert lines[1].startswith("Ship b on t: 4.950 ms") and "not told from the baseline" in lines[1]
+    assert lines[-1] == "pqbench export RUN b --out bundle" and any(
+        "Not told apart from it: a on t" in one for one in lines
+    )
+    assert "held-out training images: -0.60 points on 400" in lines[2]
+
+
+def test_the_choice_is_made_on_held_out_images_not_on_those_that_score() -> None:
+    flattered = [
+        row("baseline", 10.0),
+        row("lucky", 2.0, **{"Held-out Change": -5.0, "Accuracy Change": 0.0}),
+        row("fair", 4.0),
+    ]
+    found = only(flattered)
+    assert found.best is not None and found.best.row["Recipe"] == "fair"
+    without = [one | {"Held-out Change": None} for one in flattered]
+    other = only(without)
+    assert other.best is not None and other.best.row["Recipe"] == "lucky" and "no training split" in other.chosen_on
+
+
+def test_a_machine_that_drifts_does_not_decide() -> None:
+    drifted = row(
+        "slow day", 6.0, 0.0, **{"Baseline Time (ms)": 20.0, "Speedup": 20 / 6, "Speedup Low": 3.3, "Speedup High": 3.4}
+    )
+    found = only([row("baseline", 10.0), row("a", 5.0), drifted])
+    assert found.best is not None and found.best.row["Recipe"] == "slow day", (
+        "3.3 times its baseline, whatever its own median"
+    )
+
+
+def test_what_binds_is_said_where_nothing_is_feasible() -> None:
+    found = only(GRID, max_drop=1.0, p99_seconds=0.005)
+    assert (found.best is None and found.binding == ["max-drop", "p99"]) or found.binding == ["max-drop"]
+    assert found.nearest is not None and found.nearest.violations
+    lines = text(found, "RUN")
+    assert lines[1].startswith("No cell is feasible; what binds is") and "The nearest is" in lines[2]
+    impossible = only(GRID, p99_seconds=0.0001)
+    assert impossible.binding == ["p99"] and impossible.nearest is not None
+
+
+def test_size_and_energy_can_be_minimized() -> None:
+    found = only(GRID, minimize="size", max_drop=5.0)
+    assert found.best is not None and found.best.row["Recipe"] == "c" and found.runners_up == []
+    bounded = only(GRID, minimize="latency", max_megabytes=6.0, max_drop=1.0)
+    assert bounded.best is not None and bounded.best.row["Recipe"] == "b"
+    unknown = only(GRID, minimize="energy")
+    assert unknown.best is None and text(unknown, "RUN")[-1] == "No cell has a figure for energy."
+    with_energy = [one | {"Energy (mJ/image)": one["Inference Time (ms)"]} for one in GRID]
+    assert only(with_energy, minimize="energy").best is not None
+
+
+def test_repeats_are_one_candidate() -> None:
+    repeated = [*GRID, *(row("a", ms, 0.5) for ms in (1.0, 5.1))]
+    found = only(repeated, max_drop=1.0)
+    assert found.best is not None and found.best.row["Recipe"] == "b", "the median of 5.0, 1.0 and 5.1"
+
+
+def test_different_targets_are_told_apart_only_beyond_what_sessions_differ() -> None:
+    a, b = row("a", 5.0), row("b", 5.1, Target="u")
+    assert not told_apart(a, b, Goal()) and told_apart(a, row("b", 5.5, Target="u"), Goal())
+
+
+def layer(name: str, kind: str, precision: str, seconds: float, compute: bool = False) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": kind,
+        "precision": precision,
+        "seconds": seconds,
+        "compute": compute,
+        "provider": "CPU",
+    }
+
+
+def results(*layers: dict[str, Any], nonzeros: int = 1000, copying: float | None = 1e10) -> dict[str, dict[str, Any]]:
+    statistics = {"parameters": "1000", "nonzeros": str(nonzeros), "macs": "500", "stateDictBytes": "4000"}
+    profile: dict[str, Any] = {"tool": "a profiler", "calls": 5, "layers": list(layers)}
+    return {
+        "profile": profile | ({} if copying is None else {"copyBytesPerSecond": copying}),
+        "build": {"engine": {"blob": {"size": "1000"}}},
+        "variant": {"statistics": statistics},
+        "unpruned": {"statistics": statistics | {"macs": "1000"}},
+    }
+
+
+def test_why_says_where_the_time_goes() -> None:
+    found = explain(
+        {"Speedup": 1.4, "Speedup Low": 1.3, "Speedup High": 1.5, "Precision": "INT8", "Inference Time (ms)": 10.0, "Pruner": "-"},
+        results(layer("c1", "Conv", "INT8", 0.003, True), layer("c2", "Conv", "FP32", 0.001, True), layer("q", "QuantizeLinear", "FP32", 0.002)),
+    )  # fmt: skip
+    assert (found.by_macs, found.by_bytes) == (2.0, 4.0) and found.fell_back == ["c2"]
+    assert found.converting == pytest.approx(1 / 3) and found.outside == pytest.approx(0.4)
+    assert found.precisions == pytest.approx({"INT8": 0.5, "FP32": 0.5})
+    assert found.flags == ["host", "conversions", "fallback"]
+    for words in ("1.40× as fast", "2.00× by its multiply-accumulates and 4.00× by its bytes", "33% goes into", "1 of 2 compute layers",
+                  "40% of a call is outside"):  # fmt: skip
+        assert words in found.text, found.text
+
+
+def test_why_knows_memory_and_stored_zeros() -> None:
+    about = {
+        "Speedup": 1.0,
+        "Speedup Low": 0.99,
+        "Speedup High": 1.01,
+        "Precision": "FP32",
+        "Inference Time (ms)": 1.0,
+        "Pruner": "l1-global",
+    }
+    found = explain(about, results(layer("c", "Gemm", "FP32", 0.001, True), nonzeros=400, copying=5e6))
+    assert found.flags == ["memory"] and "60% of its weights are zeros" in found.text
+    on_gpu = explain(about, results(layer("c", "Gemm", "FP32", 0.001, True), copying=None))
+    assert on_gpu.flags == []
+
+
+def test_tables_for_papers() -> None:
+    rows = [row("a & b_c", 5.0) | {"Executed Precision": "INT8 10", "Compressed Size": 1.5}]
+    assert r"a \& b\_c" in latex(rows) and "5.000" in latex(rows) and latex(rows).count(r"\\") == 2
+    assert table_in_markdown(rows).splitlines()[2].startswith("| m | a & b_c | t | 1 |")
