@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from playwright.sync_api import sync_playwright
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2 as pb
@@ -40,6 +42,7 @@ from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
 
 RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[1] / "docs/images/fidelity.png"
 MODEL_NAMES = (("cifar", "resnet20"), ("cifar", "resnet56"), ("torchvision", "mobilenet_v2"))
 BATCHES = (1, 8)
 LOOP_LIMIT, APP_LIMIT, NEIGHBOUR_LIMIT, MARKED_LIMIT = 0.02, 0.03, 0.05, 0.05
@@ -288,7 +291,11 @@ def neighbour(threads: int) -> dict[str, Any]:
 
 
 def draw(calm: dict[str, np.ndarray], disturbed: dict[str, np.ndarray]) -> None:
-    """The latencies over time with and without the neighbour, as a page beside the results."""
+    """The latencies over time with and without the neighbour, as the picture of the docs."""
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser_path is None:
+        print("no picture is drawn: there is no Chromium")
+        return
     figures = []
     for title, arrays in (("Quiet", calm), ("A neighbour burns one core for a part of it", disturbed)):
         data = []
@@ -300,7 +307,15 @@ def draw(calm: dict[str, np.ndarray], disturbed: dict[str, np.ndarray]) -> None:
         layout = {"title": {"text": title}, "height": 380, "xaxis": {"title": {"text": "Seconds"}},
                   "yaxis": {"title": {"text": "Latency (ms)"}, "type": "log"}}  # fmt: skip
         figures.append({"data": data, "layout": layout})
-    (RESULTS / "fidelity.html").write_text(figures_page("A noisy neighbour", figures), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        page_file = Path(folder, "page.html")
+        page_file.write_text(figures_page("A noisy neighbour", figures), encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 900, "height": 880})
+        page.goto(page_file.as_uri())
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(PICTURE))
+        browser.close()
 
 
 def marked_when_quiet(threads: int) -> dict[str, Any]:

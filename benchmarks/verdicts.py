@@ -21,8 +21,7 @@ from fidelity import SETTINGS, Case, case
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench_orchestrator.compare import BETTER, SAME, WORSE, verdict
-from pqbench_orchestrator.stats import Ratio, paired_speedup
+from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, paired_speedup, verdict
 from pqbench_runtime import timing
 from pqbench_runtime.backend import BACKENDS, Job, Shape
 from pqbench_wire.inputs import normalise

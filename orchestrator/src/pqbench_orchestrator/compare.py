@@ -19,15 +19,24 @@ from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_orchestrator.ledger import FILE, Ledger
-from pqbench_orchestrator.stats import PairedDifference, Ratio, paired_difference, unpaired_ratio
+from pqbench_orchestrator.stats import (
+    BETTER,
+    SAME,
+    TOLERANCE,
+    WORSE,
+    PairedDifference,
+    Ratio,
+    paired_difference,
+    unpaired_ratio,
+    verdict,
+)
 from pqbench_orchestrator.tables import Row
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
 IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size", "Concurrency")
-TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval
 ONE_SESSION_TOLERANCE = 0.05  # the same where each side is one session: sessions of one engine differ as much
-BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "same", "not comparable"
+NOT_COMPARABLE = "not comparable"
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
 
@@ -127,7 +136,7 @@ def _differ_in_version(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """A target that was not there is not compared."""
     same = ("backend", "options")
     known = all(target["device"] for target in (one, other))
-    return known and all(one[name] == other[name] for name in same) and one != other
+    return known and all(one.get(name) == other.get(name) for name in same) and one != other
 
 
 def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
@@ -163,15 +172,6 @@ def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway
         old=first_old,
         new=first_new,
     )
-
-
-def verdict(ratio: Ratio, tolerance: float = TOLERANCE) -> str:
-    """What an interval of new over old latency says; a change below `tolerance` is none."""
-    if ratio.low > 1 and ratio.value > 1 + tolerance:
-        return WORSE
-    if ratio.high < 1 and ratio.value < 1 - tolerance:
-        return BETTER
-    return SAME
 
 
 def settings_differ(old: Row, new: Row) -> str:

@@ -176,7 +176,11 @@ def text(found: Recommendation, run: str, confirmed: Row | None = None) -> list[
         return [*lines, *_infeasible(found)]
     row = found.best.row
     lines.append(f"Ship {row['Recipe']} on {row['Target']}: {figures(row)}.")
-    if confirmed is not None:
+    if confirmed is None:
+        lines.append("It was not measured again after the choice: these figures flatter it.")
+    elif "Error" in confirmed:
+        lines.append(f"It could not be measured again after the choice: {confirmed['Error']}.")
+    else:
         lines.append(f"Measured again after the choice: {times(confirmed)}.")
     lines.append(f"Accuracy was judged on {found.chosen_on}{_held_out(row)}.")
     if found.runners_up:

@@ -31,7 +31,7 @@ from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experi
 from pqbench_orchestrator.tracking import log_run
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
-from pqbench_wire.errors import InvalidInput
+from pqbench_wire.errors import InvalidInput, PqbenchError
 from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
@@ -198,11 +198,14 @@ def _confirm(
 ) -> None:
     """Measure what was recommended, once: the figures by which it was chosen flatter it."""
     for one in found:
-        if one.best is None or confirmed(folder, one) is not None:
+        if one.best is None or "Error" not in (confirmed(folder, one) or {"Error": "not yet"}):
             continue
         row, results = cell_of(folder, one.best.row["Cell"])
         say(f"measuring {row['Recipe']} on {row['Target']} again, after the choice")
-        columns = confirmed_row(row, Again(row, results, services, store).confirm(), store)
+        try:
+            columns = confirmed_row(row, Again(row, results, services, store).confirm(), store)
+        except PqbenchError as error:  # the run itself is complete: its recommendation says what it lacks
+            columns = {"Error": str(error)}
         ledger = Ledger(folder / LEDGER)
         ledger.describe({f"confirmed {row['Cell']}": json.dumps(columns)})
         ledger.close()

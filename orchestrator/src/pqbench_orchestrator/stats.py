@@ -11,6 +11,8 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval
+BETTER, WORSE, SAME = "better", "worse", "same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,15 @@ def unpaired_ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
         return Ratio(value=value, low=value, high=value)
     interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
     return Ratio(value=value, low=math.exp(interval.low), high=math.exp(interval.high))
+
+
+def verdict(ratio: Ratio, tolerance: float = TOLERANCE) -> str:
+    """What an interval of new over old latency says; a change below `tolerance` is none."""
+    if ratio.low > 1 and ratio.value > 1 + tolerance:
+        return WORSE
+    if ratio.high < 1 and ratio.value < 1 - tolerance:
+        return BETTER
+    return SAME
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:

@@ -21,12 +21,16 @@ from pqbench_orchestrator.manifest import KINDS
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.plan import DIAGNOSTICS, Cell, Plan
 from pqbench_orchestrator.stats import (
+    BETTER,
+    SAME,
+    WORSE,
     PairedDifference,
     Ratio,
     paired_difference,
     paired_speedup,
     spread_percent,
     unpaired_ratio,
+    verdict,
     wilson,
 )
 from pqbench_orchestrator.why import explain
@@ -40,6 +44,7 @@ THESIS_COLUMNS = (
     "Compressed Size", "Batch Size", "Prep Time (s)",
 )  # fmt: skip
 OFF = "-"  # where a technique is not used
+AGAINST = {BETTER: "faster", WORSE: "slower", SAME: "same"}
 WORST_FIRST = ("failed", "unavailable", "refused")
 
 
@@ -299,7 +304,13 @@ def time_columns(result: MeasureResult, arrays: dict[str, np.ndarray], batch_siz
 def speedup_columns(ratio: Ratio) -> Row:
     """A speed-up with its interval; one without an end is absent."""
     high = ratio.high if math.isfinite(ratio.high) else None
-    return {"Speedup": ratio.value, "Speedup Low": ratio.low, "Speedup High": high}
+    latency = Ratio(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low if ratio.low else math.inf)
+    return {
+        "Speedup": ratio.value,
+        "Speedup Low": ratio.low,
+        "Speedup High": high,
+        "Against Baseline": AGAINST[verdict(latency)],
+    }
 
 
 def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays: dict[str, np.ndarray]) -> None:

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from pqbench_orchestrator.compare import (
-    BETTER,
     NOT_COMPARABLE,
-    SAME,
-    WORSE,
     Change,
     Session,
     Side,
@@ -21,13 +18,12 @@ from pqbench_orchestrator.compare import (
     compare,
     markdown,
     regressions,
-    verdict,
-)  # fmt: skip
+)
 from pqbench_orchestrator.manifest import Goal
 from pqbench_orchestrator.recommend import Recommendation, recommend, text, told_apart
 from pqbench_orchestrator.report.export import latex
 from pqbench_orchestrator.report.export import markdown as table_in_markdown
-from pqbench_orchestrator.stats import Ratio
+from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, verdict
 from pqbench_orchestrator.why import explain
 
 KEY = ("m", "d", "r", 1, 1)
@@ -147,7 +143,10 @@ def test_the_cheapest_feasible_recipe_is_recommended_with_what_is_like_it() -> N
     assert lines[-1] == "pqbench export RUN b --out bundle" and any(
         "Not told apart from it: a on t" in one for one in lines
     )
-    assert "held-out training images: -0.60 points on 400" in lines[2]
+    assert "not measured again" in lines[2]
+    assert "held-out training images: -0.60 points on 400" in lines[3]
+    assert "Measured again after the choice: 4.950 ms" in text(found, "RUN", found.best.row)[2]
+    assert "could not be measured again after the choice: gone" in text(found, "RUN", {"Error": "gone"})[2]
 
 
 def test_the_choice_is_made_on_held_out_images_not_on_those_that_score() -> None:

@@ -50,7 +50,8 @@ class DockerLauncher:
         self._token.write_text(token)
         self._token.chmod(0o600)
         try:
-            self._container = engine.containers.create(self._image, **self._options())  # run would pull it, silently
+            own = {"PQBENCH_IMAGE": f"{self._image} {engine.images.get(self._image).id}"}  # for environment records
+            self._container = engine.containers.create(self._image, environment=own, **self._options())  # never pulled
             self._container.start()
         except ImageNotFound as error:
             self.stop()

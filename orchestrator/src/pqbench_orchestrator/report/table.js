@@ -3,7 +3,7 @@ const COLUMNS = [
   ["Model"], ["Recipe"], ["Dataset"], ["Target"], ["Batch Size", 0], ["Concurrency", 0], ["Repeat", 0], ["Outcome"],
   ["Accuracy", 2], ["Accuracy Low", 2], ["Accuracy High", 2], ["Accuracy Change", 2], ["Indistinguishable"],
   ["Inference Time (ms)", 3], ["Median Low (ms)", 3], ["Median High (ms)", 3], ["P99 (ms)", 3],
-  ["Speedup", 2], ["Speedup Low", 2], ["Speedup High", 2], ["Images/s", 0], ["Rate (1/s)", 1], ["Valid"], ["Stable"],
+  ["Speedup", 2], ["Speedup Low", 2], ["Speedup High", 2], ["Against Baseline"], ["Images/s", 0], ["Rate (1/s)", 1], ["Valid"], ["Stable"],
   ["Unstable Because"], ["Original Size", 3], ["Compressed Size", 3], ["Sparsity (%)", 1], ["MACs", 0],
   ["Energy (mJ/image)", 3], ["Engine Memory (MB)", 1], ["Executed Precision"], ["Bound By"], ["Within-Run SD (%)", 2],
   ["Between-Build SD (%)", 2], ["Between-Session SD (%)", 2], ["Agreement (%)", 2], ["SQNR (dB)", 1], ["Prep Time (s)", 2],
