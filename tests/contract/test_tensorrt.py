@@ -121,7 +121,7 @@ def measured(store: BlobStore, engine: pb.Engine, training: Training) -> pb.Meas
         min_iterations=9,
         max_seconds=0.2,
         stability=0.5,
-        windows=3,
+        windows=6,
     )
     worker = WorkerProcess(store.root)
     try:

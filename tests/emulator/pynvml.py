@@ -63,6 +63,11 @@ def nvmlDeviceGetMemoryInfo(handle: str) -> SimpleNamespace:
     return SimpleNamespace(used=1 << 30)
 
 
+def nvmlDeviceGetViolationStatus(handle: str, policy: int) -> SimpleNamespace:
+    share = float(os.environ.get("EMULATED_POWER_CAP", "0")) if policy == 0 else 0.0
+    return SimpleNamespace(violationTime=int(share * time.monotonic() * 1e9))
+
+
 def nvmlDeviceGetEnforcedPowerLimit(handle: str) -> int:
     return 300_000
 

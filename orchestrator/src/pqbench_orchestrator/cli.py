@@ -303,7 +303,7 @@ def why_command(
     """Why is this cell not faster: speed-up in theory, time by precision, conversions, fallbacks, what binds it."""
     row, results = cell_of(folder, cell)
     if "profile" not in results or results["profile"] is None:
-        raise InvalidInput(f"cell {cell} has no profile; set measure.profile_seconds and run again")
+        raise InvalidInput(f"cell {cell}: {row.get('Why') or 'no profile; set measure.profile_seconds and run again'}")
     found = explain(row, results)
     if as_json:
         layers = [json_format.MessageToDict(layer) for layer in found.layers]

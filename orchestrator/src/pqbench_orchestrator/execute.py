@@ -264,7 +264,7 @@ def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
         engines=engines,
         inputs=_images(needs["inputs"]),
         settings=runtime_pb2.MeasureSettings(**step.spec["settings"]),  # scenarios by their names
-        run=step.spec["run"],
+        run=f"{step.spec['run']} {step.key}",  # replicates and targets may ask the same: each is measured for itself
         repeat=step.spec["repeat"],
     )
     return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Measure", request))
@@ -275,7 +275,7 @@ def _profile(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
         engine=_engine(needs["build"]),
         inputs=_images(needs["inputs"]),
         seconds=step.spec["seconds"],
-        run=step.spec["run"],
+        run=f"{step.spec['run']} {step.key}",
     )
     return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Profile", request))
 

@@ -218,7 +218,7 @@ class Measure(Strict):
     min_iterations: Annotated[int, Field(ge=1)] = 30
     max_seconds: Annotated[float, Field(gt=0, le=3600)] = 12.0
     stability: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    windows: Annotated[int, Field(ge=3, le=1000)] = 6
+    windows: Annotated[int, Field(ge=6, le=1000)] = 6
     discard: Annotated[int, Field(ge=0)] = 2
     rate: Annotated[float | None, Field(gt=0)] = None  # server: calls a second; default: the highest that meets p99
     p99_seconds: Annotated[float | None, Field(gt=0)] = None  # server

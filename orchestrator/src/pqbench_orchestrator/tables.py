@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Blob, Form
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
-from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, MeasureResult
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.ledger import Ledger, StepRecord
 from pqbench_orchestrator.manifest import KINDS
 from pqbench_orchestrator.metric import METRICS
@@ -290,7 +290,8 @@ def time_columns(result: MeasureResult, arrays: dict[str, np.ndarray], batch_siz
     row["Load Time (s)"] = own.load_seconds
     row["First Call (s)"] = own.first_call_seconds
     row["Engine Memory (MB)"] = own.memory_bytes / MB if own.HasField("memory_bytes") else None
-    row["Worker Peak Memory (MB)"] = result.peak_rss_bytes / MB
+    row["Device Memory (MB)"] = own.device_memory_bytes / MB if own.HasField("device_memory_bytes") else None
+    row["Worker Peak Memory (MB)"] = result.peak_rss_bytes / MB if result.HasField("peak_rss_bytes") else None
     row["Load Average"] = result.load_average_before
     if result.load:
         row["Foreign Load (cores)"] = float(np.mean([one.foreign_cores for one in result.load]))
@@ -327,12 +328,15 @@ def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays
 
 def _add_causes(row: Row, cell: Cell, ledger: Ledger) -> None:
     """Where the time goes, for the question why a cell is not faster."""
-    if _done(ledger, cell, "profile") is None:
+    profile = ledger.step(cell.steps["profile"]) if "profile" in cell.steps else None
+    if profile is not None and not profile.done:
+        row["Why"] = f"Its layers could not be timed: {profile.reason}"
+    if profile is None or not profile.done:
         return
     records = {role: _done(ledger, cell, role) for role in cell.steps}
     found = explain(row, {role: one.result for role, one in records.items() if one is not None and one.result})
     row["Speedup by MACs"], row["Speedup by Bytes"] = found.by_macs, found.by_bytes
-    row["Converting (%)"] = 100 * found.converting
+    row["Converting (%)"] = None if found.converting is None else 100 * found.converting
     row["Outside Layers (%)"] = None if found.outside is None else 100 * found.outside
     row["Fallback Layers"] = len(found.fell_back)
     row["Bound By"] = ", ".join(found.flags) or None
@@ -373,18 +377,28 @@ def energy_columns(timing: EngineTiming, batch_size: int) -> Row:
 def device_columns(result: MeasureResult) -> Row:
     """What the device's own clock and NVML say of the first engine; nothing where there is no GPU.
 
-    Medians of compute and copies in ms; power (W) and SM clock (MHz) over the measurement, of the whole board.
+    Medians of compute and copies in ms; mean power (W), by the counter of energy where there is one, and SM clock (MHz)
+    over the measurement, of the whole board. The first reading is of the board at rest.
     """
     titles = {"compute": "Compute (ms)", "h2d": "H2D (ms)", "d2h": "D2H (ms)"}
     device = result.timings[0].device
     row: Row = {title: device[part].median * MS for part, title in titles.items() if part in device}
-    if watts := [one.power_watts for one in result.gpu if one.HasField("power_watts")]:
-        row["GPU Power (W)"] = float(np.mean(watts))
-    if used := [one.memory_bytes for one in result.gpu if one.HasField("memory_bytes")]:
-        row["Device Memory (MB)"] = max(used) / MB
-    if clocks := [one.sm_mhz for one in result.gpu if one.HasField("sm_mhz")]:
+    at_work = result.gpu[1:]
+    if (power := _mean_power(result.gpu)) is not None:
+        row["GPU Power (W)"] = power
+    if clocks := [one.sm_mhz for one in at_work if one.HasField("sm_mhz")]:
         row["SM Clock Min (MHz)"], row["SM Clock Max (MHz)"] = min(clocks), max(clocks)
     return row
+
+
+def _mean_power(readings: Sequence[GpuReading]) -> float | None:
+    counted = [one for one in readings if one.HasField("energy_joules")]
+    if len(counted) > 1:
+        return float(
+            (counted[-1].energy_joules - counted[0].energy_joules) / (counted[-1].seconds - counted[0].seconds)
+        )
+    watts = [one.power_watts for one in readings[1:] if one.HasField("power_watts")]
+    return float(np.mean(watts)) if watts else None
 
 
 def _done(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:

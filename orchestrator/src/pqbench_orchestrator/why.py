@@ -19,15 +19,9 @@ from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, LayerTime, Profile
 CONVERTING = re.compile(
     r"quantizelinear|fakequantize|reorder|reformat|cast|convert|transpose|_to_copy|^to$|memcpy", re.IGNORECASE
 )
-WIDER = {
-    "INT4": 0,
-    "INT8": 1,
-    "FP8": 1,
-    "FP16": 2,
-    "BF16": 2,
-    "TF32": 3,
-    "FP32": 4,
-}  # a layer runs wider than asked for
+# A layer runs wider than asked for.
+WIDER = {"INT4": 0, "INT8": 1, "FP8": 1, "FP16": 2, "BF16": 2, "TF32": 3, "FP32": 4}
+LAUNCHES = "The profiler tells how long the host took to launch each layer, not how long the device ran it."
 OUTSIDE_BOUND = 0.3  # of a call outside of its layers: the host, not the layers, decides
 MEMORY_BOUND = 0.5  # of what a plain copy moves, that reading the weights alone takes
 CONVERTING_BOUND = 0.2
@@ -44,8 +38,9 @@ class Why:
     by_macs: float | None  # speed-up if time followed the multiply-accumulates
     by_bytes: float | None  # speed-up if time followed the bytes of the weights
     precisions: dict[str, float]  # share of the time by what layers execute in, largest first
-    converting: float  # share of the time in quantizing, casting and reordering
-    outside: float | None  # share of a call that no layer accounts for; None where the profiler slows layers down
+    # Shares of the time are None where the profiler does not tell the layers' own.
+    converting: float | None  # in quantizing, casting and reordering
+    outside: float | None  # of a call that no layer accounts for; None also where the profiler slows layers down
     fell_back: list[str]  # compute layers wider than the recipe asks for
     layers: list[LayerTime]
     baseline: dict[str, float]  # type of layer -> seconds of a call, in the baseline
@@ -60,9 +55,10 @@ def explain(row: Row, results: Mapping[str, dict[str, Any]]) -> Why:
     whole = sum(layer.seconds for layer in profile.layers) or 1e-12
     latency = (row.get("Inference Time (ms)") or 0.0) / 1e3
     conversions = [layer for layer in profile.layers if CONVERTING.search(layer.type)]
-    converting = sum(layer.seconds for layer in conversions) / whole
-    on_host = profile.HasField("copy_bytes_per_second")
-    outside = 1 - whole / latency if latency and whole < latency else None
+    converting = None if profile.launches else sum(layer.seconds for layer in conversions) / whole
+    alone = row.get("Scenario") == "single-stream"  # the profile's calls are; others wait for each other
+    on_host = profile.HasField("copy_bytes_per_second") and alone
+    outside = 1 - whole / latency if alone and not profile.launches and whole < latency else None
     fell_back = _fell_back(profile.layers, str(row.get("Precision") or ""))
     by_macs = _ratio(unpruned.macs, variant.macs)
     by_bytes = _ratio(unpruned.state_dict_bytes, build.engine.blob.size)
@@ -71,13 +67,13 @@ def explain(row: Row, results: Mapping[str, dict[str, Any]]) -> Why:
     flags = [
         *(["host"] if outside is not None and outside > OUTSIDE_BOUND else []),
         *(["memory"] if memory > MEMORY_BOUND else []),
-        *(["conversions"] if converting > CONVERTING_BOUND else []),
+        *(["conversions"] if converting is not None and converting > CONVERTING_BOUND else []),
         *(["fallback"] if fell_back else []),
     ]
-    precisions = _shares(profile.layers, whole)
+    precisions = {} if profile.launches else _shares(profile.layers, whole)
     sentences = [
         _realised(row, by_macs, by_bytes),
-        _where(profile, precisions, conversions, converting),
+        LAUNCHES if converting is None else _where(profile, precisions, conversions, converting),
         _fallbacks(fell_back, profile.layers),
         f"{outside:.0%} of a call is outside of its layers." if outside is not None and outside > 0.05 else "",
         f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves." if memory > 0.2 else "",

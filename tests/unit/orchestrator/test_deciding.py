@@ -215,9 +215,11 @@ def layer(name: str, kind: str, precision: str, seconds: float, compute: bool = 
     }
 
 
-def results(*layers: dict[str, Any], nonzeros: int = 1000, copying: float | None = 1e10) -> dict[str, dict[str, Any]]:
+def results(
+    *layers: dict[str, Any], nonzeros: int = 1000, copying: float | None = 1e10, launches: bool = False
+) -> dict[str, dict[str, Any]]:
     statistics = {"parameters": "1000", "nonzeros": str(nonzeros), "macs": "500", "stateDictBytes": "4000"}
-    profile: dict[str, Any] = {"tool": "a profiler", "calls": 5, "layers": list(layers)}
+    profile: dict[str, Any] = {"tool": "a profiler", "calls": 5, "layers": list(layers), "launches": launches}
     return {
         "profile": profile | ({} if copying is None else {"copyBytesPerSecond": copying}),
         "build": {"engine": {"blob": {"size": "1000"}}},
@@ -227,8 +229,12 @@ def results(*layers: dict[str, Any], nonzeros: int = 1000, copying: float | None
 
 
 def test_why_says_where_the_time_goes() -> None:
+    about = {
+        "Speedup": 1.4, "Speedup Low": 1.3, "Speedup High": 1.5, "Precision": "INT8", "Inference Time (ms)": 10.0,
+        "Pruner": "-", "Scenario": "single-stream",
+    }  # fmt: skip
     found = explain(
-        {"Speedup": 1.4, "Speedup Low": 1.3, "Speedup High": 1.5, "Precision": "INT8", "Inference Time (ms)": 10.0, "Pruner": "-"},
+        about,
         results(layer("c1", "Conv", "INT8", 0.003, True), layer("c2", "Conv", "FP32", 0.001, True), layer("q", "QuantizeLinear", "FP32", 0.002)),
     )  # fmt: skip
     assert (found.by_macs, found.by_bytes) == (2.0, 4.0) and found.fell_back == ["c2"]
@@ -238,6 +244,15 @@ def test_why_says_where_the_time_goes() -> None:
     for words in ("1.40× as fast", "2.00× by its multiply-accumulates and 4.00× by its bytes", "33% goes into", "1 of 2 compute layers",
                   "40% of a call is outside"):  # fmt: skip
         assert words in found.text, found.text
+    queued = explain(about | {"Scenario": "server"}, results(layer("c1", "Conv", "INT8", 0.003, True)))
+    assert queued.outside is None and queued.flags == [], "a call that waits says nothing of its layers"
+
+
+def test_why_takes_launches_for_no_times_of_layers() -> None:
+    about = {"Precision": "FP32", "Inference Time (ms)": 10.0, "Scenario": "single-stream"}
+    found = explain(about, results(layer("c", "Conv", "FP32", 0.001, True), copying=None, launches=True))
+    assert found.outside is None and found.converting is None and found.precisions == {} and found.flags == []
+    assert "how long the host took to launch each layer" in found.text
 
 
 def test_why_knows_memory_and_stored_zeros() -> None:
@@ -248,6 +263,7 @@ def test_why_knows_memory_and_stored_zeros() -> None:
         "Precision": "FP32",
         "Inference Time (ms)": 1.0,
         "Pruner": "l1-global",
+        "Scenario": "single-stream",
     }
     found = explain(about, results(layer("c", "Gemm", "FP32", 0.001, True), nonzeros=400, copying=5e6))
     assert found.flags == ["memory"] and "60% of its weights are zeros" in found.text

@@ -87,7 +87,7 @@ def test_build_predict_and_measure(store: BlobStore, worker: WorkerProcess, inpu
     means = store.array(inputs.images).astype(np.float64).mean((1, 2, 3)) / 255
     np.testing.assert_allclose(outputs, means[:, None] * [1, 2, 3], rtol=1e-5)  # the padded last batch is cut
     settings = pb.MeasureSettings(
-        warmup_iterations=1, min_seconds=0.02, max_seconds=0.05, min_iterations=3, stability=0.5, windows=3
+        warmup_iterations=1, min_seconds=0.02, max_seconds=0.05, min_iterations=3, stability=0.5, windows=6
     )
     request = pb.MeasureRequest(engines=[built.engine] * 2, inputs=inputs, settings=settings, run="r")
     measured = worker.ask(WorkerRequest(measure=request), lambda reply: None).measure

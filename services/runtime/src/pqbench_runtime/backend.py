@@ -73,6 +73,7 @@ class Profile:
     tool: str
     calls: int
     layers: list[LayerTime]
+    launches: bool = False  # the layers' times are those of the host to launch them on a device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class Job:
     precision: Precision
     form: Form
     shape: Shape
-    caches: Path  # a folder that builds share
+    caches: Path  # a folder that builds share, replicates apart
     report: Callable[[float], None] = lambda fraction: None  # is told how far the build is, 0 to 1
     calibration: Feed | None = None  # for a form whose ranges the backend finds itself
 

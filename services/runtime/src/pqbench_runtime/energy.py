@@ -15,7 +15,7 @@ from pqbench_runtime import gpu
 from pqbench_wire.errors import Unavailable
 
 POWERCAP = Path("/sys/class/powercap")
-IDLE_SECONDS = 2.0
+IDLE_SECONDS, IDLE_TIMES = 1.0, 3
 MICRO = 1e-6
 
 
@@ -45,33 +45,37 @@ def meter(on_gpu: bool) -> Meter:
 
 
 def idle_watts(counter: Meter, seconds: float = IDLE_SECONDS) -> float:
-    """The power of the machine while it does nothing, over some seconds."""
+    """The power of the machine while it does nothing: the lowest of some readings, because clocks fall slowly."""
+    return min(_watts(counter, seconds) for _ in range(IDLE_TIMES))
+
+
+def _watts(counter: Meter, seconds: float) -> float:
     begin, before = time.perf_counter(), counter.joules()
     time.sleep(seconds)
     return (counter.joules() - before) / (time.perf_counter() - begin)
 
 
-def of_call(counter: Meter, call: Callable[[], object], seconds: float, idle: float) -> Energy:
-    """Run a call over and over for some seconds, and divide."""
-    begin, before, calls = time.perf_counter(), counter.joules(), 0
-    while time.perf_counter() - begin < seconds:
-        call()
-        calls += 1
+def of_call(counter: Meter, run: Callable[[], int], idle: float) -> Energy:
+    """`run` calls for some seconds and says how often. Raises Unavailable where that takes no more than idling."""
+    begin, before = time.perf_counter(), counter.joules()
+    calls = run()
     spent, used = time.perf_counter() - begin, counter.joules() - before
+    if used <= idle * spent:
+        raise Unavailable(f"{counter.source} counted no more than of the idle machine, {idle:.1f} W")
     return Energy(joules_per_call=(used - idle * spent) / calls, idle_watts=idle)
 
 
 def _rapl() -> Meter:
-    packages = sorted(POWERCAP.glob("intel-rapl:[0-9]*"))
-    packages = [path for path in packages if path.name.count(":") == 1]
-    if not packages:
-        raise Unavailable(f"the kernel has no RAPL counter ({POWERCAP}/intel-rapl:*)")
-    counters = [_Counter(path) for path in packages]
+    """Of the packages: other zones (a package's parts, or psys, the whole board) count the same joules again."""
     try:
+        zones = sorted(POWERCAP.glob("intel-rapl:[0-9]*"))
+        counters = [_Counter(path) for path in zones if (path / "name").read_text().startswith("package")]
         for counter in counters:
             counter.joules()
-    except PermissionError as error:
-        raise Unavailable(f"RAPL's counter may not be read: {error.filename}") from error
+    except OSError as error:
+        raise Unavailable(f"RAPL's counter cannot be read: {error.filename}: {error.strerror}") from error
+    if not counters:
+        raise Unavailable(f"the kernel has no RAPL counter ({POWERCAP}/intel-rapl:*)")
     return Meter(source="RAPL", joules=lambda: sum(counter.joules() for counter in counters))
 
 

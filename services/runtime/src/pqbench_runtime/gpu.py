@@ -18,6 +18,8 @@ INSTANT_POWER = 186  # NVML_FI_DEV_POWER_INSTANT: GetPowerUsage averages over a 
 # Reasons for lower clocks that make a time worthless; idling and application clocks are none.
 THROTTLING = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal",
               0x80: "power brake"}  # fmt: skip
+VIOLATIONS = {0: "power cap", 1: "hardware thermal"}  # NVML_PERF_POLICY_POWER, _THERMAL
+NANO = 1e-9
 
 
 @functools.cache
@@ -73,7 +75,19 @@ def reading(seconds: float) -> GpuReading:
             setattr(made, name, value)
     mask = _supported(lambda: _throttle_mask(nvml, handle)) or 0
     made.throttled.extend(text for bit, text in THROTTLING.items() if mask & bit)
+    for policy, text in VIOLATIONS.items():
+        held = _supported(functools.partial(nvml.nvmlDeviceGetViolationStatus, handle, policy))
+        if held is not None:
+            made.held_seconds[text] = held.violationTime * NANO
     return made
+
+
+def memory_in_use() -> int | None:
+    """Bytes of the board's memory that all processes use, this one's CUDA context among them."""
+    cuda.Stream()  # makes the context, which is no engine's
+    nvml, handle = _nvml(), board(cuda.bus_id())
+    used = _supported(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used)
+    return None if used is None else int(used)
 
 
 def _power(nvml: Any, handle: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import platform
@@ -89,10 +88,13 @@ def peak_memory() -> int:
     return _status("VmHWM")
 
 
-def forget_peak() -> None:
-    """Have the peak begin again at the present size, where the kernel lets a process ask for it."""
-    with contextlib.suppress(OSError):
+def forget_peak() -> bool:
+    """Have the peak begin again at the present size; false where the kernel does not let a process ask for it."""
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def _status(field: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pqbench.runtime.v1.runtime_pb2 import LoadReading
 
 STAT = Path("/proc/stat")
+CPUS = Path("/sys/devices/system/cpu")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -30,7 +31,6 @@ class LoadMeter:
     def read(self) -> LoadReading:
         """Mean numbers of cores that others used since the last reading."""
         before, now = self._last, _now()
-        self._last = now
         spent = max(now.at - before.at, 1e-9)
         others = (now.busy - before.busy) - (now.own - before.own)
         made = LoadReading(
@@ -40,16 +40,24 @@ class LoadMeter:
         )
         if (mhz := core_mhz()) is not None:
             made.mhz = mhz
+        self._last = _now()  # reading clocks takes milliseconds on some kernels: not what the next reading is about
         return made
 
 
 def core_mhz() -> float | None:
-    """Mean clock of the cores, where the kernel tells."""
-    paths = list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    if paths:
-        return sum(int(path.read_text()) for path in paths) / len(paths) / 1000
+    """Mean clock of the cores that this process may use, where the kernel tells; of an offline one it does not."""
+    paths = [CPUS / f"cpu{core}/cpufreq/scaling_cur_freq" for core in os.sched_getaffinity(0)]
+    if clocks := [khz for path in paths if (khz := _number(path)) is not None]:
+        return sum(clocks) / len(clocks) / 1000
     lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("cpu MHz")]
     return sum(float(line.partition(":")[2]) for line in lines) / len(lines) if lines else None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _now() -> _Moment:

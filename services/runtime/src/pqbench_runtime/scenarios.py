@@ -1,6 +1,7 @@
 """How calls follow each other: one function a scenario of MLPerf Inference (Reddi et al. 2020), each gives one block.
 
-An engine is one or more instances, calls that work at the same time. All times are seconds on the host's clock.
+An engine is one or more instances, calls that work at the same time on the threads of a pool, which lives as long as
+the measurement: new threads would be cold. All times are seconds on the host's clock.
 """
 
 from __future__ import annotations
@@ -30,9 +31,42 @@ class Block:
     calls: int = 0  # of single instances
 
 
-def single_stream(instances: Sequence[Call], seconds: float, least: int) -> Block:
-    """The next call begins when the last has ended."""
-    call = instances[0]
+def single_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
+    """The next call begins when the last has ended; on the thread of the caller, without the pool."""
+    return _stream(instances[0], seconds, least)
+
+
+def multi_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
+    """All instances begin together; a sample ends with the last of them."""
+    made, begin = Block(), clock()
+    while clock() < begin + seconds or len(made.latency) < least:
+        before = clock()
+        for done in [pool.submit(call) for call in instances]:
+            done.result()
+        made.latency.append(clock() - before)
+        made.start.append(before)
+    made.seconds, made.calls = clock() - begin, len(made.latency) * len(instances)
+    return made
+
+
+def offline(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
+    """Every instance always works; the block ends when all have ended their last call."""
+    each, begin = -(-least // len(instances)), clock()
+    blocks = [done.result() for done in [pool.submit(_stream, call, seconds, each) for call in instances]]
+    return _merged(blocks, clock() - begin)
+
+
+def server(pool: ThreadPoolExecutor, instances: Sequence[Call], arrivals: np.ndarray) -> Block:
+    """Calls arrive at `arrivals` (seconds from the begin, ascending); the next free instance takes the next.
+
+    Latency counts from the scheduled arrival, so that waiting for a free instance is part of it.
+    """
+    next_one, begin = itertools.count(), clock()
+    work = [pool.submit(_serve, call, arrivals, next_one, begin) for call in instances]
+    return _merged([done.result() for done in work], clock() - begin)
+
+
+def _stream(call: Call, seconds: float, least: int) -> Block:
     device_times = getattr(call, "device_times", None)
     made, latency, start = Block(), [], []
     begin = clock()
@@ -50,42 +84,6 @@ def single_stream(instances: Sequence[Call], seconds: float, least: int) -> Bloc
             break
     made.latency, made.start, made.calls, made.seconds = latency, start, len(latency), after - begin
     return made
-
-
-def multi_stream(instances: Sequence[Call], seconds: float, least: int) -> Block:
-    """All instances begin together; a sample ends with the last of them."""
-    made = Block()
-    with ThreadPoolExecutor(len(instances)) as pool:
-        begin = clock()
-        while clock() < begin + seconds or len(made.latency) < least:
-            before = clock()
-            for done in [pool.submit(call) for call in instances]:
-                done.result()
-            made.latency.append(clock() - before)
-            made.start.append(before)
-        made.seconds, made.calls = clock() - begin, len(made.latency) * len(instances)
-    return made
-
-
-def offline(instances: Sequence[Call], seconds: float, least: int) -> Block:
-    """Every instance always works; the block ends when all have ended their last call."""
-    each = -(-least // len(instances))
-    with ThreadPoolExecutor(len(instances)) as pool:
-        begin = clock()
-        blocks = [done.result() for done in [pool.submit(single_stream, [c], seconds, each) for c in instances]]
-        return _merged(blocks, clock() - begin)
-
-
-def server(instances: Sequence[Call], arrivals: np.ndarray) -> Block:
-    """Calls arrive at `arrivals` (seconds from the begin, ascending); the next free instance takes the next.
-
-    Latency counts from the scheduled arrival, so that waiting for a free instance is part of it.
-    """
-    next_one = itertools.count()
-    with ThreadPoolExecutor(len(instances)) as pool:
-        begin = clock()
-        work = [pool.submit(_serve, call, arrivals, next_one, begin) for call in instances]
-        return _merged([done.result() for done in work], clock() - begin)
 
 
 def poisson(rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -118,7 +116,7 @@ def _wait_until(moment: float) -> bool:
     if left > NEVER_SLEEP:
         time.sleep(left - NEVER_SLEEP)
     while clock() < moment:
-        pass
+        time.sleep(0)  # lets go of Python's lock, which another instance may need
     return True
 
 

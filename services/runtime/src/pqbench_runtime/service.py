@@ -120,7 +120,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def _measure(self, request: pb.MeasureRequest, emit: Emit[pb.MeasureEvent]) -> pb.MeasureEvent:
         with machine_lock(self._locks, exclusive=True):
             asked = WorkerRequest(measure=request)
-            reply = self._session.ask(_process_key(request.engines), asked, _forward(pb.MeasureEvent, emit))
+            key = _process_key(request.engines, request.repeat)
+            reply = self._session.ask(key, asked, _forward(pb.MeasureEvent, emit))
         return pb.MeasureEvent(result=reply.measure)
 
     def _predict(self, request: pb.PredictRequest, emit: Emit[pb.PredictEvent]) -> pb.PredictEvent:
@@ -176,9 +177,10 @@ def _forward(event: type[Event], emit: Emit[Event]) -> Callable[[WorkerReply], N
     return forward
 
 
-def _process_key(engines: Any) -> str:
-    """Threads and the like are process-wide in some libraries: other options, another process."""
-    return "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
+def _process_key(engines: Any, repeat: int = 0) -> str:
+    """Threads and the like are process-wide in some libraries: other options, another process. So is a repeat."""
+    asked = "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
+    return f"{asked} repeat {repeat}" if repeat else asked
 
 
 def _identity(asked: pb.BuildEngineRequest | pb.Engine) -> str:

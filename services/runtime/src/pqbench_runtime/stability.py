@@ -6,15 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pqbench.runtime.v1.runtime_pb2 import EngineTiming, GpuReading, LoadReading, MeasureSettings
+from pqbench.runtime.v1.runtime_pb2 import SCENARIO_SERVER, EngineTiming, GpuReading, LoadReading, MeasureSettings
 
 WINDOWS = 3  # the last windows whose medians must agree
 FOREIGN_MEAN, FOREIGN_ROUND = 0.15, 0.5  # cores busy with other things, over all and in one round of blocks
-MODE_SHARE, MODE_DISTANCE, MODE_EXPLAINED = (
-    0.25,
-    0.15,
-    0.85,
-)  # of two modes: the rarer's share, how far apart, how clearly
+MODE_SHARE, MODE_DISTANCE, MODE_EXPLAINED = 0.25, 0.15, 0.85  # of two modes: the rarer's share, distance, clearness
+HELD = 0.01  # share of the time for which clocks may be held down
 
 
 def spread(medians: Sequence[float]) -> float:
@@ -36,16 +33,28 @@ def judge(
     gpu: Sequence[GpuReading],
     load: Sequence[LoadReading],
 ) -> None:
-    """Set `stable` and `unstable_reason` of a timing. Latencies and windows' medians in seconds."""
-    reasons = [_throttled(gpu), _foreign(load), _moved(medians, settings), _bimodal(latency)]
+    """Set `stable` and `unstable_reason` of a timing. Latencies and windows' medians in seconds.
+
+    What waits in a queue differs from what does not: the server's latencies move and have two modes by nature.
+    """
+    reasons = [_throttled(gpu), _foreign(load)]
+    if settings.scenario != SCENARIO_SERVER:
+        reasons += [_moved(medians, settings), _bimodal(latency)]
     found = [reason for reason in reasons if reason]
     timing.stable = not found
     timing.unstable_reason = "; ".join(found)
 
 
 def _throttled(readings: Sequence[GpuReading]) -> str:
-    reasons = sorted({reason for one in readings for reason in one.throttled})
-    return f"throttled: {', '.join(reasons)}" if reasons else ""
+    """At the moment of a reading, or by the board's count of the time between the first and the last."""
+    reasons = {reason for one in readings for reason in one.throttled}
+    if len(readings) > 1:
+        first, last = readings[0], readings[-1]
+        bound = HELD * (last.seconds - first.seconds)
+        reasons |= {
+            reason for reason, held in last.held_seconds.items() if held - first.held_seconds.get(reason, 0.0) > bound
+        }
+    return f"throttled: {', '.join(sorted(reasons))}" if reasons else ""
 
 
 def _foreign(readings: Sequence[LoadReading]) -> str:

@@ -7,8 +7,12 @@ meets all of them alike. The first calls after each switch are discarded.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
@@ -31,14 +35,22 @@ MAX_SECONDS = 3600
 MAX_WINDOWS = 1000
 MAX_CALLS = 2_000_000  # timed calls of one engine: 16 MB of samples
 MAX_CONCURRENCY = 64
-RESAMPLES = 1000  # of the bootstrap
+LEAST_WINDOWS = 6  # the fewest whose medians give an interval of 95 %
+ALPHA = 0.05
 PROBES = 7  # bisections of the server's rate: it is found to within a hundredth of what the engine can do
-PROBE_CALLS = 300  # at least, for a 99th percentile
+PROBE_CALLS = 300  # wanted for a 99th percentile
+LEAST_CALLS = 100  # of fewer the 99th percentile is the maximum
 TRIES = 3  # to confirm the rate that was found
 BACK_OFF = 0.95
 MAX_SLIP = 0.1  # of the 99th percentile, by which the generator may be late
 Instances = Sequence[Call]  # of one engine, which work at the same time
-BLOCKS = {SCENARIO_MULTI_STREAM: scenarios.multi_stream, SCENARIO_OFFLINE: scenarios.offline}
+# The server's engines are warmed up as offline.
+BLOCKS = {
+    SCENARIO_MULTI_STREAM: scenarios.multi_stream,
+    SCENARIO_OFFLINE: scenarios.offline,
+    SCENARIO_SERVER: scenarios.offline,
+}
+Run = Callable[[Instances, float, int], Block]  # instances, seconds, least calls
 
 
 @dataclass(kw_only=True)
@@ -57,8 +69,8 @@ class Samples:
 
 def check_settings(settings: MeasureSettings) -> None:
     """Raise InvalidInput for settings that cannot give a result."""
-    if settings.windows < WINDOWS:
-        raise InvalidInput(f"windows must be at least {WINDOWS}, got {settings.windows}")
+    if settings.windows < LEAST_WINDOWS:
+        raise InvalidInput(f"windows must be at least {LEAST_WINDOWS}, got {settings.windows}")
     if not 0 < settings.min_seconds <= settings.max_seconds <= 3600:
         raise InvalidInput(
             f"0 < min_seconds <= max_seconds <= 3600 must hold, got {settings.min_seconds} and {settings.max_seconds}"
@@ -88,51 +100,76 @@ def measure(
     garbage collector rests meanwhile. `progress` is called between blocks.
     """
     check_settings(settings)
+    samples, begin = [Samples() for _ in engines], clock()
     gc.collect()
     gc.disable()
     try:
-        samples = [_warmed_up(instances, settings) for instances in engines]
-        if settings.scenario == SCENARIO_SERVER:
-            _one_by_one(engines, samples, settings, progress)
-        else:
-            _interleaved(engines, samples, settings, progress)
+        with ThreadPoolExecutor(max(len(instances) for instances in engines)) as pool:
+            run = partial(BLOCKS.get(settings.scenario, scenarios.single_stream), pool)
+            for instances in engines:
+                _warm_up(run, instances, settings)
+            if settings.scenario == SCENARIO_SERVER:
+                _one_by_one(pool, engines, samples, settings, progress, begin)
+            else:
+                _interleaved(run, engines, samples, settings, progress, begin)
         return samples
     finally:
         gc.enable()
 
 
+def run_for(instances: Instances, settings: MeasureSettings, seconds: float, rate: float) -> int:
+    """Call an engine as the scenario says, without keeping times, and say how often; `rate`: the server's."""
+    with ThreadPoolExecutor(len(instances)) as pool:
+        if settings.scenario == SCENARIO_SERVER:
+            arrivals = scenarios.poisson(rate, seconds, np.random.default_rng(settings.seed))
+            return scenarios.server(pool, instances, arrivals).calls
+        return BLOCKS.get(settings.scenario, scenarios.single_stream)(pool, instances, seconds, 1).calls
+
+
+def _warm_up(run: Run, instances: Instances, settings: MeasureSettings) -> None:
+    if settings.warmup_seconds or settings.warmup_iterations:
+        run(instances, settings.warmup_seconds, settings.warmup_iterations * len(instances))
+
+
 def _interleaved(
-    engines: Sequence[Instances], samples: list[Samples], settings: MeasureSettings, progress: Callable[[float], None]
+    run: Run,
+    engines: Sequence[Instances],
+    samples: list[Samples],
+    settings: MeasureSettings,
+    progress: Callable[[float], None],
+    begin: float,
 ) -> None:
-    begin, block, order = clock(), 0, list(range(len(engines)))
+    end = clock() + settings.max_seconds * len(engines)
     seconds, least = settings.min_seconds / settings.windows, -(-settings.min_iterations // settings.windows)
-    longest = settings.max_seconds * len(engines)
-    one_block = BLOCKS.get(settings.scenario, scenarios.single_stream)
+    block, order = 0, list(range(len(engines)))
     while True:
         for index in order:
-            switched = len(engines) > 1 and not (block and index == order[0])
-            for _ in range(settings.discard * switched):
-                for call in engines[index]:
-                    call()
-            _add(samples[index], block, begin, one_block(engines[index], seconds, least))
+            if settings.discard and len(engines) > 1:
+                run(engines[index], 0.0, settings.discard * len(engines[index]))
+            _add(samples[index], block, begin, run(engines[index], seconds, least))
         block, order = block + 1, order[::-1]
         progress(min(1.0, block / settings.windows))
         enough = block >= settings.windows
-        if enough and (all(is_stable(s.medians, settings) for s in samples) or clock() - begin >= longest):
+        if enough and (all(is_stable(s.medians, settings) for s in samples) or clock() >= end):
             return
         if max(len(s.latency) for s in samples) > MAX_CALLS:
             return
 
 
 def _one_by_one(
-    engines: Sequence[Instances], samples: list[Samples], settings: MeasureSettings, progress: Callable[[float], None]
+    pool: ThreadPoolExecutor,
+    engines: Sequence[Instances],
+    samples: list[Samples],
+    settings: MeasureSettings,
+    progress: Callable[[float], None],
+    begin: float,
 ) -> None:
-    begin = clock()
     for index, (instances, own) in enumerate(zip(engines, samples, strict=True)):
         rng = np.random.default_rng(settings.seed)
-        rate, probes = (settings.rate, []) if settings.rate else _highest_rate(instances, settings, rng)
+        rate, probes = (settings.rate, []) if settings.rate else _highest_rate(pool, instances, settings, rng)
         for _ in range(TRIES):
-            block = scenarios.server(instances, scenarios.poisson(rate, settings.min_seconds, rng))
+            seconds = _seconds(settings, rate, settings.min_seconds)
+            block = scenarios.server(pool, instances, scenarios.poisson(rate, seconds, rng))
             progress((index + 1) / len(engines))
             verdict = _server_timing(block, rate, settings)
             probes.append(Probe(rate=rate, p99=_p99(block), met=verdict.met))
@@ -144,16 +181,21 @@ def _one_by_one(
         _add_windows(own, begin, block, settings.windows)
 
 
+def _seconds(settings: MeasureSettings, rate: float, least: float) -> float:
+    """For as many calls as a 99th percentile wants, within `max_seconds`."""
+    return min(settings.max_seconds, max(least, max(PROBE_CALLS, settings.min_iterations) / rate))
+
+
 def _highest_rate(
-    instances: Instances, settings: MeasureSettings, rng: np.random.Generator
+    pool: ThreadPoolExecutor, instances: Instances, settings: MeasureSettings, rng: np.random.Generator
 ) -> tuple[float, list[Probe]]:
     """By bisection, between nothing and what the engine does without a pause."""
-    full = scenarios.offline(instances, settings.min_seconds / settings.windows, len(instances) * WINDOWS)
+    full = scenarios.offline(pool, instances, settings.min_seconds / settings.windows, len(instances) * WINDOWS)
     low, high, probes = 0.0, full.calls / full.seconds, []
     for _ in range(PROBES):
         rate = (low + high) / 2
-        seconds = min(settings.max_seconds, max(settings.min_seconds / settings.windows, PROBE_CALLS / rate))
-        p99 = _p99(scenarios.server(instances, scenarios.poisson(rate, seconds, rng)))
+        seconds = _seconds(settings, rate, settings.min_seconds / settings.windows)
+        p99 = _p99(scenarios.server(pool, instances, scenarios.poisson(rate, seconds, rng)))
         met = p99 <= settings.p99_seconds
         probes.append(Probe(rate=rate, p99=p99, met=met))
         low, high = (rate, high) if met else (low, rate)
@@ -162,28 +204,22 @@ def _highest_rate(
 
 def _server_timing(block: Block, rate: float, settings: MeasureSettings) -> ServerTiming:
     slip = float(np.percentile(block.slip, 99)) if block.slip else 0.0
-    valid = slip <= MAX_SLIP * _p99(block)
+    reason = ""
+    if slip > MAX_SLIP * _p99(block):
+        reason = f"the generator was late by {slip * 1e3:.3f} ms (99th percentile)"
+    elif block.calls < LEAST_CALLS:
+        reason = f"{block.calls} calls in max_seconds are too few for a 99th percentile, which takes {LEAST_CALLS}"
     return ServerTiming(
         rate=rate,
         slip_p99=slip,
-        valid=valid,
-        invalid_reason="" if valid else f"the generator was late by {slip * 1e3:.3f} ms (99th percentile)",
+        valid=not reason,
+        invalid_reason=reason,
         met=not settings.p99_seconds or _p99(block) <= settings.p99_seconds,
     )
 
 
 def _p99(block: Block) -> float:
     return float(np.percentile(block.latency, 99))
-
-
-def _warmed_up(instances: Instances, settings: MeasureSettings) -> Samples:
-    """No samples yet."""
-    begin, count = clock(), 0
-    while count < settings.warmup_iterations or clock() - begin < settings.warmup_seconds:
-        for call in instances:
-            call()
-        count += 1
-    return Samples()
 
 
 def _add(own: Samples, block: int, begin: float, made: Block) -> None:
@@ -209,7 +245,7 @@ def _add_windows(own: Samples, begin: float, made: Block, windows: int) -> None:
 def summarise(samples: Samples) -> EngineTiming:
     """Statistics of one engine's samples, in seconds; percentiles interpolate linearly."""
     latency = np.asarray(samples.latency)
-    low, high = median_interval(latency)
+    low, high = median_interval(samples.medians)
     p90, p95, p99, p999 = np.percentile(latency, [90, 95, 99, 99.9])
     return EngineTiming(
         count=len(latency),
@@ -236,13 +272,13 @@ def device_time(values: Sequence[float]) -> DeviceTime:
     return DeviceTime(mean=float(np.mean(values)), median=median, p90=p90, p99=p99)
 
 
-def median_interval(latency: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the median (Efron 1979), calls taken as independent.
+def median_interval(medians: Sequence[float]) -> tuple[float, float]:
+    """Interval of the median from the blocks' medians, without a distribution: at least 95 % from six blocks on.
 
-    A resample's median is the order statistic whose rank is binomial(n, 1/2), so ranks are drawn
-    instead of n x 1000 values.
+    A block's calls share its noise, so blocks, not calls, are the independent observations. The ends are order
+    statistics whose ranks are those of the sign test (Conover, Practical Nonparametric Statistics, 3.2).
     """
-    ordered = np.sort(latency)
-    ranks = np.random.default_rng(seed).binomial(len(ordered), 0.5, RESAMPLES)
-    low, high = np.percentile(ordered[np.minimum(ranks, len(ordered) - 1)], [2.5, 97.5])
-    return float(low), float(high)
+    ordered, count = sorted(medians), len(medians)
+    misses = accumulate(math.comb(count, rank) / 2 ** (count - 1) for rank in range(count // 2))
+    rank = max(0, sum(miss <= ALPHA for miss in misses) - 1)
+    return ordered[rank], ordered[-1 - rank]

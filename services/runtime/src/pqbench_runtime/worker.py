@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class _Loaded:
     session: Session
     seconds: float  # that loading took
     first_call: float  # seconds
-    memory: int  # bytes by which the process grew
+    memory: int | None  # bytes by which the process grew; None where what had been freed before was enough
+    device_memory: int | None  # bytes by which the board's memory in use grew
 
 
 class Worker:
@@ -125,10 +127,14 @@ class Worker:
         )
 
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
-        """Time the engines, interleaved, on real images; then their energy, one after the other."""
+        """Time the engines, interleaved, on real images; then their energy, one after the other.
+
+        Other engines are unloaded first: what they hold would be in this one's memory.
+        """
         settings = request.settings
         timing.check_settings(settings)
-        host.forget_peak()
+        self._unload_others(request.engines)
+        peak_known = host.forget_peak()
         loaded = [self._instances(engine, settings) for engine in request.engines]
         batches = [self._first_batch(request.inputs, engine) for engine in request.engines]
         engines = [[one.session.bind(b) for one in instances] for instances, b in zip(loaded, batches, strict=True)]
@@ -145,25 +151,29 @@ class Worker:
         for summary, own, each in zip(timings, samples, loaded, strict=True):
             summary.settings.update(each[0].session.settings)
             summary.load_seconds, summary.first_call_seconds = each[0].seconds, each[0].first_call
-            summary.memory_bytes = sum(one.memory for one in each)
+            if (memory := _together(one.memory for one in each)) is not None:
+                summary.memory_bytes = memory
+            if (memory := _together(one.device_memory for one in each)) is not None:
+                summary.device_memory_bytes = memory
             judge(summary, np.asarray(own.latency), own.medians, settings, readings, load)
-        self._add_energy(timings, [calls[0] for calls in engines], request)
+        self._add_energy(timings, engines, request)
         return pb.MeasureResult(
             timings=timings,
             samples=self._store.put(_archive(samples)),
             settings=settings,
             load_average_before=before,
             load_average_after=host.load_average(),
-            peak_rss_bytes=host.peak_memory(),
+            peak_rss_bytes=host.peak_memory() if peak_known else None,
             environment=host.environment() | self._gpu_environment(first),
             gpu=readings,
             load=load,
         )
 
     def _add_energy(
-        self, timings: list[pb.EngineTiming], calls: list[Callable[[], object]], request: pb.MeasureRequest
+        self, timings: list[pb.EngineTiming], engines: Sequence[timing.Instances], request: pb.MeasureRequest
     ) -> None:
-        if not request.settings.energy_seconds:
+        settings = request.settings
+        if not settings.energy_seconds:
             return
         try:
             counter = energy.meter(_on_gpu(request.engines[0]))
@@ -171,9 +181,14 @@ class Worker:
             for summary in timings:
                 summary.energy_source = str(error)
             return
-        idle = energy.idle_watts(counter)
-        for summary, call in zip(timings, calls, strict=True):
-            used = energy.of_call(counter, call, max(2.0, request.settings.energy_seconds), idle)
+        idle, seconds = energy.idle_watts(counter), max(2.0, settings.energy_seconds)
+        for summary, instances in zip(timings, engines, strict=True):
+            run = partial(timing.run_for, instances, settings, seconds, summary.server.rate)
+            try:
+                used = energy.of_call(counter, run, idle)
+            except Unavailable as error:
+                summary.energy_source = str(error)
+                continue
             summary.joules_per_call, summary.idle_watts = used.joules_per_call, used.idle_watts
             summary.energy_source = counter.source
 
@@ -226,7 +241,13 @@ class Worker:
         found = backend.profile(*arguments, batch, request.seconds)
         layers = [pb.LayerTime(**asdict(layer)) for layer in found.layers]
         copying = None if _on_gpu(request.engine) else host.copy_bytes_per_second()
-        return pb.ProfileResult(tool=found.tool, calls=found.calls, layers=layers, copy_bytes_per_second=copying)
+        return pb.ProfileResult(
+            tool=found.tool,
+            calls=found.calls,
+            layers=layers,
+            copy_bytes_per_second=copying,
+            launches=found.launches,
+        )
 
     def cross_check(self, request: pb.CrossCheckRequest) -> pb.CrossCheckResult:
         """What other tools measure of the engine."""
@@ -259,18 +280,27 @@ class Worker:
                 del self._loaded[next(iter(self._loaded))]
                 gc.collect()
             backend, arguments = self._loadable(engine)
+            device_before = self._device_memory(engine)
             before, begin = host.memory(), time.perf_counter()
             session = backend.load(*arguments)
             loaded = time.perf_counter()
             session.bind(arguments[2].zeros())()  # what the first call allocates is the engine's too
+            called = time.perf_counter()
             self._loaded[key] = _Loaded(
                 session=session,
                 seconds=loaded - begin,
-                first_call=time.perf_counter() - loaded,
-                memory=max(0, host.memory() - before),
+                first_call=called - loaded,
+                memory=_growth(before, host.memory()),
+                device_memory=_growth(device_before, self._device_memory(engine)),
             )
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry
+
+    def _unload_others(self, engines: Iterable[pb.Engine]) -> None:
+        wanted = {canonical(engine) for engine in engines}
+        for key in [key for key in self._loaded if key[0] not in wanted]:
+            del self._loaded[key]
+        gc.collect()
 
     def _instances(self, engine: pb.Engine, settings: pb.MeasureSettings) -> list[_Loaded]:
         single = settings.scenario in (pb.SCENARIO_UNSPECIFIED, pb.SCENARIO_SINGLE_STREAM)
@@ -285,7 +315,7 @@ class Worker:
             precision=artifact.precision,
             form=artifact.form,
             shape=Shape(batch=request.batch_size, preprocessing=request.preprocessing),
-            caches=self._caches,
+            caches=self._caches / f"build-{request.replicate}",  # a replicate finds its tactics for itself
             calibration=calibration,
             report=report,
         )
@@ -308,6 +338,10 @@ class Worker:
             thread.join()
 
     @staticmethod
+    def _device_memory(engine: pb.Engine) -> int | None:
+        return gpu.memory_in_use() if _on_gpu(engine) else None
+
+    @staticmethod
     def _gpu_reading(engine: pb.Engine, seconds: float) -> list[pb.GpuReading]:
         """One reading where the engine runs on a GPU that NVML knows."""
         return [gpu.reading(seconds)] if _on_gpu(engine) else []
@@ -326,6 +360,16 @@ class Worker:
 
 def _on_gpu(engine: pb.Engine) -> bool:
     return bool(getattr(BACKENDS.load(engine.backend), "ON_GPU", False))
+
+
+def _growth(before: int | None, after: int | None) -> int | None:
+    return after - before if before is not None and after is not None and after > before else None
+
+
+def _together(parts: Iterable[int | None]) -> int | None:
+    """The sum; None where a part is not known."""
+    known = list(parts)
+    return sum(part for part in known if part is not None) if None not in known else None
 
 
 def _archive(samples: Sequence[timing.Samples]) -> bytes:

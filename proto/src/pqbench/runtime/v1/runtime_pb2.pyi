@@ -308,7 +308,14 @@ class LoadReading(_message.Message):
     def __init__(self, seconds: _Optional[float] = ..., foreign_cores: _Optional[float] = ..., stolen_cores: _Optional[float] = ..., mhz: _Optional[float] = ...) -> None: ...
 
 class GpuReading(_message.Message):
-    __slots__ = ("seconds", "energy_joules", "power_watts", "sm_mhz", "memory_mhz", "celsius", "memory_bytes", "throttled")
+    __slots__ = ("seconds", "energy_joules", "power_watts", "sm_mhz", "memory_mhz", "celsius", "memory_bytes", "throttled", "held_seconds")
+    class HeldSecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     ENERGY_JOULES_FIELD_NUMBER: _ClassVar[int]
     POWER_WATTS_FIELD_NUMBER: _ClassVar[int]
@@ -317,6 +324,7 @@ class GpuReading(_message.Message):
     CELSIUS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     THROTTLED_FIELD_NUMBER: _ClassVar[int]
+    HELD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     seconds: float
     energy_joules: float
     power_watts: float
@@ -325,7 +333,8 @@ class GpuReading(_message.Message):
     celsius: int
     memory_bytes: int
     throttled: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, seconds: _Optional[float] = ..., energy_joules: _Optional[float] = ..., power_watts: _Optional[float] = ..., sm_mhz: _Optional[int] = ..., memory_mhz: _Optional[int] = ..., celsius: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., throttled: _Optional[_Iterable[str]] = ...) -> None: ...
+    held_seconds: _containers.ScalarMap[str, float]
+    def __init__(self, seconds: _Optional[float] = ..., energy_joules: _Optional[float] = ..., power_watts: _Optional[float] = ..., sm_mhz: _Optional[int] = ..., memory_mhz: _Optional[int] = ..., celsius: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., throttled: _Optional[_Iterable[str]] = ..., held_seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class DeviceTime(_message.Message):
     __slots__ = ("mean", "median", "p90", "p99")
@@ -340,7 +349,7 @@ class DeviceTime(_message.Message):
     def __init__(self, mean: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
 
 class EngineTiming(_message.Message):
-    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds", "device", "settings", "calls_per_second", "memory_bytes", "server", "joules_per_call", "idle_watts", "energy_source")
+    __slots__ = ("count", "mean", "std", "min", "median", "p90", "p95", "p99", "p999", "max", "median_low", "median_high", "stable", "unstable_reason", "load_seconds", "first_call_seconds", "device", "settings", "calls_per_second", "memory_bytes", "server", "joules_per_call", "idle_watts", "energy_source", "device_memory_bytes")
     class DeviceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -379,6 +388,7 @@ class EngineTiming(_message.Message):
     JOULES_PER_CALL_FIELD_NUMBER: _ClassVar[int]
     IDLE_WATTS_FIELD_NUMBER: _ClassVar[int]
     ENERGY_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     count: int
     mean: float
     std: float
@@ -403,7 +413,8 @@ class EngineTiming(_message.Message):
     joules_per_call: float
     idle_watts: float
     energy_source: str
-    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ..., device: _Optional[_Mapping[str, DeviceTime]] = ..., settings: _Optional[_Mapping[str, str]] = ..., calls_per_second: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., server: _Optional[_Union[ServerTiming, _Mapping]] = ..., joules_per_call: _Optional[float] = ..., idle_watts: _Optional[float] = ..., energy_source: _Optional[str] = ...) -> None: ...
+    device_memory_bytes: int
+    def __init__(self, count: _Optional[int] = ..., mean: _Optional[float] = ..., std: _Optional[float] = ..., min: _Optional[float] = ..., median: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ..., p999: _Optional[float] = ..., max: _Optional[float] = ..., median_low: _Optional[float] = ..., median_high: _Optional[float] = ..., stable: _Optional[bool] = ..., unstable_reason: _Optional[str] = ..., load_seconds: _Optional[float] = ..., first_call_seconds: _Optional[float] = ..., device: _Optional[_Mapping[str, DeviceTime]] = ..., settings: _Optional[_Mapping[str, str]] = ..., calls_per_second: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., server: _Optional[_Union[ServerTiming, _Mapping]] = ..., joules_per_call: _Optional[float] = ..., idle_watts: _Optional[float] = ..., energy_source: _Optional[str] = ..., device_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class ServerTiming(_message.Message):
     __slots__ = ("rate", "slip_p99", "valid", "invalid_reason", "met", "probes")
@@ -486,16 +497,18 @@ class ProfileEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[ProfileResult, _Mapping]] = ...) -> None: ...
 
 class ProfileResult(_message.Message):
-    __slots__ = ("tool", "calls", "layers", "copy_bytes_per_second")
+    __slots__ = ("tool", "calls", "layers", "copy_bytes_per_second", "launches")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     COPY_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHES_FIELD_NUMBER: _ClassVar[int]
     tool: str
     calls: int
     layers: _containers.RepeatedCompositeFieldContainer[LayerTime]
     copy_bytes_per_second: float
-    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerTime, _Mapping]]] = ..., copy_bytes_per_second: _Optional[float] = ...) -> None: ...
+    launches: bool
+    def __init__(self, tool: _Optional[str] = ..., calls: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[LayerTime, _Mapping]]] = ..., copy_bytes_per_second: _Optional[float] = ..., launches: _Optional[bool] = ...) -> None: ...
 
 class LayerTime(_message.Message):
     __slots__ = ("name", "type", "precision", "compute", "seconds", "provider")

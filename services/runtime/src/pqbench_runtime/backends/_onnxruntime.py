@@ -80,10 +80,10 @@ def _by_operator(kind: str) -> str:
     return "INT4" if kind == "MatMulNBits" else ""
 
 
-def profile_of(session: onnxruntime.InferenceSession, calls: int, unprofiled: int) -> Profile:
-    """End a session's profiling and read what it wrote of its last `calls`, not of the `unprofiled` before."""
+def profile_of(session: onnxruntime.InferenceSession, calls: int, launches: bool = False) -> Profile:
+    """End a session's profiling and read what it wrote of its last `calls`; `launches`: they only queued their work."""
     events = json.loads(Path(session.end_profiling()).read_text())
-    begin = [event["ts"] for event in events if event["name"] == "model_run"][unprofiled]
+    begin = [event["ts"] for event in events if event["name"] == "model_run"][-calls]
     nodes = [one for one in events if one["cat"] == "Node" and one["name"].endswith(KERNEL) and one["ts"] >= begin]
     first: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
@@ -92,7 +92,7 @@ def profile_of(session: onnxruntime.InferenceSession, calls: int, unprofiled: in
         first.setdefault(key, event)
         seconds[key] = seconds.get(key, 0.0) + event["dur"] / 1e6
     layers = [_layer_time(event, seconds[key] / calls) for key, event in first.items()]
-    return Profile(tool="ONNX Runtime's profiler", calls=calls, layers=layers)
+    return Profile(tool="ONNX Runtime's profiler", calls=calls, layers=layers, launches=launches)
 
 
 def _layer_time(event: dict[str, Any], seconds: float) -> LayerTime:

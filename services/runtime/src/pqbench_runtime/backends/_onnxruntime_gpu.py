@@ -107,8 +107,8 @@ class Session:
     def profile(self, batch: Feed, seconds: float) -> Profile:
         """Under the profiler that the session was opened with."""
         call = self.bind(batch)
-        unprofiled = WARM_UP + run_for(seconds / 4, call)
-        return profile_of(self._session, run_for(seconds, call), unprofiled)
+        run_for(seconds / 4, call)
+        return profile_of(self._session, run_for(seconds, call), launches=True)
 
     def _enqueue(self) -> None:
         self._session.run_with_iobinding(self._binding, self._run_options)

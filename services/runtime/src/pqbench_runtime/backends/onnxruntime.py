@@ -147,8 +147,8 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
         settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
         session = create(engine, settings, [PROVIDER])
         call = Session(session).bind(batch)
-        unprofiled = run_for(seconds / 4, call)
-        return profile_of(session, run_for(seconds, call), unprofiled)
+        run_for(seconds / 4, call)
+        return profile_of(session, run_for(seconds, call))
 
 
 def _loading(options: Config) -> onnxruntime.SessionOptions:
