@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from google.protobuf import json_format
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -22,7 +22,7 @@ from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.ledger import cell_of
 from pqbench_orchestrator.listing import KINDS, listing
 from pqbench_orchestrator.report.export import latex, markdown, write_figures
-from pqbench_orchestrator.tables import count_outcomes
+from pqbench_orchestrator.tables import Row, count_outcomes
 from pqbench_orchestrator.why import explain
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, PqbenchError
@@ -33,6 +33,11 @@ WIDE = 160  # columns of a table that no terminal shows: a file, a pipe, a log
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show(text: str) -> None:
+    """Print a text as it is: names and reasons may hold what Rich takes for markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 class Commands(TyperGroup):
@@ -85,16 +90,25 @@ def run_command(
         try:
             table = run.execute(folder, settings, live, live.planned)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what is finished is kept: pqbench run --continue {folder}")
+            errors.print(f"interrupted; what is finished is kept: pqbench run --continue {folder}", markup=False)
             raise
-    if mlflow:
-        run.track(folder, table, mlflow)
     if as_json:
         print(json.dumps({"run": str(folder), "cells": table}))
     else:
         console.print(display.results_table(table))
-        console.print(f"{display.summary(table)}\nreport: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    raise typer.Exit(SOME_FAILED if count_outcomes(table)["failed"] else OK)
+        show(f"{display.summary(table)}\nreport: {folder / 'report.html'}")
+    logged = not mlflow or _tracked(folder, table, mlflow)
+    raise typer.Exit(OK if logged and not count_outcomes(table)["failed"] else SOME_FAILED)
+
+
+def _tracked(folder: Path, table: list[Row], uri: str) -> bool:
+    """Whether MLflow took the run, which is complete without it."""
+    try:
+        run.track(folder, table, uri)
+    except PqbenchError as error:
+        errors.print(f"the run is complete, but MLflow did not take it: {error}", markup=False)
+        return False
+    return True
 
 
 @app.command("search")
@@ -116,11 +130,11 @@ def search_command(
         settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
         search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
         made = run.run_to_continue if again else run.new_run
-        folder = made(manifest, settings, "search-")
+        folder = made(manifest, settings, run.SEARCH)
         try:
             table = search.search(folder, settings, live, live.note, trials)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what was tried is kept: pqbench search --continue {folder}")
+            errors.print(f"interrupted; what was tried is kept: pqbench search --continue {folder}", markup=False)
             raise
     found = run.recommended(folder)
     if as_json:
@@ -129,11 +143,9 @@ def search_command(
     else:
         console.print(display.results_table(table))
         for one, confirmed in found:
-            console.print("\n".join(recommend.text(one, str(folder), confirmed)), highlight=False, soft_wrap=True)
-        console.print(
-            f"trials: {folder / search.TRIALS}\nreport: {folder / 'report.html'}", highlight=False, soft_wrap=True
-        )
-    raise typer.Exit(OK if all(one.best for one, _ in found) else SOME_FAILED)
+            show("\n".join(recommend.text(one, str(folder), confirmed)))
+        show(f"trials: {folder / search.TRIALS}\nreport: {folder / 'report.html'}")
+    raise typer.Exit(_decided(found))
 
 
 @app.command("plan")
@@ -172,7 +184,7 @@ def sensitivity_command(
     if as_json:
         print(json.dumps({"page": str(page), "rows": rows}))
     else:
-        console.print(f"{len(rows)} points: {page.with_suffix('.csv')}\npage: {page}", highlight=False, soft_wrap=True)
+        show(f"{len(rows)} points: {page.with_suffix('.csv')}\npage: {page}")
 
 
 @app.command("report")
@@ -184,14 +196,14 @@ def report_command(
 ) -> None:
     """Write a run's report.html anew from its ledger; with --figures, its figures and tables as files too."""
     page, table = run.report_again(folder)
-    console.print(str(page), highlight=False, soft_wrap=True)
+    show(str(page))
     if figures is None:
         return
     files = write_figures(page, figures)
     for name, content in (("results.md", markdown(table)), ("results.tex", latex(table))):
         (figures / name).write_text(content, encoding="utf-8")
         files.append(figures / name)
-    console.print("\n".join(str(path) for path in files), highlight=False, soft_wrap=True)
+    show("\n".join(str(path) for path in files))
 
 
 @app.command("export")
@@ -203,7 +215,7 @@ def export_command(
 ) -> None:
     """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
     store = BlobStore((data or folder.resolve().parent.parent) / "blobs")
-    console.print(str(export_cell(folder, cell, out, store)), highlight=False, soft_wrap=True)
+    show(str(export_cell(folder, cell, out, store)))
 
 
 @app.command("compare")
@@ -218,7 +230,7 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Compare two runs, two targets of a run, or two machines: better, worse, same, or not comparable and why."""
-    limit = _share(fail_on_regression, "--fail-on-regression") if fail_on_regression else math.inf
+    limit = _points(fail_on_regression, "--fail-on-regression") / 100 if fail_on_regression else None
     changes = compare.compare(compare.side(old), compare.side(new), anyway)
     if as_json:
         print(json.dumps([compare.as_json(one) for one in changes]))
@@ -226,19 +238,34 @@ def compare_command(
         print(compare.markdown(changes, old, new), end="")
     else:
         console.print(display.changes_table(changes))
-    if math.isfinite(limit) and (worse := compare.regressions(changes, limit)):
+    if limit is not None:
+        raise typer.Exit(_gate(changes, limit))
+
+
+def _gate(changes: list[compare.Change], limit: float) -> int:
+    """The exit code of --fail-on-regression. Raises InvalidInput where nothing could be compared."""
+    worse = compare.regressions(changes, limit)
+    told = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
+    if not told and not worse:
+        raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
+    if len(told) < len(changes):
+        errors.print(f"{len(changes) - len(told)} of {len(changes)} cells could not be compared")
+    if any(one.alone for one in told) and limit < compare.ONE_SESSION_TOLERANCE:
+        tolerance = f"{compare.ONE_SESSION_TOLERANCE:.0%}"
+        errors.print(f"with one session a side no change under {tolerance} is told: set repeats")
+    if worse:
         errors.print(f"{len(worse)} of {len(changes)} cells got worse")
-        raise typer.Exit(SOME_FAILED)
+    return SOME_FAILED if worse else OK
 
 
-def _share(text: str, option: str) -> float:
-    """A share from "3%" or "0.03"."""
+def _points(text: str, option: str) -> float:
+    """Points of a percentage, "1%" or "1"."""
     try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        value = float(text.removesuffix("%"))
     except ValueError:
-        raise InvalidInput(f"{option}: {text!r} is no share; write 3% or 0.03") from None
-    if not 0 <= value < 10:
-        raise InvalidInput(f"{option}: {text!r} is out of range")
+        raise InvalidInput(f"{option}: {text!r} is no percentage; write 3%") from None
+    if not 0 <= value <= 100:
+        raise InvalidInput(f"{option}: {text!r} is out of range; write 3%")
     return value
 
 
@@ -262,7 +289,7 @@ def recommend_command(
     wanted = {"Model": model, "Dataset": dataset, "Target": target, "Batch Size": batch_size}
     chosen = run.goal_of(folder, {
         "minimize": minimize or None,
-        "max_drop": 100 * _share(max_drop, "--max-drop") if max_drop else None,
+        "max_drop": _points(max_drop, "--max-drop") if max_drop else None,
         "p99_seconds": _seconds(p99, "--p99") if p99 else None,
         "max_megabytes": max_size,
     })  # fmt: skip
@@ -277,8 +304,14 @@ def recommend_command(
         print(json.dumps([recommend.as_json(one, again) for one, again in found]))
     else:
         for one, again in found:
-            console.print("\n".join(recommend.text(one, str(folder), again)) + "\n", highlight=False, soft_wrap=True)
-    raise typer.Exit(OK if all(one.best for one, _ in found) else SOME_FAILED)
+            show("\n".join(recommend.text(one, str(folder), again)) + "\n")
+    raise typer.Exit(_decided(found))
+
+
+def _decided(found: list[tuple[recommend.Recommendation, Row | None]]) -> int:
+    """0 where there is a recipe to ship for everything, which keeps its constraints when it is measured again."""
+    kept = [one.best is not None and not recommend.broken_again(one, again) for one, again in found]
+    return OK if kept and all(kept) else SOME_FAILED
 
 
 def _seconds(text: str, option: str) -> float:
@@ -311,8 +344,9 @@ def why_command(
             json.dumps({"text": found.text, "bound_by": found.flags, "precisions": found.precisions, "layers": layers})
         )
         return
-    console.print(f"{row['Model']}, {row['Recipe']}, {row['Target']}, batch {row['Batch Size']}", style="bold")
-    console.print(found.text, highlight=False)
+    about = f"{row['Model']}, {row['Recipe']}, {row['Target']}, batch {row['Batch Size']}"
+    console.print(about, style="bold", markup=False)
+    console.print(found.text, highlight=False, markup=False)
     console.print(display.layers_table(found))
 
 
@@ -365,7 +399,8 @@ def list_command(
     for name in ("Name", "Summary", "Available"):
         view.add_column(name)
     for entry in found:
-        view.add_row(entry["name"], entry["summary"], "yes" if entry["available"] else entry["unavailable_reason"])
+        available = "yes" if entry["available"] else entry["unavailable_reason"]
+        view.add_row(entry["name"], escape(entry["summary"]), escape(available))
     console.print(view)
 
 
@@ -379,7 +414,7 @@ def doctor_command(data: Data = Path("data"), as_json: Json = False) -> None:
     view = Table(show_header=False)
     for name, value in facts.items():
         text = "\n".join(f"{key}: {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)
-        view.add_row(name, text)
+        view.add_row(name, escape(text))
     console.print(view)
 
 

@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 from google.protobuf import json_format
 
-from pqbench.common.v1.common_pb2 import Blob
+from pqbench.common.v1.common_pb2 import Blob, Images
 from pqbench_orchestrator.ledger import FILE, Ledger
 from pqbench_orchestrator.stats import (
     BETTER,
@@ -39,6 +39,8 @@ ONE_SESSION_TOLERANCE = 0.05  # the same where each side is one session: session
 NOT_COMPARABLE = "not comparable"
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
+UNSAID = {"transfers": True}  # what a backend does that has no such option
+OTHER_IMAGES = "the accuracies are not of the same images: their intervals are compared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Session:
     blocks: list[float]  # medians of its blocks, seconds
     layers: list[dict[str, Any]] = field(default_factory=list)  # of its engine
     right: np.ndarray | None = None  # whether each image was put into its class, bool [N]
+    images: str = ""  # digest of the labels of these images, in order; empty where not all were scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Side:
 
     name: str
     cells: dict[tuple[Any, ...], list[Session]]
+    of_target: bool = False  # its cells are named without their target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +76,37 @@ class Change:
     old: Row = field(default_factory=dict)  # the first session's row
     new: Row = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)  # layers that execute in another precision
-    accuracy: PairedDifference | None = None  # new minus old, where both scored the same number of images
+    accuracy: PairedDifference | None = None  # new minus old, where both scored the same images
+    alone: bool = False  # a side has one session: what differs between sessions is not in the interval
 
     @property
     def accuracy_verdict(self) -> str:
-        """Better, worse or same by McNemar's test; empty where it cannot be told."""
-        if self.accuracy is None:
+        """Better, worse or same by McNemar's test, or by the intervals of other images; empty where it is not told."""
+        if self.verdict == NOT_COMPARABLE:
             return ""
-        if self.accuracy.indistinguishable:
-            return SAME
-        return BETTER if self.accuracy.points > 0 else WORSE
+        if self.accuracy is not None:
+            if self.accuracy.indistinguishable:
+                return SAME
+            return BETTER if self.accuracy.points > 0 else WORSE
+        if self.old.get("Accuracy Low") is None or self.new.get("Accuracy Low") is None:
+            return ""
+        if self.new["Accuracy High"] < self.old["Accuracy Low"]:
+            return WORSE
+        return BETTER if self.new["Accuracy Low"] > self.old["Accuracy High"] else SAME
+
+    @property
+    def lost(self) -> bool:
+        """Whether there was a time for the cell, and is none any more."""
+        return _is_timed(self.old) and not _is_timed(self.new)
 
 
 def side(text: str) -> Side:
     """The side that "RUN" or "RUN:TARGET" names. Raises InvalidInput."""
-    folder, target = _split(text)
+    return side_of(*_split(text))
+
+
+def side_of(folder: Path, target: str = "") -> Side:
+    """A run's cells, or those of one of its targets. Raises InvalidInput."""
     if not (folder / FILE).is_file():
         raise InvalidInput(f"{folder}: not a run: it has no {FILE}")
     store, blocks = BlobStore(folder.resolve().parent.parent / "blobs"), _blocks(folder / "samples.parquet")
@@ -100,7 +120,8 @@ def side(text: str) -> Side:
         steps = {key.removeprefix("cell "): json.loads(text) for key, text in ledger.description().items()
                  if key.startswith("cell ")}  # fmt: skip
         for row in (row for row in rows if target in ("", row["Target"])):
-            results = {role: _result(ledger, steps.get(row["Cell"], {}).get(role, "")) for role in ("build", "score")}
+            own = steps.get(row["Cell"], {})
+            results = {role: _result(ledger, own.get(role, "")) for role in ("build", "score", "inputs")}
             key = tuple(row.get(column) for column in IDENTITY) + (() if target else (row["Target"],))
             cells[key].append(
                 Session(
@@ -108,15 +129,18 @@ def side(text: str) -> Side:
                     blocks=blocks.get(row["Cell"], []),
                     layers=results["build"].get("layers", []),
                     right=_right(results["score"], store),
+                    images="" if row.get("Stopped Early") else _labels(results["inputs"]),
                 )
             )
     finally:
         ledger.close()
-    return Side(name=text, cells=dict(cells))
+    return Side(name=f"{folder}:{target}" if target else str(folder), of_target=bool(target), cells=dict(cells))
 
 
 def compare(old: Side, new: Side, anyway: bool = False) -> list[Change]:
-    """Every cell of either side; `anyway`: also where settings that matter differ."""
+    """Every cell of either side; `anyway`: also where settings that matter differ. Raises InvalidInput."""
+    if old.of_target != new.of_target:
+        raise InvalidInput(f"name a target on both sides or on none: {old.name} and {new.name}")
     return [
         _change(key, old.cells.get(key, []), new.cells.get(key, []), anyway)
         for key in dict.fromkeys([*old.cells, *new.cells])
@@ -129,7 +153,7 @@ def versions_of_a_run(folder: Path, record: dict[str, Any]) -> list[tuple[str, s
     pairs = [
         (a, b) for i, (a, one) in enumerate(targets) for b, other in targets[i + 1 :] if _differ_in_version(one, other)
     ]
-    return [(a, b, compare(side(f"{folder}:{a}"), side(f"{folder}:{b}"))) for a, b in pairs]
+    return [(a, b, compare(side_of(folder, a), side_of(folder, b))) for a, b in pairs]
 
 
 def _differ_in_version(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -140,11 +164,12 @@ def _differ_in_version(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
-    """Cells that got slower by more than a share `limit`, beyond chance, or less accurate, beyond chance."""
+    """Cells that got slower by more than a share `limit`, beyond chance, or less accurate, or do not run any more."""
     return [
         one
         for one in changes
-        if one.accuracy_verdict == WORSE
+        if one.lost
+        or one.accuracy_verdict == WORSE
         or (one.verdict == WORSE and one.ratio is not None and one.ratio.value > 1 + limit)
     ]
 
@@ -154,10 +179,12 @@ def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway
     reason = _hindrance(old, new) or ("" if anyway else settings_differ(first_old, first_new))
     if reason:
         return Change(cell=key, verdict=NOT_COMPARABLE, reason=reason, old=first_old, new=first_new)
-    before, after = _timed(old), _timed(new)
-    ratio = unpaired_ratio(after, before)
-    alone = len(old) == 1 == len(new)
-    notes = ["one session each: what differs between sessions is not in the interval"] if alone else []
+    ratio = unpaired_ratio(_timed(new), _timed(old))
+    alone = min(len(old), len(new)) == 1
+    notes = ["one session: what differs between sessions is not in the interval"] if alone else []
+    accuracy = _accuracy(old[0], new[0])
+    if accuracy is None and first_old.get("Accuracy Low") is not None and first_new.get("Accuracy Low") is not None:
+        notes.append(OTHER_IMAGES)
     notes += [f"{name}: {session.row['Unstable Because']}" for name, sessions in (("old", old), ("new", new))
               for session in sessions if session.row.get("Stable") is False]  # fmt: skip
     return Change(
@@ -168,7 +195,8 @@ def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway
         new_ms=_median_ms(new),
         ratio=ratio,
         layers=changed_layers(old[0].layers, new[0].layers),
-        accuracy=_accuracy(old[0], new[0]),
+        accuracy=accuracy,
+        alone=alone,
         old=first_old,
         new=first_new,
     )
@@ -178,11 +206,19 @@ def settings_differ(old: Row, new: Row) -> str:
     """The first setting that matters and differs; empty where none does."""
     if old.get("Scenario") != new.get("Scenario"):
         return f"scenario: {old.get('Scenario')} and {new.get('Scenario')}"
-    before, after = (json.loads(row.get("Options") or "{}") for row in (old, new))
-    for name in MATTER:
-        if before.get(name) != after.get(name):
-            return f"option {name}: {before.get(name)} and {after.get(name)}"
+    before, after = (_settings(row) for row in (old, new))
+    for name in [name for name in before if name in after]:
+        if before[name] != after[name]:
+            return f"{name}: {before[name]} and {after[name]}"
     return ""
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    """Those that matter and that the backend has."""
+    options = UNSAID | json.loads(row.get("Options") or "{}")
+    found = {f"option {name}": options[name] for name in MATTER if name in options}
+    told = {"calls a second": row.get("Rate (1/s)"), "CUDA graph": row.get("CUDA Graph")}
+    return found | {name: value for name, value in told.items() if value is not None}
 
 
 def changed_layers(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
@@ -193,7 +229,7 @@ def changed_layers(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list
 
 
 def _accuracy(old: Session, new: Session) -> PairedDifference | None:
-    if old.right is None or new.right is None or len(old.right) != len(new.right):
+    if old.right is None or new.right is None or not old.images or old.images != new.images:
         return None
     return paired_difference(new.right, old.right)
 
@@ -204,15 +240,26 @@ def _hindrance(old: list[Session], new: list[Session]) -> str:
             return f"not in the {name} side"
         if bad := [s.row for s in sessions if s.row["Outcome"] != "ok"]:
             return f"{bad[0]['Outcome']} in the {name} side: {bad[0]['Reason']}"
-        if any(session.row.get("Inference Time (ms)") is None for session in sessions):
+        if not all(_is_timed(session.row) for session in sessions):
             return f"not timed in the {name} side"
+        if any(session.row.get("Valid") is False for session in sessions):
+            return f"the server run of the {name} side is invalid"
     return ""
+
+
+def _is_timed(row: Row) -> bool:
+    return row.get("Outcome") == "ok" and row.get("Inference Time (ms)") is not None
+
+
+def _labels(inputs: dict[str, Any]) -> str:
+    labels = json_format.ParseDict(inputs, Images()).labels
+    return f"{labels.sha256} {labels.size}" if labels.size else ""
 
 
 def _timed(sessions: list[Session]) -> list[float]:
     """Independent medians: of the sessions, or of the blocks where there is one session."""
     if len(sessions) == 1 and sessions[0].blocks:
-        return sessions[0].blocks
+        return sessions[0].blocks  # the tolerance makes up for what sessions differ
     return [session.row["Inference Time (ms)"] / 1e3 for session in sessions]
 
 
@@ -223,11 +270,13 @@ def _median_ms(sessions: list[Session]) -> float:
 
 
 def _split(text: str) -> tuple[Path, str]:
-    """A run's folder may hold a colon itself."""
-    if Path(text).is_dir():
-        return Path(text), ""
-    folder, _, target = text.rpartition(":")
-    return (Path(folder), target) if folder else (Path(text), "")
+    """Folders and targets may hold colons themselves: the folder is what there is."""
+    parts = text.split(":")
+    for count in range(len(parts), 0, -1):
+        folder = Path(":".join(parts[:count]))
+        if folder.is_dir():
+            return folder, ":".join(parts[count:])
+    return Path(text), ""
 
 
 def _result(ledger: Ledger, step: str) -> dict[str, Any]:
@@ -248,7 +297,7 @@ def _blocks(samples: Path) -> dict[str, list[float]]:
     if not samples.is_file():
         return {}
     query = (
-        "SELECT cell, block, median(latency) FROM read_parquet(?) WHERE role = 'variant'"
+        "SELECT cell, block, median(latency) FROM read_parquet(?) WHERE role = 'variant' AND build = 0"
         " GROUP BY cell, block ORDER BY cell, block"
     )
     found: dict[str, list[float]] = defaultdict(list)

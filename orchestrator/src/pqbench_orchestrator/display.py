@@ -28,7 +28,7 @@ class LiveDisplay:
         self._console = console
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -84,7 +84,8 @@ class LiveDisplay:
         self._progress.advance(self._task)
         self._progress.refresh()
         if record.outcome == "failed":
-            self._console.print(f"[red]failed[/] {step.kind} {step.label}: {record.reason}", highlight=False)
+            what = escape(f"{step.kind} {step.label}: {record.reason}")
+            self._console.print(f"[red]failed[/] {what}", highlight=False)
 
 
 def results_table(table: list[Row]) -> Table:
@@ -108,9 +109,9 @@ def _cells(row: Row) -> list[str]:
         outcome += " [yellow](unstable)[/]"
     low, high = row.get("Median Low (ms)"), row.get("Median High (ms)")
     return [
-        str(row["Model"]),
-        str(row["Recipe"]),
-        str(row["Target"]),
+        escape(str(row["Model"])),
+        escape(str(row["Recipe"])),
+        escape(str(row["Target"])),
         str(row["Batch Size"]),
         number(row["Accuracy"], 2),
         number(row["Inference Time (ms)"], 3),
@@ -134,7 +135,7 @@ def plan_table(plan: Plan, state: dict[str, str]) -> Table:
         view.add_column(name)
     for step in plan.steps:
         colour = COLOURS.get(state[step.key], "white")
-        view.add_row(step.place, step.kind, step.label, f"[{colour}]{state[step.key]}[/]")
+        view.add_row(escape(step.place), step.kind, escape(step.label), f"[{colour}]{state[step.key]}[/]")
     return view
 
 
@@ -145,7 +146,8 @@ def refusals_table(plan: Plan) -> Table:
     for name in ("Model", "Recipe", "Target", "Batch", "Outcome", "Reason"):
         view.add_column(name)
     for cell in stopped:
-        view.add_row(cell.model, cell.recipe.label, cell.target.name, str(cell.batch_size), cell.outcome, cell.reason)
+        texts = (cell.model, cell.recipe.label, cell.target.name, str(cell.batch_size), cell.outcome, cell.reason)
+        view.add_row(*map(escape, texts))
     return view
 
 
@@ -194,7 +196,7 @@ def check_table(lines: list[dict[str, Any]]) -> Table:
         view.add_column(name)
     for line in lines:
         figures = [number(line.get(part), 4) for part in parts]
-        view.add_row(line["who"], *figures, line["statistic"], line["definition"], line["note"])
+        view.add_row(line["who"], *figures, line["statistic"], line["definition"], escape(line["note"]))
     return view
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pqbench_wire.errors import InvalidInput
 
+CELLS = "cells"  # of the description: keys of the newest plan's cells
 FILE = "ledger.sqlite"  # in the run's folder
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -120,12 +121,10 @@ class Ledger:
             )
 
     def cells(self) -> list[dict[str, Any]]:
-        """The newest columns of every cell, in the order in which cells were first recorded."""
-        rows = self._db.execute(
-            "SELECT row FROM cells AS c WHERE id = (SELECT max(id) FROM cells WHERE key = c.key)"
-            " ORDER BY (SELECT min(id) FROM cells WHERE key = c.key)"
-        )
-        return [json.loads(row) for (row,) in rows]
+        """The newest columns of every cell of the newest plan, in its order."""
+        rows = self._db.execute("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
+        newest = {key: json.loads(row) for key, row in rows}
+        return [newest[key] for key in json.loads(self.description().get(CELLS, "[]")) if key in newest]
 
     def close(self) -> None:
         """Close the file."""

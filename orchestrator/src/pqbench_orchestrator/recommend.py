@@ -22,6 +22,10 @@ COST = {"latency": "Inference Time (ms)", "size": "Engine (bytes)", "energy": "E
 UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
 CLOSE = 0.01  # costs that differ less are not told apart, however narrow their intervals
 UNPAIRED_NOISE = 0.05  # by which latencies of different sessions differ without any reason
+UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
+HELD_OUT = "held-out training images"
+SCORED = "the split that scores: no labelled training images were held out"
+NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +33,12 @@ class Candidate:
     """A recipe on a target: its row, and its cost over all repeats.
 
     A latency is the target's baseline latency, over the whole run, by the paired speed-up: the cell's own median moves
-    with the machine.
+    with the machine. Where the highest rate was searched, the cost is the time for a call at that rate.
     """
 
     row: Row
     cost: float
+    error: float = math.inf  # standard error of the cost's logarithm against the target's baseline; infinite: unpaired
     violations: dict[str, float] = field(default_factory=dict)  # constraint -> by what share it is broken
 
 
@@ -47,7 +52,7 @@ class Recommendation:
     runners_up: list[Candidate]  # feasible, and not told apart from the best
     nearest: Candidate | None = None  # where nothing is feasible: the one that breaks the constraints least
     binding: list[str] = field(default_factory=list)  # constraints without which something would be feasible
-    chosen_on: str = "held-out training images"
+    chosen_on: str = HELD_OUT
 
 
 def recommend(rows: Iterable[Row], goal: Goal, keep: Callable[[Row], bool] = lambda _: True) -> list[Recommendation]:
@@ -60,57 +65,98 @@ def recommend(rows: Iterable[Row], goal: Goal, keep: Callable[[Row], bool] = lam
 
 
 def _choose(group: dict[str, Any], rows: Sequence[Row], goal: Goal) -> Recommendation:
-    held_out = all(row.get("Held-out Change") is not None for row in rows)
-    candidates = sorted(_candidates(rows, goal, held_out), key=lambda one: one.cost)
+    judged_on = chosen_on(rows)
+    candidates = sorted(_candidates(rows, goal, judged_on), key=lambda one: one.cost)
     feasible = [one for one in candidates if not one.violations]
-    chosen_on = "held-out training images" if held_out else "the split that scores: there is no training split"
     if not feasible:
         nearest = min(candidates, key=lambda one: sum(one.violations.values()), default=None)
         return Recommendation(
             group=group, goal=goal, best=None, runners_up=[], nearest=nearest, binding=_binding(candidates),
-            chosen_on=chosen_on,
+            chosen_on=judged_on,
         )  # fmt: skip
     best, *others = feasible
-    alike = [one for one in others if not told_apart(best.row, one.row, goal)]
-    return Recommendation(group=group, goal=goal, best=best, runners_up=alike, chosen_on=chosen_on)
+    alike = [one for one in others if not told_apart(best, one, goal)]
+    return Recommendation(group=group, goal=goal, best=best, runners_up=alike, chosen_on=judged_on)
 
 
-def _candidates(rows: Sequence[Row], goal: Goal, held_out: bool) -> list[Candidate]:
+def chosen_on(rows: Sequence[Row]) -> str:
+    """The images on which accuracy is judged."""
+    for column, what in (("Held-out Change", HELD_OUT), ("Accuracy Change", SCORED)):
+        if any(row.get(column) is not None for row in rows if not row["Baseline"]):
+            return what
+    return SCORED if all(row["Baseline"] for row in rows) else NOTHING
+
+
+def _candidates(rows: Sequence[Row], goal: Goal, judged_on: str) -> list[Candidate]:
     """One for each recipe and target; rows without a figure for the cost are none."""
     repeats: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         repeats[row["Recipe"], row["Target"]].append(row)
     references = {target: baseline_latency(rows, target) for target in {row["Target"] for row in rows}}
+    rates = {row["Rate (1/s)"] for row in rows if row.get("Rate (1/s)") is not None}
     made = []
     for own in repeats.values():
-        costs = [cost for row in own if (cost := cost_of(row, goal, references[row["Target"]])) is not None]
+        reference = references[own[0]["Target"]]
+        costs = [cost for row in own if (cost := cost_of(row, goal, reference, by_rate=len(rates) > 1)) is not None]
         if costs:
-            made.append(Candidate(row=own[0], cost=median(costs), violations=_violations(own, goal, held_out)))
+            made.append(
+                Candidate(
+                    row=own[0],
+                    cost=median(costs),
+                    error=_error(own, reference) if goal.minimize == "latency" else math.inf,
+                    violations=violations(own, goal, judged_on),
+                )
+            )
     return made
 
 
 def baseline_latency(rows: Sequence[Row], target: str) -> float | None:
-    """The median of what all measurements on a target say of its baseline, in ms."""
+    """The median of what all paired measurements on a target, and its own, say of its baseline, in ms.
+
+    None where nothing was paired with it.
+    """
     own = [row for row in rows if row["Target"] == target]
-    times = [row["Baseline Time (ms)"] for row in own if row.get("Baseline Time (ms)") is not None]
-    times += [row["Inference Time (ms)"] for row in own if row.get("Speedup") is None]
-    return median(times) if times else None
+    times = [row["Baseline Time (ms)"] for row in own if row.get("Paired")]
+    if not times:
+        return None
+    return median(times + [row["Inference Time (ms)"] for row in own if row["Baseline"]])
 
 
-def cost_of(row: Row, goal: Goal, baseline_ms: float | None) -> float | None:
-    """What the goal minimizes, of one row; None where it is not known."""
-    if goal.minimize == "latency" and baseline_ms is not None and row.get("Paired"):
-        return float(baseline_ms / row["Speedup"])
+def cost_of(row: Row, goal: Goal, baseline_ms: float | None, by_rate: bool = False) -> float | None:
+    """What the goal minimizes, of one row; None where it is not known. `by_rate`: ms a call at the rate it held."""
+    if goal.minimize == "latency" and by_rate:
+        return 1e3 / row["Rate (1/s)"] if row.get("Rate (1/s)") else None
+    if goal.minimize == "latency" and baseline_ms is not None and (row["Baseline"] or row.get("Paired")):
+        return baseline_ms if row["Baseline"] else float(baseline_ms / row["Speedup"])
     value = row.get(COST[goal.minimize])
     return None if value is None else float(value)
 
 
-def _violations(rows: Sequence[Row], goal: Goal, held_out: bool) -> dict[str, float]:
-    """How far each constraint is broken, as a share of its bound."""
+def _error(repeats: Sequence[Row], baseline_ms: float | None) -> float:
+    """Of the mean of all repeats' logarithms; the baseline's is 0, exactly."""
+    if baseline_ms is None:
+        return math.inf
+    if repeats[0]["Baseline"]:
+        return 0.0
+    return math.sqrt(sum(_log_error(row) ** 2 for row in repeats)) / len(repeats)
+
+
+def _log_error(row: Row) -> float:
+    low, high = row.get("Speedup Low"), row.get("Speedup High")
+    return (math.log(high) - math.log(low)) / (2 * 1.96) if row.get("Paired") and low and high else math.inf
+
+
+def violations(rows: Sequence[Row], goal: Goal, judged_on: str) -> dict[str, float]:
+    """How far a cell's repeats break each constraint, as a share of its bound; infinite where there is none."""
     first, found = rows[0], {}
-    change = first.get("Held-out Change" if held_out else "Accuracy Change") or 0.0  # the baseline's is none
-    if -change > goal.max_drop:
-        found["max-drop"] = (-change - goal.max_drop) / max(goal.max_drop, 0.1)
+    if judged_on != NOTHING and not first["Baseline"]:
+        change = first.get("Held-out Change" if judged_on == HELD_OUT else "Accuracy Change")
+        if change is None:
+            found[UNKNOWN_ACCURACY] = math.inf
+        elif -change > goal.max_drop:
+            found["max-drop"] = (-change - goal.max_drop) / max(goal.max_drop, 0.1)
+    if any(row.get("Valid") is False for row in rows):
+        found[INVALID] = math.inf
     bounds = (
         ("p99", max(row["P99 (ms)"] for row in rows) / 1e3, goal.p99_seconds),
         ("max-size", (first.get("Engine (bytes)") or 0) / 1e6, goal.max_megabytes),
@@ -121,6 +167,13 @@ def _violations(rows: Sequence[Row], goal: Goal, held_out: bool) -> dict[str, fl
     return found
 
 
+def broken_again(found: Recommendation, confirmed: Row | None) -> dict[str, float]:
+    """What the measurement after the choice says is broken of the constraints on time."""
+    if found.best is None or confirmed is None or "Error" in confirmed:
+        return {}
+    return violations([found.best.row | confirmed], found.goal, NOTHING)
+
+
 def _binding(candidates: Sequence[Candidate]) -> list[str]:
     """Constraints that alone keep everything out; all that are broken where no single one does."""
     names = sorted({name for one in candidates for name in one.violations})
@@ -128,30 +181,19 @@ def _binding(candidates: Sequence[Candidate]) -> list[str]:
     return alone or names
 
 
-def told_apart(best: Row, other: Row, goal: Goal) -> bool:
-    """Whether another row's cost is higher beyond chance.
+def told_apart(best: Candidate, other: Candidate, goal: Goal) -> bool:
+    """Whether another candidate's cost is higher beyond chance.
 
-    Latencies on one target by their paired speed-ups over the same baseline; on different targets by their medians,
-    which sessions make uncertain.
+    Latencies on one target by their paired speed-ups over the same baseline; what was measured apart by a margin for
+    what sessions differ.
     """
-    if goal.minimize != "latency":
-        ratio = other[COST[goal.minimize]] / best[COST[goal.minimize]]
-        return bool(ratio > 1 + (0 if goal.minimize == "size" else UNPAIRED_NOISE))
-    if best["Target"] != other["Target"]:
-        return bool(other["Inference Time (ms)"] > (1 + UNPAIRED_NOISE) * best["Inference Time (ms)"])
-    (fast, fast_error), (slow, slow_error) = _log_speedup(best), _log_speedup(other)
-    difference = fast - slow
-    return difference > max(math.log1p(CLOSE), 1.96 * math.hypot(fast_error, slow_error))
-
-
-def _log_speedup(row: Row) -> tuple[float, float]:
-    """Logarithm of the paired speed-up and its standard error; the baseline's is 0, exactly."""
-    if row.get("Speedup") is None:
-        return 0.0, 0.0
-    low, high = row.get("Speedup Low"), row.get("Speedup High")
-    if not low or not high:
-        return math.log(row["Speedup"]), math.inf
-    return math.log(row["Speedup"]), (math.log(high) - math.log(low)) / (2 * 1.96)
+    difference = math.log(other.cost / best.cost)
+    if goal.minimize == "size":
+        return difference > 0
+    error = math.hypot(best.error, other.error) if best.row["Target"] == other.row["Target"] else math.inf
+    if math.isinf(error):
+        return difference > math.log1p(UNPAIRED_NOISE)
+    return difference > max(math.log1p(CLOSE), 1.96 * error)
 
 
 def as_json(found: Recommendation, confirmed: Row | None) -> dict[str, Any]:
@@ -182,6 +224,8 @@ def text(found: Recommendation, run: str, confirmed: Row | None = None) -> list[
         lines.append(f"It could not be measured again after the choice: {confirmed['Error']}.")
     else:
         lines.append(f"Measured again after the choice: {times(confirmed)}.")
+        if broken := broken_again(found, confirmed):
+            lines.append(f"Measured again it breaks {_shares(broken)}.")
     lines.append(f"Accuracy was judged on {found.chosen_on}{_held_out(row)}.")
     if found.runners_up:
         others = "; ".join(f"{one.row['Recipe']} on {one.row['Target']} ({times(one.row)})" for one in found.runners_up)
@@ -221,6 +265,8 @@ def times(row: Row) -> str:
     """Median with interval, 99th percentile and speed-up of one row."""
     low, high = row["Median Low (ms)"], row["Median High (ms)"]
     shown = f"{row['Inference Time (ms)']:.3f} ms ({low:.3f}–{high:.3f}), p99 {row['P99 (ms)']:.3f} ms"
+    if row.get("Rate (1/s)") is not None:
+        shown += f", {row['Rate (1/s)']:.4g} calls a second"
     if row.get("Speedup") is None:
         return shown
     interval = ""
@@ -238,9 +284,13 @@ def _held_out(row: Row) -> str:
 def _infeasible(found: Recommendation) -> list[str]:
     if found.nearest is None:
         return [f"No cell has a figure for {found.goal.minimize}."]
-    broken = ", ".join(f"{name} by {share:.0%} of its bound" for name, share in found.nearest.violations.items())
     row = found.nearest.row
     return [
         f"No cell is feasible; what binds is {' and '.join(found.binding)}.",
-        f"The nearest is {row['Recipe']} on {row['Target']}, which breaks {broken}: {figures(row)}.",
+        f"The nearest is {row['Recipe']} on {row['Target']}, "
+        f"which breaks {_shares(found.nearest.violations)}: {figures(row)}.",
     ]
+
+
+def _shares(broken: dict[str, float]) -> str:
+    return ", ".join(n if math.isinf(share) else f"{n} by {share:.0%} of its bound" for n, share in broken.items())

@@ -18,8 +18,8 @@ from pqbench_orchestrator import environment, sensitivity, tables
 from pqbench_orchestrator.again import Again, confirmed_row
 from pqbench_orchestrator.compare import versions_of_a_run
 from pqbench_orchestrator.execute import Execution, Nobody, Watcher
+from pqbench_orchestrator.ledger import CELLS, Ledger, StepCache, cell_of
 from pqbench_orchestrator.ledger import FILE as LEDGER
-from pqbench_orchestrator.ledger import Ledger, StepCache, cell_of
 from pqbench_orchestrator.manifest import Goal, Inventory, Manifest, dump, load_inventory, load_manifest
 from pqbench_orchestrator.plan import Plan, plan
 from pqbench_orchestrator.recommend import Recommendation, recommend, text
@@ -36,6 +36,8 @@ from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
 LOCK = ".lock"  # names the process that executes the run
+STUDY = "search.sqlite"  # of a search
+SEARCH = "search-"  # begins the name of a search's folder
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 
 
@@ -88,13 +90,24 @@ def run_to_continue(path: Path, settings: Settings, prefix: str = "") -> Path:
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise InvalidInput(f"{path}: not a run: it has no {MANIFEST}")
+        if _is_search(path) != bool(prefix):
+            raise InvalidInput(f"{path} is {'a search' if _is_search(path) else 'no search'}: {_continuing(path)}")
         return path
     text = dump(read_experiment(path))
-    candidates = sorted((settings.data / "experiments").glob(f"{prefix}*/{MANIFEST}"), key=lambda p: p.stat().st_mtime)
+    experiments = settings.data / "experiments"
+    candidates = sorted(experiments.glob(f"{prefix}*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for candidate in reversed(candidates):
-        if candidate.read_text(encoding="utf-8") == text:
+        if candidate.read_text(encoding="utf-8") == text and _is_search(candidate.parent) == bool(prefix):
             return candidate.parent
     raise InvalidInput(f"{path}: no run of this manifest in {settings.data / 'experiments'}; leave out --continue")
+
+
+def _is_search(folder: Path) -> bool:
+    return (folder / STUDY).is_file() or folder.name.startswith(SEARCH)
+
+
+def _continuing(folder: Path) -> str:
+    return f"pqbench {'search' if _is_search(folder) else 'run'} --continue {folder}"
 
 
 def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callable[[Plan], None]) -> list[tables.Row]:
@@ -235,6 +248,7 @@ def write_outputs(folder: Path, ready: Prepared, made: Plan, record: dict[str, A
     table = tables.rows(made, ledger, store)
     ledger.record_cells((row["Cell"], row["Outcome"], row["Reason"], row) for row in table)
     ledger.describe({f"cell {cell.key}": json.dumps(cell.steps) for cell in made.cells})
+    ledger.describe({CELLS: json.dumps([cell.key for cell in made.cells])})
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
     tables.write_samples(made, ledger, store, folder / "samples.parquet")
@@ -296,7 +310,7 @@ def _write_report(folder: Path, table: list[tables.Row], record: dict[str, Any],
         manifest=manifest,
         details=details(folder, table),
         boxes=boxes(folder / "samples.parquet"),
-        recommendations=[text(one, folder.name, confirmed(folder, one)) for one in chosen],
+        recommendations=[text(one, str(folder), confirmed(folder, one)) for one in chosen],
         versions=versions_of_a_run(folder, record),
         sensitivity=sensitivity.figures_of(folder.parent, load_manifest(folder / MANIFEST)),
     )

@@ -9,6 +9,7 @@ Every step is shared with runs of the same data folder, and an interrupted searc
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Watcher
-from pqbench_orchestrator.manifest import Manifest, Measure, Recipe
+from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.recommend import COST, UNIT, cost_of, recommend
-from pqbench_orchestrator.run import Prepared, Settings, complete, executing
+from pqbench_orchestrator.recommend import COST, UNIT, chosen_on, cost_of, violations
+from pqbench_orchestrator.run import STUDY, Prepared, Settings, complete, executing
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row
 from pqbench_wire.errors import InvalidInput
 
-STUDY = "search.sqlite"
 TRIALS = "trials.csv"
 FEWEST_TRIALS, SHARE = 12, 3  # of the recipes one in SHARE is tried, and FEWEST at least
 RECIPE, AMOUNT = "recipe", "amount of {}"
@@ -77,7 +77,12 @@ def space_of(manifest: Manifest) -> Space:
             raise InvalidInput(
                 f"search answers one question: {name} must have one entry, not {len(getattr(manifest, name))}"
             )
-    families = {recipe.label: sorted(recipe.expanded(), key=_amount) for recipe in manifest.recipes if recipe.steps}
+    families: dict[str, list[Recipe]] = {}
+    for entry in manifest.recipes:
+        recipes = sorted((recipe for recipe in entry.expanded() if recipe.steps), key=_amount)
+        if recipes and entry.label in families:
+            raise InvalidInput(f"recipes: two entries are called {entry.label!r}; give one another name")
+        families |= {entry.label: recipes} if recipes else {}
     if not families:
         raise InvalidInput("search needs recipes with steps to choose from")
     return Space(families=families)
@@ -176,12 +181,13 @@ class _Search:
         return next(key for key in every if key not in self.tried.cost)
 
     def _evaluate(self, recipe: Recipe) -> Row:
-        """The cheapest target's row of a cheap trial; one without a cost where none could run it."""
-        chosen = self.ready.manifest.search
-        quick = Measure(
-            warmup_seconds=0.05, warmup_iterations=3, min_seconds=chosen.seconds, max_seconds=2 * chosen.seconds,
-            min_iterations=12, energy_seconds=self.ready.manifest.measure.energy_seconds if self._by_energy else 0.0,
-        )  # fmt: skip
+        """A cheap trial's row on the cheapest target, feasible if any is; without a cost where none could run it."""
+        chosen, measure = self.ready.manifest.search, self.ready.manifest.measure
+        quick = measure.model_copy(update={
+            "warmup_seconds": 0.05, "warmup_iterations": 3, "min_iterations": 12,
+            "min_seconds": chosen.seconds, "max_seconds": 2 * chosen.seconds,
+            "energy_seconds": measure.energy_seconds if self._by_energy else 0.0,
+        })  # fmt: skip
         update = {"recipes": (BASELINE, recipe), "measure": quick, "repeats": 1, "build_replicates": 1}
         manifest = self.ready.manifest.model_copy(update=update)
         made = plan(manifest, self.ready.facts, f"{self.folder.name} cheap", environment.own_versions(), cheap=True)
@@ -190,7 +196,7 @@ class _Search:
         self.ready.execution.run(Plan(steps=needed, cells=made.cells), keep=True)
         rows = tables.rows(made, self.ready.execution.ledger, self.ready.execution.store)
         own = [row for row in rows if row["Cell"] in mine]
-        return min(own, key=self._cost_of)
+        return min(own, key=lambda row: (self._broken(row), self._cost_of(row)))
 
     def _cost_of(self, row: Row) -> float:
         """What the goal minimizes; infinite where it could not run. A latency as if the machine had not changed."""
@@ -198,10 +204,13 @@ class _Search:
             return math.inf
         if row.get("Baseline Time (ms)") is not None:
             self.tried.baselines.setdefault(row["Target"], row["Baseline Time (ms)"])
-        return cost_of(row, self.ready.manifest.goal, self.tried.baselines.get(row["Target"])) or math.inf
+        measure = self.ready.manifest.measure
+        by_rate = measure.p99_seconds is not None and measure.rate is None
+        return cost_of(row, self.ready.manifest.goal, self.tried.baselines.get(row["Target"]), by_rate) or math.inf
 
     def _ran(self, row: Row) -> bool:
-        return row["Outcome"] == "ok" and row.get(self._cost) is not None
+        timed = row["Outcome"] == "ok" and row.get("Inference Time (ms)") is not None
+        return timed and row.get(self._cost) is not None
 
     @property
     def _cost(self) -> str:
@@ -214,36 +223,44 @@ class _Search:
     def _remember(self, family: str, index: int, row: Row) -> None:
         key, ran = (family, index), self._ran(row)
         self.tried.cost[key] = self._cost_of(row)
-        self.tried.feasible[key] = ran and not self._violations(row)
+        self.tried.feasible[key] = ran and not self._broken(row)
         self.tried.rows[key] = row
 
-    def _violations(self, row: Row) -> dict[str, float]:
-        """By the same rule as the recommendation's."""
-        found = recommend([row], self.ready.manifest.goal)[0]
-        return found.nearest.violations if found.nearest else {}
+    def _broken(self, row: Row) -> float:
+        """By how much the constraints are broken, by the same rule as the recommendation's."""
+        if not self._ran(row):
+            return BROKEN
+        shares = violations([row], self.ready.manifest.goal, chosen_on([row])).values()
+        return min(BROKEN, sum(shares))
 
     def _trial(self, family: str, index: int, row: Row) -> FrozenTrial:
         """A trial for TPE: cost and accuracy as objectives, broken constraints beside them."""
         distributions, ran = self.space.distributions(family), self._ran(row)
-        broken = sum(self._violations(row).values()) if ran else BROKEN
         return optuna.create_trial(
             params={RECIPE: family} | {name: index for name in distributions if name != RECIPE},
             distributions=distributions,
             values=[self._cost_of(row), -_accuracy(row)] if ran else [BROKEN, BROKEN],
             user_attrs={"family": family, "index": index, "row": json.dumps(row)},
-            constraints={"goal": broken},
+            constraints={"goal": self._broken(row)},
         )
 
     def _study(self) -> optuna.Study:
         sampler = optuna.samplers.TPESampler(seed=self.ready.manifest.seed, n_startup_trials=len(self.space.families))
         storage = f"sqlite:///{(self.folder / STUDY).resolve()}"
         return optuna.create_study(
-            study_name="search",
+            study_name=self._question,
             storage=storage,
             sampler=sampler,
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
+
+    @property
+    def _question(self) -> str:
+        """What the trials are about: those of another space or goal are not gone on with."""
+        space = {name: [recipe.identity for recipe in recipes] for name, recipes in self.space.families.items()}
+        asked = json.dumps([space, self.ready.manifest.goal.model_dump(), self.ready.manifest.search.seconds])
+        return hashlib.sha256(asked.encode()).hexdigest()
 
     def _report(self, family: str, index: int, row: Row) -> None:
         feasible = "" if self.tried.feasible[family, index] else ", not feasible"

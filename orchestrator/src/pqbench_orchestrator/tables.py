@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pqbench.common.v1.common_pb2 import Blob, Form
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.ledger import Ledger, StepRecord
-from pqbench_orchestrator.manifest import KINDS
+from pqbench_orchestrator.manifest import KINDS, WITHOUT_METHOD, Recipe, Step
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.plan import DIAGNOSTICS, Cell, Plan
 from pqbench_orchestrator.stats import (
@@ -86,21 +86,37 @@ def write_parquet(table: list[Row], path: Path) -> None:
 
 
 def write_samples(plan: Plan, ledger: Ledger, store: BlobStore, path: Path) -> None:
-    """All raw samples: cell, role (variant or baseline), block, start and latency in seconds."""
+    """All raw samples: cell, build (0, replicates from 1), role (variant or baseline), block, start and latency; and
+    compute, h2d and d2h where a device has events. Seconds; not a number where a cell has none.
+    """
     parts: list[dict[str, np.ndarray]] = []
     for cell in plan.cells:
-        record = _done(ledger, cell, "measure")
-        if record is None:
-            continue
-        arrays = store.archive(_message(record, MeasureResult).samples)
-        for index, role in enumerate(("variant", "baseline")):
-            if f"latency_{index}" not in arrays:
-                continue
-            count = len(arrays[f"latency_{index}"])
-            columns = {name: arrays[f"{name}_{index}"] for name in ("block", "start", "latency")}
-            parts.append({"cell": np.full(count, cell.key), "role": np.full(count, role), **columns})
+        for build, record in enumerate(_measurements(ledger, cell)):
+            if record is not None:
+                arrays = store.archive(_message(record, MeasureResult).samples)
+                parts += _samples(arrays, cell.key, build)
     if parts:
-        _write({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, path)
+        names = dict.fromkeys(name for part in parts for name in part)
+        _write({name: np.concatenate([_filled(part, name) for part in parts]) for name in names}, path)
+
+
+def _measurements(ledger: Ledger, cell: Cell) -> list[StepRecord | None]:
+    """Of the engine and of its replicates."""
+    return [_done(ledger, cell, role) for role in cell.steps if role == "measure" or role.startswith("measure ")]
+
+
+def _samples(arrays: dict[str, np.ndarray], cell: str, build: int) -> Iterator[dict[str, np.ndarray]]:
+    for index, role in enumerate(("variant", "baseline")):
+        names = ("block", "start", "latency", "compute", "h2d", "d2h")
+        columns = {name: arrays[f"{name}_{index}"] for name in names if f"{name}_{index}" in arrays}
+        if columns:
+            count = len(columns["latency"])
+            said = {"cell": np.full(count, cell), "build": np.full(count, build), "role": np.full(count, role)}
+            yield said | columns
+
+
+def _filled(part: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return part[name] if name in part else np.full(len(part["latency"]), np.nan)
 
 
 def _columns(table: list[Row]) -> list[str]:
@@ -139,6 +155,8 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
         "Outcome": "",
         "Reason": "",
         "Recipe": cell.recipe.label,
+        "Baseline": not cell.recipe.steps,
+        "Technique": technique(cell.recipe),
         "Target": cell.target.name,
         "Backend": cell.target.backend,
         "Precision": cell.precision or None,
@@ -156,6 +174,17 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     _add_causes(row, cell, ledger)
     row["Cell"] = cell.key
     return row
+
+
+def technique(recipe: Recipe) -> str:
+    """What a recipe does but for the amounts, as "removal(criterion=taylor) + finetune(epochs=2)"."""
+    return " + ".join(_step_without_amount(step) for step in recipe.steps) or OFF
+
+
+def _step_without_amount(step: Step) -> str:
+    name = step.kind if step.kind in WITHOUT_METHOD else step.method.rpartition(":")[2]
+    chosen = ", ".join(f"{key}={value}" for key, value in sorted(step.config.items()) if key != "amount")
+    return f"{name}({chosen})" if chosen else name
 
 
 def _outcome(cell: Cell, ledger: Ledger) -> tuple[str, str]:
@@ -265,6 +294,7 @@ def _add_times(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     result = _message(record, MeasureResult)
     blocks = store.archive(result.samples)
     row |= time_columns(result, blocks, cell.batch_size, cell.scenario)
+    row["CUDA Graph"] = dict(result.timings[0].settings).get("cuda_graph")
     unpaired = _done(ledger, cell, "baseline measure")
     if unpaired is not None:
         baseline = _message(unpaired, MeasureResult)
@@ -316,7 +346,7 @@ def speedup_columns(ratio: Ratio) -> Row:
 
 def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays: dict[str, np.ndarray]) -> None:
     """How the medians of blocks differ inside a measurement, and those of engines built anew from each other."""
-    replicates = [_done(ledger, cell, role) for role in cell.steps if role.startswith("measure ")]
+    replicates = _measurements(ledger, cell)[1:]
     results = [_message(record, MeasureResult) for record in replicates if record is not None]
     blocks = [block_medians(arrays), *(block_medians(store.archive(one.samples)) for one in results)]
     row["Within-Run SD (%)"] = spread_percent(blocks)

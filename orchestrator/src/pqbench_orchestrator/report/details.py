@@ -18,13 +18,13 @@ MOST_LAYERS = 400
 Details = dict[str, dict[str, Any]]  # by cell
 QUANTILES_SQL = """
 SELECT cell, quantile_cont(latency * 1000, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM read_parquet(?)
-WHERE role = 'variant' GROUP BY cell
+WHERE role = 'variant' AND build = 0 GROUP BY cell
 """
 SAMPLES_SQL = """
 WITH numbered AS (
   SELECT cell, role, start, latency, block,
     row_number() OVER one - 1 AS n, count(*) OVER (PARTITION BY cell, role) AS total
-  FROM read_parquet(?) WINDOW one AS (PARTITION BY cell, role ORDER BY start)
+  FROM read_parquet(?) WHERE build = 0 WINDOW one AS (PARTITION BY cell, role ORDER BY start)
 )
 SELECT cell, role, round(start, 4), round(latency * 1000, 6), block FROM numbered
 WHERE n % (1 + (total - 1) // ?) = 0 ORDER BY cell, role, start

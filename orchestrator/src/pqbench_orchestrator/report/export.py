@@ -43,7 +43,7 @@ LATEX = str.maketrans({"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$
 def write_figures(page: Path, folder: Path) -> list[Path]:
     """Have a browser without a window draw the page's figures; returns the files, two for each figure.
 
-    Raises Unavailable where there is no Chromium or Chrome.
+    Raises Unavailable where there is no Chromium or Chrome, Failed where it does not draw them.
     """
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
@@ -57,7 +57,10 @@ def write_figures(page: Path, folder: Path) -> list[Path]:
             "--dump-dom",
             f"{page.resolve().as_uri()}#export",
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{browser} did not draw the figures of {page} within {SECONDS} s") from error
     exported = EXPORTED.search(done.stdout)
     if exported is None:
         last = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]

@@ -31,6 +31,24 @@ function grouped(cells, key) {
   return groups;
 }
 
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return (sorted[Math.floor((sorted.length - 1) / 2)] + sorted[Math.ceil((sorted.length - 1) / 2)]) / 2;
+}
+
+// One row for each recipe, target, batch size and concurrency: the median of its sessions' latencies, between their ends.
+function overSessions(cells) {
+  const key = (row) => JSON.stringify([row.Recipe, row.Target, row["Batch Size"], row.Concurrency]);
+  return [...grouped(cells, key).values()].map((own) => {
+    const times = own.map((row) => row["Inference Time (ms)"]).filter(known);
+    if (times.length < 2) return own[0];
+    return {
+      ...own[0], "Inference Time (ms)": median(times), "Median Low (ms)": Math.min(...times), "Median High (ms)": Math.max(...times),
+      "Images/s": median(own.map((row) => row["Images/s"]).filter(known)),
+    };
+  });
+}
+
 function byTarget(cells, make) {
   return [...grouped(cells, (row) => row.Target)].map(([target, own]) => {
     const index = targets.indexOf(target);
@@ -71,26 +89,39 @@ function tradeoff(cells, cost) {
   return { traces, layout: layout(COSTS[cost], "Accuracy (%)", { xaxis: { type: "log" } }) };
 }
 
-// Lines over the pruned share, one for each pruner, quantizer and target; the unpruned model is their beginning.
+// Lines over the pruned share, one for each technique and target; the unpruned model is their beginning.
 function overAmount(column, title, only = () => true) {
   return (cells) => {
     const pruned = cells.filter((row) => typeof row.Amount === "number" && known(row[column]) && only(row));
     if (!pruned.length) return null;
-    const name = (row) => [row.Pruner, row.Quantizer, targets.length > 1 ? row.Target : "-"].filter((part) => part !== "-").join(", ");
-    const traces = [...grouped(pruned, name)].slice(0, MOST_SERIES).map(([label, own], index) => {
+    const series = [...grouped(pruned, (row) => JSON.stringify([row.Technique, row.Target])).values()].slice(0, MOST_SERIES);
+    const names = lineNames(series.map((own) => own[0]));
+    const traces = series.map((own, index) => {
       const first = own[0];
-      const whole = cells.filter((row) =>
-        row.Pruner === "-" && row.Target === first.Target && row.Quantizer === first.Quantizer && known(row[column]));
+      const whole = cells.filter((row) => row.Target === first.Target && known(row[column]) && isUnpruned(row, first));
       const points = [...whole.map((row) => [0, row[column]]), ...own.map((row) => [row.Amount, row[column]])];
       points.sort((a, b) => a[0] - b[0]);
       return {
-        type: "scatter", mode: "lines+markers", name: label, x: points.map((p) => p[0]), y: points.map((p) => p[1]),
+        type: "scatter", mode: "lines+markers", name: names[index], x: points.map((p) => p[0]), y: points.map((p) => p[1]),
         line: { color: colour(index), dash: DASHES[Math.floor(index / COLOURS.length) % DASHES.length] },
         marker: { symbol: symbol(targets.indexOf(first.Target)), size: 8 }, hovertemplate: "%{x:.0%} pruned<br>%{y:.4~g}",
       };
     });
     return { traces, layout: layout("Pruned share", title, { xaxis: { tickformat: ".0%" } }) };
   };
+}
+
+// Whether a row is the pruned row's recipe without the pruning.
+function isUnpruned(row, pruned) {
+  return row.Pruner === "-" && row.Quantizer === pruned.Quantizer && (row.Baseline || pruned.Technique.endsWith(row.Technique));
+}
+
+// Short names of lines, the whole technique where two would be the same.
+function lineNames(firsts) {
+  const name = (row, ...parts) => [...parts, targets.length > 1 ? row.Target : "-"].filter((part) => part !== "-").join(", ");
+  const short = firsts.map((row) => name(row, row.Pruner, row.Quantizer));
+  return short.map((own, index) =>
+    short.filter((other) => other === own).length > 1 ? name(firsts[index], firsts[index].Technique) : own);
 }
 
 function boxes(cells) {
@@ -156,10 +187,10 @@ const FIGURES = [
     draw: tradeoff },
   { id: "amount", title: "Accuracy against pruning amount", caption: "The unpruned model is each line's beginning.",
     draw: overAmount("Accuracy", "Accuracy (%)") },
-  { id: "latency", title: "Latency", caption: "Median latency of one batch; shorter is better.",
+  { id: "latency", title: "Latency", caption: "Median latency of one batch, over sessions their median; shorter is better.",
     draw: barsOf("Inference Time (ms)", "Median latency (ms)") },
   { id: "batch", title: "Latency against batch size", spread: ["Batch Size"],
-    caption: "Boxes are quartiles of all calls, whiskers the 5th and 95th percentile.", draw: boxes },
+    caption: "Boxes are quartiles of all calls of the first session, whiskers the 5th and 95th percentile.", draw: boxes },
   { id: "removal-latency", title: "Latency against removal amount", caption: "Channels that are really removed.",
     draw: overAmount("Inference Time (ms)", "Median latency (ms)", (row) => row.Pruner === "removal") },
   { id: "removal-size", title: "Size against removal amount", caption: "The state dict; the engine where the recipe quantizes too.",
@@ -216,7 +247,7 @@ function costSelect(figure) {
 
 function made(figure) {
   const cost = document.getElementById("cost")?.value;
-  return figure.draw(selected(...(figure.spread ?? [])), cost || "Inference Time (ms)");
+  return figure.draw(overSessions(selected(...(figure.spread ?? []))), cost || "Inference Time (ms)");
 }
 
 // Show a figure, if it was looked at already, or hide it where it has nothing to show.
@@ -241,14 +272,20 @@ function redraw() {
   for (const figure of FIGURES) drawFigure(figure);
 }
 
-function drawSensitivity() {
-  const place = document.getElementById("sensitivity");
-  if (!place) return;
-  for (const [index, figure] of json("sensitivity-data").entries()) {
-    const id = `sensitivity${index}`;
-    if (!document.getElementById(id)) place.append(element("div", "", { id, className: "chart" }));
+// The figures of the layers' sensitivity in the page's colours; none where there was no scan.
+function sensitivityFigures() {
+  if (!document.getElementById("sensitivity")) return [];
+  return json("sensitivity-data").map((figure) => {
     const own = layout("", "");
     const axes = ["xaxis", "yaxis", "yaxis2"].map((name) => [name, { ...own.xaxis, ...figure.layout[name] }]);
-    Plotly.react(id, figure.data, { ...own, ...figure.layout, ...Object.fromEntries(axes) }, CONFIG);
+    return { data: figure.data, layout: { ...own, ...figure.layout, ...Object.fromEntries(axes) } };
+  });
+}
+
+function drawSensitivity() {
+  for (const [index, figure] of sensitivityFigures().entries()) {
+    const id = `sensitivity${index}`;
+    if (!document.getElementById(id)) document.getElementById("sensitivity").append(element("div", "", { id, className: "chart" }));
+    Plotly.react(id, figure.data, figure.layout, CONFIG);
   }
 }

@@ -9,9 +9,9 @@ function follow() {
   }
 }
 
-// Each choice of model, dataset and batch size that has cells, as the filters' values.
+// Each choice of model, dataset, batch size and concurrency that has cells, as the filters' values.
 function choices() {
-  const names = ["Model", "Dataset", "Batch Size"];
+  const names = FILTERS.filter((name) => !FREE.includes(name));
   const seen = new Map(rows.map((row) => [names.map((name) => row[name]).join(" "), names.map((name) => [name, row[name]])]));
   return [...seen.values()];
 }
@@ -23,20 +23,24 @@ function choose(values) {
 
 async function exportFigures() {
   const found = {};
+  const add = async (name, traces, layout) => {
+    layout.paper_bgcolor = layout.plot_bgcolor = "#ffffff";
+    for (const format of ["svg", "png"]) {
+      const size = { format, width: 1000, height: 600, scale: format === "png" ? 2 : 1 };
+      found[`${name}.${format}`] = await Plotly.toImage({ data: traces, layout }, size);
+    }
+  };
   const all = choices();
   for (const choice of all) {
     choose(choice);
-    const prefix = all.length > 1 ? `${choice.map(([, value]) => value).join("-").replace(/[^\w.-]+/g, "-")}-` : "";
+    const told = choice.filter(([name]) => unique(name).length > 1).map(([, value]) => value);
+    const prefix = told.length ? `${told.join("-").replace(/[^\w.-]+/g, "-")}-` : "";
     for (const figure of FIGURES) {
       const result = made(figure);
-      if (!result) continue;
-      result.layout.paper_bgcolor = result.layout.plot_bgcolor = "#ffffff";
-      for (const format of ["svg", "png"]) {
-        const size = { format, width: 1000, height: 600, scale: format === "png" ? 2 : 1 };
-        found[`${prefix}${figure.id}.${format}`] = await Plotly.toImage({ data: result.traces, layout: result.layout }, size);
-      }
+      if (result) await add(`${prefix}${figure.id}`, result.traces, result.layout);
     }
   }
+  for (const [index, figure] of sensitivityFigures().entries()) await add(`sensitivity-${index + 1}`, figure.data, figure.layout);
   document.body.append(element("script", JSON.stringify(found), { id: "exported", type: "application/json" }));
 }
 
