@@ -1,7 +1,8 @@
 """How often is a verdict right?  python benchmarks/verdicts.py [--times 20]
 
 Two engines of one variant must be called the same, a planted slowdown of 5 % must be found, and INT8 must never be
-called the same as FP32: each 20 times, in fresh sessions, by the clock and the statistics that every cell has.
+called the same as FP32: each 20 times, in fresh sessions, by the clock and the statistics that every cell has. The
+first two once more as `pqbench compare` sees them: two runs of five sessions each, no session with both engines in it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fidelity import SETTINGS, Case, case
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
+from pqbench_orchestrator.compare import Session, Side, compare
 from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, paired_speedup, verdict
 from pqbench_runtime import timing
 from pqbench_runtime.backend import BACKENDS, Job, Shape
@@ -28,8 +30,9 @@ from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
 
 RESULT = Path(__file__).parent / "results/verdicts.json"
-SLOWDOWN, RIGHT = 0.05, 18 / 20
+SLOWDOWN, RIGHT, REPEATS = 0.05, 18 / 20, 5
 Call = Callable[[], object]
+Judge = Callable[[Case, Precision, float, argparse.Namespace], tuple[str, Ratio]]
 
 
 def session(one: Case, precision: Precision, folder: Path, threads: int) -> Call:
@@ -66,16 +69,47 @@ def slowed(call: Call, share: float) -> Call:
     return slow
 
 
-def judged(old: Call, new: Call, seconds: float) -> tuple[str, Ratio]:
+def loaded(one: Case, precision: Precision, slowdown: float, threads: int, folder: str) -> Call:
+    """A fresh session's call, slowed down where it is to be."""
+    call = session(one, precision, Path(folder), threads)
+    return slowed(call, slowdown) if slowdown else call
+
+
+def paired(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> tuple[str, Ratio]:
     """The verdict on new over old latency, both in one interleaved measurement."""
-    settings = pb.MeasureSettings(**SETTINGS, min_seconds=seconds, max_seconds=seconds)
-    one, other = timing.measure([[new], [old]], settings)
-    found = paired_speedup(np.array(other.latency), np.array(other.block), np.array(one.latency), np.array(one.block))
+    settings = pb.MeasureSettings(**SETTINGS, min_seconds=options.seconds, max_seconds=options.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        old = session(one, Precision.PRECISION_FP32, Path(folder), options.threads)
+        new = loaded(one, precision, slowdown, options.threads, folder)
+        fresh, base = timing.measure([[new], [old]], settings)
+    arrays = (base.latency, base.block, fresh.latency, fresh.block)
+    found = paired_speedup(*(np.array(values) for values in arrays))
     return verdict(found), found
 
 
+def compared(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> tuple[str, Ratio]:
+    """The verdict of `pqbench compare` on two runs of several sessions each, one after the other."""
+    old, new = (run_of(one, precision, share, options) for share in (0.0, slowdown))
+    (change,) = compare(old, new)
+    assert change.ratio is not None
+    return change.verdict, change.ratio
+
+
+def run_of(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> Side:
+    """A run of one cell with repeats."""
+    seconds = options.seconds / REPEATS
+    settings = pb.MeasureSettings(**SETTINGS, min_seconds=seconds, max_seconds=seconds)
+    sessions = []
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory() as folder:
+            (found,) = timing.measure([[loaded(one, precision, slowdown, options.threads, folder)]], settings)
+        row = {"Outcome": "ok", "Inference Time (ms)": 1e3 * float(np.median(found.latency))}
+        sessions.append(Session(row=row, blocks=[]))
+    return Side(name="run", cells={("cell",): sessions})
+
+
 def main() -> int:
-    """The three experiments, printed and kept."""
+    """The experiments, printed and kept."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -83,23 +117,22 @@ def main() -> int:
     options = parser.parse_args()
     one = case("cifar", "resnet20", 8)
     fp32, int8 = Precision.PRECISION_FP32, Precision.PRECISION_INT8
-    experiments: dict[str, tuple[Precision, float, set[str], float]] = {
-        "the same variant twice": (fp32, 0.0, {SAME}, RIGHT),
-        "slowed down by 5 %": (fp32, SLOWDOWN, {WORSE}, RIGHT),
-        "INT8 against FP32": (int8, 0.0, {BETTER, WORSE}, 1.0),
+    experiments: dict[str, tuple[Judge, Precision, float, set[str], float]] = {
+        "the same variant twice": (paired, fp32, 0.0, {SAME}, RIGHT),
+        "slowed down by 5 %": (paired, fp32, SLOWDOWN, {WORSE}, RIGHT),
+        "INT8 against FP32": (paired, int8, 0.0, {BETTER, WORSE}, 1.0),
+        "the same variant in two runs": (compared, fp32, 0.0, {SAME}, RIGHT),
+        "slowed down by 5 % in another run": (compared, fp32, SLOWDOWN, {WORSE}, RIGHT),
     }
     record: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"), "machine": platform.platform(), "times": options.times,
         "seconds": options.seconds, "versions": versions_of("onnxruntime"), "results": {},
     }  # fmt: skip
     good = True
-    for name, (precision, slowdown, wanted, share) in experiments.items():
+    for name, (judge, precision, slowdown, wanted, share) in experiments.items():
         verdicts, ratios = [], []
         for _ in range(options.times):
-            with tempfile.TemporaryDirectory() as folder:
-                old = session(one, fp32, Path(folder), options.threads)
-                new = session(one, precision, Path(folder), options.threads)
-                said, ratio = judged(old, slowed(new, slowdown) if slowdown else new, options.seconds)
+            said, ratio = judge(one, precision, slowdown, options)
             verdicts.append(said)
             ratios.append(round(ratio.value, 4))
         right = sum(said in wanted for said in verdicts)

@@ -53,7 +53,7 @@ def test_recommend_says_what_binds(quickstart: Path, pqbench: Pqbench) -> None:
     assert done.code == 1 and "what binds is p99" in done.out and "The nearest is" in done.out
     for wrong, problem in (
         (["--p99", "5"], "--p99: '5' is no time; write 5ms"),
-        (["--max-drop", "much"], "--max-drop: 'much' is no share"),
+        (["--max-drop", "much"], "--max-drop: 'much' is no percentage"),
         (["--minimize", "latnecy"], "minimize: input should be 'latency', 'size' or 'energy'"),
         (["--target", "nobody"], "no timed cell is left by these filters"),
     ):

@@ -124,7 +124,8 @@ class Ledger:
         """The newest columns of every cell of the newest plan, in its order."""
         rows = self._db.execute("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
         newest = {key: json.loads(row) for key, row in rows}
-        return [newest[key] for key in json.loads(self.description().get(CELLS, "[]")) if key in newest]
+        planned = self.description().get(CELLS)  # not in the ledgers of old runs
+        return [newest[key] for key in (json.loads(planned) if planned else newest) if key in newest]
 
     def close(self) -> None:
         """Close the file."""

@@ -20,11 +20,21 @@ from pqbench_orchestrator.compare import (
     regressions,
 )
 from pqbench_orchestrator.manifest import Goal
-from pqbench_orchestrator.recommend import Recommendation, recommend, text, told_apart
+from pqbench_orchestrator.recommend import (
+    INVALID,
+    UNKNOWN_ACCURACY,
+    Candidate,
+    Recommendation,
+    broken_again,
+    recommend,
+    text,
+    told_apart,
+)
 from pqbench_orchestrator.report.export import latex
 from pqbench_orchestrator.report.export import markdown as table_in_markdown
 from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, verdict
 from pqbench_orchestrator.why import explain
+from pqbench_wire.errors import InvalidInput
 
 KEY = ("m", "d", "r", 1, 1)
 
@@ -39,8 +49,8 @@ def session(ms: float, blocks: int = 6, noise: float = 0.002, seed: int = 0, **c
         "Scenario": "single-stream",
         "Stable": True,
     }
-    layers, right = changes.pop("layers", []), changes.pop("right", None)
-    return Session(row=row | changes, blocks=list(times), layers=layers, right=right)
+    layers, right, images = changes.pop("layers", []), changes.pop("right", None), changes.pop("images", "the same")
+    return Session(row=row | changes, blocks=list(times), layers=layers, right=right, images=images)
 
 
 def side(*sessions: Session) -> Side:
@@ -55,7 +65,7 @@ def changed(old: Side, new: Side, anyway: bool = False) -> Change:
 def test_one_session_each_needs_a_change_beyond_what_sessions_differ() -> None:
     assert changed(side(session(1.0)), side(session(1.03, seed=1))).verdict == SAME
     slower = changed(side(session(1.0)), side(session(1.1, seed=1)))
-    assert slower.verdict == WORSE and "one session each" in slower.reason
+    assert slower.verdict == WORSE and slower.alone and "one session" in slower.reason
     assert slower.ratio is not None and slower.ratio.low < 1.1 < slower.ratio.high
 
 
@@ -89,6 +99,39 @@ def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:
     assert regressions([worse, slower], 0.03) == [worse, slower] and regressions([slower], 0.2) == []
 
 
+def test_a_cell_that_does_not_run_any_more_is_a_regression() -> None:
+    lost = changed(side(session(1.0)), side(session(1.0, Outcome="failed", Reason="broke")))
+    assert lost.lost and regressions([lost], 0.03) == [lost]
+    never = changed(
+        side(session(1.0, Outcome="refused", Reason="x")), side(session(1.0, Outcome="refused", Reason="x"))
+    )
+    assert not never.lost and regressions([never], 0.03) == []
+
+
+def test_accuracies_of_other_images_are_compared_by_their_intervals() -> None:
+    right = np.ones(500, bool)
+    scores = [{"Accuracy Low": low, "Accuracy High": low + 4.0} for low in (80.0, 82.0, 70.0)]
+    near, far = (
+        changed(side(session(1.0, right=right, **scores[0])), side(session(1.0, right=right, images="others", **other)))
+        for other in scores[1:]
+    )
+    assert near.accuracy is None and near.accuracy_verdict == SAME and "not of the same images" in near.reason
+    assert far.accuracy_verdict == WORSE and regressions([far], 0.03) == [far]
+
+
+def test_one_target_is_not_compared_with_all_of_another_run() -> None:
+    with pytest.raises(InvalidInput, match="name a target on both sides or on none"):
+        compare(Side(name="a", cells={}, of_target=True), Side(name="b", cells={}))
+
+
+def test_an_invalid_server_run_has_no_latency_to_compare() -> None:
+    served = {"Scenario": "server", "Rate (1/s)": 100.0}
+    valid, invalid = (side(session(1.0, Valid=valid, **served)) for valid in (True, False))
+    assert "server run of the new side is invalid" in changed(valid, invalid).reason
+    faster = side(session(1.0, Valid=True, **(served | {"Rate (1/s)": 120.0})))
+    assert changed(valid, faster).reason == "calls a second: 100.0 and 120.0"
+
+
 def test_layers_that_run_in_another_precision_are_named() -> None:
     layers = [
         [{"name": "c1", "precision": p, "compute": True}, {"name": "x", "precision": p}] for p in ("FP16", "FP32")
@@ -113,6 +156,7 @@ def row(recipe: str, ms: float, drop: float = 0.0, **changes: Any) -> dict[str, 
     speedup = None if recipe == "baseline" else 10 / ms
     return {
         "Model": "m", "Dataset": "d", "Batch Size": 1, "Concurrency": 1, "Recipe": recipe, "Target": "t", "Cell": recipe,
+        "Baseline": recipe == "baseline",
         "Outcome": "ok", "Inference Time (ms)": ms, "Median Low (ms)": ms, "Median High (ms)": ms, "P99 (ms)": 2 * ms,
         "Speedup": speedup, "Speedup Low": speedup and speedup * 0.99, "Speedup High": speedup and speedup * 1.01,
         "Paired": True if speedup else None, "Baseline Time (ms)": 10.0 if speedup else None, "Engine (bytes)": int(1e6 * ms),
@@ -159,7 +203,7 @@ def test_the_choice_is_made_on_held_out_images_not_on_those_that_score() -> None
     assert found.best is not None and found.best.row["Recipe"] == "fair"
     without = [one | {"Held-out Change": None} for one in flattered]
     other = only(without)
-    assert other.best is not None and other.best.row["Recipe"] == "lucky" and "no training split" in other.chosen_on
+    assert other.best is not None and other.best.row["Recipe"] == "lucky" and "the split that scores" in other.chosen_on
 
 
 def test_a_machine_that_drifts_does_not_decide() -> None:
@@ -199,9 +243,44 @@ def test_repeats_are_one_candidate() -> None:
     assert found.best is not None and found.best.row["Recipe"] == "b", "the median of 5.0, 1.0 and 5.1"
 
 
+def test_an_accuracy_that_is_not_known_breaks_the_bound() -> None:
+    unscored = row("fast", 1.0, **{"Held-out Change": None, "Accuracy Change": None})
+    found = only([*GRID, unscored], max_drop=1.0)
+    assert found.best is not None and found.best.row["Recipe"] == "b"
+    alone = only([row("baseline", 10.0, Outcome="failed"), unscored, row("c", 2.0, 4.0)], max_drop=1.0)
+    assert alone.best is None and set(alone.binding) == {UNKNOWN_ACCURACY, "max-drop"}
+    nothing = only([one | {"Held-out Change": None, "Accuracy Change": None} for one in GRID])
+    assert nothing.best is not None and "no accuracy is known" in nothing.chosen_on
+
+
+def test_the_highest_rate_decides_and_an_invalid_run_does_not() -> None:
+    rates = {"baseline": 100.0, "a": 150.0, "b": 300.0, "d": 200.0}
+    served = [
+        one | {"Rate (1/s)": rates[one["Recipe"]], "Valid": one["Recipe"] != "b"}
+        for one in GRID
+        if one["Recipe"] in rates
+    ]
+    found = only(served, max_drop=1.0)
+    assert found.best is not None and found.best.row["Recipe"] == "d", "b is invalid, a and the baseline held less"
+    assert "200 calls a second" in text(found, "RUN")[1]
+    refused = only([one for one in served if one["Recipe"] == "b"], max_drop=1.0)
+    assert refused.best is None and refused.binding == [INVALID]
+
+
+def test_a_choice_that_breaks_its_bound_when_measured_again_is_told() -> None:
+    found = only(GRID, max_drop=1.0, p99_seconds=0.010)
+    assert found.best is not None and found.best.row["Recipe"] == "b"
+    again = found.best.row | {"P99 (ms)": 12.0}
+    assert broken_again(found, again) == {"p99": pytest.approx(0.2)}
+    assert "Measured again it breaks p99 by 20% of its bound." in text(found, "RUN", again)
+    assert broken_again(found, found.best.row) == {} == broken_again(found, {"Error": "gone"})
+
+
 def test_different_targets_are_told_apart_only_beyond_what_sessions_differ() -> None:
-    a, b = row("a", 5.0), row("b", 5.1, Target="u")
-    assert not told_apart(a, b, Goal()) and told_apart(a, row("b", 5.5, Target="u"), Goal())
+    a, near, far = (Candidate(row=row("a", ms, Target=t), cost=ms) for ms, t in ((5.0, "t"), (5.1, "u"), (5.5, "u")))
+    assert not told_apart(a, near, Goal()) and told_apart(a, far, Goal())
+    exact = [Candidate(row=row("a", ms), cost=ms, error=0.001) for ms in (5.0, 5.1)]
+    assert told_apart(*exact, Goal()), "on one target the speed-ups' errors tell"
 
 
 def layer(name: str, kind: str, precision: str, seconds: float, compute: bool = False) -> dict[str, Any]:

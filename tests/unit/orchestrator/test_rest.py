@@ -14,7 +14,7 @@ from PIL import Image
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.dataset import DATASETS, chosen, fit
-from pqbench_orchestrator.ledger import Ledger, StepCache
+from pqbench_orchestrator.ledger import CELLS, Ledger, StepCache
 from pqbench_orchestrator.report.page import Report, write_report
 from pqbench_orchestrator.stats import paired_speedup, pareto_front
 from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, write_csv, write_parquet
@@ -43,7 +43,11 @@ def test_cells_keep_their_order_and_show_their_newest_row(tmp_path: Path) -> Non
     ledger = Ledger(tmp_path / "l.sqlite")
     ledger.record_cells([("a", "failed", "x", {"n": 1}), ("b", "ok", "", {"n": 2})])
     ledger.record_cells([("a", "ok", "", {"n": 3})])
+    assert sorted(one["n"] for one in ledger.cells()) == [2, 3], "a ledger of an older version names no plan"
+    ledger.describe({CELLS: '["a", "new", "b"]'})
     assert ledger.cells() == [{"n": 3}, {"n": 2}]
+    ledger.describe({CELLS: '["b"]'})
+    assert ledger.cells() == [{"n": 2}], "what the newest plan has not is not shown"
     ledger.close()
 
 
@@ -170,7 +174,10 @@ def test_a_folder_with_a_broken_image_says_which(tmp_path: Path) -> None:
 def test_device_times_are_columns_where_there_is_a_gpu() -> None:
     assert device_columns(MeasureResult(timings=[EngineTiming(median=1)])) == {}
     timing = EngineTiming(device={"compute": DeviceTime(median=0.002), "h2d": DeviceTime(median=0.0005)})
-    readings = [GpuReading(power_watts=50, sm_mhz=1500), GpuReading(power_watts=70, sm_mhz=1200), GpuReading()]
+    at_rest, at_work = GpuReading(power_watts=50, sm_mhz=1500), GpuReading(power_watts=70, sm_mhz=1200)
+    readings = [at_rest, at_work, GpuReading(sm_mhz=1300)]
     assert device_columns(MeasureResult(timings=[timing], gpu=readings)) == {
-        "Compute (ms)": 2.0, "H2D (ms)": 0.5, "GPU Power (W)": 60.0, "SM Clock Min (MHz)": 1200,
-        "SM Clock Max (MHz)": 1500}  # fmt: skip
+        "Compute (ms)": 2.0, "H2D (ms)": 0.5, "GPU Power (W)": 70.0, "SM Clock Min (MHz)": 1200,
+        "SM Clock Max (MHz)": 1300}  # fmt: skip
+    counted = [GpuReading(power_watts=50, energy_joules=100, seconds=1), GpuReading(energy_joules=220, seconds=3)]
+    assert device_columns(MeasureResult(timings=[timing], gpu=counted))["GPU Power (W)"] == 60.0

@@ -1,0 +1,48 @@
+"""What the command line says and returns, without services."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pqbench_orchestrator import compare
+from pqbench_orchestrator.cli import _gate, _points
+from pqbench_orchestrator.display import LiveDisplay
+from pqbench_orchestrator.ledger import StepRecord
+from pqbench_orchestrator.plan import Step
+from pqbench_orchestrator.stats import SAME
+from pqbench_wire.errors import InvalidInput
+
+
+@pytest.mark.parametrize(("text", "points"), [("1%", 1.0), ("1", 1.0), ("0.5%", 0.5), ("0", 0.0)])
+def test_a_percentage_is_in_points_with_and_without_its_sign(text: str, points: float) -> None:
+    assert _points(text, "--max-drop") == points
+
+
+@pytest.mark.parametrize("text", ["much", "-1%", "101%", "nan", "%"])
+def test_what_is_no_percentage_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=f"--max-drop: '{text}' is"):
+        _points(text, "--max-drop")
+
+
+def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, reason="scenario: a and b")
+    with pytest.raises(InvalidInput, match="no cell could be compared"):
+        _gate([refused], 0.03)
+    row = {"Outcome": "ok", "Inference Time (ms)": 1.0}
+    lost = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, old=row, new={"Outcome": "failed"})
+    same = compare.Change(cell=("m",), verdict=SAME, alone=True)
+    assert _gate([same], 0.1) == 0 and capsys.readouterr().err == ""
+    assert _gate([same, lost], 0.03) == 1
+    said = capsys.readouterr().err
+    assert "1 of 2 cells could not be compared" in said and "set repeats" in said and "1 of 2 cells got worse" in said
+
+
+def test_what_looks_like_markup_in_a_reason_is_shown_as_it_is() -> None:
+    written = io.StringIO()
+    live = LiveDisplay(Console(file=written, width=200))
+    step = Step(key="k", kind="build", label="m[/x]", place="target t", spec={}, needs={}, stage=(0,))
+    live.finished(step, StepRecord(key="k", kind="build", outcome="failed", reason="bad [/red] [shape]", seconds=0.0, result=None))
+    assert "failed build m[/x]: bad [/red] [shape]" in written.getvalue()
