@@ -42,6 +42,7 @@ def test_everything_that_is_there_is_checked(use: Any, tmp_path: Path) -> None:
     assert "pytorch tf32 graph, batch 2" in names and found["environment"]["compute_capability"] == "sm_90"
 
 
+@pytest.mark.long
 def test_a_wrong_output_is_the_exit_code(use: Any, tmp_path: Path) -> None:
     use(EMULATED_WRONG="1")
     done = run(tmp_path / "r.json")

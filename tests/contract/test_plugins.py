@@ -45,6 +45,7 @@ PRUNINGS = [("nm", {}), ("nm", {"n": 1, "m": 4}), ("l1-global", HALF), ("l1-auto
             *(("removal", HALF | {"criterion": criterion, "images": 16}) for criterion in CRITERIA),
             ("removal", HALF | {"scope": "global", "target": "macs"}),
             ("removal", HALF | {"scope": "isomorphic", "target": "parameters", "iterations": 3})]  # fmt: skip
+SLOW = {"int8-qat", "int8-modelopt"}
 FAST = {"int8-qat": {"learning_rate": 1e-4, "images": 256}}  # how the quick tests configure what is slow
 
 
@@ -127,7 +128,14 @@ def test_pruner(name: str, values: dict[str, Any], trained: torch.nn.Module, con
         PRUNERS.configure(name, '{"n": 0}' if name == "nm" else '{"amount": 1}')
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTIZERS.names if name not in OWN])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name in SLOW else name
+        for name in QUANTIZERS.names
+        if name not in OWN
+    ],
+)
 def test_quantizer(name: str, trained: torch.nn.Module, context: Context, training: Training) -> None:
     plugin = QUANTIZERS.load(name)
     source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)

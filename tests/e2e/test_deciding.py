@@ -167,6 +167,7 @@ def test_a_search_that_cannot_be_is_one_line(
     assert not (tmp_path / "data/experiments").exists(), "nothing is made of bad input"
 
 
+@pytest.mark.long
 def test_scenarios_replicates_and_early_stopping_in_one_run(
     pqbench: Pqbench, write_manifest: Write, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_several_inputs_and_outputs_are_compared_with_the_baseline(
     own: Path, pqbench: Pqbench, write_manifest: Write
 ) -> None:

@@ -105,7 +105,7 @@ def test_the_recommendation_is_on_top_and_was_measured_again(quickstart: Path, o
     cards = watched.page.locator(".card").all_inner_texts()
     assert len(cards) == 2
     for card in cards:
-        assert "Ship " in card and "Measured again after the choice" in card and "pqbench export quickstart-" in card
+        assert "Ship " in card and "Measured again after the choice" in card and f"pqbench export {quickstart} " in card
         assert "held-out training images" in card
     watched.close()
 

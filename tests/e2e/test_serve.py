@@ -93,6 +93,7 @@ def test_history_reports_and_comparisons(
     assert refused(address, Host="evil.example") == 400, "a page of another site cannot ask"
 
 
+@pytest.mark.long
 def test_a_run_is_watched_live(
     write_manifest: Callable[..., Path], serve: Serve, open_page: Open, tmp_path: Path
 ) -> None:

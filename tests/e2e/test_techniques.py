@@ -144,6 +144,7 @@ class FirstLayer:
 """
 
 
+@pytest.mark.long
 def test_a_users_own_pruner_and_what_a_bundle_reproduces(
     tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path], store: BlobStore
 ) -> None:

@@ -62,6 +62,7 @@ def test_endpoints_that_share_no_folder(
     assert again.code == 0, again.err
 
 
+@pytest.mark.long
 def test_an_endpoint_that_is_not_there_is_unavailable_not_lost(
     tmp_path: Path, pqbench: Pqbench, write_manifest: Write
 ) -> None:
@@ -83,6 +84,7 @@ def network(width):
 """
 
 
+@pytest.mark.long
 def test_own_code_on_a_folder_scored_on_a_subset_of_outputs(
     tmp_path: Path, pqbench: Pqbench, write_manifest: Write
 ) -> None:
@@ -207,7 +209,8 @@ def test_lists_and_doctor(pqbench: Pqbench) -> None:
     )
     assert {"digits", "cifar10", "folder"} <= set(names["datasets"])
     assert {"l1-global", "removal"} <= set(names["pruners"]) and {"int8-static", "fp16"} <= set(names["quantizers"])
-    here, elsewhere = {"onnxruntime", "openvino", "pytorch"}, {"tensorrt"}
+    here = {"onnxruntime", "openvino", "pytorch"}
+    elsewhere = {"tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda"}
     assert set(names["backends"]) == here | elsewhere
     facts = json.loads(pqbench("doctor", "--json").out)
     assert {name for name in here if facts["backends"][name] == "available"} == here

@@ -83,7 +83,7 @@ def run_command(
 ) -> None:
     """Run an experiment: manifest in, tables and report out."""
     if mlflow:
-        tracking.check_available()
+        tracking.check_reachable(mlflow)
     with display.LiveDisplay(errors) as live:
         settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
         folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pqbench_orchestrator.tables import Row, count_outcomes
-from pqbench_wire.errors import Failed, Unavailable
+from pqbench_wire.errors import Failed, InvalidInput, Unavailable
 from pqbench_wire.jobs import first_line
 
 PARAMETERS = ("Model", "Dataset", "Recipe", "Target", "Backend", "Precision", "Batch Size", "Concurrency", "Repeat",
@@ -23,15 +23,21 @@ ARTIFACTS = ("report.html", "results.csv", "results.parquet", "manifest.yaml", "
 LONGEST = 500  # characters of a parameter
 
 
-def check_available() -> None:
-    """Raise Unavailable, before any work, where MLflow is not installed."""
+def check_reachable(uri: str) -> None:
+    """Raise, before any work, Unavailable where MLflow is not installed, InvalidInput where nothing answers."""
     if find_spec("mlflow") is None:
         raise Unavailable("--mlflow needs MLflow: pip install 'pqbench-orchestrator[mlflow]'")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise InvalidInput(f"MLflow at {uri}: {first_line(error)}") from error
 
 
 def log_run(uri: str, folder: Path, experiment: str, table: list[Row], versions: dict[str, str]) -> str:
     """Log a finished run; returns the parent run's id. Raises Failed with MLflow's reason."""
-    check_available()
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 

@@ -44,5 +44,7 @@ def test_what_looks_like_markup_in_a_reason_is_shown_as_it_is() -> None:
     written = io.StringIO()
     live = LiveDisplay(Console(file=written, width=200))
     step = Step(key="k", kind="build", label="m[/x]", place="target t", spec={}, needs={}, stage=(0,))
-    live.finished(step, StepRecord(key="k", kind="build", outcome="failed", reason="bad [/red] [shape]", seconds=0.0, result=None))
+    live.finished(
+        step, StepRecord(key="k", kind="build", outcome="failed", reason="bad [/red] [shape]", seconds=0.0, result=None)
+    )
     assert "failed build m[/x]: bad [/red] [shape]" in written.getvalue()

@@ -33,8 +33,8 @@ async function exportFigures() {
   const all = choices();
   for (const choice of all) {
     choose(choice);
-    const told = choice.filter(([name]) => unique(name).length > 1).map(([, value]) => value);
-    const prefix = told.length ? `${told.join("-").replace(/[^\w.-]+/g, "-")}-` : "";
+    const told = choice.filter(([name]) => name !== "Concurrency" || unique(name).length > 1).map(([, value]) => value);
+    const prefix = all.length > 1 ? `${told.join("-").replace(/[^\w.-]+/g, "-")}-` : "";
     for (const figure of FIGURES) {
       const result = made(figure);
       if (result) await add(`${prefix}${figure.id}`, result.traces, result.layout);
