@@ -58,8 +58,11 @@ format: setup ## format the code
 proto: setup ## regenerate the gRPC stubs
 	$(BIN)/python proto/gen.py
 
-bench: setup ## run the benchmarks (IMAGES=folder for the second, TESTDATA=folder for the others); results: benchmarks/results
+bench: setup ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=folder for what needs them); results: benchmarks/results
 	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/verdicts.py
+	$(BIN)/python benchmarks/report.py
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/search.py $(TESTDATA))
 	$(if $(IMAGES),$(BIN)/python benchmarks/preparation.py $(IMAGES))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/quantizers.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/routes.py $(TESTDATA))
@@ -72,7 +75,7 @@ matrix: setup ## every technique on every model of the thesis; takes an hour or 
 	@test -e $(TESTDATA)/imagenet_sample.zip || { echo "there is no $(TESTDATA)/imagenet_sample.zip: make matrix TESTDATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/matrix.py $(TESTDATA)/imagenet_sample.zip
 
-clean: ## remove .venv, caches and all run data except the manifests
+clean: ## remove .venv, caches and all run data except manifests and inventories
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	find data -mindepth 1 -maxdepth 1 ! -name manifests -exec rm -rf {} +
+	find data -mindepth 1 -maxdepth 1 ! -name manifests ! -name inventories -exec rm -rf {} +

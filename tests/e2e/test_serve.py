@@ -90,6 +90,7 @@ def test_history_reports_and_comparisons(
     assert refused(f"{address}/runs/..%2F..%2F{run}/results.csv") == 404
     assert refused(f"{address}/runs/none") == 404
     assert refused(f"{address}/compare?old={run}:nobody&new={run}") == 400
+    assert refused(f"{address}/compare?old={run}:onnxruntime-cpu&new={run}") == 400, "a target on one side only"
     assert refused(address, Host="evil.example") == 400, "a page of another site cannot ask"
 
 

@@ -64,10 +64,10 @@ def application(experiments: Path) -> FastAPI:
     @app.get("/compare", response_class=HTMLResponse)
     def comparison(old: str, new: str, anyway: bool = False) -> str:
         try:
-            before, after = _side(experiments, old), _side(experiments, new)
+            found = compare.compare(_side(experiments, old), _side(experiments, new), anyway)
         except PqbenchError as error:
             raise HTTPException(400, str(error)) from error
-        changes = [(one.verdict, compare.cells(one)) for one in compare.compare(before, after, anyway)]
+        changes = [(one.verdict, compare.cells(one)) for one in found]
         return _page("compare.html", old=old, new=new, anyway=anyway, columns=compare.COLUMNS, changes=changes)
 
     return app

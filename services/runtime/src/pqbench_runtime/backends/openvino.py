@@ -203,7 +203,7 @@ def cross_checks(
         blob.symlink_to(engine)
         asked = ["-m", str(blob), "-d", "CPU", "-hint", "none", "-api", "sync", "-t", str(ceil(seconds))]
         asked += ["-infer_precision", _hint(precision).get_type_name()]
-        asked += ["-nstreams", "1", *(["-nthreads", str(options.threads)] if options.threads else [])]
+        asked += ["-nstreams", "1", "-pin", "NO", *(["-nthreads", str(options.threads)] if options.threads else [])]
         done = subprocess.run([sys.executable, "-c", BENCHMARK_APP, *asked], capture_output=True, text=True)
     made = replace(made, command=shlex.join(["benchmark_app", *asked]))
     found = re.search(r"Median:\s+([0-9.]+) (us|ms)", done.stdout)
@@ -218,6 +218,7 @@ def _properties(precision: Precision, options: Config) -> dict[str, Any]:
         properties.hint.inference_precision(): _hint(precision),
         properties.hint.performance_mode(): properties.hint.PerformanceMode.LATENCY,
         properties.num_streams(): 1,
+        properties.hint.enable_cpu_pinning(): False,  # instances at once would be pinned to the same cores
     }
     if options.threads:
         chosen[properties.inference_num_threads()] = options.threads
