@@ -35,7 +35,7 @@ test holds acceptance and executed precision (`tests/contract/test_plugins.py`);
 | form | what it is | for |
 | --- | --- | --- |
 | ONNX | no Q/DQ nodes, typed body, FP32 inputs and outputs | FP32, FP16, BF16 |
-| QDQ_SIGNED (A) | Q/DQ, signed symmetric activations, FP32 tensors | INT8 of TensorRT 8.6, weakly typed 10 and ONNX Runtime's TensorRT; FP8, INT4 on CPUs |
+| QDQ_SIGNED (A) | Q/DQ, signed symmetric activations, FP32 tensors | INT8 of TensorRT, weakly typed; FP8, INT4 on CPUs |
 | QDQ_UNSIGNED (U) | Q/DQ, unsigned asymmetric activations, FP32 tensors | INT8 on ONNX Runtime and OpenVINO CPUs |
 | QDQ_TYPED (B) | as A with an FP16 body and scales, strongly typed | TensorRT 10 and 11 |
 | ONNX_UNTYPED | FP32 ONNX, opset 17; the builder lowers precisions: flags, its calibrator | TensorRT 8.6 and 10 |
@@ -43,7 +43,8 @@ test holds acceptance and executed precision (`tests/contract/test_plugins.py`);
 | QDQ_TOOL | as another maker's tool does it by default | comparing tools |
 | PT2 | a torch.export archive | PyTorch |
 
-FP16 of ONNX Runtime and OpenVINO on these CPUs, and FP8 everywhere here, are computed in FP32: the accuracy is the precision's, the speed is not.
+FP16 of ONNX Runtime and OpenVINO on these CPUs, and FP8 everywhere here, are computed in FP32: the
+accuracy is the precision's, the speed is not.
 Signal-to-noise is of the outputs against FP32 on the same runtime.
 """
 
