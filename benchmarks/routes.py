@@ -35,7 +35,7 @@ test holds acceptance and executed precision (`tests/contract/test_plugins.py`);
 | form | what it is | for |
 | --- | --- | --- |
 | ONNX | no Q/DQ nodes, typed body, FP32 inputs and outputs | FP32, FP16, BF16 |
-| QDQ_SIGNED (A) | Q/DQ, signed symmetric activations, FP32 tensors | INT8 of TensorRT, weakly typed; FP8, INT4 on CPUs |
+| QDQ_SIGNED (A) | Q/DQ, signed activations, FP32 tensors | INT8 of weakly typed TensorRT; FP8, INT4 on CPUs |
 | QDQ_UNSIGNED (U) | Q/DQ, unsigned asymmetric activations, FP32 tensors | INT8 on ONNX Runtime and OpenVINO CPUs |
 | QDQ_TYPED (B) | as A with an FP16 body and scales, strongly typed | TensorRT 10 and 11 |
 | ONNX_UNTYPED | FP32 ONNX, opset 17; the builder lowers precisions: flags, its calibrator | TensorRT 8.6 and 10 |
