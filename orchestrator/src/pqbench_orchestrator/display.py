@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from pqbench_orchestrator.tables import Row, count_outcomes
 from pqbench_orchestrator.why import Why
 
 COLOURS = {"ok": "green", "cached": "cyan", "refused": "yellow", "unavailable": "magenta", "failed": "red"}
+SECONDS_A_LINE = 5  # at least, between lines of progress in a log
 
 
 class LiveDisplay:
@@ -35,6 +37,7 @@ class LiveDisplay:
         )
         self._progress = Progress(*columns, console=console, auto_refresh=False)
         self._task = self._progress.add_task("planning", total=None)
+        self._last_line = time.monotonic()
         self._interrupted = False
 
     def __enter__(self) -> LiveDisplay:
@@ -57,8 +60,13 @@ class LiveDisplay:
             raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
-        """Describe what is going on before the steps are known."""
+        """Describe what is going on; where no bar can be drawn, as in a container's log, a line now and then."""
         self._progress.update(self._task, description=text, refresh=True)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= SECONDS_A_LINE:
+            self._last_line = now
+            task = self._progress.tasks[self._task]
+            self.note(f"{task.completed:.0f}/{task.total or '?'} {text}")
 
     def note(self, text: str) -> None:
         """Print something that stays."""

@@ -83,7 +83,7 @@ class DockerLauncher:
                 self._container.stop(timeout=STOP_SECONDS)
                 with self._log.open("ab") as log:
                     log.write(self._container.logs())
-                self._container.remove(force=True)
+                self._container.remove(force=True, v=True)
             self._container = None
         if self._token is not None:
             self._token.unlink(missing_ok=True)
@@ -158,4 +158,4 @@ def _remove_orphans(engine: Any) -> None:
     for container in engine.containers.list(all=True, filters={"label": OWNER}):
         if container.labels[OWNER] not in living:
             with contextlib.suppress(NotFound, APIError):  # another orchestrator removes it too
-                container.remove(force=True)
+                container.remove(force=True, v=True)
