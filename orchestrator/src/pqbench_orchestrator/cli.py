@@ -85,12 +85,13 @@ def run_command(
     if mlflow:
         tracking.check_reachable(mlflow)
     with display.LiveDisplay(errors) as live:
-        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
+        place = _data_of(manifest, data, again)
+        settings = run.Settings(data=place, inventory=inventory, allow_code=allow_code, say=live.say)
         folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
         try:
             table = run.execute(folder, settings, live, live.planned)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what is finished is kept: pqbench run --continue {folder}", markup=False)
+            errors.print(f"interrupted; what is finished is kept: {_go_on('run', folder, settings)}", markup=False)
             raise
     if as_json:
         print(json.dumps({"run": str(folder), "cells": table}))
@@ -99,6 +100,17 @@ def run_command(
         show(f"{display.summary(table)}\nreport: {folder / 'report.html'}")
     logged = not mlflow or _tracked(folder, table, mlflow)
     raise typer.Exit(OK if logged and not count_outcomes(table)["failed"] else SOME_FAILED)
+
+
+def _data_of(manifest: Path, data: Path, again: bool) -> Path:
+    """The data folder: of a run that is continued by its folder, the one that it lies in."""
+    return manifest.resolve().parent.parent if again and manifest.is_dir() else data
+
+
+def _go_on(command: str, folder: Path, settings: run.Settings) -> str:
+    """The command that goes on with an interrupted run."""
+    more = f" --inventory {settings.inventory}" if settings.inventory else ""
+    return f"pqbench {command} --continue {folder}{more}{' --allow-code' if settings.allow_code else ''}"
 
 
 def _tracked(folder: Path, table: list[Row], uri: str) -> bool:
@@ -127,14 +139,15 @@ def search_command(
     from pqbench_orchestrator import search  # Optuna takes a second to import
 
     with display.LiveDisplay(errors) as live:
-        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
+        place = _data_of(manifest, data, again)
+        settings = run.Settings(data=place, inventory=inventory, allow_code=allow_code, say=live.say)
         search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
         made = run.run_to_continue if again else run.new_run
         folder = made(manifest, settings, run.SEARCH)
         try:
             table = search.search(folder, settings, live, live.note, trials)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what was tried is kept: pqbench search --continue {folder}", markup=False)
+            errors.print(f"interrupted; what was tried is kept: {_go_on('search', folder, settings)}", markup=False)
             raise
     found = run.recommended(folder)
     if as_json:

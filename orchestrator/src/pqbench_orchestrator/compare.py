@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ NOT_COMPARABLE = "not comparable"
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
 UNSAID = {"transfers": True}  # what a backend does that has no such option
+OLD_RUNS = {"Concurrency": 1, "Scenario": "single-stream"}  # what the rows of old runs leave out
 OTHER_IMAGES = "the accuracies are not of the same images: their intervals are compared"
 
 
@@ -78,12 +79,11 @@ class Change:
     layers: list[str] = field(default_factory=list)  # layers that execute in another precision
     accuracy: PairedDifference | None = None  # new minus old, where both scored the same images
     alone: bool = False  # a side has one session: what differs between sessions is not in the interval
+    lost: bool = False  # every session had a sound time, and not all have one any more
 
     @property
     def accuracy_verdict(self) -> str:
         """Better, worse or same by McNemar's test, or by the intervals of other images; empty where it is not told."""
-        if self.verdict == NOT_COMPARABLE:
-            return ""
         if self.accuracy is not None:
             if self.accuracy.indistinguishable:
                 return SAME
@@ -93,11 +93,6 @@ class Change:
         if self.new["Accuracy High"] < self.old["Accuracy Low"]:
             return WORSE
         return BETTER if self.new["Accuracy Low"] > self.old["Accuracy High"] else SAME
-
-    @property
-    def lost(self) -> bool:
-        """Whether there was a time for the cell, and is none any more."""
-        return _is_timed(self.old) and not _is_timed(self.new)
 
 
 def side(text: str) -> Side:
@@ -113,7 +108,7 @@ def side_of(folder: Path, target: str = "") -> Side:
     ledger = Ledger(folder / FILE)
     cells: dict[tuple[Any, ...], list[Session]] = defaultdict(list)
     try:
-        rows = ledger.cells()
+        rows: list[Row] = [OLD_RUNS | row for row in ledger.cells()]
         targets = sorted({row["Target"] for row in rows})
         if target and target not in targets:
             raise InvalidInput(f"{folder} has no target {target!r}, only {', '.join(targets)}")
@@ -147,9 +142,14 @@ def compare(old: Side, new: Side, anyway: bool = False) -> list[Change]:
     ]
 
 
-def versions_of_a_run(folder: Path, record: dict[str, Any]) -> list[tuple[str, str, list[Change]]]:
-    """Each two targets of a run that differ in nothing but the version or device: names, and what changed."""
-    targets = list(record["targets"].items())
+def versions_of_a_run(
+    folder: Path, record: dict[str, Any], present: Collection[str]
+) -> list[tuple[str, str, list[Change]]]:
+    """Each two targets of a run that differ in nothing but the version or device: names, and what changed.
+
+    `present`: the targets that have cells.
+    """
+    targets = [(name, target) for name, target in record["targets"].items() if name in present]
     pairs = [
         (a, b) for i, (a, one) in enumerate(targets) for b, other in targets[i + 1 :] if _differ_in_version(one, other)
     ]
@@ -176,13 +176,21 @@ def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
 
 def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway: bool) -> Change:
     first_old, first_new = old[0].row if old else {}, new[0].row if new else {}
-    reason = _hindrance(old, new) or ("" if anyway else settings_differ(first_old, first_new))
-    if reason:
-        return Change(cell=key, verdict=NOT_COMPARABLE, reason=reason, old=first_old, new=first_new)
-    ratio = unpaired_ratio(_timed(new), _timed(old))
+    accuracy = _accuracy(old[0], new[0]) if old and new else None
     alone = min(len(old), len(new)) == 1
+    by_rate = all(row.get("Rate Searched") for row in (first_old, first_new))
+    reason = _hindrance(old, new) or ("" if anyway else settings_differ(first_old, first_new))
+    if not reason and by_rate and alone:
+        reason = "highest rates are compared over sessions: set repeats"
+    if reason:
+        return Change(
+            cell=key, verdict=NOT_COMPARABLE, reason=reason, accuracy=accuracy, old=first_old, new=first_new,
+            lost=_all_sound(old) and not _all_sound(new),
+        )  # fmt: skip
+    ratio = unpaired_ratio(_timed(new, by_rate), _timed(old, by_rate))
     notes = ["one session: what differs between sessions is not in the interval"] if alone else []
-    accuracy = _accuracy(old[0], new[0])
+    if by_rate:
+        notes.append("the change is that of the time for a call at the highest rate")
     if accuracy is None and first_old.get("Accuracy Low") is not None and first_new.get("Accuracy Low") is not None:
         notes.append(OTHER_IMAGES)
     notes += [f"{name}: {session.row['Unstable Because']}" for name, sessions in (("old", old), ("new", new))
@@ -217,7 +225,8 @@ def _settings(row: Row) -> dict[str, Any]:
     """Those that matter and that the backend has."""
     options = UNSAID | json.loads(row.get("Options") or "{}")
     found = {f"option {name}": options[name] for name in MATTER if name in options}
-    told = {"calls a second": row.get("Rate (1/s)"), "CUDA graph": row.get("CUDA Graph")}
+    rate = "searched" if row.get("Rate Searched") else row.get("Rate (1/s)")
+    told = {"calls a second": rate, "CUDA graph": row.get("CUDA Graph")}
     return found | {name: value for name, value in told.items() if value is not None}
 
 
@@ -247,6 +256,10 @@ def _hindrance(old: list[Session], new: list[Session]) -> str:
     return ""
 
 
+def _all_sound(sessions: list[Session]) -> bool:
+    return bool(sessions) and all(_is_timed(one.row) and one.row.get("Valid") is not False for one in sessions)
+
+
 def _is_timed(row: Row) -> bool:
     return row.get("Outcome") == "ok" and row.get("Inference Time (ms)") is not None
 
@@ -256,8 +269,10 @@ def _labels(inputs: dict[str, Any]) -> str:
     return f"{labels.sha256} {labels.size}" if labels.size else ""
 
 
-def _timed(sessions: list[Session]) -> list[float]:
-    """Independent medians: of the sessions, or of the blocks where there is one session."""
+def _timed(sessions: list[Session], by_rate: bool) -> list[float]:
+    """Independent medians in seconds: of the sessions, or of the blocks of a single one; `by_rate`: seconds a call."""
+    if by_rate:
+        return [1 / session.row["Rate (1/s)"] for session in sessions]
     if len(sessions) == 1 and sessions[0].blocks:
         return sessions[0].blocks  # the tolerance makes up for what sessions differ
     return [session.row["Inference Time (ms)"] / 1e3 for session in sessions]

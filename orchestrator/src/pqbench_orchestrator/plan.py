@@ -375,7 +375,8 @@ class _Planner:
     ) -> str:
         key = digest([kind, spec if named is None else named, needs, tools])
         step = Step(key=key, kind=kind, label=label, place=place, spec=spec, needs=needs, stage=stage)
-        self.steps.setdefault(key, step)
+        if key not in self.steps or stage < self.steps[key].stage:  # equal targets share it: the first to come does it
+            self.steps[key] = step
         return key
 
     def _forms(self, model: Model, recipe: Recipe) -> tuple[str, ...]:

@@ -79,6 +79,8 @@ def new_run(manifest_path: Path, settings: Settings, prefix: str = "") -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             (folder / MANIFEST).write_text(dump(manifest), encoding="utf-8")
+            if prefix:
+                (folder / STUDY).touch()
             if is_thesis_config(manifest_path):
                 (folder / THESIS).write_bytes(manifest_path.read_bytes())
             return folder
@@ -103,7 +105,7 @@ def run_to_continue(path: Path, settings: Settings, prefix: str = "") -> Path:
 
 
 def _is_search(folder: Path) -> bool:
-    return (folder / STUDY).is_file() or folder.name.startswith(SEARCH)
+    return (folder / STUDY).is_file()
 
 
 def _continuing(folder: Path) -> str:
@@ -200,10 +202,16 @@ def confirmed(folder: Path, found: Recommendation) -> tables.Row | None:
     """What the newest measurement after the choice says of a recommended cell, if there is one."""
     ledger = Ledger(folder / LEDGER)
     try:
-        text = ledger.description().get(f"confirmed {found.best.row['Cell']}") if found.best else None
+        told = ledger.description()
     finally:
         ledger.close()
+    text = told.get(_confirmation(told, found.best.row["Cell"])) if found.best else None
     return json.loads(text) if text else None
+
+
+def _confirmation(told: dict[str, str], cell: str) -> str:
+    """Its name in the ledger: by the measurement that it confirms, so that other versions' is not taken for it."""
+    return f"confirmed {json.loads(told[f'cell {cell}'])['measure']}"
 
 
 def _confirm(
@@ -220,7 +228,7 @@ def _confirm(
         except PqbenchError as error:  # the run itself is complete: its recommendation says what it lacks
             columns = {"Error": str(error)}
         ledger = Ledger(folder / LEDGER)
-        ledger.describe({f"confirmed {row['Cell']}": json.dumps(columns)})
+        ledger.describe({_confirmation(ledger.description(), row["Cell"]): json.dumps(columns)})
         ledger.close()
 
 
@@ -311,7 +319,7 @@ def _write_report(folder: Path, table: list[tables.Row], record: dict[str, Any],
         details=details(folder, table),
         boxes=boxes(folder / "samples.parquet"),
         recommendations=[text(one, str(folder), confirmed(folder, one)) for one in chosen],
-        versions=versions_of_a_run(folder, record),
+        versions=versions_of_a_run(folder, record, {row["Target"] for row in table}),
         sensitivity=sensitivity.figures_of(folder.parent, load_manifest(folder / MANIFEST)),
     )
     write_report(folder / "report.html", report)

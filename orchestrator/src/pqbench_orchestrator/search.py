@@ -25,7 +25,7 @@ from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Watcher
 from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.recommend import COST, UNIT, chosen_on, cost_of, violations
+from pqbench_orchestrator.recommend import COST, INVALID, UNIT, chosen_on, cost_of, violations
 from pqbench_orchestrator.run import STUDY, Prepared, Settings, complete, executing
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row
@@ -121,7 +121,8 @@ class _Search:
         while len(self.tried.cost) < self.trials:
             family, index = self._next(study)
             row = self._evaluate(self.space.recipe(family, index))
-            study.add_trial(self._trial(family, index, row))
+            if row["Outcome"] != "unavailable":  # what is not there now may be there when the search goes on
+                study.add_trial(self._trial(family, index, row))
             self._remember(family, index, row)
             self._report(family, index, row)
             self._write()
@@ -230,8 +231,9 @@ class _Search:
         """By how much the constraints are broken, by the same rule as the recommendation's."""
         if not self._ran(row):
             return BROKEN
-        shares = violations([row], self.ready.manifest.goal, chosen_on([row])).values()
-        return min(BROKEN, sum(shares))
+        shares = violations([row], self.ready.manifest.goal, chosen_on([row]))
+        shares.pop(INVALID, None)  # a cheap trial of a server has too few calls to be valid
+        return min(BROKEN, sum(shares.values()))
 
     def _trial(self, family: str, index: int, row: Row) -> FrozenTrial:
         """A trial for TPE: cost and accuracy as objectives, broken constraints beside them."""

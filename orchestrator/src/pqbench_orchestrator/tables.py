@@ -387,6 +387,7 @@ def server_columns(timing: EngineTiming) -> Row:
     invalid = found.invalid_reason or ("" if found.met else "no rate met the bound of the 99th percentile")
     return {
         "Rate (1/s)": found.rate,
+        "Rate Searched": len(found.probes) > 1,
         "Slip P99 (ms)": found.slip_p99 * MS,
         "Valid": found.valid and found.met,
         "Invalid Because": invalid or None,

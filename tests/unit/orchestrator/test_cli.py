@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from pqbench_orchestrator import compare
-from pqbench_orchestrator.cli import _gate, _points
+from pqbench_orchestrator.cli import _data_of, _gate, _go_on, _points
 from pqbench_orchestrator.display import LiveDisplay
 from pqbench_orchestrator.ledger import StepRecord
 from pqbench_orchestrator.plan import Step
+from pqbench_orchestrator.run import Settings
 from pqbench_orchestrator.stats import SAME
 from pqbench_wire.errors import InvalidInput
 
@@ -32,12 +34,21 @@ def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureF
     with pytest.raises(InvalidInput, match="no cell could be compared"):
         _gate([refused], 0.03)
     row = {"Outcome": "ok", "Inference Time (ms)": 1.0}
-    lost = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, old=row, new={"Outcome": "failed"})
+    lost = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, old=row, new={"Outcome": "failed"}, lost=True)
     same = compare.Change(cell=("m",), verdict=SAME, alone=True)
     assert _gate([same], 0.1) == 0 and capsys.readouterr().err == ""
     assert _gate([same, lost], 0.03) == 1
     said = capsys.readouterr().err
     assert "1 of 2 cells could not be compared" in said and "set repeats" in said and "1 of 2 cells got worse" in said
+
+
+def test_a_run_is_continued_where_it_lies(tmp_path: Path) -> None:
+    folder = tmp_path / "experiments/x"
+    folder.mkdir(parents=True)
+    assert _data_of(folder, Path("data"), again=True) == tmp_path
+    assert _data_of(tmp_path / "m.yaml", Path("data"), again=True) == Path("data")
+    settings = Settings(data=tmp_path, inventory=Path("i.yaml"), allow_code=True)
+    assert _go_on("run", Path("x"), settings) == "pqbench run --continue x --inventory i.yaml --allow-code"
 
 
 def test_what_looks_like_markup_in_a_reason_is_shown_as_it_is() -> None:

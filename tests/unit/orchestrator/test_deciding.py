@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from pqbench_orchestrator.compare import (
     compare,
     markdown,
     regressions,
+    side_of,
 )
+from pqbench_orchestrator.ledger import FILE, Ledger
 from pqbench_orchestrator.manifest import Goal
 from pqbench_orchestrator.recommend import (
     INVALID,
@@ -102,6 +105,10 @@ def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:
 def test_a_cell_that_does_not_run_any_more_is_a_regression() -> None:
     lost = changed(side(session(1.0)), side(session(1.0, Outcome="failed", Reason="broke")))
     assert lost.lost and regressions([lost], 0.03) == [lost]
+    partly = changed(
+        side(session(1.0), session(1.0)), side(session(1.0), session(1.0, Outcome="failed", Reason="crashed"))
+    )
+    assert partly.lost, "one session that fails where none did"
     never = changed(
         side(session(1.0, Outcome="refused", Reason="x")), side(session(1.0, Outcome="refused", Reason="x"))
     )
@@ -117,6 +124,9 @@ def test_accuracies_of_other_images_are_compared_by_their_intervals() -> None:
     )
     assert near.accuracy is None and near.accuracy_verdict == SAME and "not of the same images" in near.reason
     assert far.accuracy_verdict == WORSE and regressions([far], 0.03) == [far]
+    untimed = {"Inference Time (ms)": None, "right": right}
+    worse = changed(side(session(1.0, **untimed)), side(session(1.0, **(untimed | {"right": ~right}))))
+    assert worse.verdict == NOT_COMPARABLE and worse.accuracy_verdict == WORSE, "what is never timed has an accuracy"
 
 
 def test_one_target_is_not_compared_with_all_of_another_run() -> None:
@@ -127,9 +137,34 @@ def test_one_target_is_not_compared_with_all_of_another_run() -> None:
 def test_an_invalid_server_run_has_no_latency_to_compare() -> None:
     served = {"Scenario": "server", "Rate (1/s)": 100.0}
     valid, invalid = (side(session(1.0, Valid=valid, **served)) for valid in (True, False))
-    assert "server run of the new side is invalid" in changed(valid, invalid).reason
+    broken = changed(valid, invalid)
+    assert "server run of the new side is invalid" in broken.reason and regressions([broken], 0.03) == [broken]
     faster = side(session(1.0, Valid=True, **(served | {"Rate (1/s)": 120.0})))
     assert changed(valid, faster).reason == "calls a second: 100.0 and 120.0"
+
+
+def test_highest_rates_are_compared_over_sessions() -> None:
+    """Medians at different rates say nothing: the time for a call does."""
+
+    def run(*rates: float) -> Side:
+        found = {"Scenario": "server", "Valid": True, "Rate Searched": True}
+        return side(*(session(1.0, **found, **{"Rate (1/s)": rate}) for rate in rates))
+
+    halved = changed(run(200.0, 201.0, 199.0), run(100.0, 101.0, 99.0))
+    assert halved.verdict == WORSE and halved.ratio is not None and halved.ratio.value == pytest.approx(2, rel=0.01)
+    assert "highest rate" in halved.reason and regressions([halved], 0.03) == [halved]
+    assert "set repeats" in changed(run(200.0), run(100.0)).reason
+
+
+def test_the_rows_of_old_runs_are_of_one_instance_and_stream(tmp_path: Path) -> None:
+    folder = tmp_path / "experiments/old"
+    folder.mkdir(parents=True)
+    ledger = Ledger(folder / FILE)
+    row = {"Model": "m", "Dataset": "d", "Recipe": "r", "Batch Size": 1, "Target": "t", "Cell": "c", "Outcome": "ok"}
+    ledger.record_cells([("c", "ok", "", row)])
+    ledger.close()
+    (cell,) = side_of(folder).cells
+    assert cell == (*KEY, "t")
 
 
 def test_layers_that_run_in_another_precision_are_named() -> None:

@@ -98,6 +98,17 @@ def test_repeats_are_sessions_that_alternate_between_targets() -> None:
     assert [step.place.removeprefix("target ") for step in measures(made)] == ["a", "b", "b", "a", "a", "b"]
 
 
+def test_steps_that_equal_targets_share_come_before_what_needs_them() -> None:
+    twins = [{"name": name, "backend": "onnxruntime"} for name in ("a", "b")]
+    made = planned(
+        manifest(targets=twins, recipes=[{"name": "p", "steps": [PRUNE], "targets": ["b"]}, {"name": "base"}])
+    )
+    done: set[str] = set()
+    for step in made.steps:
+        assert set(step.needs.values()) <= done, f"{step.kind} {step.label} on {step.place}"
+        done.add(step.key)
+
+
 def test_a_variant_is_paired_with_its_baseline_unless_asked_otherwise() -> None:
     variant = next(cell for cell in planned(manifest()).cells if cell.recipe.label == "pruned")
     paired = {step.key: step for step in planned(manifest()).steps}[variant.steps["measure"]]

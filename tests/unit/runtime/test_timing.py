@@ -217,7 +217,7 @@ def test_server_latency_counts_from_the_scheduled_arrival() -> None:
     """Three calls that arrive at once, served one after the other by one instance."""
     with ThreadPoolExecutor(2) as pool:
         block = scenarios.server(pool, [sleeper(0.01)], np.array([0.0, 0.0, 0.0, 0.2]))
-        both = scenarios.server(pool, [sleeper(0.01)] * 2, np.array([0.0, 0.0, 0.0]))
+        both = scenarios.server(pool, [sleeper(0.01)] * 2, np.array([0.0, 0.0, 0.0, 0.2]))
     waited = np.asarray(block.latency)
     assert 0.01 <= waited[0] < waited[1] < waited[2] and waited[2] >= 0.03 and waited[3] < 0.02
     assert len(block.slip) == 1, "only the last call found an idle instance; the first three were due already"
@@ -240,6 +240,15 @@ def test_the_highest_rate_that_meets_a_bound_is_searched() -> None:
     )[0]
     assert fixed.server is not None and fixed.server.rate == 100 and len(fixed.server.probes) == 1
     assert not fixed.server.valid and "are too few for a 99th percentile" in fixed.server.invalid_reason
+
+
+def test_an_engine_that_cannot_keep_up_is_invalid_and_does_not_go_on_for_ever() -> None:
+    overloaded = settings(scenario=SCENARIO_SERVER, rate=2000, min_seconds=0.3, max_seconds=0.3)
+    begin = time.perf_counter()
+    own = timing.measure([[sleeper(0.005)]], overloaded)[0]
+    assert own.server is not None and not own.server.valid and not own.server.met
+    assert "the engine cannot keep up: it served" in own.server.invalid_reason
+    assert own.calls < 200 and time.perf_counter() - begin < 3, "600 calls would take three seconds at least"
 
 
 def test_what_waits_in_a_queue_is_not_unstable() -> None:
@@ -266,13 +275,13 @@ def test_instances_are_warm_on_the_threads_that_are_timed(scenario: Any) -> None
 
 def test_a_generator_that_lags_makes_the_run_invalid() -> None:
     def slow_wait(moment: float) -> bool:
-        time.sleep(max(0.0, moment - time.perf_counter()) + 0.01)
+        time.sleep(max(0.0, moment - time.perf_counter()) + 0.002)
         return True
 
     kept, scenarios._wait_until = scenarios._wait_until, slow_wait
     try:
         own = timing.measure(
-            [[sleeper(0.0005)]], settings(scenario=SCENARIO_SERVER, rate=50, min_seconds=0.3, max_seconds=0.3)
+            [[sleeper(0.0005)]], settings(scenario=SCENARIO_SERVER, rate=200, min_seconds=1, max_seconds=1)
         )[0]
     finally:
         scenarios._wait_until = kept

@@ -31,11 +31,13 @@ FLAGS = (
     "--virtual-time-budget=60000",
 )
 SHOWN = (  # columns of the tables, and digits
-    ("Model", 0), ("Recipe", 0), ("Target", 0), ("Batch Size", 0), ("Accuracy", 2), ("Accuracy Change", 2),
+    ("Model", 0), ("Dataset", 0), ("Recipe", 0), ("Target", 0), ("Batch Size", 0), ("Concurrency", 0), ("Repeat", 0),
+    ("Accuracy", 2), ("Accuracy Change", 2),
     ("Inference Time (ms)", 3), ("Median Low (ms)", 3), ("Median High (ms)", 3), ("P99 (ms)", 3), ("Speedup", 2),
     ("Speedup Low", 2), ("Speedup High", 2), ("Compressed Size", 3), ("Energy (mJ/image)", 3),
     ("Executed Precision", 0), ("Outcome", 0),
 )  # fmt: skip
+ONLY_WHERE_SEVERAL = ("Dataset", "Concurrency", "Repeat")
 LATEX = str.maketrans({"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\~{}",
                        "^": r"\^{}", "\\": r"\textbackslash{}"})  # fmt: skip
 
@@ -92,7 +94,9 @@ def latex(table: Sequence[Row]) -> str:
 
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Names of the columns in which something is known, and the rows' texts."""
-    shown = [(name, digits) for name, digits in SHOWN if any(row.get(name) is not None for row in table)]
+    values = {name: {row.get(name) for row in table} for name, _ in SHOWN}
+    shown = [(name, digits) for name, digits in SHOWN
+             if values[name] - {None} and (name not in ONLY_WHERE_SEVERAL or len(values[name]) > 1)]  # fmt: skip
     return [name for name, _ in shown], [[_text(row.get(name), digits) for name, digits in shown] for row in table]
 
 

@@ -40,11 +40,12 @@ function median(values) {
 function overSessions(cells) {
   const key = (row) => JSON.stringify([row.Recipe, row.Target, row["Batch Size"], row.Concurrency]);
   return [...grouped(cells, key).values()].map((own) => {
-    const times = own.map((row) => row["Inference Time (ms)"]).filter(known);
-    if (times.length < 2) return own[0];
+    const timed = own.filter((row) => known(row["Inference Time (ms)"]));
+    const times = timed.map((row) => row["Inference Time (ms)"]);
+    if (times.length < 2) return timed[0] ?? own[0];
     return {
-      ...own[0], "Inference Time (ms)": median(times), "Median Low (ms)": Math.min(...times), "Median High (ms)": Math.max(...times),
-      "Images/s": median(own.map((row) => row["Images/s"]).filter(known)),
+      ...timed[0], "Inference Time (ms)": median(times), "Median Low (ms)": Math.min(...times), "Median High (ms)": Math.max(...times),
+      "Images/s": median(timed.map((row) => row["Images/s"])),
     };
   });
 }
@@ -183,7 +184,7 @@ function throughput(cells) {
 
 const FIGURES = [
   { id: "tradeoff", title: "Accuracy against cost", costs: true,
-    caption: "The line joins the cells that no other beats in both. Bars are 95 % intervals; a click on a point shows the cell.",
+    caption: "The line joins the cells that no other beats in both. Bars are 95 % intervals, of latency the ends of the sessions where there are several; a click on a point shows the cell.",
     draw: tradeoff },
   { id: "amount", title: "Accuracy against pruning amount", caption: "The unpruned model is each line's beginning.",
     draw: overAmount("Accuracy", "Accuracy (%)") },

@@ -16,6 +16,7 @@ import numpy as np
 
 Call = Callable[[], object]
 clock = time.perf_counter
+OVERTIME = 1.5  # of the time of all arrivals, after which an engine that cannot keep up takes no more calls
 NEVER_SLEEP = 200e-6  # before an arrival: a sleeping thread wakes too late, so the rest is waited for awake
 
 
@@ -26,6 +27,7 @@ class Block:
     latency: list[float] = field(default_factory=list)
     start: list[float] = field(default_factory=list)  # since the clock's zero
     slip: list[float] = field(default_factory=list)  # server: by which idle instances began late
+    behind: float = 0.0  # server: by which the last call ended after the last arrival, as a share of the arrivals' time
     device: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0  # from its begin to the end of its last call
     calls: int = 0  # of single instances
@@ -63,7 +65,9 @@ def server(pool: ThreadPoolExecutor, instances: Sequence[Call], arrivals: np.nda
     """
     next_one, begin = itertools.count(), clock()
     work = [pool.submit(_serve, call, arrivals, next_one, begin) for call in instances]
-    return _merged([done.result() for done in work], clock() - begin)
+    made = _merged([done.result() for done in work], clock() - begin)
+    made.behind = made.seconds / float(arrivals[-1]) - 1
+    return made
 
 
 def _stream(call: Call, seconds: float, least: int) -> Block:
@@ -94,8 +98,8 @@ def poisson(rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray
 
 
 def _serve(call: Call, arrivals: np.ndarray, next_one: Iterator[int], begin: float) -> Block:
-    made = Block()
-    while (index := next(next_one)) < len(arrivals):
+    made, end = Block(), begin + OVERTIME * float(arrivals[-1])
+    while clock() < end and (index := next(next_one)) < len(arrivals):
         due = begin + float(arrivals[index])
         was_idle = _wait_until(due)
         began = clock()

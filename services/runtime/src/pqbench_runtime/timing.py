@@ -43,6 +43,7 @@ LEAST_CALLS = 100  # of fewer the 99th percentile is the maximum
 TRIES = 3  # to confirm the rate that was found
 BACK_OFF = 0.95
 MAX_SLIP = 0.1  # of the 99th percentile, by which the generator may be late
+MAX_BEHIND = 0.2  # of the arrivals' time, for which the queue may take to empty: beyond, it only grows
 Instances = Sequence[Call]  # of one engine, which work at the same time
 # The server's engines are warmed up as offline.
 BLOCKS = {
@@ -195,9 +196,9 @@ def _highest_rate(
     for _ in range(PROBES):
         rate = (low + high) / 2
         seconds = _seconds(settings, rate, settings.min_seconds / settings.windows)
-        p99 = _p99(scenarios.server(pool, instances, scenarios.poisson(rate, seconds, rng)))
-        met = p99 <= settings.p99_seconds
-        probes.append(Probe(rate=rate, p99=p99, met=met))
+        block = scenarios.server(pool, instances, scenarios.poisson(rate, seconds, rng))
+        met = _keeps_up(block, rate) and _p99(block) <= settings.p99_seconds
+        probes.append(Probe(rate=rate, p99=_p99(block), met=met))
         low, high = (rate, high) if met else (low, rate)
     return low or high, probes
 
@@ -205,17 +206,23 @@ def _highest_rate(
 def _server_timing(block: Block, rate: float, settings: MeasureSettings) -> ServerTiming:
     slip = float(np.percentile(block.slip, 99)) if block.slip else 0.0
     reason = ""
-    if slip > MAX_SLIP * _p99(block):
-        reason = f"the generator was late by {slip * 1e3:.3f} ms (99th percentile)"
+    if not _keeps_up(block, rate):
+        reason = f"the engine cannot keep up: it served {block.calls / block.seconds:.4g} calls a second of {rate:.4g}"
     elif block.calls < LEAST_CALLS:
         reason = f"{block.calls} calls in max_seconds are too few for a 99th percentile, which takes {LEAST_CALLS}"
+    elif slip > MAX_SLIP * _p99(block):
+        reason = f"the generator was late by {slip * 1e3:.3f} ms (99th percentile)"
     return ServerTiming(
         rate=rate,
         slip_p99=slip,
         valid=not reason,
         invalid_reason=reason,
-        met=not settings.p99_seconds or _p99(block) <= settings.p99_seconds,
+        met=_keeps_up(block, rate) and (not settings.p99_seconds or _p99(block) <= settings.p99_seconds),
     )
+
+
+def _keeps_up(block: Block, rate: float) -> bool:
+    return block.behind <= MAX_BEHIND or block.calls / block.seconds >= rate
 
 
 def _p99(block: Block) -> float:
