@@ -1,8 +1,9 @@
 """How often is a verdict right?  python benchmarks/verdicts.py [--times 20]
 
 Two engines of one variant must be called the same, a planted slowdown of 5 % must be found, and INT8 must never be
-called the same as FP32: each 20 times, in fresh sessions, by the clock and the statistics that every cell has. The
-first two once more as `pqbench compare` sees them: two runs of five sessions each, no session with both engines in it.
+called the same as FP32: each 20 times, in fresh sessions, by the clock and the statistics that every cell has. Once
+more as `pqbench compare` sees them, no session with both engines in it: two targets of a run, whose five sessions
+alternate, and two runs, five sessions of one after those of the other, where a slowdown of 10 % must be found.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,25 +88,40 @@ def paired(one: Case, precision: Precision, slowdown: float, options: argparse.N
     return verdict(found), found
 
 
-def compared(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> tuple[str, Ratio]:
-    """The verdict of `pqbench compare` on two runs of several sessions each, one after the other."""
-    old, new = (run_of(one, precision, share, options) for share in (0.0, slowdown))
+def targets(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> tuple[str, Ratio]:
+    """The verdict of `pqbench compare` on two targets of a run, whose sessions alternate: A B B A …"""
+    return compared(one, precision, slowdown, options, "run", ([0, 1], [1, 0]) * REPEATS)
+
+
+def runs(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> tuple[str, Ratio]:
+    """The verdict of `pqbench compare` on two runs, one after the other."""
+    return compared(one, precision, slowdown, options, "later", ([0] * REPEATS, [1] * REPEATS))
+
+
+def compared(
+    one: Case, precision: Precision, slowdown: float, options: argparse.Namespace, run: str, order: Sequence[list[int]]
+) -> tuple[str, Ratio]:
+    """The verdict on sessions in an order of old (0) and new (1) ones; `run`: of the new, the old are of "run"."""
+    sides: tuple[list[Session], list[Session]] = ([], [])
+    for which in [which for turn in order for which in turn][: 2 * REPEATS]:
+        sides[which].append(alone(one, precision, slowdown if which else 0.0, options))
+    old, new = (
+        Side(name=name, cells={("cell",): sessions}, run=Path(name))
+        for name, sessions in zip(("run", run), sides, strict=True)
+    )
     (change,) = compare(old, new)
     assert change.ratio is not None
     return change.verdict, change.ratio
 
 
-def run_of(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> Side:
-    """A run of one cell with repeats."""
+def alone(one: Case, precision: Precision, slowdown: float, options: argparse.Namespace) -> Session:
+    """A session with one engine."""
     seconds = options.seconds / REPEATS
     settings = pb.MeasureSettings(**SETTINGS, min_seconds=seconds, max_seconds=seconds)
-    sessions = []
-    for _ in range(REPEATS):
-        with tempfile.TemporaryDirectory() as folder:
-            (found,) = timing.measure([[loaded(one, precision, slowdown, options.threads, folder)]], settings)
-        row = {"Outcome": "ok", "Inference Time (ms)": 1e3 * float(np.median(found.latency))}
-        sessions.append(Session(row=row, blocks=[]))
-    return Side(name="run", cells={("cell",): sessions})
+    with tempfile.TemporaryDirectory() as folder:
+        (found,) = timing.measure([[loaded(one, precision, slowdown, options.threads, folder)]], settings)
+    row = {"Outcome": "ok", "Inference Time (ms)": 1e3 * float(np.median(found.latency))}
+    return Session(row=row, blocks=[])
 
 
 def main() -> int:
@@ -114,6 +130,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--last", type=int, default=0, help="do only so many again; the others' results are kept")
     options = parser.parse_args()
     one = case("cifar", "resnet20", 8)
     fp32, int8 = Precision.PRECISION_FP32, Precision.PRECISION_INT8
@@ -121,15 +138,21 @@ def main() -> int:
         "the same variant twice": (paired, fp32, 0.0, {SAME}, RIGHT),
         "slowed down by 5 %": (paired, fp32, SLOWDOWN, {WORSE}, RIGHT),
         "INT8 against FP32": (paired, int8, 0.0, {BETTER, WORSE}, 1.0),
-        "the same variant in two runs": (compared, fp32, 0.0, {SAME}, RIGHT),
-        "slowed down by 5 % in another run": (compared, fp32, SLOWDOWN, {WORSE}, RIGHT),
+        "the same variant as two targets": (targets, fp32, 0.0, {SAME}, RIGHT),
+        "slowed down by 5 % as another target": (targets, fp32, SLOWDOWN, {WORSE}, RIGHT),
+        "the same variant in two runs": (runs, fp32, 0.0, {SAME}, RIGHT),
+        "slowed down by 10 % in another run": (runs, fp32, 2 * SLOWDOWN, {WORSE}, RIGHT),
     }
     record: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"), "machine": platform.platform(), "times": options.times,
         "seconds": options.seconds, "versions": versions_of("onnxruntime"), "results": {},
     }  # fmt: skip
+    if options.last:
+        kept = json.loads(RESULT.read_text())["results"]
+        record["results"] = {name: kept[name] for name in experiments if name in kept}
     good = True
-    for name, (judge, precision, slowdown, wanted, share) in experiments.items():
+    for name in list(experiments)[-options.last :]:
+        judge, precision, slowdown, wanted, share = experiments[name]
         verdicts, ratios = [], []
         for _ in range(options.times):
             said, ratio = judge(one, precision, slowdown, options)

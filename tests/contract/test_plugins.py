@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from openvino import properties
 from pydantic import TypeAdapter
 
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
@@ -25,7 +26,7 @@ from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Fil
 from pqbench_compressor.pruners._importance import CRITERIA
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_orchestrator.metric import METRICS, Outputs
-from pqbench_runtime.backend import BACKENDS, Route
+from pqbench_runtime.backend import BACKENDS, Job, Route, Shape
 from pqbench_runtime.backends._pytorch import refuse_pickle
 from pqbench_runtime.workers import WorkerProcess
 from pqbench_wire.blobs import BlobStore
@@ -256,6 +257,25 @@ def test_openvino_runs_true_fp32_where_its_default_does_not(
     built = build("openvino", data, Form.FORM_ONNX, Precision.PRECISION_FP32, training.preprocessing)
     assert set(built.executed) == {"FP32"}
     assert "float32" in built.settings["inference_precision"]
+
+
+@pytest.mark.parametrize(("instances", "pinned"), [(1, None), (2, False)])
+def test_openvino_does_not_pin_instances_to_the_same_core(
+    instances: int, pinned: bool | None, trained: torch.nn.Module, context: Context, training: Training, tmp_path: Path
+) -> None:
+    backend, artifact = BACKENDS.load("openvino"), tmp_path / "model.onnx"
+    artifact.write_bytes(export.to_onnx(trained, context.example))
+    shape, options = (
+        Shape(batch=4, preprocessing=training.preprocessing, instances=instances),
+        backend.Config(threads=1),
+    )
+    job = Job(artifact=artifact, precision=Precision.PRECISION_FP32, form=Form.FORM_ONNX, shape=shape, caches=tmp_path)
+    (engine := tmp_path / "engine").write_bytes(backend.build(job, options).data)
+    session = backend.load(engine, Precision.PRECISION_FP32, shape, options)
+    assert session.settings.get("cpu_pinning") == (None if pinned is None else str(pinned))
+    if pinned is not None:
+        compiled = session._request.get_compiled_model()
+        assert compiled.get_property(properties.hint.enable_cpu_pinning()) is pinned
 
 
 @pytest.mark.long

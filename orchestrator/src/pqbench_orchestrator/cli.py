@@ -240,11 +240,13 @@ def compare_command(
     ] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare also where settings that matter differ.")] = False,
+    tolerance: Annotated[str, typer.Option(help="Change that is none between two runs or single sessions.")] = "5%",
     as_json: Json = False,
 ) -> None:
     """Compare two runs, two targets of a run, or two machines: better, worse, same, or not comparable and why."""
     limit = _points(fail_on_regression, "--fail-on-regression") / 100 if fail_on_regression else None
-    changes = compare.compare(compare.side(old), compare.side(new), anyway)
+    least = _points(tolerance, "--tolerance") / 100
+    changes = compare.compare(compare.side(old), compare.side(new), anyway, least)
     if as_json:
         print(json.dumps([compare.as_json(one) for one in changes]))
     elif markdown:
@@ -252,10 +254,10 @@ def compare_command(
     else:
         console.print(display.changes_table(changes))
     if limit is not None:
-        raise typer.Exit(_gate(changes, limit))
+        raise typer.Exit(_gate(changes, limit, least))
 
 
-def _gate(changes: list[compare.Change], limit: float) -> int:
+def _gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
     """The exit code of --fail-on-regression. Raises InvalidInput where nothing could be compared."""
     worse = compare.regressions(changes, limit)
     told = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
@@ -263,9 +265,8 @@ def _gate(changes: list[compare.Change], limit: float) -> int:
         raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
     if len(told) < len(changes):
         errors.print(f"{len(changes) - len(told)} of {len(changes)} cells could not be compared")
-    if any(one.alone for one in told) and limit < compare.ONE_SESSION_TOLERANCE:
-        tolerance = f"{compare.ONE_SESSION_TOLERANCE:.0%}"
-        errors.print(f"with one session a side no change under {tolerance} is told: set repeats")
+    if any(one.apart for one in told) and limit < tolerance:
+        errors.print(f"no change under {tolerance:.1%} is told between two runs or single sessions: --tolerance")
     if worse:
         errors.print(f"{len(worse)} of {len(changes)} cells got worse")
     return SOME_FAILED if worse else OK

@@ -35,7 +35,7 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
 IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size", "Concurrency")
-ONE_SESSION_TOLERANCE = 0.05  # the same where each side is one session: sessions of one engine differ as much
+APART = 0.05  # by which two runs, and two single sessions, of one engine differ without a reason
 NOT_COMPARABLE = "not comparable"
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
@@ -62,6 +62,7 @@ class Side:
     name: str
     cells: dict[tuple[Any, ...], list[Session]]
     of_target: bool = False  # its cells are named without their target
+    run: Path = Path()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Change:
     new: Row = field(default_factory=dict)
     layers: list[str] = field(default_factory=list)  # layers that execute in another precision
     accuracy: PairedDifference | None = None  # new minus old, where both scored the same images
-    alone: bool = False  # a side has one session: what differs between sessions is not in the interval
+    apart: bool = False  # two runs or single sessions: how those differ without a reason is not in the interval
     lost: bool = False  # every session had a sound time, and not all have one any more
 
     @property
@@ -129,15 +130,20 @@ def side_of(folder: Path, target: str = "") -> Side:
             )
     finally:
         ledger.close()
-    return Side(name=f"{folder}:{target}" if target else str(folder), of_target=bool(target), cells=dict(cells))
+    name = f"{folder}:{target}" if target else str(folder)
+    return Side(name=name, of_target=bool(target), cells=dict(cells), run=folder.resolve())
 
 
-def compare(old: Side, new: Side, anyway: bool = False) -> list[Change]:
-    """Every cell of either side; `anyway`: also where settings that matter differ. Raises InvalidInput."""
+def compare(old: Side, new: Side, anyway: bool = False, tolerance: float = APART) -> list[Change]:
+    """Every cell of either side; `anyway`: also where settings that matter differ. Raises InvalidInput.
+
+    `tolerance`: the change of latency, as a share, that counts as none between two runs and between single sessions.
+    The sessions of one run's targets alternate: there their interval decides, from 1 % on.
+    """
     if old.of_target != new.of_target:
         raise InvalidInput(f"name a target on both sides or on none: {old.name} and {new.name}")
     return [
-        _change(key, old.cells.get(key, []), new.cells.get(key, []), anyway)
+        _change(key, old.cells.get(key, []), new.cells.get(key, []), anyway, old.run != new.run, tolerance)
         for key in dict.fromkeys([*old.cells, *new.cells])
     ]
 
@@ -174,7 +180,9 @@ def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
     ]
 
 
-def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway: bool) -> Change:
+def _change(
+    key: tuple[Any, ...], old: list[Session], new: list[Session], anyway: bool, two_runs: bool, tolerance: float
+) -> Change:
     first_old, first_new = old[0].row if old else {}, new[0].row if new else {}
     accuracy = _accuracy(old[0], new[0]) if old and new else None
     alone = min(len(old), len(new)) == 1
@@ -189,6 +197,7 @@ def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway
         )  # fmt: skip
     ratio = unpaired_ratio(_timed(new, by_rate), _timed(old, by_rate))
     notes = ["one session: what differs between sessions is not in the interval"] if alone else []
+    apart = alone or two_runs
     if by_rate:
         notes.append("the change is that of the time for a call at the highest rate")
     if accuracy is None and first_old.get("Accuracy Low") is not None and first_new.get("Accuracy Low") is not None:
@@ -197,14 +206,14 @@ def _change(key: tuple[Any, ...], old: list[Session], new: list[Session], anyway
               for session in sessions if session.row.get("Stable") is False]  # fmt: skip
     return Change(
         cell=key,
-        verdict=verdict(ratio, ONE_SESSION_TOLERANCE if alone else TOLERANCE),
+        verdict=verdict(ratio, tolerance if apart else TOLERANCE),
         reason="; ".join(dict.fromkeys(notes)),
         old_ms=_median_ms(old),
         new_ms=_median_ms(new),
         ratio=ratio,
         layers=changed_layers(old[0].layers, new[0].layers),
         accuracy=accuracy,
-        alone=alone,
+        apart=apart,
         old=first_old,
         new=first_new,
     )

@@ -32,14 +32,14 @@ def test_what_is_no_percentage_is_refused(text: str) -> None:
 def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
     refused = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, reason="scenario: a and b")
     with pytest.raises(InvalidInput, match="no cell could be compared"):
-        _gate([refused], 0.03)
+        _gate([refused], 0.03, 0.05)
     row = {"Outcome": "ok", "Inference Time (ms)": 1.0}
     lost = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, old=row, new={"Outcome": "failed"}, lost=True)
-    same = compare.Change(cell=("m",), verdict=SAME, alone=True)
-    assert _gate([same], 0.1) == 0 and capsys.readouterr().err == ""
-    assert _gate([same, lost], 0.03) == 1
+    same = compare.Change(cell=("m",), verdict=SAME, apart=True)
+    assert _gate([same], 0.1, 0.05) == 0 and capsys.readouterr().err == ""
+    assert _gate([same, lost], 0.03, 0.05) == 1
     said = capsys.readouterr().err
-    assert "1 of 2 cells could not be compared" in said and "set repeats" in said and "1 of 2 cells got worse" in said
+    assert "1 of 2 cells could not be compared" in said and "--tolerance" in said and "1 of 2 cells got worse" in said
 
 
 def test_a_run_is_continued_where_it_lies(tmp_path: Path) -> None:

@@ -68,14 +68,23 @@ def changed(old: Side, new: Side, anyway: bool = False) -> Change:
 def test_one_session_each_needs_a_change_beyond_what_sessions_differ() -> None:
     assert changed(side(session(1.0)), side(session(1.03, seed=1))).verdict == SAME
     slower = changed(side(session(1.0)), side(session(1.1, seed=1)))
-    assert slower.verdict == WORSE and slower.alone and "one session" in slower.reason
+    assert slower.verdict == WORSE and slower.apart and "one session" in slower.reason
     assert slower.ratio is not None and slower.ratio.low < 1.1 < slower.ratio.high
+
+
+def faster_cells() -> dict[tuple[Any, ...], list[Session]]:
+    return {KEY: [session(0.96 + 0.004 * i) for i in range(4)]}
 
 
 def test_sessions_make_the_interval() -> None:
     old = side(*(session(1.0 + 0.004 * i) for i in range(4)))
-    faster = changed(old, side(*(session(0.95 + 0.004 * i) for i in range(4))))
+    faster = changed(old, Side(name="n", cells=faster_cells()))
     assert faster.verdict == BETTER and faster.reason == "" and faster.old_ms == pytest.approx(1.006)
+    other = Side(name="n", cells=faster_cells(), run=Path("other"))
+    (between,) = compare(old, other)
+    assert between.verdict == SAME and between.apart, "two runs differ by as much without a reason"
+    (told,) = compare(old, other, tolerance=0.01)
+    assert told.verdict == BETTER, "unless one knows better"
     wide = changed(side(session(1.0), session(1.2)), side(session(1.05), session(1.3)))
     assert wide.verdict == SAME, "sessions differ more than the sides"
 

@@ -116,6 +116,7 @@ class Shape:
 
     batch: int
     preprocessing: Preprocessing
+    instances: int = 1  # that work at the same time
 
     @property
     def image(self) -> tuple[int, int, int, int]:

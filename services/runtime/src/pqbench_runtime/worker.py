@@ -77,7 +77,7 @@ class Worker:
         self._store = store
         self._caches = store.root.parent / "trt_caches"
         self._send = send
-        self._loaded: dict[tuple[bytes, int], _Loaded] = {}
+        self._loaded: dict[tuple[bytes, int, int], _Loaded] = {}  # by engine, instance, and how many there are
         self._told = 0.0
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
@@ -133,7 +133,7 @@ class Worker:
         """
         settings = request.settings
         timing.check_settings(settings)
-        self._unload_others(request.engines)
+        self._unload_others(request.engines, _count(settings))
         peak_known = host.forget_peak()
         loaded = [self._instances(engine, settings) for engine in request.engines]
         batches = [self._first_batch(request.inputs, engine) for engine in request.engines]
@@ -259,27 +259,27 @@ class Worker:
             tools = backend.cross_checks(*arguments, batch, request.seconds)
         return pb.CrossCheckResult(tools=[pb.CrossCheck(**asdict(tool)) for tool in tools])
 
-    def _loadable(self, engine: pb.Engine) -> tuple[Any, tuple[Path, Precision, Shape, Any]]:
+    def _loadable(self, engine: pb.Engine, instances: int = 1) -> tuple[Any, tuple[Path, Precision, Shape, Any]]:
         """An engine's backend, and what its functions take to load it. Raises Refused on another device."""
         backend = BACKENDS.load(engine.backend)
         options = BACKENDS.configure(engine.backend, engine.options_json)
         if engine.built_on and engine.built_on != (here := identity(backend, options)):
             raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
-        shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
+        shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing, instances=instances)
         return backend, (self._store.path(engine.blob), engine.precision, shape, options)
 
     def _first_batch(self, inputs: Images, engine: pb.Engine) -> Feed:
         prepared = load_inputs(self._store, inputs, engine.preprocessing)[0]
         return as_feed(_padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
 
-    def _load(self, engine: pb.Engine, instance: int = 0) -> _Loaded:
+    def _load(self, engine: pb.Engine, instance: int = 0, instances: int = 1) -> _Loaded:
         """The loaded engine; one that works beside itself is loaded once an instance."""
-        key = (canonical(engine), instance)
+        key = (canonical(engine), instance, instances)
         if key not in self._loaded:
             while len(self._loaded) >= MAX_ENGINES + instance:
                 del self._loaded[next(iter(self._loaded))]
                 gc.collect()
-            backend, arguments = self._loadable(engine)
+            backend, arguments = self._loadable(engine, instances)
             device_before = self._device_memory(engine)
             before, begin = host.memory(), time.perf_counter()
             session = backend.load(*arguments)
@@ -296,15 +296,15 @@ class Worker:
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry
 
-    def _unload_others(self, engines: Iterable[pb.Engine]) -> None:
+    def _unload_others(self, engines: Iterable[pb.Engine], instances: int) -> None:
         wanted = {canonical(engine) for engine in engines}
-        for key in [key for key in self._loaded if key[0] not in wanted]:
+        for key in [key for key in self._loaded if key[0] not in wanted or key[2] != instances]:
             del self._loaded[key]
         gc.collect()
 
     def _instances(self, engine: pb.Engine, settings: pb.MeasureSettings) -> list[_Loaded]:
-        single = settings.scenario in (pb.SCENARIO_UNSPECIFIED, pb.SCENARIO_SINGLE_STREAM)
-        return [self._load(engine, instance) for instance in range(1 if single else max(1, settings.concurrency))]
+        instances = _count(settings)
+        return [self._load(engine, instance, instances) for instance in range(instances)]
 
     def _job(self, request: pb.BuildEngineRequest, report: Callable[[float], None]) -> Job:
         artifact, calibration = request.artifact, None
@@ -356,6 +356,12 @@ class Worker:
             return
         self._told = time.monotonic()
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
+
+
+def _count(settings: pb.MeasureSettings) -> int:
+    """The instances of an engine that work at the same time."""
+    single = settings.scenario in (pb.SCENARIO_UNSPECIFIED, pb.SCENARIO_SINGLE_STREAM)
+    return 1 if single else max(1, settings.concurrency)
 
 
 def _on_gpu(engine: pb.Engine) -> bool:

@@ -167,7 +167,12 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    return Session(_imported(engine, _properties(precision, options)), options.transfers)
+    chosen = _properties(precision, options)
+    if shape.instances == 1:
+        return Session(_imported(engine, chosen), options.transfers)
+    session = Session(_imported(engine, chosen | {properties.hint.enable_cpu_pinning(): False}), options.transfers)
+    session.settings = {"cpu_pinning": "False"}  # OpenVINO would pin all instances to the same cores
+    return session
 
 
 def _imported(engine: Path, chosen: dict[str, Any]) -> openvino.CompiledModel:
@@ -203,7 +208,7 @@ def cross_checks(
         blob.symlink_to(engine)
         asked = ["-m", str(blob), "-d", "CPU", "-hint", "none", "-api", "sync", "-t", str(ceil(seconds))]
         asked += ["-infer_precision", _hint(precision).get_type_name()]
-        asked += ["-nstreams", "1", "-pin", "NO", *(["-nthreads", str(options.threads)] if options.threads else [])]
+        asked += ["-nstreams", "1", *(["-nthreads", str(options.threads)] if options.threads else [])]
         done = subprocess.run([sys.executable, "-c", BENCHMARK_APP, *asked], capture_output=True, text=True)
     made = replace(made, command=shlex.join(["benchmark_app", *asked]))
     found = re.search(r"Median:\s+([0-9.]+) (us|ms)", done.stdout)
@@ -218,7 +223,6 @@ def _properties(precision: Precision, options: Config) -> dict[str, Any]:
         properties.hint.inference_precision(): _hint(precision),
         properties.hint.performance_mode(): properties.hint.PerformanceMode.LATENCY,
         properties.num_streams(): 1,
-        properties.hint.enable_cpu_pinning(): False,  # instances at once would be pinned to the same cores
     }
     if options.threads:
         chosen[properties.inference_num_threads()] = options.threads
