@@ -143,7 +143,7 @@ def search_command(
         settings = run.Settings(data=place, inventory=inventory, allow_code=allow_code, say=live.say)
         search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
         made = run.run_to_continue if again else run.new_run
-        folder = made(manifest, settings, run.SEARCH)
+        folder = made(manifest, settings, search=True)
         try:
             table = search.search(folder, settings, live, live.note, trials)
         except KeyboardInterrupt:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Blob, Images
 from pqbench_orchestrator.ledger import FILE, Ledger
+from pqbench_orchestrator.samples import calls_of
 from pqbench_orchestrator.stats import (
+    APART,
     BETTER,
     SAME,
     TOLERANCE,
@@ -30,17 +31,15 @@ from pqbench_orchestrator.stats import (
     unpaired_ratio,
     verdict,
 )
-from pqbench_orchestrator.tables import Row
+from pqbench_orchestrator.tables import Row, recorded
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
 IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size", "Concurrency")
-APART = 0.05  # by which two runs, and two single sessions, of one engine differ without a reason
 NOT_COMPARABLE = "not comparable"
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
 UNSAID = {"transfers": True}  # what a backend does that has no such option
-OLD_RUNS = {"Concurrency": 1, "Scenario": "single-stream"}  # what the rows of old runs leave out
 OTHER_IMAGES = "the accuracies are not of the same images: their intervals are compared"
 
 
@@ -105,11 +104,11 @@ def side_of(folder: Path, target: str = "") -> Side:
     """A run's cells, or those of one of its targets. Raises InvalidInput."""
     if not (folder / FILE).is_file():
         raise InvalidInput(f"{folder}: not a run: it has no {FILE}")
-    store, blocks = BlobStore(folder.resolve().parent.parent / "blobs"), _blocks(folder / "samples.parquet")
+    store, blocks = BlobStore(folder.resolve().parent.parent / "blobs"), _blocks(folder)
     ledger = Ledger(folder / FILE)
     cells: dict[tuple[Any, ...], list[Session]] = defaultdict(list)
     try:
-        rows: list[Row] = [OLD_RUNS | row for row in ledger.cells()]
+        rows = recorded(ledger)
         targets = sorted({row["Target"] for row in rows})
         if target and target not in targets:
             raise InvalidInput(f"{folder} has no target {target!r}, only {', '.join(targets)}")
@@ -316,17 +315,12 @@ def _right(score: dict[str, Any], store: BlobStore) -> np.ndarray | None:
     return store.array(blob)[0] if store.has(blob) else None
 
 
-def _blocks(samples: Path) -> dict[str, list[float]]:
+def _blocks(run: Path) -> dict[str, list[float]]:
     """Medians of each cell's blocks, of the variant; seconds."""
-    if not samples.is_file():
-        return {}
-    query = (
-        "SELECT cell, block, median(latency) FROM read_parquet(?) WHERE role = 'variant' AND build = 0"
-        " GROUP BY cell, block ORDER BY cell, block"
-    )
+    query = "SELECT cell, block, median(latency) FROM calls WHERE role = 'variant' GROUP BY ALL ORDER BY ALL"
     found: dict[str, list[float]] = defaultdict(list)
-    with duckdb.connect() as connection:
-        for cell, _, median in connection.execute(query, [str(samples)]).fetchall():
+    with calls_of(run) as connection:
+        for cell, _, median in connection.execute(query).fetchall():
             found[cell].append(median)
     return dict(found)
 

@@ -15,13 +15,12 @@ from statistics import median
 from typing import Any
 
 from pqbench_orchestrator.manifest import Goal
+from pqbench_orchestrator.stats import APART, TOLERANCE
 from pqbench_orchestrator.tables import Row
 
 GROUP = ("Model", "Dataset", "Batch Size", "Concurrency")
 COST = {"latency": "Inference Time (ms)", "size": "Engine (bytes)", "energy": "Energy (mJ/image)"}
 UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
-CLOSE = 0.01  # costs that differ less are not told apart, however narrow their intervals
-UNPAIRED_NOISE = 0.05  # by which latencies of different sessions differ without any reason
 UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
 HELD_OUT = "held-out training images"
 SCORED = "the split that scores: no labelled training images were held out"
@@ -93,11 +92,10 @@ def _candidates(rows: Sequence[Row], goal: Goal, judged_on: str) -> list[Candida
     for row in rows:
         repeats[row["Recipe"], row["Target"]].append(row)
     references = {target: baseline_latency(rows, target) for target in {row["Target"] for row in rows}}
-    rates = {row["Rate (1/s)"] for row in rows if row.get("Rate (1/s)") is not None}
     made = []
     for own in repeats.values():
         reference = references[own[0]["Target"]]
-        costs = [cost for row in own if (cost := cost_of(row, goal, reference, by_rate=len(rates) > 1)) is not None]
+        costs = [cost for row in own if (cost := cost_of(row, goal, reference)) is not None]
         if costs:
             made.append(
                 Candidate(
@@ -122,10 +120,10 @@ def baseline_latency(rows: Sequence[Row], target: str) -> float | None:
     return median(times + [row["Inference Time (ms)"] for row in own if row["Baseline"]])
 
 
-def cost_of(row: Row, goal: Goal, baseline_ms: float | None, by_rate: bool = False) -> float | None:
-    """What the goal minimizes, of one row; None where it is not known. `by_rate`: ms a call at the rate it held."""
-    if goal.minimize == "latency" and by_rate:
-        return 1e3 / row["Rate (1/s)"] if row.get("Rate (1/s)") else None
+def cost_of(row: Row, goal: Goal, baseline_ms: float | None) -> float | None:
+    """What the goal minimizes, of one row; None where it is not known. Of a rate that was searched: ms a call at it."""
+    if goal.minimize == "latency" and row.get("Rate Searched"):
+        return 1e3 / float(row["Rate (1/s)"])
     if goal.minimize == "latency" and baseline_ms is not None and (row["Baseline"] or row.get("Paired")):
         return baseline_ms if row["Baseline"] else float(baseline_ms / row["Speedup"])
     value = row.get(COST[goal.minimize])
@@ -192,8 +190,8 @@ def told_apart(best: Candidate, other: Candidate, goal: Goal) -> bool:
         return difference > 0
     error = math.hypot(best.error, other.error) if best.row["Target"] == other.row["Target"] else math.inf
     if math.isinf(error):
-        return difference > math.log1p(UNPAIRED_NOISE)
-    return difference > max(math.log1p(CLOSE), 1.96 * error)
+        return difference > math.log1p(APART)
+    return difference > max(math.log1p(TOLERANCE), 1.96 * error)
 
 
 def as_json(found: Recommendation, confirmed: Row | None) -> dict[str, Any]:
@@ -249,7 +247,8 @@ def figures(row: Row) -> str:
     parts = [times(row)]
     if row.get("Accuracy") is not None:
         low, high = row.get("Accuracy Low"), row.get("Accuracy High")
-        parts.append(f"accuracy {row['Accuracy']:.2f} % ({low:.2f}–{high:.2f})")
+        interval = "" if low is None or high is None else f" ({low:.2f}–{high:.2f})"
+        parts.append(f"accuracy {row['Accuracy']:.2f} %{interval}")
     if row.get("Accuracy Change") is not None:
         told = ", not told from the baseline" if row.get("Indistinguishable") else ""
         change = f"{row['Accuracy Change']:+.2f} points"

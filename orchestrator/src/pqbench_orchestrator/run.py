@@ -25,6 +25,7 @@ from pqbench_orchestrator.plan import Plan, plan
 from pqbench_orchestrator.recommend import Recommendation, recommend, text
 from pqbench_orchestrator.report.details import boxes, details
 from pqbench_orchestrator.report.page import Report, write_report
+from pqbench_orchestrator.samples import FILE as SAMPLES
 from pqbench_orchestrator.services import Launcher, Services, from_inventory
 from pqbench_orchestrator.survey import Survey, load_datasets, survey
 from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experiment
@@ -36,8 +37,7 @@ from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
 LOCK = ".lock"  # names the process that executes the run
-STUDY = "search.sqlite"  # of a search
-SEARCH = "search-"  # begins the name of a search's folder
+STUDY = "search.sqlite"  # a search's trials: what tells its folder from a run's
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 
 
@@ -67,19 +67,19 @@ def read_experiment(path: Path) -> Manifest:
     return load_ini(path) if is_thesis_config(path) else load_manifest(path)
 
 
-def new_run(manifest_path: Path, settings: Settings, prefix: str = "") -> Path:
-    """Make the folder of a new run; raises InvalidInput before anything is made."""
+def new_run(manifest_path: Path, settings: Settings, search: bool = False) -> Path:
+    """Make the folder of a new run, or search; raises InvalidInput before anything is made."""
     manifest = read_experiment(manifest_path)
     _inventory(manifest, settings)
     experiments = settings.data / "experiments"
     experiments.mkdir(parents=True, exist_ok=True)
-    name = f"{prefix}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{'search-' if search else ''}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = experiments / (name + suffix)
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             (folder / MANIFEST).write_text(dump(manifest), encoding="utf-8")
-            if prefix:
+            if search:
                 (folder / STUDY).touch()
             if is_thesis_config(manifest_path):
                 (folder / THESIS).write_bytes(manifest_path.read_bytes())
@@ -87,19 +87,19 @@ def new_run(manifest_path: Path, settings: Settings, prefix: str = "") -> Path:
     raise InvalidInput(f"{experiments}: no free name for {name}")
 
 
-def run_to_continue(path: Path, settings: Settings, prefix: str = "") -> Path:
-    """The run to continue: the folder itself, or the newest run of the manifest at `path` whose name has `prefix`."""
+def run_to_continue(path: Path, settings: Settings, search: bool = False) -> Path:
+    """The run, or search, to continue: the folder itself, or the newest of the manifest at `path`."""
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise InvalidInput(f"{path}: not a run: it has no {MANIFEST}")
-        if _is_search(path) != bool(prefix):
+        if _is_search(path) != search:
             raise InvalidInput(f"{path} is {'a search' if _is_search(path) else 'no search'}: {_continuing(path)}")
         return path
     text = dump(read_experiment(path))
     experiments = settings.data / "experiments"
-    candidates = sorted(experiments.glob(f"{prefix}*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    candidates = sorted(experiments.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for candidate in reversed(candidates):
-        if candidate.read_text(encoding="utf-8") == text and _is_search(candidate.parent) == bool(prefix):
+        if candidate.read_text(encoding="utf-8") == text and _is_search(candidate.parent) == search:
             return candidate.parent
     raise InvalidInput(f"{path}: no run of this manifest in {settings.data / 'experiments'}; leave out --continue")
 
@@ -243,7 +243,7 @@ def _rows(folder: Path) -> list[tables.Row]:
     if not (folder / LEDGER).is_file():
         raise InvalidInput(f"{folder}: not a run: it has no {LEDGER}")
     ledger = Ledger(folder / LEDGER)
-    table = ledger.cells()
+    table = tables.recorded(ledger)
     ledger.close()
     if not table:
         raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
@@ -259,7 +259,7 @@ def write_outputs(folder: Path, ready: Prepared, made: Plan, record: dict[str, A
     ledger.describe({CELLS: json.dumps([cell.key for cell in made.cells])})
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
-    tables.write_samples(made, ledger, store, folder / "samples.parquet")
+    tables.write_samples(made, ledger, store, folder / SAMPLES)
     _write_report(folder, table, record, dump(ready.manifest))
     if (folder / THESIS).is_file():
         write_experiment(table, folder.parent, (folder / MANIFEST).stat().st_mtime)
@@ -317,7 +317,7 @@ def _write_report(folder: Path, table: list[tables.Row], record: dict[str, Any],
         record=record,
         manifest=manifest,
         details=details(folder, table),
-        boxes=boxes(folder / "samples.parquet"),
+        boxes=boxes(folder),
         recommendations=[text(one, str(folder), confirmed(folder, one)) for one in chosen],
         versions=versions_of_a_run(folder, record, {row["Target"] for row in table}),
         sensitivity=sensitivity.figures_of(folder.parent, load_manifest(folder / MANIFEST)),

@@ -205,9 +205,7 @@ class _Search:
             return math.inf
         if row.get("Baseline Time (ms)") is not None:
             self.tried.baselines.setdefault(row["Target"], row["Baseline Time (ms)"])
-        measure = self.ready.manifest.measure
-        by_rate = measure.p99_seconds is not None and measure.rate is None
-        return cost_of(row, self.ready.manifest.goal, self.tried.baselines.get(row["Target"]), by_rate) or math.inf
+        return cost_of(row, self.ready.manifest.goal, self.tried.baselines.get(row["Target"])) or math.inf
 
     def _ran(self, row: Row) -> bool:
         timed = row["Outcome"] == "ok" and row.get("Inference Time (ms)") is not None

@@ -12,6 +12,7 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 10_000
 TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval
+APART = 0.05  # by which latencies of two runs, and of two single sessions, differ without a reason
 BETTER, WORSE, SAME = "better", "worse", "same"
 
 

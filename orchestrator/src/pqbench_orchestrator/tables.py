@@ -55,6 +55,20 @@ def rows(plan: Plan, ledger: Ledger, store: BlobStore) -> list[Row]:
     return table
 
 
+def recorded(ledger: Ledger) -> list[Row]:
+    """The rows that a run's ledger keeps, of its newest plan; those of older versions with what they leave out."""
+    return [
+        {
+            "Concurrency": 1,
+            "Scenario": "single-stream",
+            "Baseline": row["Pruner"] == row["Quantizer"] == OFF,
+            "Technique": " + ".join(name for name in (row["Pruner"], row["Quantizer"]) if name != OFF) or OFF,
+        }
+        | row
+        for row in ledger.cells()
+    ]
+
+
 def _add_sessions(plan: Plan, table: list[Row]) -> None:
     """What the repeats of a cell have in common: the median that the thesis reports, and how sessions differ."""
     sessions: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -156,7 +170,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
         "Reason": "",
         "Recipe": cell.recipe.label,
         "Baseline": not cell.recipe.steps,
-        "Technique": technique(cell.recipe),
+        "Technique": _technique(cell.recipe),
         "Target": cell.target.name,
         "Backend": cell.target.backend,
         "Precision": cell.precision or None,
@@ -176,7 +190,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     return row
 
 
-def technique(recipe: Recipe) -> str:
+def _technique(recipe: Recipe) -> str:
     """What a recipe does but for the amounts, as "removal(criterion=taylor) + finetune(epochs=2)"."""
     return " + ".join(_step_without_amount(step) for step in recipe.steps) or OFF
 

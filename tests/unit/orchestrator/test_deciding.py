@@ -170,6 +170,7 @@ def test_the_rows_of_old_runs_are_of_one_instance_and_stream(tmp_path: Path) -> 
     folder.mkdir(parents=True)
     ledger = Ledger(folder / FILE)
     row = {"Model": "m", "Dataset": "d", "Recipe": "r", "Batch Size": 1, "Target": "t", "Cell": "c", "Outcome": "ok"}
+    row |= {"Pruner": "-", "Quantizer": "-"}
     ledger.record_cells([("c", "ok", "", row)])
     ledger.close()
     (cell,) = side_of(folder).cells
@@ -300,7 +301,7 @@ def test_an_accuracy_that_is_not_known_breaks_the_bound() -> None:
 def test_the_highest_rate_decides_and_an_invalid_run_does_not() -> None:
     rates = {"baseline": 100.0, "a": 150.0, "b": 300.0, "d": 200.0}
     served = [
-        one | {"Rate (1/s)": rates[one["Recipe"]], "Valid": one["Recipe"] != "b"}
+        one | {"Rate (1/s)": rates[one["Recipe"]], "Rate Searched": True, "Valid": one["Recipe"] != "b"}
         for one in GRID
         if one["Recipe"] in rates
     ]

@@ -15,9 +15,11 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.dataset import DATASETS, chosen, fit
 from pqbench_orchestrator.ledger import CELLS, Ledger, StepCache
+from pqbench_orchestrator.report.details import boxes
 from pqbench_orchestrator.report.page import Report, write_report
+from pqbench_orchestrator.samples import calls_of
 from pqbench_orchestrator.stats import paired_speedup, pareto_front
-from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, write_csv, write_parquet
+from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, recorded, write_csv, write_parquet
 from pqbench_wire.errors import InvalidInput
 
 STEP = {"key": "k", "kind": "build", "label": "l", "place": "p"}
@@ -181,3 +183,28 @@ def test_device_times_are_columns_where_there_is_a_gpu() -> None:
         "SM Clock Max (MHz)": 1300}  # fmt: skip
     counted = [GpuReading(power_watts=50, energy_joules=100, seconds=1), GpuReading(energy_joules=220, seconds=3)]
     assert device_columns(MeasureResult(timings=[timing], gpu=counted))["GPU Power (W)"] == 60.0
+
+
+@pytest.mark.parametrize("columns", ["0 AS build, ", ""])
+def test_samples_are_read_with_and_without_replicates(columns: str, tmp_path: Path) -> None:
+    with calls_of(tmp_path) as nothing:
+        assert nothing.execute("SELECT * FROM calls").fetchall() == []
+    said = f"SELECT 'c' AS cell, {columns}'variant' AS role, 0 AS block, 0.0 AS start, 0.5 AS latency"
+    more = f" UNION ALL {said.replace('0 AS build', '1 AS build').replace('0.5', '9.0')}" if columns else ""
+    duckdb.sql(said + more).write_parquet(str(tmp_path / "samples.parquet"))
+    with calls_of(tmp_path) as connection:
+        assert connection.execute("SELECT latency FROM calls").fetchall() == [(0.5,)], "of the first engine only"
+    assert boxes(tmp_path) == {"c": [500.0] * 5}
+
+
+def test_rows_of_older_versions_are_whole(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    old = {"Pruner": "-", "Quantizer": "int8-static"}
+    ledger.record_cells(
+        [("a", "ok", "", old), ("b", "ok", "", old | {"Concurrency": 2, "Technique": "int8(images=8)"})]
+    )
+    first, second = sorted(recorded(ledger), key=lambda row: row["Concurrency"])
+    assert first == old | {
+        "Concurrency": 1, "Scenario": "single-stream", "Baseline": False, "Technique": "int8-static"
+    }  # fmt: skip
+    assert (second["Concurrency"], second["Technique"]) == (2, "int8(images=8)")

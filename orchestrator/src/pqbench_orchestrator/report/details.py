@@ -8,40 +8,37 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from pqbench_orchestrator.ledger import FILE, Ledger
+from pqbench_orchestrator.samples import calls_of
 from pqbench_orchestrator.tables import Row
 
 MOST_SAMPLES = 200  # of a cell and role; all of them are in samples.parquet
 MOST_LAYERS = 400
 Details = dict[str, dict[str, Any]]  # by cell
 QUANTILES_SQL = """
-SELECT cell, quantile_cont(latency * 1000, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM read_parquet(?)
-WHERE role = 'variant' AND build = 0 GROUP BY cell
+SELECT cell, quantile_cont(latency * 1000, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM calls
+WHERE role = 'variant' GROUP BY cell
 """
 SAMPLES_SQL = """
 WITH numbered AS (
   SELECT cell, role, start, latency, block,
     row_number() OVER one - 1 AS n, count(*) OVER (PARTITION BY cell, role) AS total
-  FROM read_parquet(?) WHERE build = 0 WINDOW one AS (PARTITION BY cell, role ORDER BY start)
+  FROM calls WINDOW one AS (PARTITION BY cell, role ORDER BY start)
 )
 SELECT cell, role, round(start, 4), round(latency * 1000, 6), block FROM numbered
 WHERE n % (1 + (total - 1) // ?) = 0 ORDER BY cell, role, start
 """
 
 
-def boxes(samples: Path) -> dict[str, list[float]]:
+def boxes(run: Path) -> dict[str, list[float]]:
     """The quantiles of each cell's latencies in ms."""
-    if not samples.is_file():
-        return {}
-    with duckdb.connect() as connection:
-        return dict(connection.execute(QUANTILES_SQL, [str(samples)]).fetchall())
+    with calls_of(run) as connection:
+        return dict(connection.execute(QUANTILES_SQL).fetchall())
 
 
 def details(run: Path, rows: Iterable[Row]) -> Details:
     """Of every cell that was measured."""
-    thinned = _samples(run / "samples.parquet")
+    thinned = _samples(run)
     ledger = Ledger(run / FILE)
     try:
         steps = ledger.description()
@@ -80,11 +77,10 @@ def _result(ledger: Ledger, key: str | None) -> dict[str, Any]:
     return (record.result or {}) if record is not None else {}
 
 
-def _samples(path: Path) -> dict[str, dict[str, list[list[float]]]]:
+def _samples(run: Path) -> dict[str, dict[str, list[list[float]]]]:
     """At most MOST_SAMPLES calls of each cell and role, evenly over time: start s, latency ms, block."""
     found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-    if path.is_file():
-        with duckdb.connect() as connection:
-            for cell, role, *sample in connection.execute(SAMPLES_SQL, [str(path), MOST_SAMPLES]).fetchall():
-                found[cell][role].append(sample)
+    with calls_of(run) as connection:
+        for cell, role, *sample in connection.execute(SAMPLES_SQL, [MOST_SAMPLES]).fetchall():
+            found[cell][role].append(sample)
     return found

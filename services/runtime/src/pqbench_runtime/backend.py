@@ -112,11 +112,11 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What an engine takes: one image, or other inputs."""
+    """What an engine takes, one image or other inputs, and how many of it work at once."""
 
     batch: int
     preprocessing: Preprocessing
-    instances: int = 1  # that work at the same time
+    instances: int = 1
 
     @property
     def image(self) -> tuple[int, int, int, int]:
