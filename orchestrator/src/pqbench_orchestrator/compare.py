@@ -158,7 +158,8 @@ def versions_of_a_run(
     pairs = [
         (a, b) for i, (a, one) in enumerate(targets) for b, other in targets[i + 1 :] if _differ_in_version(one, other)
     ]
-    return [(a, b, compare(side_of(folder, a), side_of(folder, b))) for a, b in pairs]
+    sides = {name: side_of(folder, name) for name in dict.fromkeys(name for pair in pairs for name in pair)}
+    return [(a, b, compare(sides[a], sides[b])) for a, b in pairs]
 
 
 def _differ_in_version(one: dict[str, Any], other: dict[str, Any]) -> bool:

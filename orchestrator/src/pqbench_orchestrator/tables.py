@@ -57,16 +57,17 @@ def rows(plan: Plan, ledger: Ledger, store: BlobStore) -> list[Row]:
 
 def recorded(ledger: Ledger) -> list[Row]:
     """The rows that a run's ledger keeps, of its newest plan; those of older versions with what they leave out."""
-    return [
-        {
-            "Concurrency": 1,
-            "Scenario": "single-stream",
-            "Baseline": row["Pruner"] == row["Quantizer"] == OFF,
-            "Technique": " + ".join(name for name in (row["Pruner"], row["Quantizer"]) if name != OFF) or OFF,
-        }
-        | row
-        for row in ledger.cells()
-    ]
+    return [row | {name: value for name, value in _left_out(row).items() if name not in row} for row in ledger.cells()]
+
+
+def _left_out(row: Row) -> Row:
+    kinds = [row["Pruner"], row["Quantizer"]]
+    return {
+        "Concurrency": 1,
+        "Scenario": "single-stream",
+        "Baseline": kinds == [OFF, OFF],
+        "Technique": " + ".join(name for name in kinds if name != OFF) or OFF,
+    }
 
 
 def _add_sessions(plan: Plan, table: list[Row]) -> None:
