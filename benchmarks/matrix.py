@@ -68,7 +68,7 @@ QUANTIZATION: list[Technique] = [
     ("FP16", [("quantize", "fp16", {})]),
     ("BF16", [("quantize", "bf16", {})]),
     *(
-        (f"INT8 static, {method}", [("quantize", "int8-static", CALIBRATED | {"method": method})])
+        (f"INT8 static, {method}", [("quantize", "int8-static", CALIBRATED | {"ranges": method})])
         for method in ("min-max", "percentile", "entropy", "mse")
     ),
     ("INT8 dynamic", [("quantize", "int8-dynamic", {})]),

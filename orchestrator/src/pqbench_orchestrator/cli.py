@@ -40,6 +40,10 @@ def show(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
+def _note(text: str) -> None:
+    errors.print(text, markup=False)
+
+
 class Commands(TyperGroup):
     """The commands: an expected failure is one line and exit code 2, an interrupt is 130."""
 
@@ -86,7 +90,9 @@ def run_command(
         tracking.check_reachable(mlflow)
     with display.LiveDisplay(errors) as live:
         place = _data_of(manifest, data, again)
-        settings = run.Settings(data=place, inventory=inventory, allow_code=allow_code, say=live.say)
+        settings = run.Settings(
+            data=place, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note, manifest=manifest
+        )
         folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
         try:
             table = run.execute(folder, settings, live, live.planned)
@@ -140,7 +146,9 @@ def search_command(
 
     with display.LiveDisplay(errors) as live:
         place = _data_of(manifest, data, again)
-        settings = run.Settings(data=place, inventory=inventory, allow_code=allow_code, say=live.say)
+        settings = run.Settings(
+            data=place, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note, manifest=manifest
+        )
         search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
         made = run.run_to_continue if again else run.new_run
         folder = made(manifest, settings, search=True)
@@ -170,7 +178,7 @@ def plan_command(
     as_json: Json = False,
 ) -> None:
     """Show the steps, what is cached already, and what cannot run and why; do no work."""
-    settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code)
+    settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, note=_note)
     with run.prepared(manifest, None, settings, Nobody()) as ready:
         state = {step.key: ready.execution.state(step) for step in ready.plan.steps}
     if as_json:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,13 @@ CHUNK = 256  # images decoded between two reports of progress
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+class IsPath:
+    """Marks the text of a configuration that names a file or folder: in a manifest, relative to its file."""
+
+
+PathText = Annotated[str, IsPath()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """Images that are decoded on demand.
@@ -38,6 +45,7 @@ class Split:
     fingerprint: str
     labelled: bool = True  # else a model is compared with its baseline only
     inputs: Mapping[str, np.ndarray] | None = None
+    notes: tuple[str, ...] = ()  # what whoever named the data should know, such as files that were skipped
 
 
 @dataclass(frozen=True, kw_only=True)

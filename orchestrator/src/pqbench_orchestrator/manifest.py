@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from pqbench_orchestrator import yaml_file
+from pqbench_orchestrator.dataset import DATASETS, IsPath
 from pqbench_wire.catalog import first_problem, unknown
-from pqbench_wire.errors import InvalidInput
+from pqbench_wire.errors import InvalidInput, Unavailable
 
 # NVIDIA's images by the TensorRT version in them; the version that counts is the one that the runtime reports.
 TENSORRT_TAGS = {
@@ -28,8 +32,24 @@ def _has_an_image(version: str) -> str:
     return version
 
 
+def _as_text(name: object) -> object:
+    """YAML reads a name of digits as a number."""
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+def _names_no_path(name: str) -> str:
+    if not 1 <= len(name) <= LONGEST_NAME or name != name.strip() or name.startswith("."):
+        raise ValueError(
+            f"a name has 1 to {LONGEST_NAME} characters and begins with no dot or space, got {name[:60]!r}"
+        )
+    if any(character in "/\\" or ord(character) < 32 for character in name):
+        raise ValueError(f"a name has no slashes, line breaks and control characters, got {name[:60]!r}")
+    return name
+
+
+LONGEST_NAME = 120
 Version = Annotated[str, AfterValidator(_has_an_image)]
-Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^/\s][^/\n]*$")]
+Name = Annotated[str, BeforeValidator(_as_text), AfterValidator(_names_no_path)]
 
 
 class Strict(BaseModel):
@@ -63,11 +83,18 @@ class Tensor(Strict):
     shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = ()  # without the batch axis
 
 
+def _names_a_model(name: str) -> str:
+    if not name.strip("/") or name.endswith("/"):
+        raise ValueError(f"a model is family/name, file.py:function or file.onnx, got {name[:60]!r}")
+    return name
+
+
 class Model(Strict):
     """A model: family/name, path/to/file.py:function or path/to/file.onnx."""
 
-    model: Annotated[str, Field(min_length=1)]
-    weights: str = "default"  # default, none, or a path to safetensors or .pth
+    model: Annotated[str, AfterValidator(_names_a_model)]
+    weights: Annotated[str, Field(min_length=1)] = "default"  # default, none, or a path to safetensors or .pth
+    weights_key: str = ""  # of several state dicts in the file: which
     name: Name | None = None
     config: dict[str, Any] = {}
     preprocessing: Input | None = None
@@ -133,17 +160,41 @@ class Step(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_short_form(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or len(value) != 1:
+        if not isinstance(value, dict):
+            raise ValueError(f"a step is a mapping, as {{prune: {{…}}}}, got {json.dumps(value)[:60]}")
+        if set(value) == {"kind", "method", "config"}:
             return value
+        if len(value) != 1:
+            raise ValueError(
+                f"a step has one kind; got {', '.join(map(str, value)) or 'none'}: write one list item for each"
+            )
         kind, config = next(iter(value.items()))
         if kind not in KINDS:
             raise ValueError(unknown("step", str(kind), KINDS))
         if isinstance(config, str) and kind not in WITHOUT_METHOD:
             config = {"method": config}
-        config = dict(config or {})
+        config = {} if config is None else config
+        if not isinstance(config, dict):
+            wanted = "a mapping" if kind in WITHOUT_METHOD else "a method's name, or a mapping with method"
+            raise ValueError(f"{kind} takes {wanted}, got {json.dumps(config)[:60]}")
+        config = dict(config)
         if kind not in WITHOUT_METHOD and "method" not in config:
             raise ValueError(f"{kind} needs a method")
         return {"kind": kind, "method": WITHOUT_METHOD.get(kind) or config.pop("method"), "config": config}
+
+    @model_validator(mode="after")
+    def _counts(self) -> Step:
+        """An amount is a number or a list of them; a class of the user's own may call so what it likes."""
+        if "amount" in self.config and not self.is_own:
+            given = self.config["amount"]
+            if given == []:
+                raise ValueError(f"{self.kind}.amount: an empty list gives no recipe")
+            for amount in given if isinstance(given, list) else [given]:
+                if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+                    raise ValueError(
+                        f"{self.kind}.amount must be a number, as 0.5, or a list of numbers, got {json.dumps(amount)[:60]}"
+                    )
+        return self
 
 
 class Recipe(Strict):
@@ -152,6 +203,12 @@ class Recipe(Strict):
     name: Name | None = None
     steps: tuple[Step, ...] = ()
     targets: tuple[str, ...] | None = None  # only on these; default: on all
+
+    @model_validator(mode="after")
+    def _quantizes_last(self) -> Recipe:
+        if any(step.kind == "quantize" for step in self.steps[:-1]):
+            raise ValueError("steps: quantize must be the last step: what follows would undo it")
+        return self
 
     @property
     def label(self) -> str:
@@ -170,7 +227,7 @@ class Recipe(Strict):
         many = any(len(choice) > 1 for choice in choices)
         made = []
         for chosen in itertools.product(*choices):
-            amounts = " ".join(f"{s.config['amount']:g}" for s in chosen if "amount" in s.config)
+            amounts = " ".join(_written(s.config["amount"]) for s in chosen if "amount" in s.config)
             name = f"{self.name} {amounts}" if self.name and many else self.name
             made.append(Recipe.model_construct(name=name, steps=tuple(chosen), targets=self.targets))
         return made
@@ -303,6 +360,15 @@ class Manifest(Strict):
         """The recipes with their lists of amounts written out."""
         return tuple(one for recipe in self.recipes for one in recipe.expanded())
 
+    def key_of(self, steps: tuple[Step, ...]) -> str:
+        """Where the last of `steps` is written, which a recipe begins with, as in "recipes.1.steps.0.prune (recipe 'x')"."""
+        for index, recipe in enumerate(self.recipes):
+            for one in recipe.expanded():
+                if steps and one.steps[: len(steps)] == steps:
+                    place = [i for i, step in enumerate(recipe.steps) if step.method != "none"][len(steps) - 1]
+                    return f"recipes.{index}.steps.{place}.{steps[-1].kind} (recipe {one.label!r})"
+        return "recipes"
+
 
 class ProcessPlace(Strict):
     """A local process, started and ended by pqbench."""
@@ -413,16 +479,10 @@ def _long_form(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path, kind: type[Part]) -> Part:
+    values = yaml_file.read(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InvalidInput(f"{path}: must be a mapping of keys")
-    try:
-        return kind.model_validate(values)
+        # As JSON: strict about types, a list being a tuple all the same.
+        return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise InvalidInput(f"{path}: {_problem(error, kind)}") from error
 
@@ -435,7 +495,7 @@ def _problem(error: ValidationError, kind: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         where = ".".join(str(part) for part in parents)
         return f"{where + ': ' if where else ''}{unknown('key', str(last), _keys(kind, parents))}"
-    return first_problem(error).replace("value error, ", "")
+    return first_problem(error)
 
 
 def _keys(kind: type[BaseModel], path: list[int | str]) -> list[str]:
@@ -451,17 +511,6 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
         return annotation
     found = (_nested(argument) for argument in typing.get_args(annotation))
     return next((kind for kind in found if kind), None)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe, and strict about a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _absolute(manifest: Manifest, base: Path) -> Manifest:
@@ -483,23 +532,44 @@ def _absolute(manifest: Manifest, base: Path) -> Manifest:
 
 
 def _absolute_dataset(dataset: Dataset, base: Path) -> Dataset:
-    change: dict[str, Any] = {"config": _absolute_config(dataset.config, base)}
     if dataset.is_own:
-        change["dataset"] = str(base / dataset.dataset)
-    return dataset.model_copy(update=change)
+        dataset = dataset.model_copy(update={"dataset": str(base / dataset.dataset)})
+    keys = _path_keys(dataset)
+    paths = {
+        key: str(base / value)
+        for key, value in dataset.config.items()
+        if key in keys and value and isinstance(value, str)
+    }
+    return dataset.model_copy(update={"config": dataset.config | paths})
 
 
 def _absolute_step(step: Step, base: Path) -> Step:
     return step.model_copy(update={"method": str(base / step.method)}) if step.is_own else step
 
 
-def _absolute_config(config: dict[str, Any], base: Path) -> dict[str, Any]:
-    """A string that names a path says so by a slash or by existing."""
+def _path_keys(dataset: Dataset) -> set[str]:
+    """Which keys of a dataset's configuration name files: by the types in its plug-in, or in the user's own function."""
+    if dataset.is_own:
+        return set(_paths_of_function(*dataset.dataset.rsplit(":", 1)))
+    try:
+        config = DATASETS.load(dataset.dataset).Config
+    except (InvalidInput, Unavailable):  # the survey says so, with the dataset's key
+        return set()
+    hints = typing.get_type_hints(config, include_extras=True)
+    return {name for name, hint in hints.items() if any(isinstance(one, IsPath) for one in typing.get_args(hint))}
 
-    def is_path(value: object) -> bool:
-        return isinstance(value, str) and ("/" in value or (base / value).exists())
 
-    return {key: str(base / value) if is_path(value) else value for key, value in config.items()}
+def _paths_of_function(file: str, name: str) -> Iterator[str]:
+    """The arguments of a function in a file, which is not run, that are annotated as Path."""
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # whoever runs it says so
+        return
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            for argument in (*node.args.args, *node.args.kwonlyargs):
+                if argument.annotation is not None and "Path" in ast.unparse(argument.annotation):
+                    yield argument.arg
 
 
 def _amounts(step: Step) -> list[Step]:
@@ -515,7 +585,15 @@ def _short(step: Step) -> str:
     return f"{name} {amount:g}" if isinstance(amount, (int, float)) else name
 
 
+def _written(amount: Any) -> str:
+    return f"{amount:g}" if isinstance(amount, (int, float)) else str(amount)
+
+
+NUMBERS = ("batch_sizes", "concurrency")
+
+
 def _reject_repeats(key: str, labels: list[str]) -> None:
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"{key}: {label!r} is given twice; give one of them another name")
+            hint = "" if key in NUMBERS else "; give one of them another name"
+            raise ValueError(f"{key}: {label!r} is given twice{hint}")

@@ -122,7 +122,7 @@ class _Planner:
             "precision": facts.precision.removeprefix("PRECISION_"),
             "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
         }
-        outcome, reason = self._outcome(facts, runtime, target, dataset)
+        outcome, reason = self._outcome(model, facts, runtime, target, dataset, load)
         if outcome:
             return Cell(**known, outcome=outcome, reason=reason)
         roles = {
@@ -163,12 +163,17 @@ class _Planner:
             roles["baseline profile"] = self._profile(model, dataset, Recipe(), target, load.batch_size)
         return roles
 
-    def _outcome(self, facts: RecipeFacts, runtime: TargetFacts, target: Target, dataset: Dataset) -> tuple[str, str]:
+    def _outcome(
+        self, model: Model, facts: RecipeFacts, runtime: TargetFacts, target: Target, dataset: Dataset, load: Load
+    ) -> tuple[str, str]:
         """What is known before any work."""
+        unpruned = self._facts_of(model, Recipe())
         if facts.unavailable or runtime.unavailable:
             return "unavailable", facts.unavailable or runtime.unavailable
-        if facts.refused:
-            return "refused", facts.refused
+        if refused := unpruned.refused or facts.refused:
+            return "refused", refused
+        if unpruned.fixed_batch not in (0, load.batch_size):
+            return "refused", f"the file's batch is fixed at {unpruned.fixed_batch}: export it with a dynamic batch axis"
         precision = facts.precision.removeprefix("PRECISION_")
         routes = runtime.routes.get(facts.precision)
         if routes is None:
@@ -176,7 +181,7 @@ class _Planner:
         if not runtime.form(facts.precision, facts.forms):
             wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
             return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
-        reason = unsuitable(facts, dataset.label, self.facts.datasets[dataset.label])
+        reason = unsuitable(facts, unpruned.classes, dataset.label, self.facts.datasets[dataset.label])
         return ("refused", reason) if reason else ("", "")
 
     def _prepare(
@@ -262,7 +267,7 @@ class _Planner:
         inputs = self._prepare(model, dataset, "train", dataset.train_images, self.manifest.seed)
 
         def predict(of: Recipe) -> str:
-            build = self._build(model, dataset, of, target, max(self.manifest.batch_sizes))
+            build = self._build(model, dataset, of, target, self._largest_batch(model))
             label = f"{model.label}: {of.label} on {dataset.label}, held out"
             return self._on_target("predict", label, target, {}, {"build": build, "inputs": inputs}, 1)
 
@@ -273,9 +278,8 @@ class _Planner:
         return self._add("score", label, ORCHESTRATOR, spec, needs, (self._rank(target), 3), self.versions, named)
 
     def _predict(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        largest = max(self.manifest.batch_sizes)
         needs = {
-            "build": self._build(model, dataset, recipe, target, largest),
+            "build": self._build(model, dataset, recipe, target, self._largest_batch(model)),
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
         }
         spec: dict[str, Any] = {}
@@ -287,6 +291,10 @@ class _Planner:
         return self._on_target(
             "predict", f"{model.label}: {recipe.label} on {dataset.label}", target, spec, needs, order
         )
+
+    def _largest_batch(self, model: Model) -> int:
+        """With which accuracy is scored: one pass serves all batch sizes."""
+        return self._facts_of(model, Recipe()).fixed_batch or max(self.manifest.batch_sizes)
 
     def _unlabelled(self, dataset: Dataset) -> bool:
         return "test" in self.facts.datasets[dataset.label].unlabelled
@@ -402,14 +410,16 @@ class _Planner:
         return 2 + [t.name for t in self.manifest.targets].index(target.name)
 
 
-def unsuitable(facts: RecipeFacts, dataset: str, data: DatasetFacts) -> str:
-    """Why a dataset does not suit a model and a recipe; empty where it does."""
+def unsuitable(facts: RecipeFacts, classes: int, dataset: str, data: DatasetFacts) -> str:
+    """Why a dataset does not suit a model of so many `classes` and a recipe; empty where it does."""
     if facts.inputs != data.inputs:
         return f"the model takes {_listed(facts.inputs)}; dataset {dataset} has {_listed(data.inputs)}"
     if (facts.trains or any(facts.needs_training)) and "train" not in data.fingerprints:
         return f"dataset {dataset} has no training split, which this model or recipe needs"
     if (facts.trains or any(facts.needs_labels)) and "train" in data.unlabelled:
         return f"dataset {dataset} has no labels, which this model or recipe needs"
+    if 0 < classes < data.labels and "test" not in data.unlabelled and not data.inputs:
+        return f"the model has {classes} outputs; dataset {dataset} needs {data.labels}"
     return ""
 
 

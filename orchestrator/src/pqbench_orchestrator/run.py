@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from pqbench_wire.errors import InvalidInput, PqbenchError
 from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
+ENVIRONMENT = "environment.json"  # written when the first step is about to begin
 LOCK = ".lock"  # names the process that executes the run
 STUDY = "search.sqlite"  # a search's trials: what tells its folder from a run's
 THESIS = "config.ini"  # kept beside the manifest that it stands for
@@ -50,6 +52,8 @@ class Settings:
     allow_code: bool = False
     say: Callable[[str], None] = field(default=lambda _: None)
     compressor: Launcher | None = None  # in place of the inventory's
+    note: Callable[[str], None] = field(default=lambda _: None)  # what stays to be read
+    manifest: Path | None = None  # the user's file, of which a run keeps a copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,13 @@ def execute(folder: Path, settings: Settings, watcher: Watcher, planned: Callabl
 @contextlib.contextmanager
 def executing(folder: Path, settings: Settings, watcher: Watcher) -> Iterator[Prepared]:
     """Hold a run's folder alone, with its plan, services running."""
-    with _only_one(folder), prepared(folder / MANIFEST, folder, settings, watcher) as ready:
+    with _only_one(folder), contextlib.ExitStack() as stack:
+        try:
+            ready = stack.enter_context(prepared(folder / MANIFEST, folder, settings, watcher))
+        except InvalidInput:
+            if not (folder / ENVIRONMENT).is_file():  # nothing was ever done: no run is left of a wrong manifest
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         yield ready
 
 
@@ -146,7 +156,7 @@ def complete(folder: Path, ready: Prepared, made: Plan, settings: Settings) -> l
 
 def track(folder: Path, table: list[tables.Row], uri: str) -> None:
     """Log a finished run to MLflow."""
-    record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     versions = {f"{name} {key}": value for name, target in record["targets"].items()
                 for key, value in target["versions"].items()}  # fmt: skip
     log_run(uri, folder, load_manifest(folder / MANIFEST).name, table, versions)
@@ -271,7 +281,8 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
     """The plan of a manifest, its services running; without a `folder` nothing of a run is written."""
     manifest = read_experiment(manifest_path)
     inventory = _inventory(manifest, settings)
-    datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
+    with _naming(settings.manifest or manifest_path):
+        datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
     cache = StepCache(settings.data / "steps.sqlite")
     ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))
@@ -280,7 +291,10 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
         with from_inventory(
             manifest, inventory, settings.data, logs, settings.allow_code, settings.compressor
         ) as services:
-            facts = survey(manifest, services, store, datasets, settings.say)
+            with _naming(settings.manifest or manifest_path):
+                facts = survey(manifest, services, store, datasets, settings.say)
+            for note in facts.notes:
+                settings.note(f"note: {note}")
             made = plan(manifest, facts, folder.name if folder else "plan", environment.own_versions())
             execution = Execution(
                 services=services, store=store, ledger=ledger, cache=cache, datasets=datasets, watcher=watcher
@@ -291,9 +305,18 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
         cache.close()
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the manifest's file in what is wrong with it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from error
+
+
 def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
     """The run's environment record, written to its folder; a continued run keeps its start."""
-    path = folder / "environment.json"
+    path = folder / ENVIRONMENT
     record = environment.record(ready.facts, folder.name)
     if path.is_file():
         record |= {"started": json.loads(path.read_text(encoding="utf-8"))["started"], "continued": record["started"]}
@@ -304,7 +327,7 @@ def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
 def report_again(folder: Path) -> tuple[Path, list[tables.Row]]:
     """Write a run's report anew from its ledger; returns the page and the table."""
     table = _rows(folder)
-    record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     _write_report(folder, table, record, (folder / MANIFEST).read_text(encoding="utf-8"))
     return folder / "report.html", table
 

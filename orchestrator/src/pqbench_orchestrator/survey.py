@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.services import COMPRESSOR, Services
 from pqbench_wire.blobs import BlobStore, blob_of
 from pqbench_wire.catalog import unknown
-from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import InvalidInput, Refused, Unavailable
+from pqbench_wire.client import Client, blobs_in
+from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Unavailable
+from pqbench_orchestrator.onnx_files import external_locations
 
+ONNX = "onnx"  # the plug-in for an ONNX file
 OWN_CODE = "code"  # the plug-in for a user's own file
 SHORT_NAMES = "thesis"  # the family whose members need not name it
+CHECKING = 1800.0  # seconds that checking one recipe may take: a large network is pruned once for it
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
 
@@ -44,6 +48,9 @@ class RecipeFacts:
     needs_baseline: tuple[bool, ...] = ()
     needs_labels: tuple[bool, ...] = ()
     uses_training: tuple[bool, ...] = ()  # where there is a training split
+    classes: int = 0  # outputs of the classifier; 0: not known
+    fixed_batch: int = 0  # the only batch size that the model takes; 0: any
+    notes: tuple[str, ...] = ()  # what the manifest's author should know
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -76,6 +83,10 @@ class DatasetFacts:
     fingerprints: dict[str, str]  # split -> digest
     inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
     unlabelled: tuple[str, ...] = ()  # splits without labels
+    labels: int = 0  # the model needs at least so many outputs: one more than the largest label, or mapped output
+    classes: int = 0  # that are scored
+    scores_all: bool = False  # all outputs of a model, not only those of the classes
+    notes: tuple[str, ...] = ()  # what the manifest's author should know, such as files that were skipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +99,20 @@ class Survey:
     datasets: dict[str, DatasetFacts]
     compressor_versions: dict[str, dict[str, str]]  # of each compressor
 
+    @property
+    def notes(self) -> list[str]:
+        """What the manifest's author should know, each said once."""
+        said = [f"model {label}: {note}" for (label, _), facts in self.recipes.items() for note in facts.notes]
+        for (label, identity), facts in self.recipes.items():
+            for dataset, data in self.datasets.items():
+                if identity == Recipe().identity and 0 < data.classes < facts.classes and data.scores_all:
+                    said.append(
+                        f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no map from "
+                        "classes to outputs: an image counts as right where the output of its label's number is the largest"
+                    )
+        said += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
+        return list(dict.fromkeys(said))
+
 
 def survey(
     manifest: Manifest,
@@ -96,21 +121,25 @@ def survey(
     datasets: dict[str, Data],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Survey:
-    """Ask every service. Raises InvalidInput for what the manifest's author must change."""
-    for name in manifest.metrics:
-        METRICS.load(name)
+    """Ask every service. Raises InvalidInput, with the manifest's key, for what its author must change."""
+    for index, name in enumerate(manifest.metrics):
+        with _at(f"metrics.{index}"):
+            METRICS.load(name)
     progress("starting services, asking what they can do")
-    models = {model.label: _model(model, store) for model in manifest.models}
+    models = {}
+    for index, model in enumerate(manifest.models):
+        with _at(f"models.{index}"):
+            models[model.label] = _model(model, store)
     with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # they spend seconds importing their libraries
-        compressor = pool.submit(_ask_compressors, manifest, services, store, models)
+        compressor = pool.submit(_ask_compressors, manifest, services, store, models, progress)
         together = [target for target in manifest.targets if not services.swapped(_place(target))]
-        answers = {target.name: pool.submit(_ask_target, target, services) for target in together}
+        answers = {target.name: pool.submit(_ask_target, manifest, target, services) for target in together}
     versions, recipes = compressor.result()
     found = {name: answer.result() for name, answer in answers.items()}
     for target in manifest.targets:
         if target.name not in found:
             progress(f"asking {target.name} what it can do")
-            found[target.name] = _ask_target(target, services)
+            found[target.name] = _ask_target(manifest, target, services)
     targets = {target.name: found[target.name] for target in manifest.targets}
     return Survey(
         models={label: json_format.MessageToDict(model) for label, model in models.items()},
@@ -119,6 +148,15 @@ def survey(
         datasets={label: _dataset_facts(data) for label, data in datasets.items()},
         compressor_versions=versions,
     )
+
+
+@contextmanager
+def _at(key: str) -> Iterator[None]:
+    """Name the manifest's key in what is wrong with it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{key}: {error}") from error
 
 
 def _kind(dtype: object, shape: Iterable[object]) -> str:
@@ -131,6 +169,10 @@ def _dataset_facts(data: Data) -> DatasetFacts:
         fingerprints={name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()},
         inputs={name: _kind(array.dtype, array.shape[1:]) for name, array in inputs.items()},
         unlabelled=tuple(name for name, split in data.splits.items() if not split.labelled),
+        labels=1 + (max(data.outputs) if data.outputs else max(int(s.labels.max()) for s in data.splits.values())),
+        classes=len(data.classes),
+        scores_all=data.outputs is None and not inputs and data.split("test").labelled,
+        notes=tuple(dict.fromkeys(note for split in data.splits.values() for note in split.notes)),
     )
 
 
@@ -138,7 +180,11 @@ def load_datasets(
     manifest: Manifest, root: Path, allow_code: bool = False, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Data]:
     """The manifest's datasets by label. Raises InvalidInput, Refused or Unavailable with what to do."""
-    return {dataset.label: _dataset(dataset, root, allow_code, progress) for dataset in manifest.datasets}
+    found = {}
+    for index, dataset in enumerate(manifest.datasets):
+        with _at(f"datasets.{index} ({dataset.label})"):
+            found[dataset.label] = _dataset(dataset, root, allow_code, progress)
+    return found
 
 
 def _dataset(dataset: Dataset, root: Path, allow_code: bool, progress: Callable[[str], None]) -> Data:
@@ -147,6 +193,8 @@ def _dataset(dataset: Dataset, root: Path, allow_code: bool, progress: Callable[
         name, values = OWN_CODE, {"function": dataset.dataset, "arguments": dataset.config}
     if name == OWN_CODE and not allow_code:
         raise InvalidInput(f"dataset {dataset.label} is your own code: allow it with --allow-code")
+    if name not in DATASETS.names:
+        raise InvalidInput(unknown("dataset", name, DATASETS.names))
     plugin = DATASETS.load(name)
     config = DATASETS.configure(name, json.dumps(values))
     return plugin.load(config, root, lambda fraction: progress(f"downloading {dataset.label}: {fraction:.0%}"))
@@ -154,12 +202,16 @@ def _dataset(dataset: Dataset, root: Path, allow_code: bool, progress: Callable[
 
 def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
     plugin, name, code = _split_name(model.model)
-    message = compressor_pb2.Model(plugin=plugin, name=name, config_json=json.dumps(model.config, sort_keys=True))
+    message = compressor_pb2.Model(
+        plugin=plugin, name=name, config_json=json.dumps(model.config, sort_keys=True), weights_key=model.weights_key
+    )
     if code is not None:
-        message.code.CopyFrom(store.put_file(_existing(code, f"model {model.model}")))
+        message.code.CopyFrom(store.put_file(_existing(code, "model:")))
+        for location, path in _beside(code) if plugin == ONNX else ():
+            message.external.add(location=location, blob=store.put_file(path))
     message.weights = WEIGHTS.get(model.weights, compressor_pb2.WEIGHTS_FILE)
     if message.weights == compressor_pb2.WEIGHTS_FILE:
-        message.file.CopyFrom(store.put_file(_existing(Path(model.weights), f"model {model.model}: weights")))
+        message.file.CopyFrom(store.put_file(_existing(Path(model.weights), "weights: default, none, or a file;")))
     if model.preprocessing is not None:
         values = model.preprocessing.model_dump()
         for key in ("mean", "std"):
@@ -170,10 +222,22 @@ def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
     return message
 
 
+def _beside(file: Path) -> Iterator[tuple[str, Path]]:
+    """The files in its folder that an ONNX file keeps its weights in, by the names that it gives them.
+
+    Raises InvalidInput for one that is missing, or that is not in the file's own folder.
+    """
+    for location in external_locations(file):
+        path = file.parent / location
+        if Path(location).is_absolute() or ".." in Path(location).parts or path.is_symlink():
+            raise InvalidInput(f"{file} keeps weights in {location!r}, which is not in its own folder")
+        yield location, _existing(path, f"{file} keeps weights in {location!r};")
+
+
 def _split_name(name: str) -> tuple[str, str, Path | None]:
     """Plug-in, member and the user's file of a model's name in the manifest."""
     if name.endswith(".onnx"):
-        return "onnx", Path(name).name, Path(name)
+        return ONNX, Path(name).name, Path(name)
     if ".py:" in name:
         path, _, function = name.rpartition(":")
         return OWN_CODE, function, Path(path)
@@ -182,13 +246,22 @@ def _split_name(name: str) -> tuple[str, str, Path | None]:
 
 
 def _existing(path: Path, what: str) -> Path:
-    if not path.is_file():
-        raise InvalidInput(f"{what}: there is no file {path}")
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
+        shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:100]}… ({len(str(path))} characters)"
+        raise InvalidInput(f"{what} there is no file {shown}")
     return path
 
 
 def _ask_compressors(
-    manifest: Manifest, services: Services, store: BlobStore, models: dict[str, compressor_pb2.Model]
+    manifest: Manifest,
+    services: Services,
+    store: BlobStore,
+    models: dict[str, compressor_pb2.Model],
+    progress: Callable[[str], None],
 ) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], RecipeFacts]]:
     """Versions of each compressor, and each recipe's facts from the first that has its plug-ins."""
     versions: dict[str, dict[str, str]] = {}
@@ -197,7 +270,7 @@ def _ask_compressors(
     for name in services.compressors:
         missing = [key for key in wanted if key not in recipes or recipes[key].unavailable]
         if missing:
-            versions[name], found = _ask_compressor(name, manifest, services, store, models, missing)
+            versions[name], found = _ask_compressor(name, manifest, services, store, models, missing, progress)
             recipes |= {key: facts for key, facts in found.items() if key not in recipes or not facts.unavailable}
     return versions, recipes
 
@@ -209,6 +282,7 @@ def _ask_compressor(
     store: BlobStore,
     models: dict[str, compressor_pb2.Model],
     wanted: list[tuple[str, str]],
+    progress: Callable[[str], None],
 ) -> tuple[dict[str, str], dict[tuple[str, str], RecipeFacts]]:
     try:
         client = services.client(name)
@@ -219,15 +293,18 @@ def _ask_compressor(
     known = [p.name for p in capabilities.plugins if p.kind == "model"]
     beginnings = _with_beginnings(manifest)
     recipes = {}
+    keys = {model.label: f"models.{index} ({model.label})" for index, model in enumerate(manifest.models)}
     for label, identity in wanted:
         model, recipe = models[label], beginnings[identity]
-        if model.plugin not in known:
-            raise InvalidInput(f"model {label}: {unknown('family', model.plugin, known)}")
-        client.push(store, blobs_in(model))
-        for step in (step for step in recipe.steps if step.is_own):
-            client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), step.method))])
-        request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
-        recipes[label, identity] = dataclasses.replace(_check(client, stub, request, recipe), compressor=name)
+        with _at(keys[label] if not recipe.steps else manifest.key_of(recipe.steps)):
+            if model.plugin not in known:
+                raise InvalidInput(unknown("family", model.plugin, known))
+            client.push(store, blobs_in(model))
+            for step in (step for step in recipe.steps if step.is_own):
+                client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), "method:"))])
+            progress(f"checking {label}: {recipe.label}")
+            request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
+            recipes[label, identity] = dataclasses.replace(_check(client, stub, request), compressor=name)
     return dict(capabilities.versions), recipes
 
 
@@ -237,15 +314,20 @@ def _with_beginnings(manifest: Manifest) -> dict[str, Recipe]:
     return {part.identity: part for part in (Recipe(), *parts)}
 
 
-def _check(client: Any, stub: Any, request: compressor_pb2.CheckRequest, recipe: Recipe) -> RecipeFacts:
+def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest) -> RecipeFacts:
+    """What cannot be checked is refused with its reason: it does not end the plan of the others."""
     try:
-        answer = client.call(stub.Check, request)
+        answer = client.call(stub.Check, request, CHECKING)
     except Refused as error:
         return RecipeFacts(refused=str(error))
     except Unavailable as error:
         return RecipeFacts(unavailable=str(error))
-    except InvalidInput as error:
-        raise InvalidInput(f"recipe {recipe.label!r}: {error}") from error
+    except Timeout:
+        return RecipeFacts(refused=f"it could not be checked within {CHECKING / 60:.0f} minutes")
+    except InvalidInput:
+        raise
+    except PqbenchError as error:
+        return RecipeFacts(refused=f"it cannot be checked: {error}")
     return RecipeFacts(
         refused=answer.refused,
         preprocessing=json_format.MessageToDict(answer.preprocessing),
@@ -256,6 +338,9 @@ def _check(client: Any, stub: Any, request: compressor_pb2.CheckRequest, recipe:
         needs_baseline=tuple(needs.baseline for needs in answer.needs),
         needs_labels=tuple(needs.labels for needs in answer.needs),
         uses_training=tuple(needs.training_images_if_any for needs in answer.needs),
+        classes=answer.classes,
+        fixed_batch=answer.fixed_batch,
+        notes=tuple(answer.notes),
     )
 
 
@@ -263,7 +348,12 @@ def _place(target: Target) -> str:
     return f"target {target.name}"
 
 
-def _ask_target(target: Target, services: Services) -> TargetFacts:
+def _ask_target(manifest: Manifest, target: Target, services: Services) -> TargetFacts:
+    with _at(f"targets.{manifest.targets.index(target)} ({target.name})"):
+        return _asked(target, services)
+
+
+def _asked(target: Target, services: Services) -> TargetFacts:
     try:
         client = services.client(_place(target))
         stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
@@ -273,8 +363,6 @@ def _ask_target(target: Target, services: Services) -> TargetFacts:
         checked = client.call(stub.Check, runtime_pb2.CheckRequest(backend=target.backend, options_json=options))
     except Unavailable as error:
         return TargetFacts(unavailable=str(error))
-    except InvalidInput as error:
-        raise InvalidInput(f"target {target.name}: {error}") from error
     backend = capabilities.backends[0]
     if not _has_version(backend.versions.get("tensorrt", ""), target.tensorrt):
         reason = f"TensorRT {target.tensorrt} is wanted; the image has {backend.versions.get('tensorrt') or 'none'}"

@@ -118,7 +118,7 @@ def parse_config(config: type, config_json: str, where: str) -> Any:
                 f"{where}: {unknown('key', key, fields)}" if fields else f"{where}: takes no key {key!r}"
             )
     try:
-        return TypeAdapter(config).validate_python(values)
+        return TypeAdapter(config).validate_json(config_json or "{}", strict=True)
     except ValidationError as error:
         raise InvalidInput(f"{where}: {first_problem(error)}") from error
 
@@ -126,9 +126,24 @@ def parse_config(config: type, config_json: str, where: str) -> Any:
 def first_problem(error: ValidationError) -> str:
     """The first problem of a validation error in one line: key and what is wrong with it."""
     problem = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in problem["loc"]) or "value"
+    path = ".".join(str(part) for part in problem["loc"])
+    message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    if problem["type"] == "value_error":  # our own words, which name what was given
+        return f"{path}: {message.removeprefix('value error, ')}".removeprefix(": ")
     given = "" if problem["type"] == "missing" else f", got {_short(problem['input'])}"
-    return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{given}"
+    return f"{path or 'value'}: {message}{given}{_instead(problem)}"
+
+
+def _instead(problem: Any) -> str:
+    """What to write for a number that was given as text."""
+    given = problem["input"]
+    if problem["type"] not in ("int_type", "float_type") or not isinstance(given, str):
+        return ""
+    try:
+        number = float(given.removesuffix("%"))
+    except ValueError:
+        return ""
+    return f"; write {number / 100 if given.endswith('%') else number:g}, without quotes"
 
 
 def _short(value: object) -> str:

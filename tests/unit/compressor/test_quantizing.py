@@ -170,7 +170,7 @@ def test_bias_correction_removes_the_mean_error(module: nn.Module, model: bytes,
     reference = export.run_onnx(model, inputs)
 
     def mean_error(**values: Any) -> float:
-        config = plugin.Config(images=64, method="min-max", smooth=0.0, **values)
+        config = plugin.Config(images=64, ranges="min-max", smooth=0.0, **values)
         made = plugin.quantize(Source(onnx=lambda: model, module=module), config, context, (Form.FORM_QDQ_SIGNED,))
         return float(np.abs((export.run_onnx(made[Form.FORM_QDQ_SIGNED], inputs) - reference).mean(0)).mean())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pqbench_orchestrator.dataset import Data, Split, SplitName, fingerprint_files
-from pqbench_orchestrator.datasets._files import unpacked
+from pqbench_orchestrator.datasets._files import npz, unpacked
 from pqbench_wire.errors import InvalidInput
 
 PIXELS = 3 * 32 * 32  # bytes of an image: red, green and blue planes
@@ -34,11 +33,7 @@ def from_archive(
 
 
 def _npz(path: Path) -> Split:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInput(f"{path}: not an .npz with images and labels: {error}") from error
+    images, labels = npz(path)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
         raise InvalidInput(f"{path}: images {images.dtype} {images.shape}, labels {labels.shape} do not fit")
     return _split(images, labels, fingerprint_files([path], path.parent))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def open_image(path: Path) -> Image.Image:
             return image
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise InvalidInput(f"{path} cannot be decoded: {error}") from error
+
+
+def npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays `images` and `labels` of a .npz file. Raises InvalidInput where there are none."""
+    try:
+        if not path.is_file():
+            raise InvalidInput(f"there is no file {path}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["images"], arrays["labels"]
+    except KeyError as error:
+        raise InvalidInput(f"{path}: not an .npz with images and labels: {first_line(error)}") from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{path}: not an .npz file of plain arrays") from error
 
 
 def unpacked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from pqbench_orchestrator.dataset import Data, Split, SplitName, fingerprint_files
+from pqbench_orchestrator.dataset import Data, PathText, Split, SplitName, fingerprint_files
+from pqbench_orchestrator.datasets._files import npz
 from pqbench_wire.errors import InvalidInput
 
 REQUIRES = ()
@@ -22,8 +22,8 @@ REQUIRES = ()
 class Config:
     """Where the images are."""
 
-    test: Annotated[str, Field(min_length=1, description=".npz for scoring")]
-    train: Annotated[str, Field(description=".npz for calibration and training")] = ""
+    test: Annotated[PathText, Field(min_length=1, description=".npz for scoring")]
+    train: Annotated[PathText, Field(description=".npz for calibration and training")] = ""
 
 
 def load(config: Config, root: Path, progress: Callable[[float], None] = lambda _: None) -> Data:
@@ -34,11 +34,7 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
 
 
 def _split(path: Path) -> Split:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInput(f"{path}: not an .npz with images and labels: {error}") from error
+    images, labels = npz(path)
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3)
     if not fits or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
         raise InvalidInput(

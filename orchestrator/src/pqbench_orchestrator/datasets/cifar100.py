@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pqbench_orchestrator.dataset import Data, SplitName
+from pqbench_orchestrator.dataset import Data, PathText, SplitName
 from pqbench_orchestrator.datasets import _cifar
 
 REQUIRES = ()
@@ -24,8 +24,8 @@ LABELS = 2  # bytes before an image: coarse, fine
 class Config:
     """Where the images are; nothing given: data/cifar100, downloaded if absent."""
 
-    train: Annotated[str, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""
-    test: Annotated[str, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""
+    train: Annotated[PathText, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""
+    test: Annotated[PathText, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""
 
 
 def load(config: Config, root: Path, progress: Callable[[float], None] = lambda _: None) -> Data:

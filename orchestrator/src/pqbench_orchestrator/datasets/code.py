@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from pqbench_orchestrator.dataset import Data, Split, SplitName
+from pqbench_orchestrator.dataset import Data, PathText, Split, SplitName
 from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
 
@@ -28,7 +28,7 @@ REQUIRES = ()
 class Config:
     """Which function, and what it is called with."""
 
-    function: Annotated[str, Field(description="path/to/file.py:function")]
+    function: Annotated[PathText, Field(description="path/to/file.py:function")]
     arguments: Annotated[dict[str, Any], Field(description="keyword arguments of the function")] = field(
         default_factory=dict
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pqbench_orchestrator.dataset import Data
+from pqbench_orchestrator.dataset import Data, PathText
 from pqbench_orchestrator.datasets._files import class_folders, sub_folders
 from pqbench_wire.errors import InvalidInput
 
@@ -20,8 +20,8 @@ REQUIRES = ()
 class Config:
     """Where the images are."""
 
-    test: Annotated[str, Field(min_length=1, description="folder with one sub-folder a class, for scoring")]
-    train: Annotated[str, Field(description="the same, for calibration and training")] = ""
+    test: Annotated[PathText, Field(min_length=1, description="folder with one sub-folder a class, for scoring")]
+    train: Annotated[PathText, Field(description="the same, for calibration and training")] = ""
     outputs: Annotated[
         dict[str, Annotated[int, Field(ge=0)]] | None,
         Field(description="class -> the model's output; given: scored on these outputs only"),

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from pqbench_orchestrator.dataset import Data, Split
+from pqbench_orchestrator.dataset import Data, PathText, Split
 from pqbench_orchestrator.datasets._files import class_folders, of_files, sub_folders
 from pqbench_wire.errors import InvalidInput, Unavailable
 
@@ -22,7 +22,7 @@ CLASSES = 1000
 class Config:
     """Where the images are; ImageNet's licence forbids fetching it for you."""
 
-    folder: Annotated[str, Field(description="folder with val/ and perhaps train/; default: data/imagenet")] = ""
+    folder: Annotated[PathText, Field(description="folder with val/ and perhaps train/; default: data/imagenet")] = ""
 
 
 def load(config: Config, root: Path, progress: Callable[[float], None] = lambda _: None) -> Data:

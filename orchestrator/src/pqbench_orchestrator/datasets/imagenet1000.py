@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from pqbench_orchestrator.dataset import Data, Split
+from pqbench_orchestrator.dataset import Data, PathText, Split
 from pqbench_orchestrator.datasets._files import images_below, of_files
 from pqbench_wire.errors import InvalidInput, Unavailable
 
@@ -27,8 +27,8 @@ CLASSES = 1000
 class Config:
     """Where the images are; nothing given: data/imagenet_sample."""
 
-    test: Annotated[str, Field(description="folder with labels.json")] = ""
-    train: Annotated[str, Field(description="the same, of training images, for calibration")] = ""
+    test: Annotated[PathText, Field(description="folder with labels.json")] = ""
+    train: Annotated[PathText, Field(description="the same, of training images, for calibration")] = ""
 
 
 def load(config: Config, root: Path, progress: Callable[[float], None] = lambda _: None) -> Data:

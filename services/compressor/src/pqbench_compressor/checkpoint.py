@@ -7,15 +7,14 @@ A pruned architecture is stored as the integers by which its modules differ from
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
-
-from pqbench_wire.errors import InvalidInput
 
 Structure = dict[str, dict[str, Any]]  # module name -> attribute -> integer or list of integers
 History = list[dict[str, Any]]  # the steps applied so far
@@ -33,31 +32,10 @@ def load(path: Path, unpruned: nn.Module) -> History:
     with safe_open(path, "pt") as file:
         header = json.loads((file.metadata() or {})["pqbench"])
     _reshape(unpruned, header["structure"], state := safetensors.torch.load_file(path))
-    unpruned.load_state_dict(state)
+    versioned = OrderedDict(state)  # as the modules are now: without versions some would convert it as an old file
+    versioned._metadata = getattr(unpruned.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    unpruned.load_state_dict(versioned)
     return header["history"]
-
-
-def load_weights(module: nn.Module, path: Path, where: str) -> None:
-    """Load a user's safetensors or .pth file, strictly. Raises InvalidInput that names what differs."""
-    try:
-        try:
-            state = safetensors.torch.load_file(path)
-        except SafetensorError:
-            state = unwrap(torch.load(path, map_location="cpu", weights_only=True))
-        module.load_state_dict(state)
-    except Exception as error:
-        # torch.load has no root for a broken zip, a refused pickle and a strange object.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise InvalidInput(f"{where}: weights do not fit: {' '.join(lines)[:300]}") from error
-
-
-def unwrap(state: Any) -> dict[str, torch.Tensor]:
-    """A state dict out of the usual wrappings: {"state_dict": …} and DataParallel's "module." prefix."""
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InvalidInput("weights: not a state dict of tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def structure_of(module: nn.Module, unpruned: nn.Module) -> Structure:

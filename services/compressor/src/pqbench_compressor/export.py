@@ -19,13 +19,12 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.compressor.v1.compressor_pb2 import Verification
+from pqbench_compressor.normal_form import MAX_ONNX, OPSET, finish, normal_form
 from pqbench_compressor.tensors import dynamic_batch, flattened, names, outputs_of, tensors
 from pqbench_wire.errors import Failed, TooLarge, VerificationFailed
 from pqbench_wire.inputs import Feed, flat, named
 from pqbench_wire.jobs import first_line
 
-OPSET = 20
-MAX_ONNX = 2 << 30  # bytes: protobuf's limit for one message
 # The least signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
 # only; INT8 is held to being sane here, its accuracy is measured on the engine. What another maker's
 # tool makes of a model is a finding, however bad.
@@ -59,11 +58,14 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
+                optimize=False,
             )
+            assert program is not None
+            normal_form(program.model)
         except Exception as error:
             raise Failed(f"ONNX export: {_root(error)}") from error
-    assert program is not None
     model = program.model_proto
+    finish(model)
     _strip(model)
     if model.opset_import[0].version != OPSET:
         raise Failed(f"ONNX export: opset {model.opset_import[0].version} came out, {OPSET} was asked for")
@@ -134,17 +136,38 @@ def run_onnx(model: bytes, inputs: Feed) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return flat(session.run(None, feed_of(session, inputs)))
+    return _run(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), inputs, len(inputs))
 
 
 def run_fast(model: bytes, inputs: Feed, batch: int = 32) -> np.ndarray:
     """Outputs of ONNX Runtime, optimised, batch by batch, as float32 [N, values]."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    parts = [session.run(None, feed_of(session, inputs[i : i + batch])) for i in range(0, len(inputs), batch)]
-    return np.concatenate([flat(outputs) for outputs in parts])
+    return _run(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), inputs, batch)
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: Feed, batch: int) -> np.ndarray:
+    parts = []
+    for part in in_batches(session, inputs, batch):
+        outputs = session.run(None, feed_of(session, part))
+        parts.append(flat(outputs))
+    return np.concatenate(parts)[: len(inputs)]
+
+
+def fixed_batch(session: onnxruntime.InferenceSession) -> int:
+    """The only batch size that a graph takes; 0 where its first axis is free."""
+    sizes = [one.shape[0] for one in session.get_inputs() if one.shape]
+    return next((size for size in sizes if isinstance(size, int)), 0)
+
+
+def in_batches(session: onnxruntime.InferenceSession, inputs: Feed, batch: int) -> Iterator[Feed]:
+    """The inputs, `batch` at a time; where the graph's batch is fixed, so many, the last ones again to fill it."""
+    fixed = fixed_batch(session)
+    size = fixed or batch
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
+        missing = size - len(part) if fixed else 0
+        yield inputs[np.r_[start : len(inputs), np.full(missing, len(inputs) - 1)]] if missing else part
 
 
 def feed_of(session: onnxruntime.InferenceSession, inputs: Feed) -> dict[str, np.ndarray]:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import checkpoint, export, onnx_file, statistics, steps
+from pqbench_compressor import checkpoint, export, modules, normal_form, onnx_check, statistics, steps, weights
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
 from pqbench_compressor.sensitivity import Sensitivity
@@ -31,6 +32,8 @@ from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs, store_inputs
 from pqbench_wire.jobs import canonical
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
+# A file that is quantized already is measured as it is.
+PRECISION_OF_FILES = {False: Precision.PRECISION_FP32, True: Precision.PRECISION_INT8}
 LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one
 
 
@@ -60,18 +63,55 @@ class Pipeline:
         info = self.info(request.model)
         recipe = self._recipe(request.steps)
         quantizer = steps.quantizer(recipe)
-        forms = quantizer.FORMS if quantizer else FP32_FORMS
-        if request.model.plugin == "onnx":
-            forms = tuple(form for form in forms if form != Form.FORM_PT2)
-        return pb.CheckResponse(
+        answer = pb.CheckResponse(
             preprocessing=info.preprocessing,
             classes=info.classes,
             trains=info.trains and request.model.weights == pb.WEIGHTS_DEFAULT,
-            refused=self._refusal(request.model, recipe),
             precision=quantizer.PRECISION if quantizer else Precision.PRECISION_FP32,
-            forms=forms,
+            forms=quantizer.FORMS if quantizer else FP32_FORMS,
             needs=[_message(step.needs()) for step in recipe],
         )
+        if request.model.plugin == "onnx":
+            self._check_file(request.model, info, recipe, answer)
+        elif not recipe:
+            self._check_module(request.model, info, answer)
+        answer.refused = answer.refused or self._refusal(request.model, recipe)
+        return answer
+
+    def _check_file(self, model: pb.Model, info: ModelInfo, recipe: list[steps.Step], answer: pb.CheckResponse) -> None:
+        """What a user's ONNX file declares, against what it will be given."""
+        kept = [form for form in answer.forms if form != Form.FORM_PT2]
+        del answer.forms[:]
+        answer.forms.extend(kept)
+        given = self._given(model)
+        operator = normal_form.quantized_operator(given)
+        if operator and recipe:
+            answer.refused = f"this file is quantized already: it has {operator} nodes"
+        elif operator:
+            answer.precision = Precision.PRECISION_INT8
+            del answer.forms[:]
+            answer.forms.append(Form.FORM_QDQ_TOOL)
+        if recipe:
+            return
+        found = onnx_check.examine(given, info.preprocessing)
+        answer.refused, answer.fixed_batch = found.refused, found.fixed_batch
+        answer.classes = answer.classes or found.classes
+        if not operator:
+            normal_form.normalised(model.name, given)
+
+    def _check_module(self, model: pb.Model, info: ModelInfo, answer: pb.CheckResponse) -> None:
+        """A user's file of weights is loaded, a user's own module is run. Raises InvalidInput for weights."""
+        module = None
+        if model.weights == pb.WEIGHTS_FILE:
+            module, note = self.with_weights(model)
+            answer.notes.extend([note] if note else [])
+        if not getattr(MODELS.load(model.plugin), "OWN", False):
+            return
+        example = _example(info.preprocessing)
+        module = module or _architecture(self, canonical(model))[0]
+        answer.refused = modules.refusal(module, example)
+        if not answer.refused and not answer.classes and _classifies(module, example):
+            answer.classes = outputs_of(module, example)[0].shape[1]
 
     def compress(self, request: pb.CompressRequest, report: Report) -> pb.CompressResult:
         """Apply the request's steps and export its forms."""
@@ -125,16 +165,26 @@ class Pipeline:
             module = self.unpruned(model)
             return module.eval(), checkpoint.load(self.store.path(request.checkpoint), module)
         if model.weights == pb.WEIGHTS_DEFAULT:
-            return plugin.pretrained(model.name, config, files, context).eval(), []
-        module = self.unpruned(model)
-        if model.weights == pb.WEIGHTS_FILE:
-            checkpoint.load_weights(module, self.store.path(model.file), model.name)
-        return module.eval(), []
+            return self._plain(model, plugin.pretrained(model.name, config, files, context)), []
+        return (self.with_weights(model)[0] if model.weights == pb.WEIGHTS_FILE else self.unpruned(model)), []
 
     def unpruned(self, model: pb.Model) -> nn.Module:
-        """The architecture with random weights."""
+        """The architecture with random weights, as it is compressed."""
+        return self._plain(model, self._built(model))
+
+    def with_weights(self, model: pb.Model) -> tuple[nn.Module, str]:
+        """The architecture with the weights of the user's file, and what was taken of it. Raises InvalidInput."""
+        module = self._built(model)
+        note = weights.load(self.store.path(model.file), module, model.weights_key)
+        return self._plain(model, module), note
+
+    def _built(self, model: pb.Model) -> nn.Module:
         config = MODELS.configure(model.plugin, model.config_json)
-        return MODELS.load(model.plugin).build(model.name, config, self._files(model)).eval()
+        module: nn.Module = MODELS.load(model.plugin).build(model.name, config, self._files(model))
+        return module
+
+    def _plain(self, model: pb.Model, module: nn.Module) -> nn.Module:
+        return modules.plain(module, _example(self.info(model).preprocessing), f"model {model.name}")
 
     def _export(
         self,
@@ -165,7 +215,8 @@ class Pipeline:
         notes.update(source.notes)
         assert source.module is not None
         reference = export.run_module(source.module, context.images)
-        self._keep(artifacts, failures, result, quantizer, source, context.images, reference, seconds)
+        precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
+        self._keep(artifacts, failures, result, precision, source, context.images, reference, seconds)
 
     @staticmethod
     def _fp32(form: Form, source: Source, context: Context) -> bytes:
@@ -209,7 +260,10 @@ class Pipeline:
     def _quantize_file(
         self, request: pb.CompressRequest, recipe: list[steps.Step], context: Context, seconds: dict[str, float]
     ) -> pb.CompressResult:
-        data = onnx_file.normalised(request.model.name, self.store.read(request.model.code))
+        given = self._given(request.model)
+        as_it_is = given.SerializeToString(deterministic=True)
+        quantized = bool(normal_form.quantized_operator(given))
+        data = as_it_is if quantized else normal_form.normalised(request.model.name, given)
         source = Source(onnx=lambda: data, module=None)
         result = pb.CompressResult()
         if request.forms:
@@ -217,30 +271,36 @@ class Pipeline:
 
             def make(wanted: tuple[Form, ...]) -> dict[Form, bytes]:
                 if quantizer is None:
-                    return {form: self._fp32(form, source, context) for form in wanted}
+                    return {form: data if quantized else self._fp32(form, source, context) for form in wanted}
                 return quantizer.quantize(source, recipe[-1].config, context, wanted)
 
             failures: dict[Form, PqbenchError] = {}
             with _timed(seconds, "quantize"):
                 artifacts = _made(make, tuple(request.forms), failures)
-            reference = export.run_onnx(data, context.images)
-            self._keep(artifacts, failures, result, quantizer, source, context.images, reference, seconds)
+            precision = quantizer.PRECISION if quantizer else PRECISION_OF_FILES[quantized]
+            # What the file itself computes, not what it became here.
+            reference = export.run_onnx(as_it_is, context.images)
+            self._keep(artifacts, failures, result, precision, source, context.images, reference, seconds)
         result.statistics.CopyFrom(statistics.of_onnx(data))
         return _finish(result, source.notes, seconds)
+
+    def _given(self, model: pb.Model) -> onnx.ModelProto:
+        """The user's ONNX file with the weights that came beside it."""
+        beside = {one.location: self.store.path(one.blob) for one in model.external}
+        return normal_form.read(model.name, self.store.read(model.code), beside)
 
     def _keep(
         self,
         artifacts: dict[Form, bytes],
         failures: dict[Form, PqbenchError],
         result: pb.CompressResult,
-        quantizer: Any,
+        precision: Precision,
         source: Source,
         inputs: Feed,
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
         """Verify and store what was made. Raises a form's failure where none is left."""
-        precision = quantizer.PRECISION if quantizer else Precision.PRECISION_FP32
         calibration = None if source.calibration is None else store_inputs(self.store, source.calibration)
         with _timed(seconds, "verify"):
             for form, data in artifacts.items():

@@ -43,7 +43,7 @@ class GetCapabilitiesResponse(_message.Message):
     def __init__(self, plugins: _Optional[_Iterable[_Union[_common_pb2.Plugin, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., device: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("plugin", "name", "config_json", "weights", "file", "code", "preprocessing")
+    __slots__ = ("plugin", "name", "config_json", "weights", "file", "code", "preprocessing", "weights_key", "external")
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,8 @@ class Model(_message.Message):
     FILE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_KEY_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_FIELD_NUMBER: _ClassVar[int]
     plugin: str
     name: str
     config_json: str
@@ -58,7 +60,17 @@ class Model(_message.Message):
     file: _common_pb2.Blob
     code: _common_pb2.Blob
     preprocessing: _common_pb2.Preprocessing
-    def __init__(self, plugin: _Optional[str] = ..., name: _Optional[str] = ..., config_json: _Optional[str] = ..., weights: _Optional[_Union[Weights, str]] = ..., file: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., code: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ...) -> None: ...
+    weights_key: str
+    external: _containers.RepeatedCompositeFieldContainer[ExternalData]
+    def __init__(self, plugin: _Optional[str] = ..., name: _Optional[str] = ..., config_json: _Optional[str] = ..., weights: _Optional[_Union[Weights, str]] = ..., file: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., code: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., weights_key: _Optional[str] = ..., external: _Optional[_Iterable[_Union[ExternalData, _Mapping]]] = ...) -> None: ...
+
+class ExternalData(_message.Message):
+    __slots__ = ("location", "blob")
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    location: str
+    blob: _common_pb2.Blob
+    def __init__(self, location: _Optional[str] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("kind", "plugin", "config_json", "code")
@@ -81,7 +93,7 @@ class CheckRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("preprocessing", "classes", "trains", "refused", "precision", "forms", "needs")
+    __slots__ = ("preprocessing", "classes", "trains", "refused", "precision", "forms", "needs", "notes", "fixed_batch")
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +101,8 @@ class CheckResponse(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     FORMS_FIELD_NUMBER: _ClassVar[int]
     NEEDS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    FIXED_BATCH_FIELD_NUMBER: _ClassVar[int]
     preprocessing: _common_pb2.Preprocessing
     classes: int
     trains: bool
@@ -96,7 +110,9 @@ class CheckResponse(_message.Message):
     precision: _common_pb2.Precision
     forms: _containers.RepeatedScalarFieldContainer[_common_pb2.Form]
     needs: _containers.RepeatedCompositeFieldContainer[StepNeeds]
-    def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    fixed_batch: int
+    def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., fixed_batch: _Optional[int] = ...) -> None: ...
 
 class StepNeeds(_message.Message):
     __slots__ = ("training_images", "baseline", "labels", "training_images_if_any")

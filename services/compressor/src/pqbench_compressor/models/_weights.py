@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from pqbench_compressor.checkpoint import unwrap
 from pqbench_compressor.plugins import Context
+from pqbench_compressor.weights import state_dict
 from pqbench_wire.download import download
 from pqbench_wire.errors import BlobCorrupt, Unavailable
 
@@ -30,7 +30,7 @@ def fetch_state(url: str, context: Context) -> dict[str, torch.Tensor]:
         f"put the file at that name into {folder} ($TORCH_HOME/hub/checkpoints), or give weights: <path>",
         lambda fraction: context.report("download", fraction, name),
     )  # fmt: skip
-    return unwrap(torch.load(path, map_location="cpu", weights_only=True))
+    return state_dict(path)
 
 
 def fetch_from_hub(repository: str, context: Context, endpoint: str | None = None) -> Path:

@@ -16,6 +16,7 @@ from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
 
 REQUIRES = ("torch",)
+OWN = True  # a user's module: it is run once while planning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def build(name: str, config: Config, files: Files) -> nn.Module:
     function = own_code.load(files.code, name, files.allow_code)
     module = own_code.called(f"model function {name}", function, **(config.arguments or {}))
     if not isinstance(module, nn.Module):
-        raise InvalidInput(f"model function {name!r} does not return a torch.nn.Module")
+        raise InvalidInput(f"model function {name!r} returns a {type(module).__name__}, not a torch.nn.Module")
     return module
 
 

@@ -12,6 +12,7 @@ from pqbench_compressor.plugins import Context, Files, ModelInfo
 from pqbench_wire import own_code
 
 REQUIRES = ("torch",)
+OWN = True  # a user's module: it is run once while planning
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,9 @@ import onnx
 import onnxruntime
 import torch
 
-from pqbench_compressor.export import feed_of
+from pqbench_compressor.export import feed_of, fixed_batch, in_batches
 from pqbench_compressor.plugins import Report
-from pqbench_wire.errors import OutOfMemory
+from pqbench_wire.errors import Failed, OutOfMemory
 from pqbench_wire.inputs import Feed
 
 Method = Literal["min-max", "percentile", "entropy", "mse"]
@@ -61,7 +61,9 @@ class Calibration:
     def range(self, name: str, method: Method, percentile: float) -> tuple[float, float]:
         """(low, high) of a tensor; high > low, and 0 lies within."""
         found = self.activations[name]
-        constant = found.high <= found.low
+        if found.high < found.low:  # it was always empty
+            return 0.0, 1e-6
+        constant = found.high == found.low
         low, high = (found.low, found.high) if constant else RANGES[method](found, percentile)
         low, high = min(0.0, low), max(0.0, high)
         return (low, high) if high > low else (0.0, 1e-6)
@@ -90,23 +92,26 @@ def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tu
     watched = list(tensors)
     session, names = _session(model, watched)
     seen = dict.fromkeys(watched, (np.inf, -np.inf))
-    for part in _batches(inputs, 1):
+    for part in in_batches(session, inputs, 1):
         for name, array in zip(watched, session.run(names, feed_of(session, part)), strict=True):
             low, high = seen[name]
-            seen[name] = (min(low, float(np.min(array))), max(high, float(np.max(array))))
+            finite = array[np.isfinite(array)]
+            if finite.size:
+                seen[name] = (min(low, float(finite.min())), max(high, float(finite.max())))
     return seen
 
 
 def _collect(model: bytes, tensors: dict[str, int], inputs: Feed, batch: int, report: Report) -> Calibration:
     activations = {name: Activation() for name in tensors}
     session, names = _session(model, list(tensors))
-    batch = _fitting(session, names, inputs[:1], batch)
+    batch = _fitting(session, names, next(in_batches(session, inputs, 1)), batch)
+    batch = fixed_batch(session) or batch
     rounds = 2 * -(-len(inputs) // batch)
     done = 0
     for observe in (_extremes, _histogram):
-        for part in _batches(inputs, batch):
+        for part in in_batches(session, inputs, batch):
             for name, array in zip(tensors, session.run(names, feed_of(session, part)), strict=True):
-                observe(activations[name], np.asarray(array, np.float32), tensors[name])
+                observe(activations[name], _finite(name, np.asarray(array, np.float32)), tensors[name])
             done += 1
             report("calibrate", done / rounds, f"{len(inputs)} images, {batch} at a time")
     return Calibration(activations=activations, images=len(inputs), batch=batch)
@@ -148,12 +153,23 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "memory" in text or "bad_alloc" in text or "bad allocation" in text
 
 
-def _batches(inputs: Feed, size: int) -> Iterator[Feed]:
-    for start in range(0, len(inputs), size):
-        yield inputs[start : start + size]
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    """The array with infinities, as paddings before a maximum have them, at the ends of the finite values."""
+    if np.isnan(array).any():
+        raise Failed(f"calibration: tensor {name} has values that are not numbers")
+    infinite = np.isinf(array)
+    if not infinite.any():
+        return array
+    finite = array[~infinite]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return np.clip(array, low, high)
 
 
 def _extremes(seen: Activation, array: np.ndarray, axis: int) -> None:
+    if not array.size:
+        return
+    axis = axis if array.ndim else 0
+    array = array if array.ndim else array.reshape(1)
     seen.low, seen.high = min(seen.low, float(array.min())), max(seen.high, float(array.max()))
     others = tuple(d for d in range(array.ndim) if d != axis % array.ndim)
     largest = np.maximum(array.max(others), -array.min(others))
@@ -164,7 +180,7 @@ def _extremes(seen: Activation, array: np.ndarray, axis: int) -> None:
 
 
 def _histogram(seen: Activation, array: np.ndarray, axis: int) -> None:
-    if seen.high > seen.low:
+    if seen.high > seen.low and array.size:
         seen.histogram += torch.histc(torch.from_numpy(array), BINS, seen.low, seen.high).numpy()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fnmatch
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pqbench_wire.errors import InvalidInput
+from pqbench_wire.errors import Failed, InvalidInput
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -34,15 +34,47 @@ class Graph:
         """Names of the constants."""
         return list(self._constants)
 
-    def float_nodes(self) -> list[onnx.NodeProto]:
-        """The nodes whose first output is an FP32 tensor, by shape inference."""
+    def floats(self) -> set[str]:
+        """The FP32 tensors, by shape inference."""
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
-        types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
-        return [n for n in self.nodes if types.get(n.output[0]) == onnx.TensorProto.FLOAT]
+        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        return {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+
+    def float_nodes(self) -> list[onnx.NodeProto]:
+        """The nodes whose first output is an FP32 tensor."""
+        floats = self.floats()
+        return [n for n in self.nodes if n.output[0] in floats]
 
     def compute_nodes(self) -> list[onnx.NodeProto]:
-        """Convolutions and matrix products with a constant weight, in order."""
-        return [n for n in self.nodes if n.op_type in COMPUTE and self.is_constant(n.input[1])]
+        """Convolutions and matrix products that can be quantized, in order."""
+        return [n for n in self.nodes if n.op_type in COMPUTE and not self.hindrance(n)]
+
+    def left_out(self) -> dict[str, str]:
+        """Convolutions and products with a weight that stay as they are: name -> why. Products of two activations are none."""
+        products = [
+            n for n in self.nodes if n.op_type in COMPUTE and (n.op_type != "MatMul" or self.is_constant(n.input[1]))
+        ]
+        return {n.name: reason for n in products if (reason := self.hindrance(n))}
+
+    def hindrance(self, node: onnx.NodeProto) -> str:
+        """Why a convolution or product cannot be quantized; empty where it can."""
+        if not self.is_constant(node.input[1]):
+            return "its weight is no constant"
+        weight = self._constants[node.input[1]]
+        if weight.data_type != onnx.TensorProto.FLOAT or not all(weight.dims):
+            return "its weight is not FP32, or empty"
+        if node.op_type == "Gemm" and attribute(node, "transA"):
+            return "its input is transposed"
+        if node.op_type == "ConvTranspose" and attribute(node, "group", 1) > 1:
+            return "its output channels are in groups"
+        if node.op_type == "MatMul" and len(weight.dims) != 2:
+            return "its weight is no matrix"
+        bias = node.input[2] if len(node.input) > 2 else ""
+        if bias and not self.is_constant(bias):
+            return "its bias is no constant"
+        if bias and len(self._constants[bias].dims) != 1:
+            return "its bias is no vector"
+        return ""
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """Names of the compute nodes that fit patterns. Raises InvalidInput for one that fits none."""
@@ -63,9 +95,36 @@ class Graph:
         """The nodes that read each tensor."""
         found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.model.graph.node:
-            for name in node.input:
+            for name in reads(node):
                 found[name].append(node)
         return found
+
+    def isolate(self) -> list[str]:
+        """Let graphs inside nodes read copies of what they take from outside: rewriting the outside leaves these alone.
+
+        Returns the names of the nodes that copy, and of the nodes with graphs inside.
+        """
+        kept, copies = [], {}
+        for node in [n for n in self.nodes if any(True for _ in inner_graphs(n))]:
+            kept.append(node.name)
+            names = [name for name in reads(node) if name not in node.input]
+            copies |= {name: f"{name}#inner" for name in names}
+            for inner in inner_graphs(node):
+                for one in inner.node:
+                    _rename_reads(one, {name: f"{name}#inner" for name in names})
+                for output in inner.output:  # one that a branch passes on as it is
+                    if output.name in names:
+                        inner.node.append(onnx.helper.make_node("Identity", [f"{output.name}#inner"], [output.name]))
+        for name, copy in copies.items():
+            kept.append(f"{copy}_node")
+            self.model.graph.node.append(onnx.helper.make_node("Identity", [name], [copy], name=kept[-1]))
+        _sort(self.model.graph)
+        return kept
+
+    def rename_reads(self, names: Mapping[str, str]) -> None:
+        """Let every node, those of graphs in nodes too, read other tensors."""
+        for node in self.model.graph.node:
+            _rename_reads(node, names)
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is stored in the model."""
@@ -94,7 +153,7 @@ class Graph:
     def finish(self, opset: int | None = None) -> bytes:
         """The model's bytes: unused constants dropped, nodes in topological order."""
         graph = self.model.graph
-        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        used = {name for node in graph.node for name in reads(node)} | {o.name for o in graph.output}
         kept = [i for i in graph.initializer if i.name in used]
         del graph.initializer[:]
         graph.initializer.extend(kept)
@@ -104,6 +163,30 @@ class Graph:
             own = next(one for one in self.model.opset_import if one.domain in ("", "ai.onnx"))
             own.version = max(own.version, opset)
         return self.model.SerializeToString(deterministic=True)
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads: its inputs, and what graphs inside it take from outside."""
+    found = [name for name in node.input if name]
+    for inner in inner_graphs(node):
+        own = {i.name for i in inner.initializer} | {i.name for i in inner.input}
+        own |= {name for one in inner.node for name in one.output}
+        found += [name for one in inner.node for name in reads(one) if name not in own]
+        found += [o.name for o in inner.output if o.name not in own]
+    return list(dict.fromkeys(found))
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes: branches and bodies of loops."""
+    for one in node.attribute:
+        yield from (*one.graphs, *([one.g] if one.HasField("g") else []))
+
+
+def _rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for inner in inner_graphs(node):
+        for one in inner.node:
+            _rename_reads(one, names)
 
 
 def weight_axis(node: onnx.NodeProto) -> int:
@@ -122,12 +205,13 @@ def _sort(graph: onnx.GraphProto) -> None:
     made = {i.name for i in graph.initializer} | {i.name for i in graph.input} | {""}
     waiting, ordered = list(graph.node), []
     while waiting:
-        ready = [n for n in waiting if all(name in made for name in n.input)]
+        ready = [n for n in waiting if all(name in made for name in reads(n))]
         if not ready:
-            raise ValueError(f"tensor {waiting[0].input[0]} is read and never made")
+            missing = next(name for name in reads(waiting[0]) if name not in made)
+            raise Failed(f"tensor {missing} is read and never made")
         rest, known = [], made
         for node in waiting:  # one pass keeps the order of what is ready already
-            if all(name in known for name in node.input):
+            if all(name in known for name in reads(node)):
                 ordered.append(node)
                 known.update(node.output)
             else:

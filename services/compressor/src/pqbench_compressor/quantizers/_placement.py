@@ -22,7 +22,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from pqbench_compressor.quantizers._graph import Graph, attribute, weight_axis
+from pqbench_compressor.quantizers._graph import COMPUTE, Graph, attribute, weight_axis
 from pqbench_wire.errors import Refused
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -60,11 +60,17 @@ def carriers(graph: Graph) -> list[onnx.NodeProto]:
     for node in graph.nodes:
         inputs = [name for name in node.input if name and not graph.is_constant(name)]
         carries = node.op_type in CARRIERS and bool(inputs) and all(name in made for name in inputs)
+        carries = carries and not _pads_with_infinity(graph, node)
         if carries:
             found.append(node)
         if carries or node.op_type in ("Conv", "ConvTranspose", "HardSwish"):
             made.update(node.output)
     return found
+
+
+def _pads_with_infinity(graph: Graph, node: onnx.NodeProto) -> bool:
+    value = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
+    return bool(value) and not (graph.is_constant(value) and bool(np.isfinite(graph.array(value)).all()))
 
 
 def joined(graph: Graph, ranges: Ranges) -> dict[str, tuple[float, float]]:
@@ -103,11 +109,14 @@ def typed(model: bytes) -> bytes:
 
 def half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> bytes:
     """A model with FP16 tensors between FP32 inputs and outputs; nodes named in `keep` stay FP32."""
-    graph = Graph(b"")
+    graph = Graph(model.SerializeToString())
+    inner = graph.isolate()
     graph.model = convert_float_to_float16(
-        model, keep_io_types=True, disable_shape_infer=False, node_block_list=list(keep)
+        graph.model, keep_io_types=True, disable_shape_infer=False, node_block_list=[*keep, *inner]
     )
     _pass_between_kept(graph)
+    # The converter narrows what the copies for inner graphs give, which itself it leaves alone.
+    graph.rename_reads({n.output[0]: n.input[0] for n in graph.nodes if n.op_type == "Cast" and n.output[0].endswith("#inner")})
     return graph.finish()
 
 
@@ -124,9 +133,10 @@ def _pass_between_kept(graph: Graph) -> None:
 def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
     """Form U: unsigned asymmetric activations, INT8 weights, INT32 biases; ONNX Runtime's quantizer."""
     graph = Graph(model)
+    graph.isolate()  # ONNX Runtime's quantizer takes a ReLU out where it thinks nobody reads what is before it
     carrying = {n.name for n in carriers(graph)}
     excluded = [n.name for n in graph.nodes if n.op_type in CARRIERS and n.name not in carrying]
-    excluded += [n.name for n in graph.nodes if n.op_type == "MatMul" and not graph.is_constant(n.input[1])]
+    excluded += [n.name for n in graph.nodes if n.op_type in COMPUTE and graph.hindrance(n)]
     data = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in joined(graph, ranges).items()

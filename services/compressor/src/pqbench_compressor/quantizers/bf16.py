@@ -47,6 +47,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 def _typed(model: bytes) -> bytes:
     """The model with every FP32 tensor in BF16 but its inputs and outputs."""
     graph = Graph(model)
+    inner = set(graph.isolate())
+    floats = graph.floats()
     fixed = {node.input[i] for node in graph.nodes for i in FP32_ONLY.get(node.op_type, ()) if i < len(node.input)}
     for tensor in graph.model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in fixed:
@@ -57,13 +59,29 @@ def _typed(model: bytes) -> bytes:
                 attribute.i = TensorProto.BFLOAT16
     inputs = {v.name for v in graph.model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     outputs = {v.name for v in graph.model.graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    graph.rename_reads({name: f"{name}#bf16" for name in inputs | outputs})
     for node in graph.nodes:
-        node.input[:] = [f"{name}#bf16" if name in inputs or name in outputs else name for name in node.input]
         node.output[:] = [f"{name}#bf16" if name in outputs else name for name in node.output]
+    _keep_inner(graph, inner, floats)
     new = [helper.make_node("Cast", [n], [f"{n}#bf16"], to=TensorProto.BFLOAT16) for n in sorted(inputs)]
     new += [helper.make_node("Cast", [f"{n}#bf16"], [n], to=TensorProto.FLOAT) for n in sorted(outputs)]
     graph.model.graph.node.extend(new)
     return graph.finish(OPSET)
+
+
+def _keep_inner(graph: Graph, names: set[str], floats: set[str]) -> None:
+    """Let graphs inside nodes stay FP32: what they read is widened, what they give narrowed."""
+    for node in [one for one in graph.nodes if one.name in names]:
+        if node.op_type == "Identity":
+            if node.output[0] in floats:
+                node.op_type = "Cast"
+                node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+            continue
+        for index, name in enumerate(node.output):
+            if name.removesuffix("#bf16") in floats:
+                node.output[index] = f"{name}#fp32"
+                cast = helper.make_node("Cast", [f"{name}#fp32"], [name], to=TensorProto.BFLOAT16)
+                graph.model.graph.node.append(cast)
 
 
 def _bf16(name: str, array: np.ndarray) -> TensorProto:

@@ -35,7 +35,7 @@ class Config:
     """The tool's own options at its own defaults."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
-    method: Annotated[Literal["entropy", "max"], Field(description="how ranges come from activations")] = "entropy"
+    ranges: Annotated[Literal["entropy", "max"], Field(description="how ranges come from activations")] = "entropy"
 
 
 def needs(config: Config) -> Needs:
@@ -55,7 +55,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
             context.report("calibrate", 0, f"{len(inputs)} images for {Form.Name(form).removeprefix('FORM_')}")
             # Its body is FP16 unless told otherwise; FP32 is what forms A and the CPU targets want.
             body = "fp16" if form == Form.FORM_QDQ_TYPED else "fp32"
-            _run(folder, {"calibration_method": config.method, "high_precision_dtype": body})
+            _run(folder, {"calibration_method": config.ranges, "high_precision_dtype": body})
             data = (folder / "quantized.onnx").read_bytes()
             made[form] = lowered(data) if form == Form.FORM_QDQ_SIGNED else data
     return made

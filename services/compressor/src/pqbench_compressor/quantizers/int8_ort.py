@@ -38,7 +38,7 @@ class Config:
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     activations: Annotated[Literal["int8", "uint8"], Field(description="type of quantized activations")] = "int8"
-    method: Annotated[
+    ranges: Annotated[
         Literal["min-max", "entropy", "percentile"], Field(description="how ranges come from activations")
     ] = "min-max"
     per_channel: Annotated[bool, Field(description="a scale for each output channel; else one a weight")] = False
@@ -71,7 +71,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         with asking("ONNX Runtime's quantizer"):
             quantize_static(
                 before, after, reader, activation_type=TYPES[config.activations], weight_type=QuantType.QInt8,
-                calibrate_method=METHODS[config.method], per_channel=config.per_channel,
+                calibrate_method=METHODS[config.ranges], per_channel=config.per_channel,
             )  # fmt: skip
         model = onnx.load(after)
     source.notes["calibration_images"] = used

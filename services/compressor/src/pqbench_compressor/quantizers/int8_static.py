@@ -35,7 +35,7 @@ class Config:
     """How to calibrate, and what to give up for accuracy."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
-    method: Annotated[
+    ranges: Annotated[
         Literal["min-max", "percentile", "entropy", "mse", "auto"],
         Field(description="how ranges come from activations; auto: the best of them on held-out training images"),
     ] = "percentile"
@@ -64,10 +64,12 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         source.notes["smoothed"] = len(pairs)
     calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
     source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
+    if left := Graph(model).left_out():
+        source.notes["left_fp32"] = left
     maker = _Maker(model, calibration, config)
-    if config.method == "auto":
+    if config.ranges == "auto":
         maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep)
-        source.notes["method"] = maker.method
+        source.notes["ranges"] = maker.method
     if config.max_drop is not None:
         more = _kept_for_accuracy(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep, context)
         source.notes["kept_fp32"] = keep = [*keep, *more]
@@ -83,7 +85,7 @@ class _Maker:
     config: Config
 
     def __post_init__(self) -> None:
-        self.method: _calibration.Method = "percentile" if self.config.method == "auto" else self.config.method
+        self.method: _calibration.Method = "percentile" if self.config.ranges == "auto" else self.config.ranges
 
     def layers(self, form: Form) -> list[str]:
         """Names of the nodes that a form quantizes."""

@@ -1,0 +1,246 @@
+"""The one form in which every ONNX graph is worked on, whoever wrote it: quantizers may rely on it.
+
+Functions are inlined; constants are initializers, whatever made them; batch normalisation is part of the convolution
+before it; products have no factors of their own; outputs that nobody reads are gone; names are unique; the opset is
+20 at least. Passes and rules are those of onnx_ir and onnxscript, but for the rules that take numbers near 0 or 1 for
+0 or 1: `x + 1e-9` keeps a division by zero away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import inliner, numpy_helper, version_converter
+from onnx_ir.passes import common as passes
+from onnxscript import rewriter
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter.rules.common import (
+    _basic_rules,
+    _broadcast_to_matmul,
+    _cast_constant_of_shape,
+    _collapse_slices,
+    _fuse_batchnorm,
+    _fuse_pad_into_conv,
+    _fuse_relus_clips,
+    _materialize_reshape_shape,
+    _min_max_to_clip,
+    _no_op,
+    _redundant_scatter_nd,
+    _remove_optional_bias,
+)
+
+from pqbench_wire.errors import InvalidInput, TooLarge
+from pqbench_wire.jobs import first_line
+
+OPSET = 20
+LEAST_IR = 8  # constants that are no inputs
+MAX_ONNX = 2 << 30  # bytes: protobuf's limit for one message
+LARGEST_CONSTANT = 1 << 28  # values of a constant that folding may make
+ROUNDS = 3  # one rule makes room for another
+RULES = (
+    _no_op.dropout_zero_rule,
+    _no_op.dropout_inference_rule,
+    *_broadcast_to_matmul.rules,
+    *_cast_constant_of_shape.rules,
+    *_collapse_slices.rules,
+    *_materialize_reshape_shape.rules,
+    *_min_max_to_clip.rules,
+    *_fuse_relus_clips.rules,
+    *_basic_rules.basic_optimization_rules(),
+    *_redundant_scatter_nd.rules,
+    *_fuse_pad_into_conv.rules,
+    *_fuse_batchnorm.rules,
+    *_remove_optional_bias.rules,
+)
+KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")  # they say how a constant is stored
+GROWING = ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "OneHot")  # small constants into large
+QUANTIZED = (*KEPT, "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits", "QGemm")
+
+
+def normal_form(model: ir.Model) -> None:
+    """Bring a model into the form, in place. Its opset stays."""
+    passes.InlinePass()(model)
+    for _ in range(ROUNDS):
+        passes.IdentityEliminationPass()(model)
+        folded = fold_constants_ir(
+            model, onnx_shape_inference=True, output_size_limit=LARGEST_CONSTANT, should_fold=_folds
+        )
+        lifted = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        written = rewriter.RewritePass(RULES)(model)
+        passes.RemoveUnusedNodesPass()(model)
+        if not (folded.modified or lifted.modified or written.modified):
+            break
+    for last in (
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+        passes.TopologicalSortPass(),
+    ):
+        last(model)
+
+
+def _folds(node: ir.Node) -> bool | None:
+    """Whether a node whose inputs are all constants becomes one; None: by its size."""
+    if node.op_type in KEPT:
+        return False
+    return None if node.op_type in GROWING else True
+
+
+def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProto:
+    """A user's ONNX file, whole: `external` are the files beside it that hold weights, by its names for them.
+
+    Nothing else is ever opened for it. Raises InvalidInput for what is no valid model, TooLarge over 2 GB.
+    """
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as error:  # protobuf's own share no root
+        raise InvalidInput(f"{name}: not an ONNX file: {first_line(error)}") from error
+    for tensor in _tensors(model.graph):
+        _take_in(tensor, external, name)
+    if model.ByteSize() >= MAX_ONNX:
+        raise TooLarge(f"{name}: with its weights it is over the 2 GB that one ONNX file can hold")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # onnx's own share no root
+        raise InvalidInput(f"{name}: not a valid ONNX model: {first_line(error)}") from error
+    _only_true_inputs(model)
+    return model
+
+
+def normalised(name: str, model: onnx.ModelProto) -> bytes:
+    """A user's model in the form, in opset 20 where it is older. Raises InvalidInput where it cannot be converted."""
+    try:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        if _opset(model) < OPSET:
+            model = version_converter.convert_version(model, OPSET)
+        graph = ir.serde.deserialize_model(model)
+        normal_form(graph)
+        model = ir.serde.serialize_model(graph)
+    except Exception as error:  # the libraries' own share no root
+        raise InvalidInput(
+            f"{name}: this ONNX model cannot be brought into opset {OPSET}: {first_line(error)}"
+        ) from error
+    model.ir_version = max(model.ir_version, LEAST_IR)
+    finish(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def finish(model: onnx.ModelProto) -> None:
+    """What the libraries leave: products without factors, biases of one axis, nodes with names of their own."""
+    for node in model.graph.node:
+        if node.op_type == "Gemm":
+            _plain_gemm(model.graph, node)
+    read = {name for graph in _graphs(model.graph) for node in graph.node for name in node.input}
+    read |= {output.name for graph in _graphs(model.graph) for output in graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    _name_nodes(model.graph)
+
+
+def quantized_operator(model: onnx.ModelProto) -> str:
+    """The first operator that shows a model to be quantized already; empty where none does."""
+    nodes = (node for graph in _graphs(model.graph) for node in graph.node)
+    return next((node.op_type for node in nodes if node.op_type in QUANTIZED), "")
+
+
+def _plain_gemm(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Write alpha and beta into constant weights and bias, and the bias as [N]: quantizers look at neither."""
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in node.input
+    }
+    attributes = {one.name: one for one in node.attribute}
+    if (weight := constants.get(node.input[1])) is None:
+        return
+    if "alpha" in attributes:
+        if (alpha := attributes["alpha"].f) != 1.0:
+            _replace(graph, node, 1, weight * np.asarray(alpha, weight.dtype))
+        node.attribute.remove(attributes["alpha"])
+    if len(node.input) < 3 or (bias := constants.get(node.input[2])) is None:
+        return
+    width = weight.shape[0 if "transB" in attributes and attributes["transB"].i else 1]
+    if bias.size not in (1, width) or bias.shape[:-1] not in ((), (1,)):
+        return  # a bias of another kind is none that a quantizer takes: the layer stays as it is
+    beta = attributes["beta"].f if "beta" in attributes else 1.0
+    if beta != 1.0 or bias.shape != (width,):
+        _replace(graph, node, 2, np.broadcast_to(bias.reshape(-1), (width,)) * np.asarray(beta, bias.dtype))
+    if "beta" in attributes:
+        node.attribute.remove(attributes["beta"])
+
+
+def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, index: int, array: np.ndarray) -> None:
+    """Give a node a constant of its own; others may share the old one."""
+    new = numpy_helper.from_array(np.ascontiguousarray(array), f"{node.input[index]}#{node.output[0]}")
+    graph.initializer.append(new)
+    node.input[index] = new.name
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), OPSET)
+
+
+def _only_true_inputs(model: onnx.ModelProto) -> None:
+    """Older files list their constants among the inputs."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, LEAST_IR)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graphs(inner)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
+    for one in _graphs(graph):
+        yield from one.initializer
+        for node in one.node:
+            for attribute in node.attribute:
+                yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
+
+
+def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) -> None:
+    """Read a tensor that the file keeps elsewhere into the model. Raises InvalidInput where it is not there."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return
+    given = {entry.key: entry.value for entry in tensor.external_data}
+    location = given.get("location", "")
+    if location not in external:
+        raise InvalidInput(f"{name}: keeps {tensor.name} in the file {location!r}, which did not come with it")
+    try:
+        offset, length = int(given.get("offset", 0)), int(given.get("length", -1))
+    except ValueError as error:
+        raise InvalidInput(f"{name}: {tensor.name}: its place in {location!r} is no number") from error
+    size = external[location].stat().st_size
+    length = size - offset if length < 0 else length
+    if offset < 0 or offset + length > size:
+        raise InvalidInput(f"{name}: {location!r} has {size} bytes; {tensor.name} ends at byte {offset + length}")
+    with external[location].open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(length)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Every node a name of its own: layers are told apart by it."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{index}"
+        taken.add(node.name)

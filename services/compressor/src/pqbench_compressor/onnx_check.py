@@ -1,0 +1,94 @@
+"""What a user's ONNX file declares and does, against what it will be given: found while planning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_wire.inputs import Inputs, named
+from pqbench_wire.jobs import first_line
+
+ANY = 3  # examples with which a file is tried whose batch is free: an axis of 2 is common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found."""
+
+    refused: str = ""
+    fixed_batch: int = 0  # the only batch size that it takes; 0: any
+    classes: int = 0  # of a single output [N, classes]; 0: it has another
+
+
+def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
+    """Compare the declared inputs with the preprocessing and run the model, unoptimised, on one small batch."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in constants]
+    if refused := _declared(inputs, preprocessing):
+        return Found(refused=refused)
+    fixed = max((axis.dim_value for axis in _first_axes(inputs)), default=0)
+    batch = fixed or ANY
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(None, named(_example(preprocessing, batch), [one.name for one in inputs]))
+    except Exception as error:  # ONNX Runtime's own share no root
+        return Found(refused=f"ONNX Runtime cannot run this file: {first_line(error)}")
+    names = [one.name for one in session.get_outputs()]
+    for name, output in zip(names, outputs, strict=True):
+        if not isinstance(output, np.ndarray):
+            return Found(refused=f"output {name} is a {type(output).__name__}; every output must be one tensor")
+        if not output.ndim or len(output) != batch:
+            shape = list(output.shape)
+            return Found(
+                refused=f"output {name} is {shape} for {batch} examples; the first axis of each must be the batch"
+            )
+    classes = outputs[0].shape[1] if len(outputs) == 1 and outputs[0].ndim == 2 else 0
+    return Found(fixed_batch=fixed, classes=classes)
+
+
+def _first_axes(inputs: list[onnx.ValueInfoProto]) -> list[onnx.TensorShapeProto.Dimension]:
+    return [one.type.tensor_type.shape.dim[0] for one in inputs if len(one.type.tensor_type.shape.dim)]
+
+
+def _declared(inputs: list[onnx.ValueInfoProto], preprocessing: Preprocessing) -> str:
+    """Why what is declared is not what will be given; empty where it is."""
+    if preprocessing.inputs:
+        wanted = {one.name: (one.dtype, list(one.shape)) for one in preprocessing.inputs}
+    elif len(inputs) == 1:
+        p = preprocessing
+        wanted = {inputs[0].name: ("float32", [p.channels, p.height, p.width])}
+    else:
+        return f"this file takes {', '.join(one.name for one in inputs)}; an image is one input: name them under inputs"
+    for one in inputs:
+        if one.name not in wanted:
+            return f"this file takes {one.name}, which inputs does not name"
+        dtype, shape = wanted[one.name]
+        tensor = one.type.tensor_type
+        own = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "no tensor"
+        if own != dtype:
+            return f"its input {one.name} is {own}; it would be given {dtype}"
+        axes = tensor.shape.dim
+        if tensor.HasField("shape") and not _fits(axes, shape):
+            shown = ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in axes)
+            return f"its input {one.name} is [{shown}]; it would be given [N, {', '.join(map(str, shape))}]"
+    return ""
+
+
+def _fits(axes: list[onnx.TensorShapeProto.Dimension], shape: list[int]) -> bool:
+    if len(axes) != len(shape) + 1:
+        return False
+    return all(not d.HasField("dim_value") or d.dim_value == size for d, size in zip(axes[1:], shape, strict=True))
+
+
+def _example(preprocessing: Preprocessing, batch: int) -> np.ndarray | Inputs:
+    if preprocessing.inputs:
+        return Inputs({one.name: np.ones((batch, *one.shape), one.dtype) for one in preprocessing.inputs})
+    shape = (batch, preprocessing.channels, preprocessing.height, preprocessing.width)
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

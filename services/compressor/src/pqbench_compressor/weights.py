@@ -1,0 +1,164 @@
+"""A user's file of weights: found in whatever it is wrapped in, compared with the model, loaded strictly.
+
+Training scripts wrap state dicts ({"state_dict": …, "epoch": …}, an averaged copy beside it) and prefix names
+(DataParallel's "module.", torch.compile's "_orig_mod.", Lightning's "model."). What is taken is said.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from pqbench_wire.catalog import unknown
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import first_line
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+AVERAGED = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model", "params_ema")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+COUNTERS = "num_batches_tracked"  # of batch normalisation, which older files lack
+MANY = 3  # differences that a message lists
+
+
+def load(path: Path, module: nn.Module, key: str = "") -> str:
+    """Load a safetensors or .pth file into `module`, strictly; `key` chooses where the file holds several state dicts.
+
+    Returns what was taken where there was a choice. Raises InvalidInput, in one line, for a file that is none, that
+    holds code, that does not fit the module, or whose numbers are not finite.
+    """
+    found, note = _chosen(_content(path), key)
+    if bad := next((name for name, tensor in found.items() if not _is_finite(tensor)), None):
+        raise InvalidInput(f"weights: {bad} holds numbers that are not finite")
+    state = _renamed(found, module)
+    try:
+        left = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise InvalidInput(f"weights do not fit: {_other_shapes(str(error))}") from error
+    missing = [name for name in left.missing_keys if not name.endswith(COUNTERS)]
+    if missing or left.unexpected_keys:
+        parts = [f"{len(names)} {what} ({', '.join(names[:MANY])}{', …' if len(names) > MANY else ''})"
+                 for names, what in ((missing, "are missing"), (left.unexpected_keys, "are not the model's")) if names]  # fmt: skip
+        raise InvalidInput(f"weights do not fit: {'; '.join(parts)}")
+    return note
+
+
+def state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a file, DataParallel's prefix taken off."""
+    found = _chosen(_content(path), "")[0]
+    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def _other_shapes(text: str) -> str:
+    """PyTorch's list of tensors of another shape, in short, and what to do where only the classifier differs."""
+    found = re.findall(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)", text)
+    parts = [f"{name} is [{given}], the model's [{own}]" for name, given, own in found[:MANY]]
+    classes = {
+        given.partition(", ")[0] for _, given, own in found if given.partition(", ")[2] == own.partition(", ")[2]
+    }
+    if 1 <= len(found) <= 2 and len(classes) == 1:
+        parts.append(
+            f"for a model of {classes.pop()} classes, say so in config: {{classes: {found[0][1].partition(', ')[0]}}}"
+        )
+    return "; ".join(parts) or " ".join(text.split())[:300]
+
+
+def _content(path: Path) -> Any:
+    with path.open("rb") as file:
+        begin = file.read(9)
+    if begin[8:] == b"{":  # after the length of the header
+        try:
+            return safetensors.torch.load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InvalidInput(f"weights: not a safetensors file: {first_line(error)}") from error
+    if _is_program(path):
+        raise InvalidInput("weights: this is a TorchScript or exported program, which is code; save its state_dict()")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InvalidInput(
+            "weights: this file holds Python objects, as torch.save(model) writes them; they are code and are not "
+            "loaded: save model.state_dict(), or write it as safetensors"
+        ) from error
+    except Exception as error:  # torch.load has no root for a broken zip and a cut file
+        raise InvalidInput(f"weights: neither a safetensors nor a PyTorch file: {first_line(error)}") from error
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return any("/code/" in name or name.endswith(("constants.pkl", "models/model.json")) for name in names)
+
+
+def _chosen(content: Any, key: str) -> tuple[Mapping[str, torch.Tensor], str]:
+    """The state dict, and what was left where the file holds several."""
+    if not isinstance(content, dict):
+        raise InvalidInput(f"weights: the file holds a {type(content).__name__}, not a state dict")
+    if key:
+        if key not in content:
+            raise InvalidInput(f"weights_key: {unknown('key', key, [str(name) for name in content])}")
+        return _state_dict(content[key], key), ""
+    if _is_state_dict(content):
+        return content, ""
+    usual = [name for name in CONTAINERS if _is_state_dict(content.get(name))]
+    averaged = [name for name in AVERAGED if _is_state_dict(content.get(name))]
+    others = [name for name, value in content.items() if _is_state_dict(value) and name not in (*usual, *averaged)]
+    candidates = [*usual, *averaged, *others]
+    if not candidates:
+        keys = ", ".join(str(name) for name in content)[:200]
+        raise InvalidInput(f"weights: no state dict of tensors among the file's keys {keys}")
+    taken, *left = candidates
+    note = f"weights are taken from {taken!r}; the file also has {', '.join(left)} (weights_key)" if left else ""
+    return content[taken], note
+
+
+def _state_dict(value: Any, key: str) -> Mapping[str, torch.Tensor]:
+    if not _is_state_dict(value):
+        raise InvalidInput(f"weights_key: {key} is a {type(value).__name__}, not a state dict of tensors")
+    return value
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(one, torch.Tensor) for one in value.values())
+
+
+def _renamed(state: Mapping[str, torch.Tensor], module: nn.Module) -> OrderedDict[str, torch.Tensor]:
+    """The state under the module's own names: prefixes that all of its names have are taken off, while it helps.
+
+    The versions of its modules come along: some convert what an older version of them wrote.
+    """
+    wanted, names = set(module.state_dict()), list(state)
+    stripped = ""
+    while not wanted & set(names):
+        prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in names)), "")
+        if not prefix:
+            break
+        names, stripped = [name.removeprefix(prefix) for name in names], stripped + prefix
+    if not wanted & set(names):  # the file has other parts beside the model: an optimiser's, a loss's
+        prefix = next((one for one in PREFIXES if any(name.removeprefix(one) in wanted for name in names)), "")
+        names, stripped = [name.removeprefix(prefix) for name in names], stripped + prefix
+    renamed = OrderedDict(zip(names, state.values(), strict=True))
+    versions = getattr(state, "_metadata", None)  # of a .pth file; safetensors keeps none
+    if versions is None:
+        versions = getattr(module.state_dict(), "_metadata", {})
+    outer = stripped.removesuffix(".")
+    renamed._metadata = {  # type: ignore[attr-defined]
+        name.removeprefix(outer).removeprefix("."): value for name, value in versions.items()
+    }
+    return renamed
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
