@@ -115,6 +115,8 @@ def _cells(row: Row) -> list[str]:
     outcome = f"[{colour}]{row['Outcome']}[/]"
     if row.get("Stable") is False:
         outcome += " [yellow](unstable)[/]"
+    if row.get("Warnings"):
+        outcome += " [yellow](warning)[/]"
     low, high = row.get("Median Low (ms)"), row.get("Median High (ms)")
     return [
         escape(str(row["Model"])),
@@ -212,5 +214,9 @@ def summary(table: list[Row]) -> str:
     """How many cells ended how, and a line for each reason."""
     counts = count_outcomes(table)
     lines = [f"{len(table)} cells: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())]
+    unstable = sum(row.get("Stable") is False for row in table)
+    lines[0] += f"; {unstable} of them unstable" if unstable else ""
     reasons = Counter((row["Outcome"], row["Reason"]) for row in table if row["Reason"])
+    reasons += Counter(("warning", f"{row['Recipe']} on {row['Target']}: {row['Warnings']}")
+                       for row in table if row.get("Warnings"))  # fmt: skip
     return "\n".join([*lines, *(f"  {count} {outcome}: {reason}" for (outcome, reason), count in reasons.items())])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from google.protobuf import json_format
 
-from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
+from pqbench.common.v1.common_pb2 import Artifact, Blob, Form, Images, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.dataset import Data, prepare
@@ -19,6 +19,7 @@ from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_orchestrator.plan import ORCHESTRATOR, REUSED_BY_OTHER_RUNS, Plan, Step
 from pqbench_orchestrator.services import Services
 from pqbench_orchestrator.stats import is_hopeless
+from pqbench_wire import fidelity
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Failed, InvalidInput, NotFound, PqbenchError, Refused, Unavailable, from_reason
@@ -197,22 +198,60 @@ def _compress(execution: Execution, step: Step, needs: Results) -> dict[str, Any
 
 def _build(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     spec = step.spec
-    variant = json_format.ParseDict(needs["variant"], compressor_pb2.CompressResult())
-    artifact = next((a for a in variant.artifacts if a.form == Form.Value(spec["form"])), None)
-    failed = next((f for f in variant.failures if f.form == Form.Value(spec["form"])), None)
-    if failed is not None:
-        raise from_reason(failed.reason, failed.message)
-    if artifact is None:
-        raise Failed(f"{step.label}: the compressor made no {spec['form']}")
     request = runtime_pb2.BuildEngineRequest(
         backend=spec["backend"],
         options_json=spec["options"],
-        artifact=artifact,
+        artifact=_artifact(step, needs["variant"]),
         batch_size=spec["batch_size"],
         preprocessing=json_format.ParseDict(spec["preprocessing"], Preprocessing()),
         replicate=spec.get("replicate", 0),
     )
     return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "BuildEngine", request))
+
+
+def _artifact(step: Step, result: dict[str, Any]) -> Artifact:
+    """The variant in the form that a step is about. Raises the form's failure where it could not be made."""
+    variant, form = json_format.ParseDict(result, compressor_pb2.CompressResult()), Form.Value(step.spec["form"])
+    failed = next((f for f in variant.failures if f.form == form), None)
+    if failed is not None:
+        raise from_reason(failed.reason, failed.message)
+    artifact = next((a for a in variant.artifacts if a.form == form), None)
+    if artifact is None:
+        raise Failed(f"{step.label}: the compressor made no {step.spec['form']}")
+    return artifact
+
+
+def _verify(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    """How near the engine's outputs are to the model's own. Raises Failed for a baseline that computes something else."""
+    request = runtime_pb2.PredictRequest(engine=_engine(needs["build"]), inputs=_images(needs["inputs"]))
+    result = execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
+    outputs, reference = execution.store.array(result.outputs), _array(execution.store, needs["variant"]["reference"])
+    if outputs.shape != reference.shape:
+        raise Failed(
+            f"computes something else: outputs {list(outputs.shape)}, the model's own are {list(reference.shape)}"
+        )
+    decibels = fidelity.sqnr(reference, outputs)
+    least = fidelity.least_of_engine(needs["build"].get("executed", {}))
+    if step.spec["baseline"] and decibels < least:
+        raise Failed(
+            f"computes something else: the engine's outputs are {decibels:.1f} dB from the model's own on {len(outputs)} "
+            f"images; its precision reaches {least:.0f} dB at least"
+        )
+    return {"sqnr_db": decibels, "images": len(outputs)}
+
+
+def _try(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
+    """What a user finds who loads the artifact with the runtime's defaults."""
+    request = runtime_pb2.TryArtifactRequest(
+        backend=step.spec["backend"],
+        artifact=_artifact(step, needs["variant"]),
+        preprocessing=json_format.ParseDict(step.spec["preprocessing"], Preprocessing()),
+        inputs=_images(needs["inputs"]),
+        reference=json_format.ParseDict(needs["variant"]["reference"], Blob()),
+        batch_sizes=step.spec["batch_sizes"],
+        least_db=fidelity.least_of_artifact(needs["fidelity"]["sqnr_db"]),
+    )
+    return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "TryArtifact", request))
 
 
 def _predict(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
@@ -318,6 +357,8 @@ HANDLERS: dict[str, Handler] = {
     "prepare": _prepare,
     "compress": _compress,
     "build": _build,
+    "verify": _verify,
+    "try": _try,
     "predict": _predict,
     "measure": _measure,
     "profile": _profile,

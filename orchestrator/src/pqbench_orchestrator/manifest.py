@@ -336,6 +336,7 @@ class Manifest(Strict):
     measure: Measure = Measure()
     goal: Goal = Goal()
     search: Search = Search()
+    try_artifacts: bool = True  # load each artifact in a fresh process with the runtime's defaults, as a user will
     verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
 
     @model_validator(mode="after")

@@ -21,8 +21,9 @@ from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, Targe
 ORCHESTRATOR = "orchestrator"
 SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
 LATER = 1 << 20  # beyond every target's rank
-DIAGNOSTICS = ("profile", "baseline profile")  # roles of steps that no figure of a cell needs
-REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "predict", "score")  # a measurement never is
+DIAGNOSTICS = ("profile", "baseline profile", "artifact")  # roles of steps that no figure of a cell needs
+TRIED_BATCHES = (1, 3)  # with which an artifact of any batch size is tried
+REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "verify", "try", "predict", "score")  # a measurement never is
 
 
 class Load(NamedTuple):
@@ -37,7 +38,7 @@ class Step:
     """One unit of work."""
 
     key: str
-    kind: str  # prepare, compress, build, predict, score, measure, profile
+    kind: str  # prepare, compress, build, verify, try, predict, score, measure, profile
     label: str
     place: str  # orchestrator, compressor, or "target NAME"
     spec: dict[str, Any]  # what the step's handler reads
@@ -129,6 +130,8 @@ class _Planner:
             "unpruned": self._checkpoint(model, dataset, ()),
             "variant": self._variant(model, dataset, recipe),
             "build": self._build(model, dataset, recipe, target, load.batch_size),
+            "fidelity": self._verify(model, dataset, recipe, target, load.batch_size),
+            "artifact": self._try(model, dataset, recipe, target),
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
             "held-out score": self._held_out_score(model, dataset, recipe, target),
         }
@@ -173,7 +176,10 @@ class _Planner:
         if refused := unpruned.refused or facts.refused:
             return "refused", refused
         if unpruned.fixed_batch not in (0, load.batch_size):
-            return "refused", f"the file's batch is fixed at {unpruned.fixed_batch}: export it with a dynamic batch axis"
+            return (
+                "refused",
+                f"the file's batch is fixed at {unpruned.fixed_batch}: export it with a dynamic batch axis",
+            )
         precision = facts.precision.removeprefix("PRECISION_")
         routes = runtime.routes.get(facts.precision)
         if routes is None:
@@ -258,6 +264,35 @@ class _Planner:
         needs = {"variant": self._variant(model, dataset, recipe)}
         label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", build {replicate}" if replicate else "")
         return self._on_target("build", label, target, spec, needs, 0)
+
+    def _verify(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
+        """The engine's outputs against those of the model itself."""
+        needs = {
+            "build": self._build(model, dataset, recipe, target, batch_size),
+            "variant": self._variant(model, dataset, recipe),
+            "inputs": self._prepare(model, dataset, "test", self.manifest.verification_images),
+        }
+        label = f"{model.label}: {recipe.label}, batch {batch_size}"
+        return self._on_target("verify", label, target, {"baseline": not recipe.steps}, needs, 1)
+
+    def _try(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
+        """The artifact loaded as somebody does who is given the file alone."""
+        if self.cheap or not self.manifest.try_artifacts:
+            return ""
+        facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
+        fixed = self._facts_of(model, Recipe()).fixed_batch
+        spec = {
+            "backend": target.backend,
+            "form": runtime.form(facts.precision, facts.forms),
+            "batch_sizes": [fixed] if fixed else list(TRIED_BATCHES),
+            "preprocessing": facts.preprocessing,
+        }
+        needs = {
+            "variant": self._variant(model, dataset, recipe),
+            "inputs": self._prepare(model, dataset, "test", self.manifest.verification_images),
+            "fidelity": self._verify(model, dataset, recipe, target, self._largest_batch(model)),
+        }
+        return self._on_target("try", f"{model.label}: {recipe.label}", target, spec, needs, 1)
 
     def _held_out_score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         """Accuracy on training images that no step saw: what a choice between recipes may look at."""

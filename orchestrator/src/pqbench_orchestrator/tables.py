@@ -34,6 +34,7 @@ from pqbench_orchestrator.stats import (
     wilson,
 )
 from pqbench_orchestrator.why import explain
+from pqbench_wire import fidelity
 from pqbench_wire.blobs import BlobStore
 
 MB = 1_000_000
@@ -44,6 +45,7 @@ THESIS_COLUMNS = (
     "Compressed Size", "Batch Size", "Prep Time (s)",
 )  # fmt: skip
 OFF = "-"  # where a technique is not used
+AS_IT_IS = "loads as it is"
 AGAINST = {BETTER: "faster", WORSE: "slower", SAME: "same"}
 WORST_FIRST = ("failed", "unavailable", "refused")
 
@@ -183,6 +185,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     row["Outcome"], row["Reason"] = _outcome(cell, ledger)
     _add_variant(row, cell, ledger, bool(quantize))
     _add_engine(row, cell, ledger, bool(quantize))
+    _add_fidelity(row, cell, ledger)
     _add_scores(row, cell, ledger, store)
     _add_held_out(row, cell, ledger, store)
     _add_times(row, cell, ledger, store)
@@ -258,6 +261,39 @@ def _add_engine(row: Row, cell: Cell, ledger: Ledger, quantized: bool) -> None:
     row["Device"] = result.engine.built_on or None
     row["Settings"] = "; ".join(f"{name}={value}" for name, value in sorted(result.settings.items()))
     row["Versions"] = "; ".join(f"{name}={value}" for name, value in sorted(result.versions.items()))
+
+
+def _add_fidelity(row: Row, cell: Cell, ledger: Ledger) -> None:
+    """How near the engine comes to the model itself, and what somebody finds who is given the artifact alone."""
+    warnings = []
+    record = _done(ledger, cell, "fidelity")
+    if record is not None and record.result is not None:
+        decibels = float(record.result["sqnr_db"])
+        row["Fidelity (dB)"] = decibels
+        if cell.recipe.steps and decibels < (least := fidelity.LEAST_ASKED.get(cell.precision, fidelity.LEAST_ANY)):
+            warnings.append(
+                f"outputs are {decibels:.1f} dB from the model's own, {least:.0f} are usual for {cell.precision}"
+            )
+    row["Artifact"] = _artifact_found(ledger, cell)
+    if row["Artifact"] not in (None, AS_IT_IS):
+        warnings.append(f"artifact: {row['Artifact']}")
+    row["Warnings"] = "; ".join(warnings) or None
+
+
+def _artifact_found(ledger: Ledger, cell: Cell) -> str | None:
+    """What loading the artifact with the runtime's defaults gives, and what it needs where that is wrong."""
+    record = ledger.step(cell.steps["artifact"]) if "artifact" in cell.steps else None
+    if record is None or (record.done and not (record.result or {}).get("trials")):
+        return None
+    if not record.done:
+        return f"could not be tried: {record.reason}"
+    assert record.result is not None
+    first, *others = record.result["trials"]
+    if not first.get("problem"):
+        return AS_IT_IS
+    right = next((one["way"] for one in others if not one.get("problem")), None)
+    needed = f"it needs {right}" if right else "nothing that was tried helps"
+    return f"with {cell.target.backend}'s defaults {first['problem']}; {needed}"
 
 
 def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:

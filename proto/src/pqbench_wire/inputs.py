@@ -54,7 +54,10 @@ def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     std = np.asarray(preprocessing.std, np.float32)
     scale = (1 / (255 * std)).astype(np.float32)
     shift = (-np.asarray(preprocessing.mean, np.float32) / std).astype(np.float32)
-    return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2), np.float32)
+    # Copied into an array of its own: of one channel, a view would keep strides that PyTorch takes for channels-last.
+    planes = np.empty((len(images), images.shape[3], *images.shape[1:3]), np.float32)
+    planes[...] = (images * scale + shift).transpose(0, 3, 1, 2)
+    return planes
 
 
 def load_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing) -> tuple[Feed, np.ndarray]:

@@ -67,7 +67,7 @@ def npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except KeyError as error:
         raise InvalidInput(f"{path}: not an .npz with images and labels: {first_line(error)}") from error
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInput(f"{path}: not an .npz file of plain arrays") from error
+        raise InvalidInput(f"{path}: not an .npz with images and labels") from error
 
 
 def unpacked(

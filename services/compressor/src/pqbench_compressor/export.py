@@ -22,6 +22,7 @@ from pqbench.compressor.v1.compressor_pb2 import Verification
 from pqbench_compressor.normal_form import MAX_ONNX, OPSET, finish, normal_form
 from pqbench_compressor.tensors import dynamic_batch, flattened, names, outputs_of, tensors
 from pqbench_wire.errors import Failed, TooLarge, VerificationFailed
+from pqbench_wire.fidelity import sqnr as sqnr
 from pqbench_wire.inputs import Feed, flat, named
 from pqbench_wire.jobs import first_line
 
@@ -114,15 +115,6 @@ def verify(artifact: bytes, form: Form, precision: Precision, inputs: Feed, refe
             f"{least:.0f} dB wanted; largest error {error:.3g} on {len(inputs)} images"
         )
     return Verification(form=form, sqnr_db=ratio, max_abs_error=error, images=len(inputs))
-
-
-def sqnr(reference: np.ndarray, outputs: np.ndarray) -> float:
-    """Signal-to-quantization-noise ratio in dB, at most 200 (equal)."""
-    noise = float(np.square(reference - outputs, dtype=np.float64).sum())
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    if not noise:
-        return 200.0
-    return min(200.0, 10 * float(np.log10(signal / noise))) if signal else -math.inf
 
 
 def run_module(module: nn.Module, inputs: Feed) -> np.ndarray:

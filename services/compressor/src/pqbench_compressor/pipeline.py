@@ -311,6 +311,7 @@ class Pipeline:
                     continue
                 blob = self.store.put(data)
                 result.artifacts.append(Artifact(blob=blob, form=form, precision=precision, calibration=calibration))
+        result.reference.CopyFrom(self.store.put_array(reference))
         if not result.artifacts:
             raise next(iter(failures.values()))
         for form, failure in failures.items():

@@ -18,9 +18,14 @@ ANY_BATCH = torch.export.Dim("batch", min=1, max=65536)
 
 
 def tensors(feed: Feed) -> tuple[torch.Tensor, ...]:
-    """The positional arguments of a model."""
+    """The positional arguments of a model: copies, since a model may write into its inputs."""
     arrays = feed.arrays.values() if isinstance(feed, Inputs) else (feed,)
-    return tuple(torch.from_numpy(array) for array in arrays)
+    return tuple(_copied(torch.from_numpy(array)) for array in arrays)
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """In plain order of memory: an axis of length one may come with strides that stand for channels-last."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def names(feed: Feed) -> list[str]:

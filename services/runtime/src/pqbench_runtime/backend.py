@@ -221,6 +221,20 @@ class CrossChecked(Protocol):
         ...
 
 
+@runtime_checkable
+class Shipped(Protocol):
+    """A backend whose users load the artifact itself, not an engine built of it.
+
+    `WAYS`: how, after the library's defaults: what to try where these give wrong outputs or none.
+    """
+
+    WAYS: ClassVar[tuple[str, ...]]
+
+    def run_artifact(self, artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
+        """Load it, with the library's defaults but for `way`, and run batches of different sizes."""
+        ...
+
+
 def identity(backend: Any, options: Any) -> str:
     """What decides an engine besides its request: device and versions. Raises Unavailable without the device."""
     versions = " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))

@@ -14,14 +14,14 @@ import grpc
 
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
-from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, WorkerReply, WorkerRequest
+from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
-from pqbench_runtime.backend import BACKENDS, identity
+from pqbench_runtime.backend import BACKENDS, Shipped, identity
 from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import SessionWorker, WorkerProcess
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import InvalidInput, TooLarge, Unavailable
+from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable
 from pqbench_wire.jobs import Emit, Jobs
 from pqbench_wire.process import machine_lock, source_version, versions_of
 
@@ -31,7 +31,7 @@ MAX_TOOL_SECONDS = 600  # of one tool in Profile and CrossCheck
 MAX_PIXELS = 1 << 28  # batch x height x width x channels
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "tensorrt")
 Event = TypeVar("Event", pb.BuildEngineEvent, pb.MeasureEvent, pb.PredictEvent, pb.ProfileEvent,
-                pb.CrossCheckEvent)  # fmt: skip
+                pb.CrossCheckEvent, pb.TryArtifactEvent)  # fmt: skip
 
 
 class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
@@ -49,6 +49,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._builds = Jobs(results / "build", pb.BuildEngineEvent, self._usable, salt)
         self._measures = Jobs(results / "measure", pb.MeasureEvent, self._usable, salt)
         self._predictions = Jobs(results / "predict", pb.PredictEvent, self._usable, salt)
+        self._trials = Jobs(results / "try", pb.TryArtifactEvent, self._usable, salt)
         self._profiles = Jobs(results / "profile", pb.ProfileEvent, self._usable, salt)
         self._cross_checks = Jobs(results / "cross_check", pb.CrossCheckEvent, self._usable, salt)
 
@@ -86,6 +87,17 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> Iterator[pb.PredictEvent]:
         _check_shape(request.engine.batch_size, request.engine.preprocessing)
         return self._predictions.stream(request, lambda emit: self._predict(request, emit), _identity(request.engine))
+
+    def TryArtifact(
+        self, request: pb.TryArtifactRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.TryArtifactEvent]:
+        if not 1 <= len(request.batch_sizes) <= MAX_ENGINES:
+            raise InvalidInput(f"TryArtifact takes 1 to {MAX_ENGINES} batch sizes, got {len(request.batch_sizes)}")
+        for size in request.batch_sizes:
+            _check_shape(size, request.preprocessing)
+        backend = BACKENDS.load(request.backend)
+        salt = repr(sorted(backend.versions().items()))
+        return self._trials.stream(request, lambda emit: self._try_artifact(request, emit), salt)
 
     def Profile(self, request: pb.ProfileRequest, context: grpc.ServicerContext) -> Iterator[pb.ProfileEvent]:
         _check_timed(request, "a profile")
@@ -129,6 +141,24 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             asked = WorkerRequest(predict=request)
             reply = self._session.ask(_process_key([request.engine]), asked, _forward(pb.PredictEvent, emit))
         return pb.PredictEvent(result=reply.predict)
+
+    def _try_artifact(self, request: pb.TryArtifactRequest, emit: Emit[pb.TryArtifactEvent]) -> pb.TryArtifactEvent:
+        backend = BACKENDS.load(request.backend)
+        result = pb.TryArtifactResult()
+        for way in ("", *backend.WAYS) if isinstance(backend, Shipped) else ():
+            result.trials.append(self._trial(request, way, emit))
+            if not result.trials[-1].problem:
+                break
+        return pb.TryArtifactEvent(result=result)
+
+    def _trial(self, request: pb.TryArtifactRequest, way: str, emit: Emit[pb.TryArtifactEvent]) -> pb.ArtifactTrial:
+        """One way, in a process of its own: that it crashes is a finding."""
+        asked = WorkerRequest(trial=TrialRequest(request=request, way=way))
+        try:
+            with machine_lock(self._locks, exclusive=False), _throwaway(self.store.root) as worker:
+                return worker.ask(asked, _forward(pb.TryArtifactEvent, emit)).trial
+        except Failed as error:
+            return pb.ArtifactTrial(way=way, problem=str(error))
 
     def _profile(self, request: pb.ProfileRequest, emit: Emit[pb.ProfileEvent]) -> pb.ProfileEvent:
         with machine_lock(self._locks, exclusive=True):

@@ -25,7 +25,15 @@ import numpy as np
 
 from pqbench.common.v1.common_pb2 import Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, Tensor, WorkerError, WorkerReply, WorkerRequest
+from pqbench.runtime.v1.worker_pb2 import (
+    InferRequest,
+    InferResult,
+    Tensor,
+    TrialRequest,
+    WorkerError,
+    WorkerReply,
+    WorkerRequest,
+)
 from pqbench_runtime import energy, frames, gpu, host, timing
 from pqbench_runtime.backend import (
     BACKENDS,
@@ -52,6 +60,7 @@ from pqbench_wire.errors import (
     Unavailable,
     reason_of,
 )
+from pqbench_wire.fidelity import sqnr
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
 from pqbench_wire.jobs import canonical, first_line
 from pqbench_wire.process import die_with_parent
@@ -92,6 +101,8 @@ class Worker:
             return WorkerReply(profile=self.profile(request.profile))
         if request.HasField("cross_check"):
             return WorkerReply(cross_check=self.cross_check(request.cross_check))
+        if request.HasField("trial"):
+            return WorkerReply(trial=self.trial(request.trial))
         return WorkerReply(predict=self.predict(request.predict))
 
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
@@ -212,6 +223,28 @@ class Worker:
             self._progress("predict", (start + len(part)) / len(images))
         blob = self._store.put_array(np.concatenate(parts))
         return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin, flattened=flattened)
+
+    def trial(self, trial: TrialRequest) -> pb.ArtifactTrial:
+        """Load an artifact in one way, run it with each batch size, and compare with the model's own outputs."""
+        asked, backend = trial.request, BACKENDS.load(trial.request.backend)
+        prepared = load_inputs(self._store, asked.inputs, asked.preprocessing)[0]
+        reference = self._store.array(asked.reference)
+        batches = [as_feed(_padded(prepared[:size], size), asked.preprocessing) for size in asked.batch_sizes]
+        with self._alive("try artifact"):
+            outputs = [
+                flat(one) for one in backend.run_artifact(self._store.path(asked.artifact.blob), trial.way, batches)
+            ]
+        wanted = [np.resize(reference[: len(one)], (len(one), *reference.shape[1:])) for one in outputs]
+        result = pb.ArtifactTrial(way=trial.way)
+        if odd := next((one.shape for one, own in zip(outputs, wanted, strict=True) if one.shape != own.shape), None):
+            result.problem = f"outputs have the shape {list(odd)}"
+        elif not all(bool(np.isfinite(one).all()) for one in outputs):
+            result.problem = "outputs are not finite"
+        else:
+            result.sqnr_db = min(sqnr(own, one) for one, own in zip(outputs, wanted, strict=True))
+            wrong = result.sqnr_db < asked.least_db
+            result.problem = f"outputs are {result.sqnr_db:.1f} dB from the model's" if wrong else ""
+        return result
 
     def infer(self, request: InferRequest) -> InferResult:
         """Run one batch: the request's, or zeros."""

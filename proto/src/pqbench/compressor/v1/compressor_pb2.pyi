@@ -157,7 +157,7 @@ class CompressEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CompressResult, _Mapping]] = ...) -> None: ...
 
 class CompressResult(_message.Message):
-    __slots__ = ("checkpoint", "artifacts", "statistics", "stage_seconds", "verifications", "versions", "notes_json", "failures")
+    __slots__ = ("checkpoint", "artifacts", "statistics", "stage_seconds", "verifications", "versions", "notes_json", "failures", "reference")
     class StageSecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class CompressResult(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NOTES_JSON_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
     checkpoint: _common_pb2.Blob
     artifacts: _containers.RepeatedCompositeFieldContainer[_common_pb2.Artifact]
     statistics: Statistics
@@ -188,7 +189,8 @@ class CompressResult(_message.Message):
     versions: _containers.ScalarMap[str, str]
     notes_json: str
     failures: _containers.RepeatedCompositeFieldContainer[FormFailure]
-    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[_common_pb2.Artifact, _Mapping]]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., verifications: _Optional[_Iterable[_Union[Verification, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., notes_json: _Optional[str] = ..., failures: _Optional[_Iterable[_Union[FormFailure, _Mapping]]] = ...) -> None: ...
+    reference: _common_pb2.Blob
+    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[_common_pb2.Artifact, _Mapping]]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., stage_seconds: _Optional[_Mapping[str, float]] = ..., verifications: _Optional[_Iterable[_Union[Verification, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., notes_json: _Optional[str] = ..., failures: _Optional[_Iterable[_Union[FormFailure, _Mapping]]] = ..., reference: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ...) -> None: ...
 
 class FormFailure(_message.Message):
     __slots__ = ("form", "reason", "message")

@@ -474,6 +474,50 @@ class PredictResult(_message.Message):
     flattened: bool
     def __init__(self, outputs: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., seconds: _Optional[float] = ..., flattened: _Optional[bool] = ...) -> None: ...
 
+class TryArtifactRequest(_message.Message):
+    __slots__ = ("backend", "artifact", "preprocessing", "inputs", "reference", "batch_sizes", "least_db")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
+    LEAST_DB_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    artifact: _common_pb2.Artifact
+    preprocessing: _common_pb2.Preprocessing
+    inputs: _common_pb2.Images
+    reference: _common_pb2.Blob
+    batch_sizes: _containers.RepeatedScalarFieldContainer[int]
+    least_db: float
+    def __init__(self, backend: _Optional[str] = ..., artifact: _Optional[_Union[_common_pb2.Artifact, _Mapping]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., reference: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., least_db: _Optional[float] = ...) -> None: ...
+
+class TryArtifactEvent(_message.Message):
+    __slots__ = ("progress", "log", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: _common_pb2.Progress
+    log: _common_pb2.Log
+    result: TryArtifactResult
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[TryArtifactResult, _Mapping]] = ...) -> None: ...
+
+class TryArtifactResult(_message.Message):
+    __slots__ = ("trials",)
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    trials: _containers.RepeatedCompositeFieldContainer[ArtifactTrial]
+    def __init__(self, trials: _Optional[_Iterable[_Union[ArtifactTrial, _Mapping]]] = ...) -> None: ...
+
+class ArtifactTrial(_message.Message):
+    __slots__ = ("way", "sqnr_db", "problem")
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    SQNR_DB_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    way: str
+    sqnr_db: float
+    problem: str
+    def __init__(self, way: _Optional[str] = ..., sqnr_db: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
+
 class ProfileRequest(_message.Message):
     __slots__ = ("engine", "inputs", "seconds", "run")
     ENGINE_FIELD_NUMBER: _ClassVar[int]

@@ -59,6 +59,11 @@ class RuntimeServiceStub:
                 request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictRequest.SerializeToString,
                 response_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictEvent.FromString,
                 _registered_method=True)
+        self.TryArtifact = channel.unary_stream(
+                '/pqbench.runtime.v1.RuntimeService/TryArtifact',
+                request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.TryArtifactRequest.SerializeToString,
+                response_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.TryArtifactEvent.FromString,
+                _registered_method=True)
         self.Profile = channel.unary_stream(
                 '/pqbench.runtime.v1.RuntimeService/Profile',
                 request_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.ProfileRequest.SerializeToString,
@@ -111,6 +116,13 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TryArtifact(self, request, context):
+        """Loads an artifact as somebody does who is given the file alone, in a fresh process, and runs it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Profile(self, request, context):
         """The layers' own times by the backend's profiler, apart from any measurement: profiling slows a call.
         """
@@ -159,6 +171,11 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictRequest.FromString,
                     response_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictEvent.SerializeToString,
+            ),
+            'TryArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.TryArtifact,
+                    request_deserializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.TryArtifactRequest.FromString,
+                    response_serializer=pqbench_dot_runtime_dot_v1_dot_runtime__pb2.TryArtifactEvent.SerializeToString,
             ),
             'Profile': grpc.unary_stream_rpc_method_handler(
                     servicer.Profile,
@@ -311,6 +328,33 @@ class RuntimeService:
             '/pqbench.runtime.v1.RuntimeService/Predict',
             pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictRequest.SerializeToString,
             pqbench_dot_runtime_dot_v1_dot_runtime__pb2.PredictEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pqbench.runtime.v1.RuntimeService/TryArtifact',
+            pqbench_dot_runtime_dot_v1_dot_runtime__pb2.TryArtifactRequest.SerializeToString,
+            pqbench_dot_runtime_dot_v1_dot_runtime__pb2.TryArtifactEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,7 @@ from pqbench.common.v1 import common_pb2 as pqbench_dot_common_dot_v1_dot_common
 from pqbench.runtime.v1 import runtime_pb2 as pqbench_dot_runtime_dot_v1_dot_runtime__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpqbench/runtime/v1/worker.proto\x12\x12pqbench.runtime.v1\x1a\x1epqbench/common/v1/common.proto\x1a pqbench/runtime/v1/runtime.proto\"\xe9\x02\n\rWorkerRequest\x12\x37\n\x05\x62uild\x18\x01 \x01(\x0b\x32&.pqbench.runtime.v1.BuildEngineRequestH\x00\x12\x35\n\x07measure\x18\x02 \x01(\x0b\x32\".pqbench.runtime.v1.MeasureRequestH\x00\x12\x35\n\x07predict\x18\x03 \x01(\x0b\x32\".pqbench.runtime.v1.PredictRequestH\x00\x12\x31\n\x05infer\x18\x04 \x01(\x0b\x32 .pqbench.runtime.v1.InferRequestH\x00\x12\x35\n\x07profile\x18\x05 \x01(\x0b\x32\".pqbench.runtime.v1.ProfileRequestH\x00\x12<\n\x0b\x63ross_check\x18\x06 \x01(\x0b\x32%.pqbench.runtime.v1.CrossCheckRequestH\x00\x42\t\n\x07request\"B\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"f\n\x0cInferRequest\x12*\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1a.pqbench.runtime.v1.Engine\x12*\n\x06inputs\x18\x02 \x03(\x0b\x32\x1a.pqbench.runtime.v1.Tensor\"\x9d\x01\n\x0bInferResult\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.pqbench.runtime.v1.Tensor\x12+\n\x07outputs\x18\x02 \x03(\x0b\x32\x1a.pqbench.runtime.v1.Tensor\x12\x10\n\x08input_ns\x18\x03 \x01(\x04\x12\x10\n\x08infer_ns\x18\x04 \x01(\x04\x12\x11\n\toutput_ns\x18\x05 \x01(\x04\"\xe9\x03\n\x0bWorkerReply\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.pqbench.common.v1.ProgressH\x00\x12%\n\x03log\x18\x02 \x01(\x0b\x32\x16.pqbench.common.v1.LogH\x00\x12\x36\n\x05\x62uild\x18\x03 \x01(\x0b\x32%.pqbench.runtime.v1.BuildEngineResultH\x00\x12\x34\n\x07measure\x18\x04 \x01(\x0b\x32!.pqbench.runtime.v1.MeasureResultH\x00\x12\x34\n\x07predict\x18\x05 \x01(\x0b\x32!.pqbench.runtime.v1.PredictResultH\x00\x12\x30\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1f.pqbench.runtime.v1.WorkerErrorH\x00\x12\x30\n\x05infer\x18\x07 \x01(\x0b\x32\x1f.pqbench.runtime.v1.InferResultH\x00\x12\x34\n\x07profile\x18\x08 \x01(\x0b\x32!.pqbench.runtime.v1.ProfileResultH\x00\x12;\n\x0b\x63ross_check\x18\t \x01(\x0b\x32$.pqbench.runtime.v1.CrossCheckResultH\x00\x42\x07\n\x05reply\".\n\x0bWorkerError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpqbench/runtime/v1/worker.proto\x12\x12pqbench.runtime.v1\x1a\x1epqbench/common/v1/common.proto\x1a pqbench/runtime/v1/runtime.proto\"\x9c\x03\n\rWorkerRequest\x12\x37\n\x05\x62uild\x18\x01 \x01(\x0b\x32&.pqbench.runtime.v1.BuildEngineRequestH\x00\x12\x35\n\x07measure\x18\x02 \x01(\x0b\x32\".pqbench.runtime.v1.MeasureRequestH\x00\x12\x35\n\x07predict\x18\x03 \x01(\x0b\x32\".pqbench.runtime.v1.PredictRequestH\x00\x12\x31\n\x05infer\x18\x04 \x01(\x0b\x32 .pqbench.runtime.v1.InferRequestH\x00\x12\x35\n\x07profile\x18\x05 \x01(\x0b\x32\".pqbench.runtime.v1.ProfileRequestH\x00\x12<\n\x0b\x63ross_check\x18\x06 \x01(\x0b\x32%.pqbench.runtime.v1.CrossCheckRequestH\x00\x12\x31\n\x05trial\x18\x07 \x01(\x0b\x32 .pqbench.runtime.v1.TrialRequestH\x00\x42\t\n\x07request\"B\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"f\n\x0cInferRequest\x12*\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1a.pqbench.runtime.v1.Engine\x12*\n\x06inputs\x18\x02 \x03(\x0b\x32\x1a.pqbench.runtime.v1.Tensor\"\x9d\x01\n\x0bInferResult\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.pqbench.runtime.v1.Tensor\x12+\n\x07outputs\x18\x02 \x03(\x0b\x32\x1a.pqbench.runtime.v1.Tensor\x12\x10\n\x08input_ns\x18\x03 \x01(\x04\x12\x10\n\x08infer_ns\x18\x04 \x01(\x04\x12\x11\n\toutput_ns\x18\x05 \x01(\x04\"T\n\x0cTrialRequest\x12\x37\n\x07request\x18\x01 \x01(\x0b\x32&.pqbench.runtime.v1.TryArtifactRequest\x12\x0b\n\x03way\x18\x02 \x01(\t\"\x9d\x04\n\x0bWorkerReply\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.pqbench.common.v1.ProgressH\x00\x12%\n\x03log\x18\x02 \x01(\x0b\x32\x16.pqbench.common.v1.LogH\x00\x12\x36\n\x05\x62uild\x18\x03 \x01(\x0b\x32%.pqbench.runtime.v1.BuildEngineResultH\x00\x12\x34\n\x07measure\x18\x04 \x01(\x0b\x32!.pqbench.runtime.v1.MeasureResultH\x00\x12\x34\n\x07predict\x18\x05 \x01(\x0b\x32!.pqbench.runtime.v1.PredictResultH\x00\x12\x30\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1f.pqbench.runtime.v1.WorkerErrorH\x00\x12\x30\n\x05infer\x18\x07 \x01(\x0b\x32\x1f.pqbench.runtime.v1.InferResultH\x00\x12\x34\n\x07profile\x18\x08 \x01(\x0b\x32!.pqbench.runtime.v1.ProfileResultH\x00\x12;\n\x0b\x63ross_check\x18\t \x01(\x0b\x32$.pqbench.runtime.v1.CrossCheckResultH\x00\x12\x32\n\x05trial\x18\n \x01(\x0b\x32!.pqbench.runtime.v1.ArtifactTrialH\x00\x42\x07\n\x05reply\".\n\x0bWorkerError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pqbench.runtime.v1.worker_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERREQUEST']._serialized_start=122
-  _globals['_WORKERREQUEST']._serialized_end=483
-  _globals['_TENSOR']._serialized_start=485
-  _globals['_TENSOR']._serialized_end=551
-  _globals['_INFERREQUEST']._serialized_start=553
-  _globals['_INFERREQUEST']._serialized_end=655
-  _globals['_INFERRESULT']._serialized_start=658
-  _globals['_INFERRESULT']._serialized_end=815
-  _globals['_WORKERREPLY']._serialized_start=818
-  _globals['_WORKERREPLY']._serialized_end=1307
-  _globals['_WORKERERROR']._serialized_start=1309
-  _globals['_WORKERERROR']._serialized_end=1355
+  _globals['_WORKERREQUEST']._serialized_end=534
+  _globals['_TENSOR']._serialized_start=536
+  _globals['_TENSOR']._serialized_end=602
+  _globals['_INFERREQUEST']._serialized_start=604
+  _globals['_INFERREQUEST']._serialized_end=706
+  _globals['_INFERRESULT']._serialized_start=709
+  _globals['_INFERRESULT']._serialized_end=866
+  _globals['_TRIALREQUEST']._serialized_start=868
+  _globals['_TRIALREQUEST']._serialized_end=952
+  _globals['_WORKERREPLY']._serialized_start=955
+  _globals['_WORKERREPLY']._serialized_end=1496
+  _globals['_WORKERERROR']._serialized_start=1498
+  _globals['_WORKERERROR']._serialized_end=1544
 # @@protoc_insertion_point(module_scope)

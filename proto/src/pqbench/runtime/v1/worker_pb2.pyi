@@ -9,20 +9,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WorkerRequest(_message.Message):
-    __slots__ = ("build", "measure", "predict", "infer", "profile", "cross_check")
+    __slots__ = ("build", "measure", "predict", "infer", "profile", "cross_check", "trial")
     BUILD_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     INFER_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     CROSS_CHECK_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     build: _runtime_pb2.BuildEngineRequest
     measure: _runtime_pb2.MeasureRequest
     predict: _runtime_pb2.PredictRequest
     infer: InferRequest
     profile: _runtime_pb2.ProfileRequest
     cross_check: _runtime_pb2.CrossCheckRequest
-    def __init__(self, build: _Optional[_Union[_runtime_pb2.BuildEngineRequest, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureRequest, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictRequest, _Mapping]] = ..., infer: _Optional[_Union[InferRequest, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileRequest, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckRequest, _Mapping]] = ...) -> None: ...
+    trial: TrialRequest
+    def __init__(self, build: _Optional[_Union[_runtime_pb2.BuildEngineRequest, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureRequest, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictRequest, _Mapping]] = ..., infer: _Optional[_Union[InferRequest, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileRequest, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckRequest, _Mapping]] = ..., trial: _Optional[_Union[TrialRequest, _Mapping]] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -58,8 +60,16 @@ class InferResult(_message.Message):
     output_ns: int
     def __init__(self, inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., input_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., output_ns: _Optional[int] = ...) -> None: ...
 
+class TrialRequest(_message.Message):
+    __slots__ = ("request", "way")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    request: _runtime_pb2.TryArtifactRequest
+    way: str
+    def __init__(self, request: _Optional[_Union[_runtime_pb2.TryArtifactRequest, _Mapping]] = ..., way: _Optional[str] = ...) -> None: ...
+
 class WorkerReply(_message.Message):
-    __slots__ = ("progress", "log", "build", "measure", "predict", "error", "infer", "profile", "cross_check")
+    __slots__ = ("progress", "log", "build", "measure", "predict", "error", "infer", "profile", "cross_check", "trial")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     BUILD_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +79,7 @@ class WorkerReply(_message.Message):
     INFER_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     CROSS_CHECK_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     build: _runtime_pb2.BuildEngineResult
@@ -78,7 +89,8 @@ class WorkerReply(_message.Message):
     infer: InferResult
     profile: _runtime_pb2.ProfileResult
     cross_check: _runtime_pb2.CrossCheckResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., build: _Optional[_Union[_runtime_pb2.BuildEngineResult, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureResult, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictResult, _Mapping]] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., infer: _Optional[_Union[InferResult, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileResult, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckResult, _Mapping]] = ...) -> None: ...
+    trial: _runtime_pb2.ArtifactTrial
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., build: _Optional[_Union[_runtime_pb2.BuildEngineResult, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureResult, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictResult, _Mapping]] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., infer: _Optional[_Union[InferResult, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileResult, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckResult, _Mapping]] = ..., trial: _Optional[_Union[_runtime_pb2.ArtifactTrial, _Mapping]] = ...) -> None: ...
 
 class WorkerError(_message.Message):
     __slots__ = ("reason", "message")

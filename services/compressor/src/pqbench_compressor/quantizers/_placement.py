@@ -116,7 +116,9 @@ def half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> bytes:
     )
     _pass_between_kept(graph)
     # The converter narrows what the copies for inner graphs give, which itself it leaves alone.
-    graph.rename_reads({n.output[0]: n.input[0] for n in graph.nodes if n.op_type == "Cast" and n.output[0].endswith("#inner")})
+    graph.rename_reads(
+        {n.output[0]: n.input[0] for n in graph.nodes if n.op_type == "Cast" and n.output[0].endswith("#inner")}
+    )
     return graph.finish()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
+import numpy as np
 import onnx
 import onnxruntime
 from pydantic import Field
@@ -74,6 +75,7 @@ ROUTES = (
         evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
     ),
 )
+WAYS = ("disabled_optimizers=['NchwcTransformer']", "graph_optimization_level=ORT_ENABLE_BASIC")
 MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's numbers for what activations are rounded to
 
 
@@ -139,6 +141,16 @@ def build(job: Job, options: Config) -> Built:
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
     return Session(create(engine, _loading(options), [PROVIDER]))
+
+
+def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
+    settings, disabled = onnxruntime.SessionOptions(), ["NchwcTransformer"] if way == WAYS[0] else None
+    settings.log_severity_level = 3
+    if way == WAYS[1]:
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session = onnxruntime.InferenceSession(artifact, settings, providers=[PROVIDER], disabled_optimizers=disabled)
+    names = [one.name for one in session.get_inputs()]
+    return [session.run(None, named(batch, names)) for batch in batches]
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:

@@ -99,6 +99,7 @@ def from_path(core, path, *more):
 openvino.Core.import_model = from_path
 app.main()
 """
+WAYS = ("model.reshape to a static batch", "model.reshape to a static batch, INFERENCE_PRECISION_HINT=f32")
 EXECUTED = openvino.ProfilingInfo.Status.EXECUTED
 TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8", "i4": "INT4", "u4": "INT4"}
 
@@ -173,6 +174,20 @@ def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> S
     session = Session(_imported(engine, chosen | {properties.hint.enable_cpu_pinning(): False}), options.transfers)
     session.settings = {"cpu_pinning": "False"}  # OpenVINO would pin all instances to the same cores
     return session
+
+
+def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
+    core, outputs = openvino.Core(), []
+    chosen = {properties.hint.inference_precision(): openvino.Type.f32} if way == WAYS[1] else {}
+    compiled = core.compile_model(artifact, "CPU", chosen)
+    for batch in batches:
+        arrays = named(batch, [port.get_any_name() for port in compiled.inputs])
+        if way:
+            model = core.read_model(artifact)
+            model.reshape({name: list(array.shape) for name, array in arrays.items()})
+            compiled = core.compile_model(model, "CPU", chosen)
+        outputs.append(compiled(arrays).to_tuple())
+    return outputs
 
 
 def _imported(engine: Path, chosen: dict[str, Any]) -> openvino.CompiledModel:

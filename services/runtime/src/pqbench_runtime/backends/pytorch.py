@@ -52,6 +52,9 @@ ROUTES = (
 )
 
 
+WAYS = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """How the program runs."""
@@ -67,21 +70,24 @@ class Session:
 
     settings: Mapping[str, str] = {}
 
-    def __init__(self, program: Callable[..., Any], options: Config, inputs: list[str], outputs: list[str]) -> None:
+    def __init__(
+        self, program: Callable[..., Any], options: Config, inputs: list[str], outputs: list[str], writes: bool = False
+    ) -> None:
         self._program = program
         self._options = options
+        self._writes = writes  # the program writes into its inputs: each call is given copies
         self.inputs, self.outputs = inputs, outputs
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch."""
         if self._options.threads:
             torch.set_num_threads(self._options.threads)
-        arrays = batch.arrays.values() if isinstance(batch, Inputs) else (batch,)
-        inputs, program = [torch.from_numpy(array) for array in arrays], self._program
+        inputs, program, writes = _inputs(batch), self._program, self._writes
 
         def call() -> Sequence[np.ndarray]:
             with torch.inference_mode():
-                return [output.numpy() for output in pytree.tree_leaves(program(*inputs))]
+                given = [one.clone() for one in inputs] if writes else inputs
+                return [output.numpy() for output in pytree.tree_leaves(program(*given))]
 
         return call
 
@@ -123,6 +129,13 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
     return profiled(call, seconds, [ProfilerActivity.CPU])
 
 
+def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
+    program = load_program(artifact.read_bytes()).module()
+    with torch.inference_mode():
+        returned = [program(*_inputs(batch)) for batch in batches]
+    return [[output.numpy() for output in pytree.tree_leaves(one)] for one in returned]
+
+
 def cross_checks(
     engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
 ) -> list[CrossCheck]:
@@ -134,6 +147,12 @@ def cross_checks(
     return [CrossCheck(tool="torch.utils.benchmark", definition=definition, seconds={"latency": median})]
 
 
+def _inputs(batch: Feed) -> list[torch.Tensor]:
+    arrays = batch.arrays.values() if isinstance(batch, Inputs) else (batch,)
+    return [torch.from_numpy(array) for array in arrays]
+
+
 def _session(program: torch.export.ExportedProgram, shape: Shape, options: Config) -> Session:
     module, (inputs, outputs) = program.module(), names(program, shape)
-    return Session(torch.compile(module) if options.mode == "compile" else module, options, inputs, outputs)
+    writes = bool(program.graph_signature.user_inputs_to_mutate)
+    return Session(torch.compile(module) if options.mode == "compile" else module, options, inputs, outputs, writes)
