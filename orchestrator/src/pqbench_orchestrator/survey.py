@@ -19,12 +19,12 @@ from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.dataset import DATASETS, Data
 from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Step, Target
 from pqbench_orchestrator.metric import METRICS
+from pqbench_orchestrator.onnx_files import external_locations
 from pqbench_orchestrator.services import COMPRESSOR, Services
 from pqbench_wire.blobs import BlobStore, blob_of
 from pqbench_wire.catalog import unknown
 from pqbench_wire.client import Client, blobs_in
 from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Unavailable
-from pqbench_orchestrator.onnx_files import external_locations
 
 ONNX = "onnx"  # the plug-in for an ONNX file
 OWN_CODE = "code"  # the plug-in for a user's own file

@@ -16,7 +16,7 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Images, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import checkpoint, export, statistics
+from pqbench_compressor import checkpoint, export, statistics, weights
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
 from pqbench_compressor.training import Options, frozen, train
@@ -67,8 +67,8 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path: Path) -> None:
     state = network().state_dict()
     state.pop("0.weight")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(InvalidInput, match="digits: weights do not fit: .*0.weight") as caught:
-        checkpoint.load_weights(network(), tmp_path / "w.safetensors", "digits")
+    with pytest.raises(InvalidInput, match=r"weights do not fit: 1 are missing \(0.weight\)") as caught:
+        weights.load(tmp_path / "w.safetensors", network())
     assert "\n" not in str(caught.value)
 
 
@@ -76,11 +76,12 @@ def test_pth_files_load_without_pickle(tmp_path: Path) -> None:
     state = {"state_dict": {f"module.{k}": v for k, v in network().state_dict().items()}}
     torch.save(state, tmp_path / "w.pth")
     other = MODELS.load("digits").build("resnet", None, Files())
-    checkpoint.load_weights(other, tmp_path / "w.pth", "digits")
+    assert weights.load(tmp_path / "w.pth", other) == ""
     torch.testing.assert_close(other.state_dict(), network().state_dict())
     torch.save(network(), tmp_path / "evil.pth")
-    with pytest.raises(InvalidInput, match="weights do not fit"):
-        checkpoint.load_weights(other, tmp_path / "evil.pth", "digits")
+    with pytest.raises(InvalidInput, match="holds Python objects, as torch.save.model. writes them") as caught:
+        weights.load(tmp_path / "evil.pth", other)
+    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_training_learns_and_keeps_the_mask(training: Training, context: Context) -> None:

@@ -16,13 +16,15 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from pqbench_compressor import masks
+
 Structure = dict[str, dict[str, Any]]  # module name -> attribute -> integer or list of integers
 History = list[dict[str, Any]]  # the steps applied so far
 
 
 def save(module: nn.Module, unpruned: nn.Module, history: History) -> bytes:
     """The checkpoint's bytes, equal for equal models."""
-    header = {"structure": structure_of(module, unpruned), "history": history}
+    header = {"structure": structure_of(module, unpruned), "history": history, "pruned": masks.pruned(module)}
     state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(state, {"pqbench": json.dumps(header, sort_keys=True)})
 
@@ -35,6 +37,7 @@ def load(path: Path, unpruned: nn.Module) -> History:
     versioned = OrderedDict(state)  # as the modules are now: without versions some would convert it as an old file
     versioned._metadata = getattr(unpruned.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
     unpruned.load_state_dict(versioned)
+    masks.mark(unpruned, header.get("pruned", ()))
     return header["history"]
 
 

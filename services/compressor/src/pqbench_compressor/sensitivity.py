@@ -48,7 +48,7 @@ class Sensitivity:
         self._outputs = self._run()
         self.images = len(inputs)
         self.accuracy = self._accuracy(self._outputs)
-        self.layers = {n: m for n, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+        self.layers = _layers(module)
 
     def pruning(self, amounts: Sequence[float]) -> list[Point]:
         """The smallest weights of one layer zeroed, for each layer and share."""
@@ -86,6 +86,15 @@ class Sensitivity:
 
     def _accuracy(self, outputs: np.ndarray) -> float:
         return self._training.accuracy(outputs, self._labels)
+
+
+def _layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions and linear layers by name; of those that share a weight the first."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+            found.setdefault(id(layer.weight), (name, layer))
+    return dict(found.values())
 
 
 @contextmanager

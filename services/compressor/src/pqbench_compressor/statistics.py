@@ -13,14 +13,14 @@ from pqbench.compressor.v1.compressor_pb2 import LayerStatistics, Statistics
 from pqbench_compressor.tensors import plain_attention, tensors
 from pqbench_wire.inputs import Feed
 
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
 
 def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statistics:
     """Statistics of a PyTorch model; MACs of one image by torch's FLOP counter (two FLOPs a MAC)."""
-    counter = FlopCounterMode(display=False)
-    with counter, plain_attention(), torch.no_grad():
-        module.eval()(*tensors(example[:1]))
+    counter = count(module, tensors(example[:1]))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    layers = [_layer(name, m, flops) for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [_layer(name, m, flops) for name, m in module.named_modules() if isinstance(m, LAYERS)]
     parameters = list(module.parameters())
     return Statistics(
         parameters=sum(p.numel() for p in parameters),
@@ -29,6 +29,21 @@ def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statis
         state_dict_bytes=state_dict_bytes,
         layers=layers,
     )
+
+
+def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> FlopCounterMode:
+    """FLOPs of one run, by module. Nothing requires gradients meanwhile: the counter's hooks trip over views of parameters."""
+    frozen = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    counter = FlopCounterMode(display=False)
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        with counter, plain_attention(), torch.no_grad():
+            module.eval()(*inputs)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return counter
 
 
 def _layer(name: str, module: nn.Module, flops: dict[str, int]) -> LayerStatistics:

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
+from pqbench_compressor import masks
 from pqbench_compressor.plugins import Report, Training
 from pqbench_wire.errors import Refused
 
@@ -61,15 +61,17 @@ def train(
 
     SGD or AdamW (arXiv 1711.05101) under a one-cycle (arXiv 1708.07120), cosine or constant
     schedule. With a `teacher`, the loss is (1 - teacher_weight) x cross-entropy + teacher_weight x
-    the temperature-scaled KL divergence to its outputs (Hinton et al., arXiv 1503.02531). Weights
-    that are zero in a tensor that zero-fill or N:M pruning thinned out stay zero. Runs on the GPU
+    the temperature-scaled KL divergence to its outputs (Hinton et al., arXiv 1503.02531). What
+    pruning zeroed (see `masks`) stays zero. Runs on the GPU
     where there is one. After each epoch the state goes to the file `resume`, from which the same
     call goes on; it is deleted at the end.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.precision == "fp16" and device.type == "cpu":
         raise Refused("training in fp16 needs a GPU; on a CPU use bf16 or fp32")
-    module.train().to(device).to(memory_format=torch.channels_last)
+    planar = any(parameter.ndim == 5 for parameter in module.parameters())  # of Conv3d, which channels-last is not for
+    layout = torch.contiguous_format if planar else torch.channels_last
+    module.train().to(device).to(memory_format=layout)
     indices = data.fitting(seed)
     run = _Run(module, options, _batches_of(indices, options), device, teacher and teacher.to(device))
     begin = run.restore(resume) if resume is not None and resume.is_file() else 0
@@ -105,7 +107,7 @@ class _Run:
     ) -> None:
         self.batches = batches
         self._module, self._options, self._device, self._teacher = module, options, device, teacher
-        self._masks = _masks(module)
+        self._masks = masks.of(module)
         self._optimizer = _optimizer(module, options)
         self._schedule = _schedule(self._optimizer, options, batches)
         self._scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
@@ -205,15 +207,3 @@ def _augmented(images: np.ndarray, how: str, order: np.random.Generator) -> np.n
         mirror = order.integers(0, 2, count).astype(bool)
         moved = np.where(mirror[:, None, None, None], moved[:, :, ::-1], moved)
     return np.ascontiguousarray(moved)
-
-
-def _masks(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights with exact zeros, each with its 0/1 mask; trained dense weights have none.
-
-    A layer of zeros only is a layer that begins at zero, not a pruned one.
-    """
-    layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    rounded = [m for m in layers if parametrize.is_parametrized(m, "weight")]
-    weights = [m.weight for m in layers if m not in rounded]
-    weights += [m.parametrizations.weight.original for m in rounded]  # type: ignore[union-attr,misc]
-    return [(w, (w != 0).to(w.dtype)) for w in weights if bool((w == 0).any()) and bool(w.any())]

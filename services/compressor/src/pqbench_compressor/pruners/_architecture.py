@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 import torch_pruning
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
-from pqbench_compressor.tensors import leaves, plain_attention
+from pqbench_compressor import statistics
+from pqbench_compressor.tensors import leaves
 from pqbench_wire.errors import InvalidInput
 
-Layer = nn.Conv2d | nn.Linear
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Layer = Convolution | Transposed | nn.Linear
 
 
 def attentions(module: nn.Module) -> list[nn.Module]:
@@ -127,37 +130,47 @@ def _shuffled(network: nn.Module) -> list[nn.Module]:
 
 
 class Costs:
-    """Multiply-accumulates and weights of a model while its channels are being removed.
+    """Multiply-accumulates, or parameters, of a model while its channels are being removed.
 
-    Spatial sizes are measured once, in one run; what remains is arithmetic on the layers' channels.
+    While channels are chosen it is arithmetic on the layers' channels, of spatial sizes that were measured once;
+    `counted` counts the model as it is.
     """
 
     def __init__(self, module: nn.Module, example: torch.Tensor, kind: str) -> None:
-        self._kind = kind
+        self._module, self._example, self._kind = module, example, kind
         self._layers: dict[nn.Module, int] = {}  # -> positions at which the layer's weights are applied
         self._mixing: dict[nn.Module, tuple[nn.Linear, float]] = {}  # attention -> projection, MACs a channel
         hooks = [m.register_forward_hook(self._note) for m in module.modules() if isinstance(m, Layer)]
-        counter = FlopCounterMode(display=False)
-        with counter, plain_attention(), torch.no_grad():
-            module(example)
+        total = self._macs_counted()
         for hook in hooks:
             hook.remove()
-        counted = sum(self._macs(m, *_width(m)) for m in self._layers)
+        rest = max(0.0, total - sum(self._macs(m, *_width(m)) for m in self._layers))
         found = [projections(a)[-1] for a in attentions(module)]
         for layer in found:
-            rest = (counter.get_total_flops() // 2 - counted) / sum(p.out_features for p in found)
-            self._mixing[layer] = (layer, max(0.0, rest))
+            self._mixing[layer] = (layer, rest / sum(p.out_features for p in found))
+        layers = sum(self._weights(m, *_width(m)) for m in self._layers)
+        self._others = sum(p.numel() for p in module.parameters()) - layers if kind == "parameters" else 0.0
 
     def _note(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        channels = output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1]
-        self._layers[layer] = self._layers.get(layer, 0) + output.numel() // channels
+        applied = inputs[0] if isinstance(layer, Transposed) else output  # a transposed one multiplies each input
+        channels = applied.shape[-1] if isinstance(layer, nn.Linear) else applied.shape[1]
+        self._layers[layer] = self._layers.get(layer, 0) + applied.numel() // channels
+
+    def counted(self) -> float:
+        """MACs of one image by running it, or all parameters."""
+        if self._kind == "parameters":
+            return sum(parameter.numel() for parameter in self._module.parameters())
+        return self._macs_counted()
+
+    def _macs_counted(self) -> float:
+        return statistics.count(self._module, (self._example,)).get_total_flops() / 2 / len(self._example)
 
     def now(self) -> float:
-        """MACs of one image, or parameters of convolutions and linear layers."""
+        """The same by arithmetic on the layers' channels."""
         return self._total({})
 
     def after(self, group: Any) -> float:
-        """The same, once a group of Torch-Pruning is removed."""
+        """By arithmetic, once a group of Torch-Pruning is removed."""
         widths: dict[nn.Module, tuple[int, int]] = {}
         for dep, indices in group:
             layer = dep.target.module
@@ -176,7 +189,7 @@ class Costs:
             return widths.get(layer) or _width(layer)
 
         if self._kind == "parameters":
-            return sum(self._weights(m, *width(m)) for m in self._layers)
+            return self._others + sum(self._weights(m, *width(m)) for m in self._layers)
         mixing = sum(macs * width(layer)[1] for layer, macs in self._mixing.values())
         return mixing + sum(self._macs(m, *width(m)) for m in self._layers)
 
@@ -185,15 +198,23 @@ class Costs:
 
     @staticmethod
     def _weights(layer: nn.Module, inputs: int, outputs: int) -> float:
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, Convolution | Transposed):
             depthwise = layer.groups == layer.in_channels and layer.groups > 1
-            kernel = layer.kernel_size[0] * layer.kernel_size[1]
-            return kernel * outputs * (1 if depthwise else inputs / layer.groups)
+            return math.prod(layer.kernel_size) * outputs * (1 if depthwise else inputs / layer.groups)
         return inputs * outputs
 
 
 def _width(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Convolution | Transposed):
         return layer.in_channels, layer.out_channels
     assert isinstance(layer, nn.Linear)
     return layer.in_features, layer.out_features
+
+
+def shared(module: nn.Module) -> set[nn.Module]:
+    """The layers that share a parameter with another: cutting one would part them."""
+    owners: dict[int, list[nn.Module]] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(layer)
+    return {layer for layers in owners.values() if len(layers) > 1 for layer in layers}

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.utils import prune as masks
+from torch.nn.utils import prune as torch_prune
 
+from pqbench_compressor import masks
 from pqbench_compressor.plugins import Context
 from pqbench_wire import own_code
 from pqbench_wire.errors import Failed
@@ -15,14 +16,15 @@ from pqbench_wire.errors import Failed
 
 def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[str, Any]:
     """Let it prune; masks of torch.nn.utils.prune become zeros. Raises Failed if it adds or drops modules."""
-    before = set(module.state_dict())
+    before, zeros = set(module.state_dict()), masks.zeros(module)
     notes = own_code.called(name, pruner.prune, module, context)
     for layer in module.modules():
         masked = [key.removesuffix("_mask") for key, _ in layer.named_buffers(recurse=False) if key.endswith("_mask")]
         for tensor in (tensor for tensor in masked if hasattr(layer, f"{tensor}_orig")):
-            masks.remove(layer, tensor)
+            torch_prune.remove(layer, tensor)
     if changed := sorted(before ^ set(module.state_dict())):
         raise Failed(
             f"{name} changed the model's parts ({changed[0]}, …): a pruner may change tensors and their sizes only"
         )
+    masks.mark_new_zeros(module, zeros)
     return notes if isinstance(notes, dict) else {}

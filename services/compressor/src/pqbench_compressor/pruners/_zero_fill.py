@@ -1,30 +1,78 @@
-"""What the zero-fill pruners share: which weights, making the zeros permanent, needing nothing."""
+"""What the zero-fill pruners share: which weights, making zeros that stay, saying what they left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils.prune import BasePruningMethod
 
+from pqbench_compressor import masks
+from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Needs
 from pqbench_wire.inputs import Feed
 
 Weight = tuple[nn.Module, str]
-Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Layer = Convolution | Transposed | nn.Linear | nn.Bilinear
+JOINT = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of nn.MultiheadAttention
 
 
 def prunable(module: nn.Module) -> list[Weight]:
-    """The weights of all convolutions and linear layers, as torch.nn.utils.prune names them."""
-    return [(layer, "weight") for layer in module.modules() if isinstance(layer, Prunable)]
+    """The weights of convolutions, linear layers, attention and recurrent layers, each once where layers share one."""
+    seen: set[int] = set()
+    found = []
+    for layer in module.modules():
+        for name in _names(layer):
+            weight = getattr(layer, name)
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                found.append((layer, name))
+    return found
 
 
-def each(module: nn.Module, method: Callable[[nn.Module, str], object]) -> None:
-    """Apply a torch.nn.utils.prune method to every prunable weight and keep only its zeros."""
+def _names(layer: nn.Module) -> Iterator[str]:
+    if isinstance(layer, Layer):
+        yield "weight"
+    elif isinstance(layer, nn.MultiheadAttention):
+        yield from (name for name in JOINT if getattr(layer, name, None) is not None)
+    elif isinstance(layer, nn.RNNBase):
+        yield from (name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight"))
+
+
+def each(module: nn.Module, method: BasePruningMethod, dim: int | None = None) -> dict[str, Any]:
+    """Zero what a method of torch.nn.utils.prune picks of every prunable weight; returns what is worth reporting.
+
+    `dim`: of a method that picks channels: 0 for a layer's outputs, 1 for its inputs.
+    """
     for layer, name in prunable(module):
-        method(layer, name)
-        prune.remove(layer, name)
+        weight = getattr(layer, name).detach()
+        if dim is not None:
+            method.dim = 1 - dim if isinstance(layer, Transposed) else dim  # type: ignore[attr-defined]
+        zero(module, layer, name, method.compute_mask(weight, torch.ones_like(weight)))
+    return report(module)
+
+
+def zero(module: nn.Module, layer: nn.Module, name: str, mask: torch.Tensor) -> None:
+    """Multiply a weight of a module's layer by a 0/1 mask, in place: layers that share it go on sharing it."""
+    weight = getattr(layer, name)
+    with torch.no_grad():
+        weight.mul_(mask.to(weight.dtype))
+    masks.mark(module, (full for full, p in module.named_parameters() if p is weight))
+
+
+def report(module: nn.Module) -> dict[str, Any]:
+    """The weights that no method looks at, where there are any, and the share of zeros among all parameters."""
+    looked_at = {id(getattr(layer, name)) for layer, name in prunable(module)}
+    parameters = dict(module.named_parameters())
+    left = [name for name, p in parameters.items() if p.ndim > 1 and id(p) not in looked_at]
+    if not left:
+        return {}
+    zeros = sum(p.numel() - int(torch.count_nonzero(p)) for p in parameters.values())
+    return {"left_out": left, "zeros_of_all": zeros / sum(p.numel() for p in parameters.values())}
 
 
 def needs(config: Any) -> Needs:
@@ -33,8 +81,8 @@ def needs(config: Any) -> Needs:
 
 
 def refusal(module: nn.Module, config: Any, classes: int, example: Feed) -> str:
-    """It works on every model with convolutions or linear layers."""
-    return "" if prunable(module) else "this model has no convolution and no linear layer"
+    """It works on every model with weights that are executed as they are stored."""
+    return unfolded(module) or ("" if prunable(module) else "this model has no convolution and no linear layer")
 
 
 def problem(exported: bytes, config: Any) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners._zero_fill import problem as problem
 from pqbench_compressor.pruners._zero_fill import refusal as refusal
+from pqbench_compressor.pruners._zero_fill import report, zero
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves, mask
 
 REQUIRES = ("torch",)
@@ -42,10 +42,9 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
     savings = {name: [share * size for share in SHARES] for name, size in sizes.items()}
     wanted = config.amount * sum(sizes.values())
     shares = _exact(allocate(noise, SHARES, savings, wanted), sizes, wanted)
-    with torch.no_grad():
-        for name, layer in analysis.layers.items():
-            layer.weight.mul_(mask(layer.weight, shares[name]))
-    return {"shares": shares}
+    for name, layer in analysis.layers.items():
+        zero(module, layer, "weight", mask(layer.weight, shares[name]))
+    return {"shares": shares} | report(module)
 
 
 def _exact(shares: dict[str, float], sizes: dict[str, int], wanted: float) -> dict[str, float]:

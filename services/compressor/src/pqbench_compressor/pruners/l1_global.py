@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import nn
 from torch.nn.utils import prune as torch_prune
@@ -13,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.pruners._zero_fill import needs as needs
 from pqbench_compressor.pruners._zero_fill import problem as problem
-from pqbench_compressor.pruners._zero_fill import prunable
+from pqbench_compressor.pruners._zero_fill import prunable, report, zero
 from pqbench_compressor.pruners._zero_fill import refusal as refusal
 
 REQUIRES = ("torch",)
@@ -28,7 +29,9 @@ class Config:
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
     weights = prunable(module)
-    torch_prune.global_unstructured(weights, torch_prune.L1Unstructured, amount=config.amount)
-    for layer, name in weights:
-        torch_prune.remove(layer, name)
-    return {}
+    values = torch.cat([getattr(layer, name).detach().flatten() for layer, name in weights])
+    mask = torch_prune.L1Unstructured(config.amount).compute_mask(values, torch.ones_like(values))
+    parts = mask.split([getattr(layer, name).numel() for layer, name in weights])
+    for (layer, name), part in zip(weights, parts, strict=True):
+        zero(module, layer, name, part.view_as(getattr(layer, name)))
+    return report(module)

@@ -27,5 +27,4 @@ class Config:
 
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
-    each(module, lambda layer, name: torch_prune.l1_unstructured(layer, name, config.amount))
-    return {}
+    return each(module, torch_prune.L1Unstructured(config.amount))

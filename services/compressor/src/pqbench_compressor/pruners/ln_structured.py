@@ -29,5 +29,4 @@ class Config:
 
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
-    each(module, lambda layer, name: torch_prune.ln_structured(layer, name, config.amount, config.n, config.dim))
-    return {}
+    return each(module, torch_prune.LnStructured(config.amount, config.n), config.dim)

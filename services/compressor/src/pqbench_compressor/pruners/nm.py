@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
@@ -17,8 +17,9 @@ from onnx import numpy_helper
 from pydantic import Field
 from torch import nn
 
+from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Context
-from pqbench_compressor.pruners._zero_fill import Prunable
+from pqbench_compressor.pruners._zero_fill import Transposed, prunable, report, zero
 from pqbench_compressor.pruners._zero_fill import needs as needs
 from pqbench_wire.inputs import Feed
 
@@ -39,18 +40,21 @@ class Config:
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     """Why no layer of this model can have the pattern."""
-    layers = [m for m in module.modules() if isinstance(m, Prunable)]
-    fits = any(_fits(layer, config) for layer in layers)
+    if reason := unfolded(module):
+        return reason
+    fits = any(_fits(layer, name, config) for layer, name in prunable(module))
     return "" if fits else f"no layer of this model has input channels in multiples of {config.m}"
 
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
-    layers = {name: m for name, m in module.named_modules() if isinstance(m, Prunable)}
-    for layer in layers.values():
-        if _fits(layer, config):
-            with torch.no_grad():
-                layer.weight.mul_(_mask(layer.weight, config))
-    return {"pattern": f"{config.n}:{config.m}", "dense": [n for n, m in layers.items() if not _fits(m, config)]}
+    dense = []
+    names = {id(layer): name for name, layer in module.named_modules()}
+    for layer, name in prunable(module):
+        if _fits(layer, name, config):
+            zero(module, layer, name, _mask(getattr(layer, name), config))
+        else:
+            dense.append(names[id(layer)] if name == "weight" else f"{names[id(layer)]}.{name}")
+    return {"pattern": f"{config.n}:{config.m}", "dense": dense} | report(module)
 
 
 def problem(exported: bytes, config: Config) -> str:
@@ -74,8 +78,10 @@ def problem(exported: bytes, config: Config) -> str:
     return ""
 
 
-def _fits(layer: nn.Module, config: Config) -> bool:
-    return cast(torch.Tensor, layer.weight).shape[1] % config.m == 0
+def _fits(layer: nn.Module, name: str, config: Config) -> bool:
+    """Transposed convolutions have their inputs first; no hardware takes the pattern there."""
+    weight: torch.Tensor = getattr(layer, name)
+    return not isinstance(layer, Transposed) and weight.shape[1] % config.m == 0
 
 
 def _mask(weight: torch.Tensor, config: Config) -> torch.Tensor:

@@ -28,5 +28,4 @@ class Config:
 
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
-    each(module, lambda layer, name: torch_prune.random_structured(layer, name, config.amount, config.dim))
-    return {}
+    return each(module, torch_prune.RandomStructured(config.amount), config.dim)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from torch.utils._pytree import tree_map
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, gather
+from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Failed, PqbenchError, Refused
 from pqbench_wire.inputs import Feed, Inputs
 from pqbench_wire.jobs import first_line
@@ -34,9 +36,12 @@ FINE_STEPS = 49  # of 2 % of the channels, on the way to a share of MACs or para
 WINDOWED = ("SwinTransformer", "SwinTransformerV2", "MaxVit")  # its tracing of them takes all memory
 MOST = 0.98  # share of a layer's channels that is ever removed
 CLOSE_ENOUGH = 0.01  # of the unpruned cost
+JUST_WITHIN = 0.0195  # of the unpruned cost: by what a target may be missed at most, rounded down
 TOLERANCE = 0.02  # of the unpruned cost: beyond it the target counts as missed
+CORRECTIONS = 4  # of the goal, after counting
+FEW_LAYERS = 24  # so many that one of them may be what makes a target be missed
 # What was found out of a model that several recipes want to prune: it takes seconds.
-_LEAST: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
+_TRIED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +75,17 @@ class Config:
 
 
 class _Pruner(torch_pruning.pruner.BasePruner):
-    """Rounds channel counts to the nearest multiple, not always down."""
+    """Rounds channel counts to the nearest multiple, not always down; where channels are in groups, their sum."""
+
+    def _is_atten_group(self, group: Any) -> Any:
+        self._under_way = group  # what it is about to prune, and so to round
+        return super()._is_atten_group(group)
 
     def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-        left = max(round_to, round_to * round((current_channels - n_pruned) / round_to))
-        return max(0, current_channels - left)
+        groups = self._get_channel_groups(self._under_way)  # of a normalisation, a convolution, heads of attention
+        size, step = current_channels // groups, math.lcm(round_to, groups) // groups
+        left = max(step, step * round((size - n_pruned) / step))
+        return max(0, size - left)
 
 
 def needs(config: Config) -> Needs:
@@ -82,20 +93,19 @@ def needs(config: Config) -> Needs:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Why this cannot work on this architecture, found by removing as much as possible from a copy."""
+    """Why this cannot work on this architecture, found by removing as much from a copy."""
     if isinstance(example, Inputs):
         return f"removal follows one image through a model; this one takes {', '.join(example.arrays)}"
     if windowed := [type(m).__name__ for m in module.modules() if type(m).__name__ in WINDOWED]:
         return f"Torch-Pruning cannot follow the windows of {windowed[0]}"
     if config.criterion == "bn-scale" and not _norms(module):
         return "criterion bn-scale ranks by batch normalisation, of which this model has none"
-    try:
-        least = _least(module, config, torch.from_numpy(example))
-    except Failed as error:
-        return str(error)
-    if config.target != "channels" and 1 - config.amount < least - TOLERANCE:
-        return _too_much(config, least)
-    return ""
+    # Which channels are removed changes with the criterion, which sizes can be had does not.
+    trial = dataclasses.replace(config, criterion="l2", iterations=1, images=1)
+    known = _TRIED.setdefault(module, {})
+    if trial not in known:
+        known[trial] = _tried(module, trial, tensors(example)[0])
+    return known[trial]
 
 
 def problem(exported: bytes, config: Config) -> str:
@@ -105,33 +115,93 @@ def problem(exported: bytes, config: Config) -> str:
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
     """Remove channels in place; the classifier's outputs and a model's `layers_to_keep()` stay."""
-    example = torch.from_numpy(context.example[:1])
+    example = tensors(context.example[:1])[0]
     if config.criterion == "bn-scale" and not _distinct_scales(module):
         raise Refused("criterion bn-scale: all scales of this model's batch normalisation are equal")
+    left = _first_that_works(
+        module, config, lambda copied, choice, beyond: _removed(copied, choice, beyond, example, context)
+    )
+    return {"macs_left": left}
+
+
+def _first_that_works(module: nn.Module, config: Config, remove: Callable[[nn.Module, Config, float], float]) -> float:
+    """Remove from a copy, then put it in the module's place. Raises the first refusal where nothing works.
+
+    Where a target is missed because channels come in large steps, some layer is kept as it is in the next try.
+    """
+    missed: Refused | None = None
+    for choice, beyond in _choices(module, config):
+        copied = copy.deepcopy(module)
+        try:
+            left = remove(copied, choice, beyond)
+        except Refused as error:
+            missed = missed or error
+            continue
+        module.__dict__ = copied.__dict__
+        return left
+    assert missed is not None
+    raise missed
+
+
+def _choices(module: nn.Module, config: Config) -> Iterator[tuple[Config, float]]:
+    """Configurations, and by what share of the unpruned cost each may go beyond the target."""
+    yield config, CLOSE_ENOUGH
+    if config.target == "channels":
+        return
+    yield config, JUST_WITHIN
+    names = [name for name, layer in module.named_modules() if isinstance(layer, _architecture.Layer)]
+    for name in names if len(names) <= FEW_LAYERS else ():
+        yield dataclasses.replace(config, keep=(*config.keep, name)), JUST_WITHIN
+
+
+def _removed(
+    module: nn.Module, config: Config, beyond: float, example: torch.Tensor, context: Context | None = None
+) -> float:
+    """Remove in place; returns the share of the MACs that is left. Without a context, by what needs no images.
+
+    Raises Refused, with what can be had, where the target is missed; Failed where Torch-Pruning cannot follow.
+    """
     macs, shape = _architecture.Costs(module, example, "macs"), _output_shape(module, example)
-    before = macs.now()
-    removal = _Removal(module, config, example)
-    for iteration in range(1, config.iterations + 1):
-        gather(config.criterion, module, context, config.images)
-        removal.proceed(iteration / config.iterations)
-        context.report("prune", iteration / config.iterations, f"{macs.now() / before:.0%} of the MACs left")
+    before = macs.counted()
+    with _trainable(module):
+        removal = _Removal(module, config, example, beyond)
+        for iteration in range(1, config.iterations + 1):
+            if context is not None:
+                gather(config.criterion, module, context, config.images)
+            removal.proceed(iteration / config.iterations)
+            if context is not None:
+                context.report("prune", iteration / config.iterations, f"{macs.now() / before:.0%} of the MACs left")
     module.zero_grad(set_to_none=True)
     removal.check()
     if _output_shape(module, example) != shape:
-        raise Failed("removal changed the shape of the outputs; name the layers that make them in keep")
-    if config.amount > 0 and macs.now() == before:
+        raise Failed("removal would change the shape of the outputs; name the layers that make them in keep")
+    left = macs.counted()
+    if config.amount > 0 and left == before:
         raise Refused(f"removal of {config.amount:g} with round_to {config.round_to} removes no channel of this model")
-    return {"macs_left": macs.now() / before}
+    return left / before
+
+
+@contextmanager
+def _trainable(module: nn.Module) -> Iterator[None]:
+    """Let every parameter take a gradient: Torch-Pruning follows autograd's graph, and criteria read gradients."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    module.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in frozen)
 
 
 class _Removal:
     """One pruning under way: Torch-Pruning ranks, this stops at the target."""
 
-    def __init__(self, module: nn.Module, config: Config, example: torch.Tensor) -> None:
-        self._module, self._config = module, config
+    def __init__(self, module: nn.Module, config: Config, example: torch.Tensor, beyond: float) -> None:
+        self._module, self._config, self._beyond = module, config, beyond
         by_channels = config.target == "channels"
         self._costs = _architecture.Costs(module, example, "macs" if by_channels else config.target)
-        self._before = self._costs.now()
+        self._before, self._counted = self._costs.now(), self._costs.counted()
+        self._shared = _architecture.shared(module)
         ratio, whole = config.amount if by_channels else MOST, config.heads == "whole"
         heads = _architecture.heads(module)
         with _explained(), warnings.catch_warnings(action="ignore"):
@@ -158,50 +228,57 @@ class _Removal:
         """Go on to `share` of the whole way."""
         with _explained():
             if self._config.target == "channels":
-                self._pruner.step()
+                for group in self._pruner.step(interactive=True):
+                    if not self._parts(group):
+                        group.prune()
             else:
-                self._reach(self._before * (1 - self._config.amount * share))
+                self._reach(1 - self._config.amount * share)
         _architecture.mend(self._module, self._pruner.num_heads)
 
     def check(self) -> None:
         """Raise Refused, with what can be had, where a target of MACs or parameters was missed."""
-        left = self._costs.now() / self._before
+        left = self._costs.counted() / self._counted
         if self._config.target != "channels" and abs(left - (1 - self._config.amount)) > TOLERANCE:
-            raise Refused(_too_much(self._config, left))
+            raise Refused(_missed(self._config, left))
 
-    def _reach(self, goal: float) -> None:
+    def _reach(self, wanted: float) -> None:
+        """Remove until a share `wanted` is left; counting makes up for what arithmetic on channels does not see."""
+        goal = self._before * wanted
+        for _ in range(CORRECTIONS):
+            self._remove_to(goal)
+            _architecture.mend(self._module, self._pruner.num_heads)
+            left = self._costs.counted() / self._counted
+            if left <= wanted + CLOSE_ENOUGH or self._pruner.current_step >= FINE_STEPS:
+                return
+            goal = self._costs.now() - (left - wanted) * self._before
+
+    def _remove_to(self, goal: float) -> None:
         """Remove group by group, in steps of few channels, passing over groups that would overshoot."""
         close = CLOSE_ENOUGH * self._before
         while self._costs.now() > goal + close and self._pruner.current_step < FINE_STEPS:
             for group in self._pruner.step(interactive=True):
-                if self._costs.after(group) < goal - close:
+                if self._parts(group) or self._costs.after(group) < goal - self._beyond * self._before:
                     continue
                 group.prune()
                 if self._costs.now() <= goal + close:
                     return
 
-
-def _least(module: nn.Module, config: Config, example: torch.Tensor) -> float:
-    """The smallest share of the target that can be left. Raises Failed with the reason."""
-    known = _LEAST.setdefault(module, {})
-    key = (config.target, config.round_to, config.heads, config.keep)
-    if key not in known:
-        known[key] = _tried(module, config, example)
-    return known[key]
+    def _parts(self, group: Any) -> bool:
+        """Whether removing a group would give a layer a weight of its own that it shares with another."""
+        return any(dep.target.module in self._shared for dep, _ in group)
 
 
-def _tried(module: nn.Module, config: Config, example: torch.Tensor) -> float:
-    """What is left of a copy after removing as much as possible."""
-    trial = dataclasses.replace(config, target="channels", amount=MOST, criterion="l2", scope="local", iterations=1)
-    copied = copy.deepcopy(module).eval()
-    costs = _architecture.Costs(copied, example, "parameters" if config.target == "parameters" else "macs")
-    before, shape = costs.now(), _output_shape(copied, example)
-    _Removal(copied, trial, example).proceed(1)
-    if _output_shape(copied, example) != shape:
-        raise Failed("removal would change the shape of the outputs; name the layers that make them in keep")
-    if costs.now() == before:
-        raise Failed("no channel of this model can be removed")
-    return costs.now() / before
+def _tried(module: nn.Module, config: Config, example: torch.Tensor) -> str:
+    """What goes wrong when a copy is pruned so; empty where nothing does."""
+    try:
+        _first_that_works(
+            copy.deepcopy(module).eval(),
+            config,
+            lambda copied, choice, beyond: _removed(copied, choice, beyond, example),
+        )
+    except (Failed, Refused) as error:
+        return str(error)
+    return ""
 
 
 @contextmanager
@@ -222,11 +299,11 @@ def _output_shape(module: nn.Module, example: torch.Tensor) -> Any:
         return tree_map(lambda output: tuple(output.shape), module.eval()(example))
 
 
-def _too_much(config: Config, left: float) -> str:
-    return (
-        f"removal cannot take {config.amount:.0%} of this model's {config.target}; {1 - left:.0%} can be had "
-        f"with round_to {config.round_to}"
-    )
+def _missed(config: Config, left: float) -> str:
+    had = f"{1 - left:.0%} can be had with round_to {config.round_to}"
+    if left > 1 - config.amount:
+        return f"removal cannot take {config.amount:.0%} of this model's {config.target}; {had}"
+    return f"removal of {config.amount:.0%} of this model's {config.target} takes more; {had}"
 
 
 def _norms(module: nn.Module) -> list[torch.Tensor]:
