@@ -8,8 +8,10 @@ multiply-accumulates or of the parameters. The criteria are in `_importance`.
 from __future__ import annotations
 
 import copy
+import ctypes
 import dataclasses
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ MOST = 0.98  # share of a layer's channels that is ever removed
 CLOSE_ENOUGH = 0.01  # of the unpruned cost
 JUST_WITHIN = 0.0195  # of the unpruned cost: by what a target may be missed at most, rounded down
 TOLERANCE = 0.02  # of the unpruned cost: beyond it the target counts as missed
+MOST_SECONDS = 180  # for tracing a model, and for each pass over it
 CORRECTIONS = 4  # of the goal, after counting
 FEW_LAYERS = 24  # so many that one of them may be what makes a target be missed
 # What was found out of a model that several recipes want to prune: it takes seconds.
@@ -281,11 +284,35 @@ def _tried(module: nn.Module, config: Config, example: torch.Tensor) -> str:
     return ""
 
 
+class _TooLong(BaseException):
+    """Torch-Pruning has been at it for longer than anybody waits; no Exception, so that it does not handle it."""
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End Python code that runs too long, by an exception in its thread: on some graphs its tracing takes ages."""
+    thread, over = threading.get_ident(), threading.Event()
+
+    def interrupt() -> None:
+        if not over.wait(MOST_SECONDS):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooLong))
+
+    watcher = threading.Thread(target=interrupt, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except _TooLong:
+        raise Failed(f"Torch-Pruning cannot follow this architecture within {MOST_SECONDS / 60:.0f} minutes") from None
+    finally:
+        over.set()
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     """Torch-Pruning raises whatever its tracing met: ZeroDivisionError, IndexError, RuntimeError."""
     try:
-        yield
+        with _bounded():
+            yield
     except PqbenchError:
         raise
     except Exception as error:
