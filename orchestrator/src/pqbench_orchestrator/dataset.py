@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from pqbench_wire.inputs import split_training
 
 DATASETS = Catalog("dataset", "pqbench_orchestrator.datasets")
 SplitName = Literal["train", "test"]
+MOST_SCALED = 1 << 28  # pixels of a picture that is scaled before it is cropped
 CHUNK = 256  # images decoded between two reports of progress
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -134,6 +136,8 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     if preprocessing.resize:
         short = min(image.size)
         scaled = [int(preprocessing.resize * side / short) for side in image.size]  # torchvision truncates
+        if math.prod(scaled) > MOST_SCALED:
+            raise InvalidInput(f"a picture of {image.width} × {image.height} is too long to scale to {preprocessing.resize}")
         image = image.resize((max(size[0], scaled[0]), max(size[1], scaled[1])), how)
         left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)
         image = image.crop((left, top, left + size[0], top + size[1]))
@@ -148,5 +152,6 @@ def fingerprint_files(paths: Sequence[Path], base: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         facts = path.stat()
-        digest.update(f"{path.relative_to(base)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.relative_to(base)))
+        digest.update(f"\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -3,58 +3,116 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pqbench_orchestrator.dataset import Split, fingerprint_files
 from pqbench_wire.download import download
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.jobs import first_line
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
+            ".tiff"}  # fmt: skip
+MOST_PIXELS = 1 << 26  # of one picture: what is larger is refused before it is decoded
+FULL_SCALE = 65535  # of pictures with 16 bits a channel
+DIRECT = ("1", "P", "PA", "LA", "La", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX", "RGBa")  # modes that Pillow makes RGB
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All images below a folder, in the order of their paths."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """All pictures below a folder, in the order of their paths, and how many other things look like one, by reason."""
+    found, skipped = [], Counter[str]()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+        if path.name.startswith("."):
+            skipped["hidden files"] += 1
+        elif path.is_file():
+            found.append(path)
+        elif not path.is_dir():  # a folder may be called like a picture: what is in it is found anyhow
+            skipped["broken links" if path.is_symlink() else "files that are no regular ones"] += 1
+    return found, skipped
 
 
 def sub_folders(folder: Path) -> list[str]:
     """The names of a folder's sub-folders, sorted. Raises InvalidInput where it is none."""
     if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder")
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        raise InvalidInput(f"{shown(folder)} is not a folder")
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if broken := next((path for path in entries if path.is_symlink() and not path.exists()), None):
+        raise InvalidInput(f"{shown(broken)} is a broken link")
+    return sorted(path.name for path in entries if path.is_dir())
 
 
 def class_folders(folder: Path, classes: Sequence[str]) -> Split:
     """The images in the sub-folders `classes`; labels index into these."""
     listed = [images_below(folder / name) for name in classes]
-    paths = [path for group in listed for path in group]
+    paths = [path for group, _ in listed for path in group]
     if not paths:
-        raise InvalidInput(f"{folder} has no images in sub-folders; one sub-folder a class is expected")
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group in listed])
-    return of_files(paths, labels, folder)
+        raise InvalidInput(f"{shown(folder)} has no images in sub-folders; one sub-folder a class is expected")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group, _ in listed])
+    empty = [shown(Path(name)) for name, (group, _) in zip(classes, listed, strict=True) if not group]
+    notes = [f"{shown(folder)}: no pictures in {', '.join(empty)}, which count as classes"] if empty else []
+    return of_files(paths, labels, folder, sum((skipped for _, skipped in listed), Counter[str]()), notes)
 
 
-def of_files(paths: Sequence[Path], labels: np.ndarray, base: Path) -> Split:
-    """A split of image files below `base`, labels int64 [N]."""
+def of_files(
+    paths: Sequence[Path], labels: np.ndarray, base: Path, skipped: Counter[str] | None = None, notes: Sequence[str] = ()
+) -> Split:
+    """A split of image files below `base`, labels int64 [N]; `skipped`: what else looked like one."""
     files, answers = fingerprint_files(paths, base), hashlib.sha256(labels.tobytes()).hexdigest()
-    return Split(open=lambda i: open_image(paths[i]), labels=labels, fingerprint=f"{files} {answers}")
+    parts = ", ".join(f"{count} {what}" for what, count in (skipped or {}).items())
+    return Split(
+        open=lambda i: open_image(paths[i]),
+        labels=labels,
+        fingerprint=f"{files} {answers}",
+        notes=(*notes, *([f"{shown(base)}: skipped {parts}"] if parts else ())),
+    )
+
+
+def shown(path: Path) -> str:
+    """A path in a message: names that are no UTF-8 have marks in the place of what is none."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode one file. Raises InvalidInput that names it."""
+    """Decode one file, turned as its EXIF data say, as a picture of 8 bits, L or RGB; of an animation the first frame.
+
+    Raises InvalidInput that names it.
+    """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InvalidInput(f"{shown(path)} has {image.width} × {image.height} pixels; at most {MOST_PIXELS} are read")
             image.load()
-            return image
+            return _eight_bits(ImageOps.exif_transpose(image), path)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise InvalidInput(f"{path} cannot be decoded: {error}") from error
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise InvalidInput(f"{shown(path)} cannot be decoded: {reason}") from error
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """The picture with 8 bits a channel: 16 bits are scaled down, floating point is taken to reach from 0 to 1."""
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in DIRECT:
+        return image.convert("RGB")
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        assert converted is not None  # it is in place only where one asks for it
+        return converted
+    if image.mode != "F" and not image.mode.startswith("I"):
+        raise InvalidInput(f"{shown(path)} is in the colour mode {image.mode}, which is not read; save it as RGB")
+    values = np.asarray(image, np.float64)
+    largest = 1.0 if image.mode == "F" else FULL_SCALE
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > largest:
+        raise InvalidInput(f"{shown(path)} has values beyond 0 to {largest:g}: save it with 8 bits a channel")
+    return Image.fromarray(np.round(values * (255 / largest)).astype(np.uint8))
 
 
 def npz(path: Path) -> tuple[np.ndarray, np.ndarray]:

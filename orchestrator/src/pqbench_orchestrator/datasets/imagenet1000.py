@@ -46,11 +46,11 @@ def _split(folder: Path) -> Split:
         given = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInput(f"imagenet1000: {folder / 'labels.json'}: {error}") from error
-    paths = images_below(folder)
+    paths, skipped = images_below(folder)
     if not paths:
         raise InvalidInput(f"imagenet1000: {folder} has no images")
     indices = [_label(path, folder, given) for path in paths]
-    return of_files(paths, np.asarray(indices, np.int64), folder)
+    return of_files(paths, np.asarray(indices, np.int64), folder, skipped)
 
 
 def _label(path: Path, folder: Path, given: Any) -> int:
