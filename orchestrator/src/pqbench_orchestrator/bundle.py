@@ -15,14 +15,16 @@ from jinja2 import Environment, StrictUndefined
 
 from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
-from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, PredictResult
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
 from pqbench_orchestrator.ledger import cell_of
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, load_inputs
 
 SAMPLES = 8  # images whose outputs the bundle records
-ENGINES = {"onnxruntime": "engine.onnx", "openvino": "engine.blob", "pytorch": "engine.pt2"}
+ENGINES = {"onnxruntime": "engine.onnx", "onnxruntime-cuda": "engine.onnx", "onnxruntime-tensorrt": "engine.onnx",
+           "openvino": "engine.blob", "pytorch": "engine.pt2", "pytorch-cuda": "engine.pt2",
+           "tensorrt": "engine.plan"}  # fmt: skip
 
 
 def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
@@ -55,7 +57,7 @@ def _write(
     model = "model.pt2" if row["Form"] == "PT2" else "model.onnx"
     artifact = next(a for a in variant.artifacts if Form.Name(a.form) == f"FORM_{row['Form']}")
     _copy(store, artifact.blob, folder / model)
-    engine = ENGINES.get(row["Backend"], "engine.plan")
+    engine = ENGINES.get(row["Backend"], "engine.bin")
     _copy(store, build.engine.blob, folder / engine)
     history: list[Any] = []
     if variant.checkpoint.sha256:
@@ -77,8 +79,11 @@ def _write(
 
 
 def _write_sample(path: Path, results: dict[str, Any], preprocessing: Preprocessing, store: BlobStore) -> None:
-    outputs = json_format.ParseDict(results["predict"], PredictResult()).outputs
-    prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0][:SAMPLES]
+    outputs = json_format.ParseDict(results["predict"]["outputs"], Blob())
+    prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0]
+    if "indices" in results["predict"]:  # scoring stopped early: these are the examples that the outputs are of
+        prepared = prepared[np.asarray(store.array(json_format.ParseDict(results["predict"]["indices"], Blob())))]
+    prepared = prepared[:SAMPLES]
     inputs = prepared.arrays if isinstance(prepared, Inputs) else {"images": prepared}
     np.savez(path, outputs=store.array(outputs)[:SAMPLES], **inputs)  # type: ignore[arg-type]
 

@@ -105,7 +105,8 @@ def run_command(
         console.print(display.results_table(table))
         show(f"{display.summary(table)}\nreport: {folder / 'report.html'}")
     logged = not mlflow or _tracked(folder, table, mlflow)
-    raise typer.Exit(OK if logged and not count_outcomes(table)["failed"] else SOME_FAILED)
+    outcomes = count_outcomes(table)
+    raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
 
 
 def _data_of(manifest: Path, data: Path, again: bool) -> Path:
@@ -269,14 +270,18 @@ def _gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
     """The exit code of --fail-on-regression. Raises InvalidInput where nothing could be compared."""
     worse = compare.regressions(changes, limit)
     told = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
+    untold = [one for one in changes if one.verdict == compare.NOT_COMPARABLE and one not in worse]
     if not told and not worse:
         raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
-    if len(told) < len(changes):
-        errors.print(f"{len(changes) - len(told)} of {len(changes)} cells could not be compared")
+    if untold:
+        errors.print(f"{len(untold)} of {len(changes)} cells could not be compared")
     if any(one.apart for one in told) and limit < tolerance:
         errors.print(f"no change under {tolerance:.1%} is told between two runs or single sessions: --tolerance")
     if worse:
-        errors.print(f"{len(worse)} of {len(changes)} cells got worse")
+        lost = sum(one.lost for one in worse)
+        errors.print(
+            f"{len(worse)} of {len(changes)} cells got worse{f', {lost} of them do not run any more' if lost else ''}"
+        )
     return SOME_FAILED if worse else OK
 
 
@@ -331,8 +336,9 @@ def recommend_command(
 
 
 def _decided(found: list[tuple[recommend.Recommendation, Row | None]]) -> int:
-    """0 where there is a recipe to ship for everything, which keeps its constraints when it is measured again."""
-    kept = [one.best is not None and not recommend.broken_again(one, again) for one, again in found]
+    """0 where there is a recipe to ship for everything, proven on images enough, and within bounds measured again."""
+    kept = [one.best is not None and not recommend.broken_again(one, again) and recommend.is_proven(one)
+            for one, again in found]  # fmt: skip
     return OK if kept and all(kept) else SOME_FAILED
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from pqbench_wire.errors import InvalidInput
 
 IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size", "Concurrency")
 NOT_COMPARABLE = "not comparable"
+NORMAL = 1.96  # standard errors on either side of a 95 % interval
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
 UNSAID = {"transfers": True}  # what a backend does that has no such option
@@ -66,13 +67,16 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One cell on both sides; `ratio` is new over old latency."""
+    """One cell on both sides; `ratio` is new over old latency: of the geometric means `new_ms` and `old_ms`, or of what
+    each takes of its own run's baseline."""
 
     cell: tuple[Any, ...]
     verdict: str
     reason: str = ""
     old_ms: float | None = None
     new_ms: float | None = None
+    old_speedup: float | None = None  # over its own run's baseline; where given, `ratio` is that of the two
+    new_speedup: float | None = None
     ratio: Ratio | None = None
     old: Row = field(default_factory=dict)  # the first session's row
     new: Row = field(default_factory=dict)
@@ -195,9 +199,15 @@ def _change(
             cell=key, verdict=NOT_COMPARABLE, reason=reason, accuracy=accuracy, old=first_old, new=first_new,
             lost=_all_sound(old) and not _all_sound(new),
         )  # fmt: skip
-    ratio = unpaired_ratio(_timed(new, by_rate), _timed(old, by_rate))
+    by_speedup = two_runs and not by_rate and all(_speedups(side) for side in (old, new))
+    if by_speedup:
+        ratio = _by_speedup(old, new)
+    else:
+        ratio = unpaired_ratio(_timed(new, by_rate), _timed(old, by_rate))
     notes = ["one session: what differs between sessions is not in the interval"] if alone else []
     apart = alone or two_runs
+    if by_speedup:
+        notes.append("two runs: latency over each run's own baseline")
     if by_rate:
         notes.append("the change is that of the time for a call at the highest rate")
     if accuracy is None and first_old.get("Accuracy Low") is not None and first_new.get("Accuracy Low") is not None:
@@ -208,8 +218,10 @@ def _change(
         cell=key,
         verdict=verdict(ratio, tolerance if apart else TOLERANCE),
         reason="; ".join(dict.fromkeys(notes)),
-        old_ms=_median_ms(old),
-        new_ms=_median_ms(new),
+        old_ms=_mean(_timed(old, False)) * 1e3,
+        new_ms=_mean(_timed(new, False)) * 1e3,
+        old_speedup=1 / _mean(_speedups(old)) if by_speedup else None,
+        new_speedup=1 / _mean(_speedups(new)) if by_speedup else None,
         ratio=ratio,
         layers=changed_layers(old[0].layers, new[0].layers),
         accuracy=accuracy,
@@ -287,10 +299,31 @@ def _timed(sessions: list[Session], by_rate: bool) -> list[float]:
     return [session.row["Inference Time (ms)"] / 1e3 for session in sessions]
 
 
-def _median_ms(sessions: list[Session]) -> float:
-    times = sorted(session.row["Inference Time (ms)"] for session in sessions)
-    middle = len(times) // 2
-    return float(times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2)
+def _mean(values: Sequence[float]) -> float:
+    """Geometric: the ratio of two of them is what is compared."""
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def _speedups(sessions: list[Session]) -> list[float]:
+    """Latency over the baseline's of the same session, of each; empty where one was not paired."""
+    found = [session.row.get("Speedup") if session.row.get("Paired") else None for session in sessions]
+    return [1 / value for value in found if value] if all(found) else []
+
+
+def _by_speedup(old: list[Session], new: list[Session]) -> Ratio:
+    """New over old latency, each over its own run's baseline: a machine that changed between them is in neither."""
+    if min(len(old), len(new)) > 1:
+        return unpaired_ratio(_speedups(new), _speedups(old))
+    value = _mean(_speedups(new)) / _mean(_speedups(old))
+    errors = [_log_error(session.row) / len(side) ** 0.5 for side in (old, new) for session in side[:1]]
+    half = NORMAL * math.hypot(*errors)
+    return Ratio(value=value, low=value * math.exp(-half), high=value * math.exp(half))
+
+
+def _log_error(row: Row) -> float:
+    """Standard error of a speed-up's logarithm, by its interval."""
+    low, high = row.get("Speedup Low"), row.get("Speedup High")
+    return (math.log(high) - math.log(low)) / (2 * NORMAL) if low and high else math.inf
 
 
 def _split(text: str) -> tuple[Path, str]:
@@ -335,6 +368,8 @@ def as_json(change: Change) -> dict[str, Any]:
         "reason": change.reason,
         "old_ms": change.old_ms,
         "new_ms": change.new_ms,
+        "old_speedup": change.old_speedup,
+        "new_speedup": change.new_speedup,
         "ratio": None if ratio is None else ratio.value,
         "ratio_low": None if ratio is None else ratio.low,
         "ratio_high": ratio.high if ratio is not None and math.isfinite(ratio.high) else None,
@@ -351,7 +386,18 @@ def markdown(changes: list[Change], old: str, new: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-COLUMNS = ("Cell", "Old ms", "New ms", "Change (95 %)", "Verdict", "Accuracy %", "Accuracy", "Executed in", "Note")
+COLUMNS = (
+    "Cell",
+    "Old ms",
+    "New ms",
+    "Speed-up",
+    "Change (95 %)",
+    "Verdict",
+    "Accuracy %",
+    "Accuracy",
+    "Executed in",
+    "Note",
+)
 
 
 def cells(change: Change) -> list[str]:
@@ -365,6 +411,7 @@ def cells(change: Change) -> list[str]:
         cell_name(change.cell),
         _number(change.old_ms, 3),
         _number(change.new_ms, 3),
+        _both(_number(change.old_speedup, 2), _number(change.new_speedup, 2)),
         shown,
         change.verdict,
         _both(*(_number(row.get("Accuracy"), 2) for row in (change.old, change.new))),

@@ -137,7 +137,9 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         short = min(image.size)
         scaled = [int(preprocessing.resize * side / short) for side in image.size]  # torchvision truncates
         if math.prod(scaled) > MOST_SCALED:
-            raise InvalidInput(f"a picture of {image.width} × {image.height} is too long to scale to {preprocessing.resize}")
+            raise InvalidInput(
+                f"a picture of {image.width} × {image.height} is too long to scale to {preprocessing.resize}"
+            )
         image = image.resize((max(size[0], scaled[0]), max(size[1], scaled[1])), how)
         left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)
         image = image.crop((left, top, left + size[0], top + size[1]))

@@ -16,7 +16,7 @@ from rich.table import Table
 from pqbench_orchestrator.compare import COLUMNS, Change, cells
 from pqbench_orchestrator.ledger import StepRecord
 from pqbench_orchestrator.plan import Plan, Step
-from pqbench_orchestrator.tables import Row, count_outcomes
+from pqbench_orchestrator.tables import Row, count_outcomes, count_unstable
 from pqbench_orchestrator.why import Why
 
 COLOURS = {"ok": "green", "cached": "cyan", "refused": "yellow", "unavailable": "magenta", "failed": "red"}
@@ -214,7 +214,7 @@ def summary(table: list[Row]) -> str:
     """How many cells ended how, and a line for each reason."""
     counts = count_outcomes(table)
     lines = [f"{len(table)} cells: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())]
-    unstable = sum(row.get("Stable") is False for row in table)
+    unstable = count_unstable(table)
     lines[0] += f"; {unstable} of them unstable" if unstable else ""
     reasons = Counter((row["Outcome"], row["Reason"]) for row in table if row["Reason"])
     reasons += Counter(("warning", f"{row['Recipe']} on {row['Target']}: {row['Warnings']}")

@@ -222,7 +222,7 @@ def _artifact(step: Step, result: dict[str, Any]) -> Artifact:
 
 
 def _verify(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
-    """How near the engine's outputs are to the model's own. Raises Failed for a baseline that computes something else."""
+    """How near an engine's outputs are to the model's own. Raises Failed for a baseline that computes something else."""
     request = runtime_pb2.PredictRequest(engine=_engine(needs["build"]), inputs=_images(needs["inputs"]))
     result = execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
     outputs, reference = execution.store.array(result.outputs), _array(execution.store, needs["variant"]["reference"])
@@ -234,8 +234,8 @@ def _verify(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     least = fidelity.least_of_engine(needs["build"].get("executed", {}))
     if step.spec["baseline"] and decibels < least:
         raise Failed(
-            f"computes something else: the engine's outputs are {decibels:.1f} dB from the model's own on {len(outputs)} "
-            f"images; its precision reaches {least:.0f} dB at least"
+            f"computes something else: the engine's outputs are {decibels:.1f} dB from the model's own "
+            f"on {len(outputs)} images; its precision reaches {least:.0f} dB at least"
         )
     return {"sqnr_db": decibels, "images": len(outputs)}
 
@@ -340,6 +340,7 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
         "images": len(labels),
     }
     if applies["labels"]:
+        scored["classes"] = outputs.variant.shape[1]
         scored["right"] = json_format.MessageToDict(store.put_array(np.stack(outputs.right)))
     return scored
 

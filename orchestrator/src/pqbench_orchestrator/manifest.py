@@ -192,7 +192,8 @@ class Step(Strict):
             for amount in given if isinstance(given, list) else [given]:
                 if isinstance(amount, bool) or not isinstance(amount, (int, float)):
                     raise ValueError(
-                        f"{self.kind}.amount must be a number, as 0.5, or a list of numbers, got {json.dumps(amount)[:60]}"
+                        f"{self.kind}.amount must be a number, as 0.5, or a list of numbers, "
+                        f"got {json.dumps(amount)[:60]}"
                     )
         return self
 
@@ -336,6 +337,9 @@ class Manifest(Strict):
     measure: Measure = Measure()
     goal: Goal = Goal()
     search: Search = Search()
+    # On which images recipes are chosen: held-out training images, a half of the split that scores, or all of that;
+    # auto: held-out ones for weights that pqbench trained, which never saw them, the half for others, which may have.
+    selection: Literal["auto", "held-out", "half", "whole"] = "auto"
     try_artifacts: bool = True  # load each artifact in a fresh process with the runtime's defaults, as a user will
     verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
 
@@ -362,7 +366,7 @@ class Manifest(Strict):
         return tuple(one for recipe in self.recipes for one in recipe.expanded())
 
     def key_of(self, steps: tuple[Step, ...]) -> str:
-        """Where the last of `steps` is written, which a recipe begins with, as in "recipes.1.steps.0.prune (recipe 'x')"."""
+        """Where the last of `steps`, with which a recipe begins, is written: "recipes.1.steps.0.prune (recipe 'x')"."""
         for index, recipe in enumerate(self.recipes):
             for one in recipe.expanded():
                 if steps and one.steps[: len(steps)] == steps:
@@ -549,7 +553,7 @@ def _absolute_step(step: Step, base: Path) -> Step:
 
 
 def _path_keys(dataset: Dataset) -> set[str]:
-    """Which keys of a dataset's configuration name files: by the types in its plug-in, or in the user's own function."""
+    """The keys of a dataset's configuration that name files, by the types in its plug-in or in the user's function."""
     if dataset.is_own:
         return set(_paths_of_function(*dataset.dataset.rsplit(":", 1)))
     try:

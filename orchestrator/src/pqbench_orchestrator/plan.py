@@ -59,6 +59,8 @@ class Cell:
     concurrency: int
     repeat: int
     scenario: str
+    selection: str = "whole"  # on which images it is chosen: held-out, half, or whole
+    seed: int = 0
     precision: str = ""
     form: str = ""
     outcome: str = ""  # refused or unavailable, where that is known already
@@ -120,6 +122,8 @@ class _Planner:
             "concurrency": load.concurrency,
             "repeat": repeat,
             "scenario": self.manifest.measure.scenario,
+            "selection": self._selection(model, dataset),
+            "seed": self.manifest.seed,
             "precision": facts.precision.removeprefix("PRECISION_"),
             "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
         }
@@ -128,7 +132,7 @@ class _Planner:
             return Cell(**known, outcome=outcome, reason=reason)
         roles = {
             "unpruned": self._checkpoint(model, dataset, ()),
-            "variant": self._variant(model, dataset, recipe),
+            "variant": self._variant(model, dataset, recipe, target),
             "build": self._build(model, dataset, recipe, target, load.batch_size),
             "fidelity": self._verify(model, dataset, recipe, target, load.batch_size),
             "artifact": self._try(model, dataset, recipe, target),
@@ -213,10 +217,12 @@ class _Planner:
             return ""
         return self._compress(model, dataset, steps, steps[-1:], ())
 
-    def _variant(self, model: Model, dataset: Dataset, recipe: Recipe) -> str:
-        """The step that exports a recipe's artifacts in all forms that targets want."""
+    def _variant(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
+        """The step that exports a recipe's artifact in the form that a target wants: no other target changes its key."""
         quantize = tuple(step for step in recipe.steps if step.kind == "quantize")
-        return self._compress(model, dataset, recipe.steps, quantize, self._forms(model, recipe))
+        facts = self._facts_of(model, recipe)
+        form = self.facts.targets[target.name].form(facts.precision, facts.forms)
+        return self._compress(model, dataset, recipe.steps, quantize, (form,) if form else ())
 
     def _compress(
         self, model: Model, dataset: Dataset, steps: tuple[Any, ...], now: tuple[Any, ...], forms: tuple[str, ...]
@@ -261,7 +267,7 @@ class _Planner:
             "batch_size": batch_size,
             "preprocessing": facts.preprocessing,
         } | ({"replicate": replicate} if replicate else {})
-        needs = {"variant": self._variant(model, dataset, recipe)}
+        needs = {"variant": self._variant(model, dataset, recipe, target)}
         label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", build {replicate}" if replicate else "")
         return self._on_target("build", label, target, spec, needs, 0)
 
@@ -269,7 +275,7 @@ class _Planner:
         """The engine's outputs against those of the model itself."""
         needs = {
             "build": self._build(model, dataset, recipe, target, batch_size),
-            "variant": self._variant(model, dataset, recipe),
+            "variant": self._variant(model, dataset, recipe, target),
             "inputs": self._prepare(model, dataset, "test", self.manifest.verification_images),
         }
         label = f"{model.label}: {recipe.label}, batch {batch_size}"
@@ -288,7 +294,7 @@ class _Planner:
             "preprocessing": facts.preprocessing,
         }
         needs = {
-            "variant": self._variant(model, dataset, recipe),
+            "variant": self._variant(model, dataset, recipe, target),
             "inputs": self._prepare(model, dataset, "test", self.manifest.verification_images),
             "fidelity": self._verify(model, dataset, recipe, target, self._largest_batch(model)),
         }
@@ -297,7 +303,7 @@ class _Planner:
     def _held_out_score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         """Accuracy on training images that no step saw: what a choice between recipes may look at."""
         data = self.facts.datasets[dataset.label]
-        if "train" not in data.fingerprints or "train" in data.unlabelled:
+        if self._selection(model, dataset) != "held-out":
             return ""
         inputs = self._prepare(model, dataset, "train", dataset.train_images, self.manifest.seed)
 
@@ -326,6 +332,14 @@ class _Planner:
         return self._on_target(
             "predict", f"{model.label}: {recipe.label} on {dataset.label}", target, spec, needs, order
         )
+
+    def _selection(self, model: Model, dataset: Dataset) -> str:
+        """On which images recipes are chosen: pretrained weights may have seen the training images."""
+        data, wanted = self.facts.datasets[dataset.label], self.manifest.selection
+        if wanted == "auto":
+            wanted = "held-out" if self._facts_of(model, Recipe()).trains else "half"
+        has_held_out = "train" in data.fingerprints and "train" not in data.unlabelled
+        return wanted if wanted != "held-out" or has_held_out else "half"
 
     def _largest_batch(self, model: Model) -> int:
         """With which accuracy is scored: one pass serves all batch sizes."""
@@ -421,19 +435,6 @@ class _Planner:
         if key not in self.steps or stage < self.steps[key].stage:  # equal targets share it: the first to come does it
             self.steps[key] = step
         return key
-
-    def _forms(self, model: Model, recipe: Recipe) -> tuple[str, ...]:
-        """The forms in which the plan's targets want a recipe's artifacts."""
-        facts = self._facts_of(model, recipe)
-        recipes = [r for r in self.manifest.all_recipes if r.identity == recipe.identity]
-        everywhere = not recipes or any(r.targets is None for r in recipes)  # the baseline is wanted everywhere
-        names = {name for r in recipes for name in r.targets or ()}
-        wanted = {
-            runtime.form(facts.precision, facts.forms)
-            for name, runtime in self.facts.targets.items()
-            if everywhere or not recipe.steps or name in names
-        }
-        return tuple(form for form in facts.forms if form in wanted)
 
     def _facts_of(self, model: Model, recipe: Recipe) -> RecipeFacts:
         return self.facts.recipes[model.label, recipe.identity]

@@ -1,8 +1,9 @@
 """The decision: the recipe to ship under constraints, what cannot be told from it, and what it costs.
 
-Accuracy is judged on held-out training images, which no recipe was fitted to and which do not score; where a dataset
-has no training split, on the split that scores, and the recommendation says so. The figures to quote are those of
-the scoring split and of a measurement made after the choice.
+Accuracy is judged on images that nothing was fitted to: held-out training images for weights that pqbench trained
+itself; a seeded half of the scoring split for others, which may have seen the training images, and then the other half
+reports; or the whole scoring split. The recommendation says which, how many images judged, and what loss they can show.
+The figures to quote are those of images that did not judge, and of a measurement made after the choice.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from statistics import median
 from typing import Any
 
 from pqbench_orchestrator.manifest import Goal
-from pqbench_orchestrator.stats import APART, TOLERANCE
+from pqbench_orchestrator.stats import APART, TOLERANCE, images_for, least_loss_shown
 from pqbench_orchestrator.tables import Row
 
 GROUP = ("Model", "Dataset", "Batch Size", "Concurrency")
 COST = {"latency": "Inference Time (ms)", "size": "Engine (bytes)", "energy": "Energy (mJ/image)"}
 UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
 UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
+CHANCE = "accuracy above chance"
 HELD_OUT = "held-out training images"
-SCORED = "the split that scores: no labelled training images were held out"
+HALF = "a half of the scoring split, whose other half reports"
+SCORED = "the split that scores: no other images were set aside for choices"
 NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
 
 
@@ -78,9 +81,24 @@ def _choose(group: dict[str, Any], rows: Sequence[Row], goal: Goal) -> Recommend
     return Recommendation(group=group, goal=goal, best=best, runners_up=alike, chosen_on=judged_on)
 
 
+JUDGES = {HELD_OUT: "Held-out", HALF: "Selection", SCORED: "Accuracy"}  # how the columns of each begin
+
+
+def _change(row: Row, judged_on: str) -> float | None:
+    """Points by which accuracy changed on the images that judge."""
+    value = row.get("Accuracy Change" if judged_on == SCORED else f"{JUDGES[judged_on]} Change")
+    return None if value is None else float(value)
+
+
+def judges(row: Row, judged_on: str) -> int:
+    """How many images judged; 0 where none did."""
+    return int(row.get("Scored Images" if judged_on == SCORED else f"{JUDGES.get(judged_on)} Images") or 0)
+
+
 def chosen_on(rows: Sequence[Row]) -> str:
     """The images on which accuracy is judged."""
-    for column, what in (("Held-out Change", HELD_OUT), ("Accuracy Change", SCORED)):
+    columns = (("Held-out Change", HELD_OUT), ("Selection Change", HALF), ("Accuracy Change", SCORED))
+    for column, what in columns:
         if any(row.get(column) is not None for row in rows if not row["Baseline"]):
             return what
     return SCORED if all(row["Baseline"] for row in rows) else NOTHING
@@ -147,8 +165,10 @@ def _log_error(row: Row) -> float:
 def violations(rows: Sequence[Row], goal: Goal, judged_on: str) -> dict[str, float]:
     """How far a cell's repeats break each constraint, as a share of its bound; infinite where there is none."""
     first, found = rows[0], {}
+    if judged_on != NOTHING and first.get("Classes") and (first.get("Accuracy Low") or 0.0) <= 100 / first["Classes"]:
+        found[CHANCE] = math.inf
     if judged_on != NOTHING and not first["Baseline"]:
-        change = first.get("Held-out Change" if judged_on == HELD_OUT else "Accuracy Change")
+        change = _change(first, judged_on)
         if change is None:
             found[UNKNOWN_ACCURACY] = math.inf
         elif -change > goal.max_drop:
@@ -200,6 +220,8 @@ def as_json(found: Recommendation, confirmed: Row | None) -> dict[str, Any]:
         "group": found.group,
         "goal": found.goal.model_dump(),
         "chosen_on": found.chosen_on,
+        "images": judges(found.best.row, found.chosen_on) if found.best else None,
+        "doubts": doubts_of(found, confirmed) if found.best else [],
         "best": found.best.row if found.best else None,
         "confirmed": confirmed,
         "runners_up": [one.row for one in found.runners_up],
@@ -215,7 +237,9 @@ def text(found: Recommendation, run: str, confirmed: Row | None = None) -> list[
     if found.best is None:
         return [*lines, *_infeasible(found)]
     row = found.best.row
-    lines.append(f"Ship {row['Recipe']} on {row['Target']}: {figures(row)}.")
+    doubts = doubts_of(found, confirmed)
+    lines.append(f"{'Ship' if not doubts else 'Not proven:'} {row['Recipe']} on {row['Target']}: {figures(row)}.")
+    lines += doubts
     if confirmed is None:
         lines.append("It was not measured again after the choice: these figures flatter it.")
     elif "Error" in confirmed:
@@ -224,12 +248,35 @@ def text(found: Recommendation, run: str, confirmed: Row | None = None) -> list[
         lines.append(f"Measured again after the choice: {times(confirmed)}.")
         if broken := broken_again(found, confirmed):
             lines.append(f"Measured again it breaks {_shares(broken)}.")
-    lines.append(f"Accuracy was judged on {found.chosen_on}{_held_out(row)}.")
+    lines.append(f"Accuracy was judged on {found.chosen_on}{_judged(row, found.chosen_on)}.")
     if found.runners_up:
         others = "; ".join(f"{one.row['Recipe']} on {one.row['Target']} ({times(one.row)})" for one in found.runners_up)
         lines.append(f"Not told apart from it: {others}.")
     lines.append(f"pqbench export {run} {row['Cell']} --out bundle")
     return lines
+
+
+def doubts_of(found: Recommendation, confirmed: Row | None) -> list[str]:
+    """What keeps the best from being relied on: too few images for the bound, times that do not settle, warnings."""
+    assert found.best is not None
+    row, doubts = found.best.row, []
+    images, bound = judges(row, found.chosen_on), found.goal.max_drop
+    if not is_proven(found):
+        needed = f"; {images_for(bound)} are needed" if bound else ""
+        doubts.append(f"A loss of at most {bound:g} points cannot be told on {images} images{needed}.")
+    last = confirmed if confirmed is not None and "Error" not in confirmed else row
+    if last.get("Stable") is False:
+        doubts.append(f"Its times are unstable: {last.get('Unstable Because')}.")
+    if row.get("Warnings"):
+        doubts.append(f"Warning: {row['Warnings']}.")
+    return doubts
+
+
+def is_proven(found: Recommendation) -> bool:
+    """Whether the images that judged are enough for the bound on accuracy."""
+    assert found.best is not None
+    images = judges(found.best.row, found.chosen_on)
+    return bool(found.best.row["Baseline"]) or not images or least_loss_shown(images) <= found.goal.max_drop
 
 
 def constraints(goal: Goal) -> str:
@@ -245,14 +292,17 @@ def constraints(goal: Goal) -> str:
 def figures(row: Row) -> str:
     """Times, accuracy with its interval and cost, size of one row."""
     parts = [times(row)]
-    if row.get("Accuracy") is not None:
+    reports = "Report " if row.get("Report Accuracy") is not None else ""
+    accuracy, change = row.get(f"{reports}Accuracy"), row.get(f"{reports or 'Accuracy '}Change")
+    if accuracy is not None:
         low, high = row.get("Accuracy Low"), row.get("Accuracy High")
-        interval = "" if low is None or high is None else f" ({low:.2f}–{high:.2f})"
-        parts.append(f"accuracy {row['Accuracy']:.2f} %{interval}")
-    if row.get("Accuracy Change") is not None:
+        interval = "" if low is None or high is None or reports else f" ({low:.2f}–{high:.2f})"
+        on = f" on {row['Report Images']} images" if reports else ""
+        parts.append(f"accuracy {accuracy:.2f} %{interval}{on}")
+    if change is not None and not row["Baseline"]:
+        low, high = row[f"{reports or 'Accuracy '}Change Low"], row[f"{reports or 'Accuracy '}Change High"]
         told = ", not told from the baseline" if row.get("Indistinguishable") else ""
-        change = f"{row['Accuracy Change']:+.2f} points"
-        parts.append(f"{change} ({row['Accuracy Change Low']:+.2f} to {row['Accuracy Change High']:+.2f}{told})")
+        parts.append(f"{change:+.2f} points ({low:+.2f} to {high:+.2f}{told})")
     if row.get("Engine (bytes)"):
         parts.append(f"{row['Engine (bytes)'] / 1e6:.3f} MB")
     if row.get("Energy (mJ/image)") is not None:
@@ -267,17 +317,22 @@ def times(row: Row) -> str:
     if row.get("Rate (1/s)") is not None:
         shown += f", {row['Rate (1/s)']:.4g} calls a second"
     if row.get("Speedup") is None:
-        return shown
+        return shown + (", unstable" if row.get("Stable") is False else "")
     interval = ""
     if row.get("Speedup High") is not None:
         interval = f" ({row['Speedup Low']:.2f}–{row['Speedup High']:.2f})"
-    return f"{shown}, {row['Speedup']:.2f}× the baseline's speed{interval}"
+    unstable = ", unstable" if row.get("Stable") is False else ""
+    return f"{shown}, {row['Speedup']:.2f}× the baseline's speed{interval}{unstable}"
 
 
-def _held_out(row: Row) -> str:
-    if row.get("Held-out Change") is None:
+def _judged(row: Row, judged_on: str) -> str:
+    """What the images that judged say, and the smallest loss that so many can show."""
+    images = judges(row, judged_on)
+    if not images:
         return ""
-    return f": {row['Held-out Change']:+.2f} points on {row['Held-out Images']}"
+    change = _change(row, judged_on)
+    said = "" if change is None or row["Baseline"] else f"{change:+.2f} points on "
+    return f": {said}{images} images, which show no loss under {least_loss_shown(images):.2f} points"
 
 
 def _infeasible(found: Recommendation) -> list[str]:

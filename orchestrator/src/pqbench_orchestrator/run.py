@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import json
 import os
@@ -38,7 +39,9 @@ from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written when the first step is about to begin
+REMEASUREMENTS = 3  # of a choice, until its times settle
 LOCK = ".lock"  # names the process that executes the run
+TRIALS = "trials.csv"
 STUDY = "search.sqlite"  # a search's trials: what tells its folder from a run's
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 
@@ -232,11 +235,14 @@ def _confirm(
         if one.best is None or "Error" not in (confirmed(folder, one) or {"Error": "not yet"}):
             continue
         row, results = cell_of(folder, one.best.row["Cell"])
-        say(f"measuring {row['Recipe']} on {row['Target']} again, after the choice")
-        try:
-            columns = confirmed_row(row, Again(row, results, services, store).confirm(), store)
-        except PqbenchError as error:  # the run itself is complete: its recommendation says what it lacks
-            columns = {"Error": str(error)}
+        for _ in range(REMEASUREMENTS):
+            say(f"measuring {row['Recipe']} on {row['Target']} again, after the choice")
+            try:
+                columns = confirmed_row(row, Again(row, results, services, store).confirm(), store)
+            except PqbenchError as error:  # the run itself is complete: its recommendation says what it lacks
+                columns = {"Error": str(error)}
+            if columns.get("Stable") is not False:
+                break
         ledger = Ledger(folder / LEDGER)
         ledger.describe({_confirmation(ledger.description(), row["Cell"]): json.dumps(columns)})
         ledger.close()
@@ -342,10 +348,19 @@ def _write_report(folder: Path, table: list[tables.Row], record: dict[str, Any],
         details=details(folder, table),
         boxes=boxes(folder),
         recommendations=[text(one, str(folder), confirmed(folder, one)) for one in chosen],
+        trials=_trials(folder),
         versions=versions_of_a_run(folder, record, {row["Target"] for row in table}),
         sensitivity=sensitivity.figures_of(folder.parent, load_manifest(folder / MANIFEST)),
     )
     write_report(folder / "report.html", report)
+
+
+def _trials(folder: Path) -> list[dict[str, str]]:
+    """What a search tried cheaply, as its file has it; nothing for a run."""
+    if not (folder / TRIALS).is_file():
+        return []
+    with (folder / TRIALS).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _inventory(manifest: Manifest, settings: Settings) -> Inventory:

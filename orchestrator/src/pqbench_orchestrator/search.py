@@ -25,13 +25,12 @@ from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Watcher
 from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.recommend import COST, INVALID, UNIT, chosen_on, cost_of, violations
-from pqbench_orchestrator.run import STUDY, Prepared, Settings, complete, executing
+from pqbench_orchestrator.recommend import COST, INVALID, UNIT, chosen_on, cost_of, judges, violations
+from pqbench_orchestrator.run import STUDY, TRIALS, Prepared, Settings, complete, executing
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row
 from pqbench_wire.errors import InvalidInput
 
-TRIALS = "trials.csv"
 FEWEST_TRIALS, SHARE = 12, 3  # of the recipes one in SHARE is tried, and FEWEST at least
 RECIPE, AMOUNT = "recipe", "amount of {}"
 BROKEN = 1e6  # objectives and constraint of what could not run
@@ -279,12 +278,15 @@ class _Search:
 
     def _write(self) -> None:
         """The trials so far as CSV."""
-        names = ("Recipe", "Target", "Outcome", "Reason", self._cost, "Held-out Accuracy", "Held-out Change", "Speedup")
+        cost = f"Cost ({UNIT[self.ready.manifest.goal.minimize]})"
+        names = ("Recipe", "Target", "Outcome", "Reason", cost, "Judged Accuracy", "Judged Images", "Speedup")
         with (self.folder / TRIALS).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, (*names, "Feasible"), extrasaction="ignore")
             writer.writeheader()
             for key, row in self.tried.rows.items():
-                writer.writerow(row | {"Feasible": self.tried.feasible[key]})
+                figures = {cost: self.tried.cost[key], "Judged Accuracy": _accuracy(row)} if self._ran(row) else {}
+                images = judges(row, chosen_on([row]))
+                writer.writerow(row | figures | {"Judged Images": images, "Feasible": self.tried.feasible[key]})
 
 
 def _needed(made: Plan, cells: set[str]) -> tuple[Any, ...]:
@@ -301,9 +303,9 @@ def _needed(made: Plan, cells: set[str]) -> tuple[Any, ...]:
 
 
 def _accuracy(row: Row) -> float:
-    """On held-out images where there are some."""
-    value = row.get("Held-out Accuracy")
-    return float(value if value is not None else row.get("Accuracy") or 0.0)
+    """On the images on which recipes are chosen."""
+    values = (row.get(name) for name in ("Held-out Accuracy", "Selection Accuracy", "Accuracy"))
+    return float(next((value for value in values if value is not None), 0.0))
 
 
 def _amount(recipe: Recipe) -> tuple[float, ...]:

@@ -49,7 +49,7 @@ def analyse(
         asked = dataclasses.replace(known, needs_training=(True,), needs_labels=(True,))
         for dataset in manifest.datasets:
             data = datasets[dataset.label]
-            if reason := unsuitable(asked, dataset.label, facts.datasets[dataset.label]):
+            if reason := unsuitable(asked, known.classes, dataset.label, facts.datasets[dataset.label]):
                 raise Refused(reason)
             say(f"preparing {dataset.label}")
             request = compressor_pb2.AnalyseRequest(

@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from pqbench_orchestrator import compare
 from pqbench_orchestrator.ledger import FILE, Ledger
 from pqbench_orchestrator.run import LOCK
-from pqbench_orchestrator.tables import count_outcomes
+from pqbench_orchestrator.tables import count_outcomes, count_unstable
 from pqbench_wire.errors import PqbenchError
 from pqbench_wire.process import process_name
 
@@ -110,6 +110,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "running": is_running(folder),
         "cells": len(cells),
         "outcomes": dict(count_outcomes(cells)),
+        "unstable": count_unstable(cells),
         "targets": sorted({row["Target"] for row in cells}),
         "report": (folder / "report.html").is_file(),
     }

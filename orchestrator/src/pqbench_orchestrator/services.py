@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -47,17 +48,19 @@ class Services:
         self._launchers = launchers
         self._clients: dict[str, Client] = {}
         self._down: dict[str, Unavailable] = {}  # what did not start, which takes minutes to find out
+        self._starting = {name: threading.Lock() for name in launchers}  # the survey asks services at once
 
     def client(self, name: str) -> Client:
         """A client of the running service; starts it if need be. Raises Unavailable."""
-        if name in self._down:
-            raise self._down[name]
-        if name not in self._clients:
-            if self.swapped(name):
-                for other in [other for other in self._clients if self.swapped(other)]:
-                    self.stop(other)
-            self._clients[name] = self._start(name)
-        return self._clients[name]
+        with self._starting[name]:
+            if name in self._down:
+                raise self._down[name]
+            if name not in self._clients:
+                if self.swapped(name):
+                    for other in [other for other in list(self._clients) if self.swapped(other)]:
+                        self.stop(other)
+                self._clients[name] = self._start(name)
+            return self._clients[name]
 
     def _start(self, name: str) -> Client:
         try:

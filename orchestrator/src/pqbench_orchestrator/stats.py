@@ -102,13 +102,31 @@ def paired_difference(variant: np.ndarray, baseline: np.ndarray, seed: int = 0) 
     total, gained, lost = len(variant), int((variant & ~baseline).sum()), int((~variant & baseline).sum())
     points = 100 * (gained - lost) / total
     if gained + lost == 0:
-        limit = 100 * (1 - ((1 - LEVEL) / 2) ** (1 / total))
+        limit = least_loss_shown(total)
         return PairedDifference(points=0.0, low=-limit, high=limit, p=1.0)
     shares = [gained / total, lost / total, (total - gained - lost) / total]
     drawn = np.random.default_rng(seed).multinomial(total, shares, RESAMPLES)
     low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / total, [2.5, 97.5])
     p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
     return PairedDifference(points=points, low=float(low), high=float(high), p=p)
+
+
+def selection_half(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Which images choices are made on, bool [N]: of each label every other one, in an order drawn with the seed."""
+    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+    chosen = np.zeros(len(labels), bool)
+    chosen[order[::2]] = True
+    return chosen
+
+
+def least_loss_shown(images: int) -> float:
+    """Points of accuracy: a smaller loss cannot be excluded even where no image differs (97.5 % limit of the share)."""
+    return 100 * (1 - ((1 - LEVEL) / 2) ** (1 / images))
+
+
+def images_for(points: float) -> int:
+    """How many images it takes at least to exclude a loss of so many points."""
+    return math.ceil(math.log((1 - LEVEL) / 2) / math.log(1 - min(points, 99.9) / 100)) if points > 0 else 0
 
 
 def is_hopeless(right: np.ndarray, acceptable: float, margin: float, error: float = 0.01) -> bool:

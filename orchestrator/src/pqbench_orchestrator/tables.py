@@ -28,6 +28,7 @@ from pqbench_orchestrator.stats import (
     Ratio,
     paired_difference,
     paired_speedup,
+    selection_half,
     spread_percent,
     unpaired_ratio,
     verdict,
@@ -67,7 +68,10 @@ def _left_out(row: Row) -> Row:
     return {
         "Concurrency": 1,
         "Scenario": "single-stream",
-        "Baseline": kinds == [OFF, OFF],
+        # A recipe that only fine-tunes has no pruner and no quantizer either, but is measured against the baseline.
+        "Baseline": kinds == [OFF, OFF]
+        and row.get("Baseline Time (ms)") is None
+        and row.get("Accuracy Change") is None,
         "Technique": " + ".join(name for name in kinds if name != OFF) or OFF,
     }
 
@@ -188,6 +192,7 @@ def _row(cell: Cell, ledger: Ledger, store: BlobStore) -> Row:
     _add_fidelity(row, cell, ledger)
     _add_scores(row, cell, ledger, store)
     _add_held_out(row, cell, ledger, store)
+    _add_halves(row, cell, ledger, store)
     _add_times(row, cell, ledger, store)
     _add_causes(row, cell, ledger)
     row["Cell"] = cell.key
@@ -305,6 +310,7 @@ def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     for name, value in metrics.items():
         row[METRICS.load(name).TITLE] = value
     row["Scored Images"] = record.result["images"]
+    row["Classes"] = record.result.get("classes")
     row["Stopped Early"] = record.result.get("stopped") or None
     if "right" in record.result:
         variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
@@ -325,6 +331,28 @@ def _add_held_out(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> Non
     row["Held-out Images"] = len(variant)
     row["Held-out Change"] = change.points
     row["Held-out Change Low"], row["Held-out Change High"] = change.low, change.high
+
+
+def _add_halves(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
+    """Accuracy on the half of the scoring split that choices look at, and on the other half, which reports."""
+    record, inputs = _done(ledger, cell, "score"), _done(ledger, cell, "inputs")
+    if cell.selection != "half" or record is None or inputs is None or "right" not in (record.result or {}):
+        return
+    assert record.result is not None and inputs.result is not None
+    variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
+    labels = np.asarray(store.array(json_format.ParseDict(inputs.result["labels"], Blob())))
+    selecting = selection_half(labels, cell.seed)
+    predict = _done(ledger, cell, "predict")
+    if predict is not None and "indices" in (predict.result or {}):  # it was stopped early
+        assert predict.result is not None
+        selecting = selecting[store.array(json_format.ParseDict(predict.result["indices"], Blob()))]
+    for name, part in (("Selection", selecting), ("Report", ~selecting)):
+        if not part.any():
+            continue
+        change = paired_difference(variant[part], baseline[part])
+        row[f"{name} Accuracy"], row[f"{name} Images"] = 100 * float(variant[part].mean()), int(part.sum())
+        row[f"{name} Change"] = change.points
+        row[f"{name} Change Low"], row[f"{name} Change High"] = change.low, change.high
 
 
 def change_columns(change: PairedDifference) -> Row:
@@ -460,11 +488,14 @@ def device_columns(result: MeasureResult) -> Row:
     """What the device's own clock and NVML say of the first engine; nothing where there is no GPU.
 
     Medians of compute and copies in ms; mean power (W), by the counter of energy where there is one, and SM clock (MHz)
-    over the measurement, of the whole board. The first reading is of the board at rest.
+    over the measurement, of the whole board, where the engine was measured alone. The first reading is of the board at
+    rest.
     """
     titles = {"compute": "Compute (ms)", "h2d": "H2D (ms)", "d2h": "D2H (ms)"}
     device = result.timings[0].device
     row: Row = {title: device[part].median * MS for part, title in titles.items() if part in device}
+    if len(result.timings) > 1:  # interleaved with the baseline: the board's power and clocks are of both
+        return row
     at_work = result.gpu[1:]
     if (power := _mean_power(result.gpu)) is not None:
         row["GPU Power (W)"] = power
@@ -491,6 +522,11 @@ def _done(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:
 def _message(record: StepRecord, kind: Any) -> Any:
     assert record.result is not None
     return json_format.ParseDict(record.result, kind())
+
+
+def count_unstable(table: Iterable[Row]) -> int:
+    """How many cells have times that did not settle."""
+    return sum(row.get("Stable") is False for row in table)
 
 
 def count_outcomes(table: Iterable[Row]) -> Counter[str]:

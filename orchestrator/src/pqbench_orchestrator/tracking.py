@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pqbench_orchestrator.tables import Row, count_outcomes
+from pqbench_orchestrator.tables import Row, count_outcomes, count_unstable
 from pqbench_wire.errors import Failed, InvalidInput, Unavailable
 from pqbench_wire.jobs import first_line
 
@@ -46,7 +46,8 @@ def log_run(uri: str, folder: Path, experiment: str, table: list[Row], versions:
         found = client.get_experiment_by_name(experiment)
         where = found.experiment_id if found else client.create_experiment(experiment)
         parent = client.create_run(where, run_name=folder.name).info.run_id
-        _log(client, parent, metrics={f"cells {k}": v for k, v in count_outcomes(table).items()}, parameters=versions)
+        counts = {**count_outcomes(table), "unstable": count_unstable(table)}
+        _log(client, parent, metrics={f"cells {k}": v for k, v in counts.items()}, parameters=versions)
         for name in ARTIFACTS:
             if (folder / name).is_file():
                 client.log_artifact(parent, str(folder / name))

@@ -22,6 +22,7 @@ CONVERTING = re.compile(
 # A layer runs wider than asked for.
 WIDER = {"INT4": 0, "INT8": 1, "FP8": 1, "FP16": 2, "BF16": 2, "TF32": 3, "FP32": 4}
 LAUNCHES = "The profiler tells how long the host took to launch each layer, not how long the device ran it."
+ARITHMETIC = {"INT8": 4, "FP8": 4, "FP16": 2, "BF16": 2}  # products at once where one of FP32 is, by width
 OUTSIDE_BOUND = 0.3  # of a call outside of its layers: the host, not the layers, decides
 MEMORY_BOUND = 0.5  # of what a plain copy moves, that reading the weights alone takes
 CONVERTING_BOUND = 0.2
@@ -35,8 +36,8 @@ class Why:
 
     text: str  # one paragraph
     flags: list[str]  # what the cell is bound by
-    by_macs: float | None  # speed-up if time followed the multiply-accumulates
-    by_bytes: float | None  # speed-up if time followed the bytes of the weights
+    by_macs: float | None  # speed-up if time followed the multiply-accumulates, narrow ones several at once
+    by_bytes: float | None  # speed-up if time followed the bytes of the engine, against the baseline's engine
     precisions: dict[str, float]  # share of the time by what layers execute in, largest first
     # Shares of the time are None where the profiler does not tell the layers' own.
     converting: float | None  # in quantizing, casting and reordering
@@ -61,7 +62,10 @@ def explain(row: Row, results: Mapping[str, dict[str, Any]]) -> Why:
     outside = 1 - whole / latency if alone and not profile.launches and whole < latency else None
     fell_back = _fell_back(profile.layers, str(row.get("Precision") or ""))
     by_macs = _ratio(unpruned.macs, variant.macs)
-    by_bytes = _ratio(unpruned.state_dict_bytes, build.engine.blob.size)
+    if by_macs is not None:
+        by_macs *= max((ARITHMETIC.get(name, 1) for name in build.executed), default=1)
+    baseline = json_format.ParseDict(results.get("baseline build", {}), BuildEngineResult())
+    by_bytes = _ratio(baseline.engine.blob.size, build.engine.blob.size)
     reading = variant_bytes(variant, str(row.get("Precision") or "")) / latency if latency else 0.0
     memory = reading / profile.copy_bytes_per_second if on_host else 0.0
     flags = [
@@ -73,6 +77,7 @@ def explain(row: Row, results: Mapping[str, dict[str, Any]]) -> Why:
     precisions = {} if profile.launches else _shares(profile.layers, whole)
     sentences = [
         _realised(row, by_macs, by_bytes),
+        _slowed(whole, latency) if alone and not profile.launches else "",
         LAUNCHES if converting is None else _where(profile, precisions, conversions, converting),
         _fallbacks(fell_back, profile.layers),
         f"{outside:.0%} of a call is outside of its layers." if outside is not None and outside > 0.05 else "",
@@ -90,6 +95,16 @@ def explain(row: Row, results: Mapping[str, dict[str, Any]]) -> Why:
         fell_back=fell_back,
         layers=list(profile.layers),
         baseline=_by_type(results.get("baseline profile")),
+    )
+
+
+def _slowed(whole: float, latency: float) -> str:
+    """Profiled layers may take longer than a whole call does without the profiler."""
+    if not latency or whole <= latency:
+        return ""
+    return (
+        f"Under the profiler its layers take {whole * 1e3:.3f} ms, a call without it {latency * 1e3:.3f} ms: "
+        "only shares count."
     )
 
 
@@ -127,7 +142,7 @@ def _by_type(profile: dict[str, Any] | None) -> dict[str, float]:
 
 def _realised(row: Row, by_macs: float | None, by_bytes: float | None) -> str:
     if row.get("Speedup") is None:
-        return "This is the baseline." if row.get("Recipe") == "baseline" else ""
+        return "This is the baseline." if row.get("Baseline") else ""
     low, high = row.get("Speedup Low"), row.get("Speedup High")
     interval = f" ({low:.2f}–{high:.2f})" if low is not None and high is not None else ""
     theory = [

@@ -100,7 +100,7 @@ class _Size:
         if isinstance(event, yaml.AliasEvent):
             if any(one.anchor == event.anchor for one in self.open):
                 return f"*{event.anchor} refers to itself"
-            return self._add(self.anchors.get(event.anchor, 1), None)
+            return self._add(self.anchors.get(event.anchor or "", 1), None)
         if isinstance(event, yaml.ScalarEvent):
             return self._add(1, event.anchor, event.value)
         return ""
@@ -127,7 +127,7 @@ def _check_size(path: Path, text: str) -> None:
     size = _Size()
     for event in yaml.parse(text, yaml.SafeLoader):
         if problem := size.check(event):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark is not None else 0
             raise InvalidInput(f"{path}: line {line}{f', {size.path}' if size.path else ''}: {problem}")
 
 
@@ -141,7 +141,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
-            value = self.construct_object(key, deep=deep)  # type: ignore[no-untyped-call]
+            value = self.construct_object(key, deep=deep)
             if value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {value!r} is given twice", key.start_mark)
             seen.add(value)

@@ -31,6 +31,11 @@ def load(file: Path | None, name: str, allowed: bool) -> Any:
         raise InvalidInput(f"{name!r}: write it as path/to/file.py:{name}")
     try:
         found = runpy.run_path(str(file)).get(name)
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"the file of {name!r} imports {error.name!r}, which is not installed; own code is one file, which travels "
+            "alone: put what it imports from its folder into it, or install that as a package"
+        ) from error
     except (Exception, SystemExit) as error:
         raise Failed(f"the file of {name!r}: {type(error).__name__}: {first_line(error)}") from error
     if not callable(found):

@@ -85,7 +85,17 @@ def test_shared_prefixes_are_done_once() -> None:
 def test_one_accuracy_pass_serves_batch_sizes_and_repeats() -> None:
     made = planned(manifest(repeats=3))
     kinds = Counter(step.kind for step in made.steps)
-    assert kinds == {"prepare": 4, "compress": 7, "build": 16, "predict": 16, "score": 16, "measure": 48, "profile": 16}
+    assert kinds == {
+        "prepare": 4,
+        "compress": 7,
+        "build": 16,
+        "verify": 16,
+        "try": 8,
+        "predict": 16,
+        "score": 16,
+        "measure": 48,
+        "profile": 16,
+    }
     assert len(made.cells) == 4 * 2 * 2 * 3
 
 

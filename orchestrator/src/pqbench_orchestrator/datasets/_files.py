@@ -61,7 +61,11 @@ def class_folders(folder: Path, classes: Sequence[str]) -> Split:
 
 
 def of_files(
-    paths: Sequence[Path], labels: np.ndarray, base: Path, skipped: Counter[str] | None = None, notes: Sequence[str] = ()
+    paths: Sequence[Path],
+    labels: np.ndarray,
+    base: Path,
+    skipped: Counter[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Split:
     """A split of image files below `base`, labels int64 [N]; `skipped`: what else looked like one."""
     files, answers = fingerprint_files(paths, base), hashlib.sha256(labels.tobytes()).hexdigest()
@@ -87,7 +91,9 @@ def open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise InvalidInput(f"{shown(path)} has {image.width} × {image.height} pixels; at most {MOST_PIXELS} are read")
+                raise InvalidInput(
+                    f"{shown(path)} has {image.width} × {image.height} pixels; at most {MOST_PIXELS} are read"
+                )
             image.load()
             return _eight_bits(ImageOps.exif_transpose(image), path)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:

@@ -97,7 +97,12 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     values = {name: {row.get(name) for row in table} for name, _ in SHOWN}
     shown = [(name, digits) for name, digits in SHOWN
              if values[name] - {None} and (name not in ONLY_WHERE_SEVERAL or len(values[name]) > 1)]  # fmt: skip
-    return [name for name, _ in shown], [[_text(row.get(name), digits) for name, digits in shown] for row in table]
+    return [name for name, _ in shown], [[_cell(row, name, digits) for name, digits in shown] for row in table]
+
+
+def _cell(row: Row, name: str, digits: int) -> str:
+    unstable = name == "Outcome" and row.get("Stable") is False
+    return _text(row.get(name), digits) + (" (unstable)" if unstable else "")
 
 
 def _text(value: object, digits: int) -> str:

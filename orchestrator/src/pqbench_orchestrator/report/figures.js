@@ -15,11 +15,19 @@ const targets = unique("Target");
 const colour = (index) => COLOURS[index % COLOURS.length];
 const symbol = (index) => SYMBOLS[index % SYMBOLS.length];
 
+// How many of the timed cells did not settle: a figure that is copied out of the page says so too.
+const timed = rows.filter((row) => known(row["Inference Time (ms)"]));
+const unsettled = timed.filter((row) => row.Stable === false).length;
+const UNSTABLE = unsettled ? [{
+  text: `${unsettled} of ${timed.length} timed cells are unstable`, xref: "paper", yref: "paper", x: 1, y: 1, xanchor: "right",
+  yanchor: "bottom", showarrow: false,
+}] : [];
+
 function layout(x, y, more = {}) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--text") },
-    margin: { t: 20, r: 10 }, hovermode: "closest", boxmode: "group", barmode: "group",
+    margin: { t: 24, r: 10 }, annotations: UNSTABLE, hovermode: "closest", boxmode: "group", barmode: "group",
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     xaxis: { title: { text: x }, ...axis, ...more.xaxis }, yaxis: { title: { text: y }, ...axis, ...more.yaxis },
   };

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from pqbench_orchestrator.compare import COLUMNS, Change, cells
 from pqbench_orchestrator.report.details import Details
-from pqbench_orchestrator.tables import Row, count_outcomes
+from pqbench_orchestrator.tables import Row, count_outcomes, count_unstable
 
 PLOTLY = "plotly-cartesian.min.js"  # plotly.js-cartesian-dist-min 4.1.1 as npm has it
 SCRIPTS = ("data.js", "figures.js", "table.js", "cell.js", "page.js")  # in this order
@@ -37,6 +37,7 @@ class Report:
     recommendations: Sequence[list[str]] = ()  # lines of text each
     versions: Sequence[tuple[str, str, list[Change]]] = ()  # pairs of targets that differ in version or device only
     sensitivity: Sequence[dict[str, Any]] = ()  # Plotly figures
+    trials: Sequence[dict[str, str]] = ()  # of a search, by column
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -52,6 +53,8 @@ def write_report(path: Path, report: Report) -> None:
         run=report.run,
         outcomes=count_outcomes(report.table).most_common(),
         cells=len(report.table),
+        unstable=count_unstable(report.table),
+        trials=report.trials,
         record=report.record,
         manifest=report.manifest,
         recommendations=report.recommendations,

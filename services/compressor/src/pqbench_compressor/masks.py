@@ -45,7 +45,7 @@ def _parameter(module: nn.Module, name: str) -> torch.Tensor:
     owner, _, leaf = name.rpartition(".")
     layer = module.get_submodule(owner)
     if parametrize.is_parametrized(layer, leaf):
-        original: torch.Tensor = layer.parametrizations[leaf].original  # type: ignore[union-attr,index,assignment]
+        original: torch.Tensor = layer.parametrizations[leaf].original  # type: ignore[union-attr,index]
         return original
     parameter: torch.Tensor = getattr(layer, leaf)
     return parameter

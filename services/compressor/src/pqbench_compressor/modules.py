@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrize, spectral_norm, weight_norm
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from pqbench_compressor.tensors import leaves, tensors
@@ -57,7 +59,8 @@ def refusal(module: nn.Module, example: Feed) -> str:
     """Why a module cannot be compressed, found by running it on two examples; empty where it can."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if other := next((t.dtype for t in state.values() if t.is_floating_point() and t.dtype != torch.float32), None):
-        return f"its numbers are {str(other).removeprefix('torch.')}; models are compressed from FP32: return module.float()"
+        name = str(other).removeprefix("torch.")
+        return f"its numbers are {name}; models are compressed from FP32: return module.float()"
     if bad := next((n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), None):
         return f"{bad} holds numbers that are not finite"
     two = example[np.zeros(2, int)]
@@ -122,9 +125,9 @@ def _fold_normalised(module: nn.Module) -> None:
             for name in list(cast(Any, layer).parametrizations):
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
         for hook in list(layer._forward_pre_hooks.values()):
-            if isinstance(hook, weight_norm.WeightNorm):
+            if isinstance(hook, WeightNorm):
                 nn.utils.remove_weight_norm(layer, hook.name)
-            elif isinstance(hook, spectral_norm.SpectralNorm):
+            elif isinstance(hook, SpectralNorm):
                 nn.utils.remove_spectral_norm(layer, hook.name)
 
 
@@ -227,7 +230,11 @@ def _written_out(found: list[_Applied], x: torch.Tensor, output: torch.Tensor) -
     added = [big - small for big, small in zip(one.input.shape[2:], x.shape[2:], strict=True)]
     if any(added):
         sides = [part for total in reversed(added) for part in (total // 2, total - total // 2)]
-        layer = nn.Sequential(nn.ConstantPad2d(tuple(sides), 0.0), layer) if len(sides) == 4 else layer
+        layer = (
+            nn.Sequential(nn.ConstantPad2d((sides[0], sides[1], sides[2], sides[3]), 0.0), layer)
+            if len(sides) == 4
+            else layer
+        )
     layer.eval()
     with torch.no_grad():
         try:

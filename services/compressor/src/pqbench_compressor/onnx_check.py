@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,7 @@ def _declared(inputs: list[onnx.ValueInfoProto], preprocessing: Preprocessing) -
     return ""
 
 
-def _fits(axes: list[onnx.TensorShapeProto.Dimension], shape: list[int]) -> bool:
+def _fits(axes: Sequence[onnx.TensorShapeProto.Dimension], shape: list[int]) -> bool:
     if len(axes) != len(shape) + 1:
         return False
     return all(not d.HasField("dim_value") or d.dim_value == size for d, size in zip(axes[1:], shape, strict=True))

@@ -80,6 +80,11 @@ class Training:
         chosen = self._order(seed)[1][:count]
         return self.inputs(chosen), self.labels[chosen]
 
+    def judged_on(self, count: int, seed: int) -> str:
+        """What a choice made on `held_out` was judged on, for people."""
+        images = min(count, len(self._order(seed)[1]))
+        return f"{images} training images that nothing here was fitted to; pretrained weights may have seen them"
+
     def fitting(self, seed: int) -> np.ndarray:
         """The indices of the images to train on: all that are not held out."""
         return self._order(seed)[0]

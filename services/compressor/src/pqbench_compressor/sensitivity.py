@@ -21,6 +21,7 @@ from pqbench_compressor.plugins import Context
 from pqbench_compressor.quantizers import _fake_quant
 
 BATCH = 64  # images
+Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Curves = dict[str, list[float]]  # layer -> noise at each setting, in the order of the settings
 
 
@@ -88,11 +89,11 @@ class Sensitivity:
         return self._training.accuracy(outputs, self._labels)
 
 
-def _layers(module: nn.Module) -> dict[str, nn.Module]:
+def _layers(module: nn.Module) -> dict[str, Layer]:
     """Convolutions and linear layers by name; of those that share a weight the first."""
-    found: dict[int, tuple[str, nn.Module]] = {}
+    found: dict[int, tuple[str, Layer]] = {}
     for name, layer in module.named_modules():
-        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        if isinstance(layer, Layer):
             found.setdefault(id(layer.weight), (name, layer))
     return dict(found.values())
 

@@ -32,7 +32,7 @@ def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statis
 
 
 def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> FlopCounterMode:
-    """FLOPs of one run, by module. Nothing requires gradients meanwhile: the counter's hooks trip over views of parameters."""
+    """FLOPs of one run, by module. Meanwhile nothing takes gradients: the counter trips over views of parameters."""
     frozen = [parameter for parameter in module.parameters() if parameter.requires_grad]
     counter = FlopCounterMode(display=False)
     try:

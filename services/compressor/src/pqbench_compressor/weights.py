@@ -46,10 +46,13 @@ def load(path: Path, module: nn.Module, key: str = "") -> str:
         raise InvalidInput(f"weights do not fit: {_other_shapes(str(error))}") from error
     missing = [name for name in left.missing_keys if not name.endswith(COUNTERS)]
     if missing or left.unexpected_keys:
-        parts = [f"{len(names)} {what} ({', '.join(names[:MANY])}{', …' if len(names) > MANY else ''})"
-                 for names, what in ((missing, "are missing"), (left.unexpected_keys, "are not the model's")) if names]  # fmt: skip
-        raise InvalidInput(f"weights do not fit: {'; '.join(parts)}")
+        groups = ((missing, "are missing"), (left.unexpected_keys, "are not the model's"))
+        raise InvalidInput(f"weights do not fit: {'; '.join(_few(names, what) for names, what in groups if names)}")
     return note
+
+
+def _few(names: list[str], what: str) -> str:
+    return f"{len(names)} {what} ({', '.join(names[:MANY])}{', …' if len(names) > MANY else ''})"
 
 
 def state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -50,7 +50,7 @@ class Graph:
         return [n for n in self.nodes if n.op_type in COMPUTE and not self.hindrance(n)]
 
     def left_out(self) -> dict[str, str]:
-        """Convolutions and products with a weight that stay as they are: name -> why. Products of two activations are none."""
+        """Convolutions and products with a weight that stay as they are: name -> why."""
         products = [
             n for n in self.nodes if n.op_type in COMPUTE and (n.op_type != "MatMul" or self.is_constant(n.input[1]))
         ]
@@ -104,7 +104,8 @@ class Graph:
 
         Returns the names of the nodes that copy, and of the nodes with graphs inside.
         """
-        kept, copies = [], {}
+        kept: list[str] = []
+        copies: dict[str, str] = {}
         for node in [n for n in self.nodes if any(True for _ in inner_graphs(n))]:
             kept.append(node.name)
             names = [name for name in reads(node) if name not in node.input]

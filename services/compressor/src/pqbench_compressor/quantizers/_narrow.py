@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Refused
@@ -15,19 +17,19 @@ from pqbench_wire.inputs import Feed
 
 
 class Island(nn.Module):
-    """A layer that stays FP32, and passes FP32 on: what it makes may be beyond the narrow type."""
+    """A layer that stays FP32, and passes FP32 on: what it computes may be beyond the narrow type."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any floating-point tensor to a float32 one."""
-        return self.layer(x.float())
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Whatever the layer takes, floating-point tensors widened, to what it gives."""
+        return self.layer(*_cast(inputs, torch.float32), **_cast(named, torch.float32))
 
 
 def narrowed(module: nn.Module | None, dtype: torch.dtype, images: Feed, limit: float) -> tuple[nn.Module, list[str]]:
-    """A copy in `dtype`, and the names of the layers that stay FP32 because their values exceed `limit`.
+    """A copy in `dtype`, and the names of the modules that stay FP32 because their values exceed `limit`.
 
     Raises Refused for a model that came as ONNX and has no module.
     """
@@ -62,21 +64,52 @@ def _narrow_inputs(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _beyond(module: nn.Module, images: Feed, limit: float) -> list[str]:
-    """Names of the layers without children whose input or output exceeds `limit` on some image."""
-    found: dict[str, None] = {}
+    """Names of the modules in whose own code a value exceeds `limit` on some image, without those inside of others.
 
-    def watch(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor) and t.is_floating_point()]
-            if any(float(t.abs().max()) > limit for t in tensors):
-                found[name] = None
-
-        return hook
-
-    leaves = {name: m for name, m in module.named_modules() if name and not list(m.children())}
-    hooks = [layer.register_forward_hook(watch(name)) for name, layer in leaves.items()]
-    with torch.no_grad():
+    Every operator is watched, so that an expression in a `forward` is seen as well as a layer. Raises Refused where
+    the model's own `forward` is what cannot be narrow: nothing would be left.
+    """
+    if math.isinf(limit):
+        return []
+    watcher = _Watcher(module, limit)
+    with watcher, torch.no_grad():
         module(*tensors(images))
-    for hook in hooks:
-        hook.remove()
-    return list(found)
+    watcher.remove()
+    if "" in watcher.found:
+        raise Refused("values beyond the range occur in the model's own expressions, outside of its layers")
+    return [name for name in watcher.found if not any(name.startswith(f"{other}.") for other in watcher.found)]
+
+
+class _Watcher(TorchDispatchMode):
+    """Notes the innermost module that runs an operator whose inputs or outputs exceed a limit."""
+
+    def __init__(self, module: nn.Module, limit: float) -> None:
+        super().__init__()
+        self.found: dict[str, None] = {}
+        self._limit, self._running = limit, [""]
+        layers = [(name, layer) for name, layer in module.named_modules() if name]
+        self._hooks = [layer.register_forward_pre_hook(self._enter(name)) for name, layer in layers]
+        self._hooks += [layer.register_forward_hook(self._leave) for _, layer in layers]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if any(self._exceeds(one) for one in pytree.tree_leaves((args, kwargs, output))):
+            self.found[self._running[-1]] = None
+        return output
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _exceeds(self, value: Any) -> bool:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
+            return False
+        finite = value[torch.isfinite(value)].abs()  # an infinity is one in FP16 too
+        return bool(finite.numel()) and float(finite.max()) > self._limit
+
+    def _enter(self, name: str) -> Any:
+        return lambda layer, inputs: self._running.append(name)
+
+    def _leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        self._running.pop()

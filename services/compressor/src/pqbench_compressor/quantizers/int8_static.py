@@ -69,10 +69,11 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     maker = _Maker(model, calibration, config)
     if config.ranges == "auto":
         maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep)
-        source.notes["ranges"] = maker.method
+        source.notes |= {"ranges": maker.method, "judged_on": context.training.judged_on(config.held_out, context.seed)}
     if config.max_drop is not None:
         more = _kept_for_accuracy(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep, context)
         source.notes["kept_fp32"] = keep = [*keep, *more]
+        source.notes["judged_on"] = context.training.judged_on(config.held_out, context.seed)
     return {form: maker.make(form, keep) for form in forms}
 
 
