@@ -166,7 +166,7 @@ def search_command(
         console.print(display.results_table(table))
         for one, confirmed in found:
             show("\n".join(recommend.text(one, str(folder), confirmed)))
-        show(f"trials: {folder / search.TRIALS}\nreport: {folder / 'report.html'}")
+        show(f"trials: {folder / run.TRIALS}\nreport: {folder / 'report.html'}")
     raise typer.Exit(_decided(found))
 
 

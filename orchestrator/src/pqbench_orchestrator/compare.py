@@ -200,10 +200,7 @@ def _change(
             lost=_all_sound(old) and not _all_sound(new),
         )  # fmt: skip
     by_speedup = two_runs and not by_rate and all(_speedups(side) for side in (old, new))
-    if by_speedup:
-        ratio = _by_speedup(old, new)
-    else:
-        ratio = unpaired_ratio(_timed(new, by_rate), _timed(old, by_rate))
+    ratio = _by_speedup(old, new) if by_speedup else unpaired_ratio(_timed(new, by_rate), _timed(old, by_rate))
     notes = ["one session: what differs between sessions is not in the interval"] if alone else []
     apart = alone or two_runs
     if by_speedup:

@@ -222,7 +222,7 @@ def _artifact(step: Step, result: dict[str, Any]) -> Artifact:
 
 
 def _verify(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
-    """How near an engine's outputs are to the model's own. Raises Failed for a baseline that computes something else."""
+    """How near an engine's outputs are to the model's. Raises Failed for a baseline that computes something else."""
     request = runtime_pb2.PredictRequest(engine=_engine(needs["build"]), inputs=_images(needs["inputs"]))
     result = execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
     outputs, reference = execution.store.array(result.outputs), _array(execution.store, needs["variant"]["reference"])

@@ -218,7 +218,7 @@ class _Planner:
         return self._compress(model, dataset, steps, steps[-1:], ())
 
     def _variant(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """The step that exports a recipe's artifact in the form that a target wants: no other target changes its key."""
+        """The step that exports a recipe's artifact in a target's form; no other target changes its key."""
         quantize = tuple(step for step in recipe.steps if step.kind == "quantize")
         facts = self._facts_of(model, recipe)
         form = self.facts.targets[target.name].form(facts.precision, facts.forms)

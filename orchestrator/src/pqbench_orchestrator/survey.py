@@ -107,8 +107,8 @@ class Survey:
             for dataset, data in self.datasets.items():
                 if identity == Recipe().identity and 0 < data.classes < facts.classes and data.scores_all:
                     said.append(
-                        f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no map "
-                        "from classes to outputs: an image is right where the output of its label's number is largest"
+                        f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no "
+                        "map from classes to outputs: an image is right where its label's output is largest"
                     )
         said += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
         return list(dict.fromkeys(said))

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pqbench.common.v1.common_pb2 import Form, Preprocessing
-from pqbench_compressor import export, onnx_file
+from pqbench_compressor import export, normal_form
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_wire.errors import InvalidInput
 
@@ -32,7 +32,7 @@ def old_file() -> bytes:
 
 @pytest.mark.parametrize("name", ["int8-static", "int8-ort", "bf16", "fp16"])
 def test_an_old_file_is_quantized(name: str) -> None:
-    model = onnx_file.normalised("old.onnx", old_file())
+    model = normal_form.normalised("old.onnx", normal_form.read("old.onnx", old_file(), {}))
     made = onnx.load_from_string(model)
     assert [one.name for one in made.graph.input] == ["image"] and made.opset_import[0].version == 20
     names = [node.name for node in made.graph.node]
@@ -49,5 +49,5 @@ def test_an_old_file_is_quantized(name: str) -> None:
 
 
 def test_what_is_no_model_is_one_line() -> None:
-    with pytest.raises(InvalidInput, match=r"a\.onnx: not a valid ONNX model: "):
-        onnx_file.normalised("a.onnx", b"nothing")
+    with pytest.raises(InvalidInput, match=r"a\.onnx: not an ONNX file: "):
+        normal_form.read("a.onnx", b"nothing", {})
