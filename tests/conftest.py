@@ -25,6 +25,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Inputs after public bug reports, one mistake or oddity each."""
+    folder = Path(os.environ.get("PQBENCH_TEST_CASES", ROOT.parent / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip("skipped: no ../shared/cases")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
 def jpeg_folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """10,000 JPEG images of CIFAR-10's test split, one sub-folder a class."""
     folder = tmp_path_factory.mktemp("jpeg")

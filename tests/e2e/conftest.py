@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
     ],
     "targets": [{"name": "ort", "backend": "onnxruntime", "options": {"threads": 1}}],
     "batch_sizes": [4],
+    "try_artifacts": False,  # seconds for each artifact
     "measure": {"warmup_seconds": 0.01, "min_seconds": 0.05, "max_seconds": 0.05, "min_iterations": 6},
 }
 
@@ -43,6 +44,7 @@ class Done:
 
 
 Pqbench = Callable[..., Done]
+Write = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

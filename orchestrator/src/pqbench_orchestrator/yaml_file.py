@@ -89,9 +89,9 @@ class _Size:
 
     def check(self, event: yaml.Event) -> str:
         """What is wrong with the document up to this event; empty where nothing."""
+        if self.open and not self.open[-1].is_mapping:
+            self.open[-1].key = str(self.open[-1].children)
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            if self.open and not self.open[-1].is_mapping:
-                self.open[-1].key = str(self.open[-1].children)
             self.open.append(_Open(anchor=event.anchor, is_mapping=isinstance(event, yaml.MappingStartEvent)))
             return f"nested over {MOST_DEPTH} deep" if len(self.open) > MOST_DEPTH else ""
         if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):

@@ -1,16 +1,21 @@
-"""ONNX files as older exporters wrote them: unnamed nodes, constants among the inputs, old opsets."""
+"""ONNX files as exporters write them, old and new: brought into one form, or refused with what they declare."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pqbench.common.v1.common_pb2 import Form, Preprocessing
-from pqbench_compressor import export, normal_form
+from pqbench_compressor import export, normal_form, onnx_check
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
+from pqbench_compressor.quantizers._graph import Graph
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.inputs import Inputs, normalise
 
 
 def old_file() -> bytes:
@@ -51,3 +56,146 @@ def test_an_old_file_is_quantized(name: str) -> None:
 def test_what_is_no_model_is_one_line() -> None:
     with pytest.raises(InvalidInput, match=r"a\.onnx: not an ONNX file: "):
         normal_form.read("a.onnx", b"nothing", {})
+
+
+NORMALISED = Preprocessing(height=32, width=32, channels=3, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+RIGHT = (
+    "bias-identity", "weight-identity", "weight-constant-node", "weight-cast-fp16", "matmul-transposed",
+    "batchnorm-unfused", "external-data/model", "fixed-batch-1", "if-outer-constants", "pad-minus-infinity",
+    "resize-empty-roi", "reducemean-axes", "convtranspose-groups", "gemm-beta",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(shared_data: Path) -> Training:
+    """Some of CIFAR-10's training images."""
+    with np.load(shared_data / "cifar10_train_lossless4660.npz") as arrays:
+        images, labels = arrays["images"][:80], arrays["labels"][:80]
+    return Training(images=images, labels=labels, preprocessing=NORMALISED)
+
+
+def given(path: Path) -> onnx.ModelProto:
+    beside = {one.name: one for one in path.parent.iterdir() if one.suffix == ".data"}
+    return normal_form.read(path.name, path.read_bytes(), beside)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_every_case_computes_the_same_in_the_normal_form_and_in_int8(
+    shared_cases: Path, pictures: Training, name: str
+) -> None:
+    model = given(shared_cases / "onnx" / f"{name}.onnx")
+    images = pictures.inputs(slice(8))
+    reference = export.run_onnx(model.SerializeToString(), images)
+    data = normal_form.normalised(name, model)
+    made = onnx.load_from_string(data)
+    assert made.opset_import[0].version >= 20 and not made.functions
+    assert {n.op_type for n in made.graph.node}.isdisjoint({"Constant", "Identity", "BatchNormalization"})
+    assert export.sqnr(reference, export.run_onnx(data, images)) > 100
+    context = Context(seed=0, report=lambda *_: None, classes=10, images=images, training_split=pictures)
+    source = Source(onnx=lambda: data, module=None)
+    least = {"int8-static": 25.0, "fp16": 50.0, "bf16": 30.0, "int4-weights": 10.0}
+    for method, form in (("int8-static", Form.FORM_QDQ_UNSIGNED), ("fp16", Form.FORM_ONNX), ("bf16", Form.FORM_ONNX),
+                         ("int4-weights", Form.FORM_QDQ_SIGNED)):  # fmt: skip
+        plugin = QUANTIZERS.load(method)
+        config = QUANTIZERS.configure(method, '{"block": 16}' if method == "int4-weights" else "{}")
+        artifact = plugin.quantize(source, config, context, (form,))[form]
+        found = export.verify(artifact, form, plugin.PRECISION, images, reference)
+        assert found.sqnr_db > least[method], method
+    if name == "convtranspose-groups":
+        assert list(source.notes["left_fp32"].values()) == ["its output channels are in groups"]
+    else:
+        assert "left_fp32" not in source.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nhwc-float", "its input img is [N, 32, 32, 3]; it would be given [N, 3, 32, 32]"),
+        ("multi-output-nonbatch", "output nz is [2, "),
+    ],
+)
+def test_what_a_file_declares_is_compared_with_what_it_is_given(shared_cases: Path, name: str, reason: str) -> None:
+    assert onnx_check.examine(given(shared_cases / "onnx" / f"{name}.onnx"), NORMALISED).refused.startswith(reason)
+
+
+def test_a_fixed_batch_and_a_quantized_file_are_seen(shared_cases: Path) -> None:
+    found = onnx_check.examine(given(shared_cases / "onnx" / "fixed-batch-1.onnx"), NORMALISED)
+    assert (found.refused, found.fixed_batch, found.classes) == ("", 1, 10)
+    quantized = given(shared_cases / "onnx" / "already-quantized.onnx")
+    assert normal_form.quantized_operator(quantized) == "DequantizeLinear"
+
+
+def product(bias: np.ndarray, input_type: int = TensorProto.FLOAT, **attributes: float) -> onnx.ModelProto:
+    """A Gemm of 32 inputs and 20 outputs."""
+    rng = np.random.default_rng(0)
+    tensors = [
+        numpy_helper.from_array(rng.normal(size=(32, 20)).astype(np.float32), "w"),
+        numpy_helper.from_array(bias, "b"),
+    ]
+    rows = "a" if not attributes.get("transA") else 20
+    x = helper.make_tensor_value_info("x", input_type, [rows, 32] if rows == "a" else [32, rows])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 20])
+    graph = helper.make_graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"], **attributes)], "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("shape", [(20,), (1, 20), (1,), ()])
+@pytest.mark.parametrize("factors", [{}, {"alpha": 0.5}, {"beta": 2.0}, {"alpha": -1.5, "beta": 0.25}])
+def test_a_product_keeps_its_factors_and_bias_whatever_their_shape(
+    shape: tuple[int, ...], factors: dict[str, float]
+) -> None:
+    model = product(np.full(shape, 3.0, np.float32), **factors)
+    data = normal_form.normalised("g", model)
+    (node,) = onnx.load_from_string(data).graph.node
+    assert {one.name for one in node.attribute}.isdisjoint({"alpha", "beta"}) and not Graph(data).left_out()
+    inputs = Inputs({"x": np.random.default_rng(1).normal(size=(6, 32)).astype(np.float32)})
+    np.testing.assert_allclose(
+        export.run_onnx(data, inputs), export.run_onnx(model.SerializeToString(), inputs), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_layer_that_cannot_be_quantized_is_left_and_named() -> None:
+    data = normal_form.normalised("g", product(np.zeros(20, np.float32), transA=1))
+    assert list(Graph(data).left_out().values()) == ["its input is transposed"] and not Graph(data).compute_nodes()
+
+
+def test_a_file_may_not_reach_for_others(tmp_path: Path) -> None:
+    """External data come from what was sent with the file, and from nowhere else."""
+    model = product(np.zeros(20, np.float32))
+    tensor = model.graph.initializer[0]
+    onnx.external_data_helper.set_external_data(tensor, "../../etc/passwd")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    with pytest.raises(InvalidInput, match=r"keeps w in the file '../../etc/passwd', which did not come with it"):
+        normal_form.read("g", model.SerializeToString(), {})
+    (tmp_path / "w").write_bytes(b"short")
+    tensor.raw_data = b"not read"
+    onnx.external_data_helper.set_external_data(tensor, "w", offset=0, length=2560)
+    with pytest.raises(InvalidInput, match="'w' has 5 bytes; w ends at byte 2560"):
+        normal_form.read("g", model.SerializeToString(), {"w": tmp_path / "w"})
+
+
+def test_a_small_constant_that_keeps_a_division_alive_is_kept() -> None:
+    class Ratio(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mean = x.mean((2, 3))
+            return mean / (mean.sum(1, keepdim=True) + 1e-9) * 1.000003
+
+    black = np.zeros((2, 3, 8, 8), np.float32)
+    data = export.to_onnx(Ratio(), black)
+    assert np.isfinite(export.run_onnx(data, black)).all() and (export.run_onnx(data, black) == 0).all()
+    np.testing.assert_allclose(export.run_onnx(data, black + 1), export.run_module(Ratio(), black + 1), rtol=1e-6)
+
+
+def test_pictures_of_one_channel_export_without_detours() -> None:
+    """Strides of an axis of length one once made a pooling into Shape, Range and Gather, which OpenVINO got wrong."""
+    grey = normalise(
+        np.zeros((2, 16, 16, 1), np.uint8), Preprocessing(height=16, width=16, channels=1, mean=[0.5], std=[0.5])
+    )
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3)
+    )
+    strided = np.ascontiguousarray(np.zeros((2, 16, 16, 1), np.float32).transpose(0, 3, 1, 2))
+    for example in (grey, strided):
+        operators = [n.op_type for n in onnx.load_from_string(export.to_onnx(net.eval(), example)).graph.node]
+        assert operators == ["Conv", "ReduceMean", "Reshape", "Gemm"]

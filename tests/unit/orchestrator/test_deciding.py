@@ -21,21 +21,25 @@ from pqbench_orchestrator.compare import (
     regressions,
     side_of,
 )
+from pqbench_orchestrator.display import summary
 from pqbench_orchestrator.ledger import FILE, Ledger
 from pqbench_orchestrator.manifest import Goal
 from pqbench_orchestrator.recommend import (
+    HALF,
     INVALID,
     UNKNOWN_ACCURACY,
     Candidate,
     Recommendation,
+    as_json,
     broken_again,
+    is_proven,
     recommend,
     text,
     told_apart,
 )
 from pqbench_orchestrator.report.export import latex
 from pqbench_orchestrator.report.export import markdown as table_in_markdown
-from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, verdict
+from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, images_for, least_loss_shown, selection_half, verdict
 from pqbench_orchestrator.why import explain
 from pqbench_wire.errors import InvalidInput
 
@@ -400,3 +404,82 @@ def test_tables_for_papers() -> None:
     rows = [row("a & b_c", 5.0) | {"Executed Precision": "INT8 10", "Compressed Size": 1.5}]
     assert r"a \& b\_c" in latex(rows) and "5.000" in latex(rows) and latex(rows).count(r"\\") == 2
     assert table_in_markdown(rows).splitlines()[2].startswith("| m | a & b_c | t | 1 |")
+
+
+def test_a_bound_finer_than_the_images_show_is_not_pretended() -> None:
+    few = [one | {"Held-out Images": 6} for one in GRID]
+    found = only(few, max_drop=1.0)
+    lines = text(found, "RUN")
+    assert lines[1].startswith("Not proven: b on t")
+    assert lines[2] == "A loss of at most 1 points cannot be told on 6 images; 368 are needed."
+    assert not is_proven(found) and as_json(found, None)["doubts"] == [lines[2]] and as_json(found, None)["images"] == 6
+    assert "6 images, which show no loss under 45.93 points" in " ".join(lines)
+    enough = only([one | {"Held-out Images": 368} for one in GRID], max_drop=1.0)
+    assert is_proven(enough) and text(enough, "RUN")[1].startswith("Ship b")
+
+
+def test_an_unstable_choice_says_so() -> None:
+    shaky = {"Stable": False, "Unstable Because": "drift", "Reason": "", "Compressed Size": None}
+    found = only([one | shaky for one in GRID], max_drop=1.0)
+    assert "unstable" in text(found, "RUN")[1] and "Its times are unstable: drift." in text(found, "RUN")
+    assert text(found, "RUN", found.best.row | {"Stable": True})[1].startswith("Ship")  # type: ignore[union-attr]
+    assert summary([row("a", 1.0, **shaky), row("b", 1.0, Reason="")]).startswith("2 cells: 2 ok; 1 of them unstable")
+    assert "ok (unstable)" in table_in_markdown([row("a", 1.0, **shaky)]) and "ok (unstable)" in latex(
+        [row("a", 1.0, **shaky)]
+    )
+
+
+def test_a_model_at_chance_level_is_not_shipped() -> None:
+    guessing = [one | {"Classes": 10, "Accuracy": 10.5, "Accuracy Low": 8.0} for one in GRID]
+    found = only(guessing, max_drop=5.0)
+    assert found.best is None and "accuracy above chance" in found.binding
+    assert only([one | {"Classes": 10} for one in GRID], max_drop=5.0).best is not None
+
+
+def test_pretrained_weights_are_judged_on_one_half_and_reported_on_the_other() -> None:
+    halves = {"Held-out Change": None, "Held-out Images": None, "Selection Images": 400, "Report Images": 400}
+    rows = [
+        row("baseline", 10.0, **halves, **{"Selection Change": 0.0, "Report Accuracy": 90.0, "Report Change": 0.0}),
+        row("lucky", 2.0, **halves, **{"Selection Change": -5.0, "Accuracy Change": 0.0}),
+        row("fair", 4.0, **halves, **{
+            "Selection Change": -0.5, "Report Accuracy": 88.0, "Report Change": -0.75, "Report Change Low": -1.5,
+            "Report Change High": 0.0}),
+    ]  # fmt: skip
+    found = only(rows, max_drop=1.0)
+    lines = text(found, "RUN")
+    assert found.best is not None and found.best.row["Recipe"] == "fair" and found.chosen_on == HALF
+    assert "accuracy 88.00 % on 400 images, -0.75 points (-1.50 to +0.00" in lines[1]
+    assert "a half of the scoring split, whose other half reports: -0.50 points on 400 images" in lines[3]
+
+
+def test_the_halves_are_seeded_stratified_and_apart() -> None:
+    labels = np.repeat(np.arange(7), [1, 2, 3, 10, 11, 50, 80])
+    chosen = selection_half(labels, 3)
+    assert (chosen == selection_half(labels, 3)).all() and (chosen != selection_half(labels, 4)).any()
+    for label in range(7):
+        own = labels == label
+        assert abs(int(chosen[own].sum()) - int((~chosen)[own].sum())) <= 1
+    assert least_loss_shown(images_for(1.0)) <= 1.0 < least_loss_shown(images_for(1.0) - 1)
+
+
+def test_two_runs_are_compared_by_speed_up_over_their_own_baselines() -> None:
+    """The second machine is twice as slow: that is in both of its cells, and in no verdict."""
+    paired = {"Paired": True, "Speedup": 2.0, "Speedup Low": 1.98, "Speedup High": 2.02}
+    old = side(Session(row=session(1.0).row | paired, blocks=session(1.0).blocks))
+    slower = session(2.0)
+    new = Side(name="n", cells=side(Session(row=slower.row | paired, blocks=slower.blocks)).cells, run=Path("other"))
+    same = changed(old, new)
+    assert same.verdict == SAME and same.ratio is not None and same.ratio.value == pytest.approx(1.0)
+    assert (same.old_speedup, same.new_speedup) == (pytest.approx(2.0), pytest.approx(2.0))
+    worse = paired | {"Speedup": 1.5, "Speedup Low": 1.49, "Speedup High": 1.51}
+    new = Side(name="n", cells=side(Session(row=slower.row | worse, blocks=slower.blocks)).cells, run=Path("other"))
+    found = changed(old, new)
+    assert found.verdict == WORSE and found.ratio is not None and found.ratio.value == pytest.approx(2 / 1.5)
+
+
+def test_what_is_shown_is_what_is_compared() -> None:
+    old, new = session(1.0), session(1.0)
+    old, new = (Session(row=one.row, blocks=blocks) for one, blocks in ((old, [1e-3, 4e-3]), (new, [3e-3, 3.1e-3])))
+    found = changed(side(old), Side(name="n", cells=side(new).cells))
+    assert found.ratio is not None and found.old_ms is not None and found.new_ms is not None
+    assert found.ratio.value == pytest.approx(found.new_ms / found.old_ms)

@@ -21,6 +21,7 @@ from pqbench_wire.jobs import first_line
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
             ".tiff"}  # fmt: skip
 MOST_PIXELS = 1 << 26  # of one picture: what is larger is refused before it is decoded
+Image.MAX_IMAGE_PIXELS = None  # that bound holds before anything is decoded
 FULL_SCALE = 65535  # of pictures with 16 bits a channel
 DIRECT = ("1", "P", "PA", "LA", "La", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX", "RGBa")  # modes that Pillow makes RGB
 

@@ -1,0 +1,121 @@
+"""Mistakes that only services and data can tell, by the command: one line, exit code 2, file, key and recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pqbench_orchestrator.launch.process import ProcessLauncher
+
+from .conftest import Pqbench, Write, newest_run
+
+CASES = {
+    "amount-1.5": "recipes.1.steps.0.prune (recipe 'x'): pruner l1-global: amount: input should be less than 1, got 1.5",
+    "data-not-npz": "datasets.0 (cifar10): ",
+    "long-weights": "models.0: weights: ",
+    "missing-data": "datasets.0 (cifar10): there is no file",
+    "nm-bad": "recipes.1.steps.0.prune (recipe 'x'): pruner nm: n (4) must be less than m (2)",
+    "onnx-nofile": "models.0: model: there is no file",
+    "removal-keep": "recipes.1.steps.0.prune (recipe 'x'): keep: no layer is called 'nope*'",
+    "threads-str": "targets.0 (ort): backend onnxruntime: threads: input should be a valid integer",
+    "typo-step-key": "recipes.1.steps.0.prune (recipe 'x'): pruner l1-global: unknown key 'amout'",
+    "unknown-backend": "targets.0 (ort): unknown backend 'onxruntime'; did you mean 'onnxruntime'?",
+    "unknown-dataset": "datasets.0 (cifar11): unknown dataset 'cifar11'; did you mean 'cifar10'?",
+    "unknown-model": "models.0 (resnet21): unknown model 'cifar/resnet21'",
+    "unknown-quant": "recipes.1.steps.0.quantize (recipe 'x'): unknown quantizer 'int8-statc'",
+    "weights-typo": "models.0: weights: default, none, or a file; there is no file",
+    "wrong-weights": "models.0 (resnet20): weights do not fit: 72 are not the model's",
+}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An inventory of services that run already: starting them is most of the time of a plan."""
+    data = tmp_path_factory.mktemp("services")
+    launchers = {
+        name: ProcessLauncher(f"pqbench_{name}", data, data / f"{name}.log", (), "")
+        for name in ("compressor", "runtime")
+    }
+    addresses = {name: launcher.start().address for name, launcher in launchers.items()}
+    path = data / "inventory.yaml"
+    path.write_text(
+        f"compressor: {{endpoint: '{addresses['compressor']}'}}\ntargets: {{ort: {{endpoint: '{addresses['runtime']}'}}}}"
+    )
+    yield path
+    for launcher in launchers.values():
+        launcher.stop()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_line(
+    shared_cases: Path, shared_data: Path, pqbench: Pqbench, running: Path, tmp_path: Path, name: str
+) -> None:
+    path = shared_cases / "manifests" / f"{name}.yaml"
+    done = pqbench("plan", path, "--data", tmp_path, "--inventory", running)
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert done.err.startswith(f"error: {path}: ") and CASES[name] in done.err, done.err
+
+
+def test_a_run_of_a_wrong_manifest_leaves_no_run(pqbench: Pqbench, write_manifest: Write, tmp_path: Path) -> None:
+    manifest = write_manifest(
+        tmp_path, recipes=[{"name": "x", "steps": [{"prune": {"method": "l1-globl", "amount": 0.5}}]}]
+    )
+    done = pqbench("run", manifest, "--data", tmp_path / "data")
+    assert done.code == 2 and f"{manifest}: recipes.0.steps.0.prune (recipe 'x'): unknown pruner" in done.err, done.err
+    assert not list((tmp_path / "data" / "experiments").iterdir())
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.f = nn.Conv2d(1, 16, 3, 2, 1), nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.f(self.a(x).relu().mean((2, 3)))
+
+
+def half():
+    return Net().half()
+
+
+def neighbour():
+    import helper
+"""
+
+
+def test_one_model_that_cannot_be_checked_does_not_end_the_plan(
+    pqbench: Pqbench, write_manifest: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    image = {"height": 16, "width": 16, "channels": 1}
+    models: list[dict[str, Any]] = [
+        {"model": f"own.py:{name}", "preprocessing": image} for name in ("Net", "half", "neighbour")
+    ]
+    models.append(
+        {"model": "own.py:Net", "name": "three", "config": {"arguments": {"classes": 3}}, "preprocessing": image}
+    )
+    manifest = write_manifest(tmp_path, models=models)
+    done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", "--json")
+    assert done.code == 0, done.err
+    cells = {(c["Model"], c["Recipe"]): c for c in json.loads(done.out)["cells"]}
+    assert {key for key, cell in cells.items() if cell["Outcome"] == "ok"} == {
+        ("own.py:Net", r) for r in ("baseline", "int8")
+    }
+    assert cells["own.py:half", "int8"]["Reason"].startswith("its numbers are float16")
+    assert "ModuleNotFoundError" in cells["own.py:neighbour", "baseline"]["Reason"]
+    assert cells["three", "baseline"]["Reason"] == "the model has 3 outputs; dataset digits needs 10"
+    alone = write_manifest(tmp_path / "alone", models=[models[1] | {"model": "../own.py:half"}])
+    assert pqbench("run", alone, "--data", tmp_path / "data", "--allow-code").code == 1, (
+        "nothing that was asked for ran"
+    )
+    assert newest_run(tmp_path / "data").is_dir()
