@@ -35,8 +35,10 @@ from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench_compressor import export
 from pqbench_compressor.plugins import MODELS, QUANTIZERS, Context, Files, Source, Training
 from pqbench_orchestrator.launch.process import ProcessLauncher
+from pqbench_orchestrator.manifest import Step
 from pqbench_orchestrator.report.page import figures_page
 from pqbench_orchestrator.stats import paired_speedup
+from pqbench_orchestrator.survey import step_message
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
@@ -160,7 +162,8 @@ def case(plugin: str, name: str, batch: int) -> Case:
     )
     source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
     plugin_int8 = QUANTIZERS.load("int8-static")
-    config = QUANTIZERS.configure("int8-static", '{"images": 32, "method": "min-max"}')
+    step = step_message(Step.model_validate({"quantize": {"method": "int8-static", "images": 32, "ranges": "min-max"}}))
+    config = QUANTIZERS.configure(step.plugin, step.config_json)
     int8 = plugin_int8.quantize(source, config, context, (Form.FORM_QDQ_UNSIGNED,))[Form.FORM_QDQ_UNSIGNED]
     return Case(name=f"{plugin}/{name}", batch=batch, fp32=source.onnx(), int8=int8, images=images[:batch],
                 preprocessing=preprocessing)  # fmt: skip

@@ -32,6 +32,8 @@ from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, QUANTIZERS, Context, Files, Training
 from pqbench_compressor.recalibrate import Config, recalibrate
 from pqbench_orchestrator.dataset import fit
+from pqbench_orchestrator.manifest import Step
+from pqbench_orchestrator.survey import step_message
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import PqbenchError, Refused
 
@@ -105,7 +107,7 @@ class Subject:
     def request(self, technique: Technique) -> pb.CompressRequest:
         """The request that compresses it and exports every ONNX form that ONNX Runtime can run."""
         model = pb.Model(plugin=self.plugin, name=self.member, weights=pb.WEIGHTS_FILE, file=self.weights)
-        steps = [pb.Step(kind=k, plugin=p, config_json=json.dumps(config)) for k, p, config in technique[1]]
+        steps = [as_written(kind, name, config) for kind, name, config in technique[1]]
         request = pb.CompressRequest(model=model, steps=steps, training=self.images, verification=self.images)
         kind, plugin, _ = technique[1][-1]
         forms = QUANTIZERS.load(plugin).FORMS if kind == "quantize" else (Form.FORM_ONNX,)
@@ -130,6 +132,11 @@ def _make_plausible(module: nn.Module, images: np.ndarray, preprocessing: Prepro
     data = Training(images=images, labels=np.zeros(len(images), np.int64), preprocessing=preprocessing)
     context = Context(seed=0, report=lambda *_: None, classes=0, images=data.inputs(slice(2)), training_split=data)
     recalibrate(module, Config(images=32, batch_size=16), context)
+
+
+def as_written(kind: str, name: str, config: dict[str, Any]) -> pb.Step:
+    """A step as a manifest writes it: what a manifest cannot reach is not measured."""
+    return step_message(Step.model_validate({kind: ({"method": name} if name else {}) | config}))
 
 
 def cell(pipeline: Pipeline, subject: Subject, technique: Technique) -> str:

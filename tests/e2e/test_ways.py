@@ -151,7 +151,7 @@ def test_an_existing_onnx_file(tmp_path: Path, pqbench: Pqbench, write_manifest:
         ({"models": [{"model": "digits/resnet", "weights": "no.pth"}]}, "there is no file"),
         ({"models": [{"model": "digits/resnet", "config": {"epoch": 1}}]}, "unknown key 'epoch'; did you mean 'epochs'?"),
         ({"datasets": [{"dataset": "digit"}]}, "unknown dataset 'digit'; did you mean 'digits'?"),
-        ({"targets": [{"name": "a", "backend": "onnxrt"}]}, "target a: unknown backend 'onnxrt'; did you mean 'onnxruntime'?"),
+        ({"targets": [{"name": "a", "backend": "onnxrt"}]}, "targets.0 (a): unknown backend 'onnxrt'; did you mean 'onnxruntime'?"),
         ({"targets": [{"name": "a", "backend": "onnxruntime", "options": {"thread": 1}}]}, "did you mean 'threads'?"),
         ({"recipes": [{"steps": [{"quantize": "int8"}]}]}, "unknown quantizer 'int8'; did you mean 'int8-qat'?"),
         ({"recipes": [{"steps": [{"prune": {"method": "removal", "amount": 2}}]}]}, "amount: input should be less than 1, got 2"),

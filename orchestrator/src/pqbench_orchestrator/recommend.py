@@ -238,7 +238,7 @@ def text(found: Recommendation, run: str, confirmed: Row | None = None) -> list[
         return [*lines, *_infeasible(found)]
     row = found.best.row
     doubts = doubts_of(found, confirmed)
-    lines.append(f"{'Ship' if not doubts else 'Not proven:'} {row['Recipe']} on {row['Target']}: {figures(row)}.")
+    lines.append(f"{'Ship' if is_proven(found) else 'Not proven:'} {row['Recipe']} on {row['Target']}: {figures(row)}.")
     lines += doubts
     if confirmed is None:
         lines.append("It was not measured again after the choice: these figures flatter it.")

@@ -288,3 +288,47 @@ def test_labels_are_wanted_of_the_split_that_is_used() -> None:
     data = {"digits": replace(facts.datasets["digits"], unlabelled=("train",))}
     reasons = {cell.reason for cell in planned(m, replace(facts, datasets=data)).cells}
     assert reasons == {"dataset digits has no labels, which this model or recipe needs"}
+
+
+def test_another_target_changes_no_key() -> None:
+    """A run is continued with one more target, or after one was away: what was done for the others stays done."""
+    m = manifest()
+    more = manifest(
+        targets=[*({"name": t.name, "backend": t.backend} for t in m.targets), {"name": "c", "backend": "pytorch"}]
+    )
+    facts = survey_of(more)
+    pt2 = TargetFacts(routes={"PRECISION_FP32": ("FORM_PT2",)}, versions={"pytorch": "1"}, device="cpu")
+    facts = replace(facts, targets=facts.targets | {"c": pt2})
+    before, after = planned(m), planned(more, facts)
+    assert {step.key for step in before.steps} < {step.key for step in after.steps}
+
+
+def test_what_the_model_cannot_do_holds_for_all_of_its_recipes() -> None:
+    m = manifest()
+    facts = survey_of(m)
+    baseline = facts.recipes[m.models[0].label, Recipe().identity]
+    refused = planned(
+        m,
+        replace(
+            facts, recipes=facts.recipes | {(m.models[0].label, Recipe().identity): replace(baseline, refused="no")}
+        ),
+    )
+    assert {(cell.outcome, cell.reason) for cell in refused.cells} == {("refused", "no")} and not refused.steps
+    fixed = facts.recipes | {(m.models[0].label, Recipe().identity): replace(baseline, fixed_batch=8)}
+    made = planned(m, replace(facts, recipes=fixed))
+    assert {(cell.batch_size, cell.outcome) for cell in made.cells} == {(1, "refused"), (8, "")}
+    few = facts.recipes | {(m.models[0].label, Recipe().identity): replace(baseline, classes=3)}
+    data = replace(facts.datasets["digits"], labels=10)
+    small = planned(m, replace(facts, recipes=few, datasets={"digits": data}))
+    assert {cell.reason for cell in small.cells} == {"the model has 3 outputs; dataset digits needs 10"}
+
+
+def test_weights_that_pqbench_did_not_train_are_judged_on_a_half() -> None:
+    m = manifest()
+    facts = survey_of(m)
+    pretrained = {key: replace(found, trains=False) for key, found in facts.recipes.items()}
+    made = planned(m, replace(facts, recipes=pretrained))
+    assert {cell.selection for cell in made.cells} == {"half"}
+    assert all("held-out score" not in cell.steps for cell in made.cells)
+    assert {cell.selection for cell in planned(m).cells} == {"held-out"}
+    assert {cell.selection for cell in planned(manifest(selection="whole")).cells} == {"whole"}

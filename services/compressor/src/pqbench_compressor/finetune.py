@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from pqbench_compressor.modules import training_refusal
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.inputs import Feed
@@ -23,8 +24,8 @@ def needs(config: Config) -> Needs:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Every module can be trained."""
-    return ""
+    """Why this module cannot be trained: it is frozen, or gives something else in training mode."""
+    return training_refusal(module, example)
 
 
 def finetune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:

@@ -249,7 +249,7 @@ class Pipeline:
         labelled = [step for step in recipe if step.needs().labels]
         if labelled and (names := [one.name for one in self.info(model).preprocessing.inputs]):
             return f"{labelled[0].label} needs an image classifier; this model takes {', '.join(names)}"
-        tried = [step for step in recipe if step.kind in ("prune", "recalibrate")]
+        tried = [step for step in recipe if step.kind in ("prune", "recalibrate", "finetune")]
         if model.plugin == "onnx" or not (tried or labelled):
             return ""
         module, classes, example = _architecture(self, canonical(model))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import finetune, recalibrate
+from pqbench_compressor import finetune, masks, recalibrate
 from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Needs
 from pqbench_wire.catalog import parse_config
 from pqbench_wire.errors import Failed, InvalidInput
@@ -50,7 +50,10 @@ class Step:
     def apply(self, module: nn.Module, context: Context) -> dict[str, Any]:
         """Change `module` in place, unless it quantizes; returns what is worth reporting."""
         context.report(self.kind, 0, self.name)
+        zeros = masks.zeros(module)
         notes = getattr(self.plugin, self.kind)(module, self.config, context)
+        if self.kind == "prune":  # whatever it zeroed stays zero in what follows
+            masks.mark_new_zeros(module, zeros)
         if any(not bool(torch.isfinite(p).all()) for p in module.parameters()):
             raise Failed(f"{self.kind} left weights that are not finite; a lower learning rate may help")
         return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in notes.items()}
