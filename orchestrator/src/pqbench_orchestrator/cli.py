@@ -91,7 +91,13 @@ def run_command(
     with display.LiveDisplay(errors) as live:
         place = _data_of(manifest, data, again)
         settings = run.Settings(
-            data=place, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note, manifest=manifest
+            data=place,
+            inventory=inventory,
+            allow_code=allow_code,
+            say=live.say,
+            note=live.note,
+            manifest=manifest,
+            is_new=not again,
         )
         folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
         try:
@@ -148,7 +154,13 @@ def search_command(
     with display.LiveDisplay(errors) as live:
         place = _data_of(manifest, data, again)
         settings = run.Settings(
-            data=place, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note, manifest=manifest
+            data=place,
+            inventory=inventory,
+            allow_code=allow_code,
+            say=live.say,
+            note=live.note,
+            manifest=manifest,
+            is_new=not again,
         )
         search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
         made = run.run_to_continue if again else run.new_run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.jobs import first_line
@@ -17,17 +18,21 @@ def external_locations(file: Path) -> list[str]:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as error:  # protobuf's and onnx's own share no root
         raise InvalidInput(f"{file} is not an ONNX file: {first_line(error)}") from error
-    found = (
-        entry.value for tensor in _tensors(model.graph) for entry in tensor.external_data if entry.key == "location"
-    )
+    nodes = [node for function in model.functions for node in function.node]
+    tensors = [*_tensors(model.graph), *(tensor for node in nodes for tensor in _of_node(node))]
+    found = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
     return list(dict.fromkeys(found))
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:  # type: ignore[name-defined] # noqa: F821
-    """All stored tensors, those of nodes and of graphs in nodes too."""
+def _tensors(graph: Any) -> Iterator[Any]:
+    """The tensors stored in a GraphProto and in the graphs of its nodes."""
     yield from graph.initializer
     for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+        yield from _of_node(node)
+
+
+def _of_node(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)

@@ -21,7 +21,12 @@ from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, Targe
 ORCHESTRATOR = "orchestrator"
 SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
 LATER = 1 << 20  # beyond every target's rank
-DIAGNOSTICS = ("profile", "baseline profile", "artifact")  # roles of steps that no figure of a cell needs
+DIAGNOSTICS = (
+    "profile",
+    "baseline profile",
+    "artifact",
+    "baseline fidelity",
+)  # roles of steps that no figure of a cell needs
 TRIED_BATCHES = (1, 3)  # with which an artifact of any batch size is tried
 REUSED_BY_OTHER_RUNS = ("prepare", "compress", "build", "verify", "try", "predict", "score")  # a measurement never is
 
@@ -135,6 +140,7 @@ class _Planner:
             "variant": self._variant(model, dataset, recipe, target),
             "build": self._build(model, dataset, recipe, target, load.batch_size),
             "fidelity": self._verify(model, dataset, recipe, target, load.batch_size),
+            "baseline fidelity": self._verify(model, dataset, Recipe(), target, load.batch_size),
             "artifact": self._try(model, dataset, recipe, target),
             "inputs": self._prepare(model, dataset, "test", dataset.test_images),
             "held-out score": self._held_out_score(model, dataset, recipe, target),

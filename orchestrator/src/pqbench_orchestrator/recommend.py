@@ -17,12 +17,13 @@ from typing import Any
 
 from pqbench_orchestrator.manifest import Goal
 from pqbench_orchestrator.stats import APART, TOLERANCE, images_for, least_loss_shown
-from pqbench_orchestrator.tables import Row
+from pqbench_orchestrator.tables import WRONG_BASELINE, Row
 
 GROUP = ("Model", "Dataset", "Batch Size", "Concurrency")
 COST = {"latency": "Inference Time (ms)", "size": "Engine (bytes)", "energy": "Energy (mJ/image)"}
 UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
 UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
+COMPARED = "its baseline, which computes something else"
 CHANCE = "accuracy above chance"
 HELD_OUT = "held-out training images"
 HALF = "a half of the scoring split, whose other half reports"
@@ -173,6 +174,8 @@ def violations(rows: Sequence[Row], goal: Goal, judged_on: str) -> dict[str, flo
             found[UNKNOWN_ACCURACY] = math.inf
         elif -change > goal.max_drop:
             found["max-drop"] = (-change - goal.max_drop) / max(goal.max_drop, 0.1)
+    if str(first.get("Warnings") or "").find(WRONG_BASELINE) >= 0:
+        found[COMPARED] = math.inf
     if any(row.get("Valid") is False for row in rows):
         found[INVALID] = math.inf
     bounds = (
@@ -264,6 +267,12 @@ def doubts_of(found: Recommendation, confirmed: Row | None) -> list[str]:
     if not is_proven(found):
         needed = f"; {images_for(bound)} are needed" if bound else ""
         doubts.append(f"A loss of at most {bound:g} points cannot be told on {images} images{needed}.")
+    change, low = (
+        _change(row, found.chosen_on) if images else None,
+        row.get(f"{JUDGES.get(found.chosen_on)} Change Low"),
+    )
+    if change is not None and low is not None and not row["Baseline"] and low < -bound:
+        doubts.append(f"By its interval a loss of {-low:.2f} points is not excluded.")
     last = confirmed if confirmed is not None and "Error" not in confirmed else row
     if last.get("Stable") is False:
         doubts.append(f"Its times are unstable: {last.get('Unstable Because')}.")

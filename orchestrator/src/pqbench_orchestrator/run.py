@@ -57,6 +57,7 @@ class Settings:
     compressor: Launcher | None = None  # in place of the inventory's
     note: Callable[[str], None] = field(default=lambda _: None)  # what stays to be read
     manifest: Path | None = None  # the user's file, of which a run keeps a copy
+    is_new: bool = False  # the run's folder was made for this call, and is nobody else's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def executing(folder: Path, settings: Settings, watcher: Watcher) -> Iterator[Pr
         try:
             ready = stack.enter_context(prepared(folder / MANIFEST, folder, settings, watcher))
         except InvalidInput:
-            if not (folder / ENVIRONMENT).is_file():  # nothing was ever done: no run is left of a wrong manifest
+            if settings.is_new and not (folder / ENVIRONMENT).is_file():  # no run is left of a wrong manifest
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         yield ready

@@ -46,6 +46,7 @@ THESIS_COLUMNS = (
     "Compressed Size", "Batch Size", "Prep Time (s)",
 )  # fmt: skip
 OFF = "-"  # where a technique is not used
+WRONG_BASELINE = "the baseline that it is compared with is wrong"
 AS_IT_IS = "loads as it is"
 AGAINST = {BETTER: "faster", WORSE: "slower", SAME: "same"}
 WORST_FIRST = ("failed", "unavailable", "refused")
@@ -279,6 +280,9 @@ def _add_fidelity(row: Row, cell: Cell, ledger: Ledger) -> None:
             warnings.append(
                 f"outputs are {decibels:.1f} dB from the model's own, {least:.0f} are usual for {cell.precision}"
             )
+    baseline = ledger.step(cell.steps["baseline fidelity"]) if "baseline fidelity" in cell.steps else None
+    if cell.recipe.steps and baseline is not None and baseline.outcome == "failed":
+        warnings.append(f"{WRONG_BASELINE}: {baseline.reason}")
     row["Artifact"] = _artifact_found(ledger, cell)
     if row["Artifact"] not in (None, AS_IT_IS):
         warnings.append(f"artifact: {row['Artifact']}")

@@ -17,6 +17,8 @@ MOST_BYTES = 1 << 18
 MOST_DEPTH = 32
 MOST_BITS = 64
 MOST_VALUES = 100_000  # aliases written out: a few lines of aliases of aliases stand for billions
+# What PyYAML's constructors raise of values that are not of the type that their tags name.
+UNMADE = (ValueError, OverflowError, KeyError, IndexError, AttributeError, TypeError, RecursionError)
 MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 NOT_PLAIN = {
     datetime.date: "a date",
@@ -38,8 +40,9 @@ def read(path: Path) -> dict[str, Any]:
         values = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise InvalidInput(f"{path}: not valid YAML: {_reason(error)}") from error
-    except (ValueError, OverflowError) as error:  # dates that do not exist, numbers of thousands of digits
-        raise InvalidInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except UNMADE as error:  # dates that do not exist, numbers of thousands of digits, tags that do not fit
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InvalidInput(f"{path}: not valid YAML: a value does not fit its type: {words}") from error
     if not isinstance(values, dict):
         raise InvalidInput(f"{path}: must be a mapping of keys")
     for where, problem in _problems(values, ()):
@@ -76,6 +79,7 @@ class _Open:
     anchor: str | None
     is_mapping: bool
     values: int = 1
+    depth: int = 1  # of what is in it, aliases written out
     children: int = 0
     key: str = ""
 
@@ -85,7 +89,7 @@ class _Size:
     """Counts the values of a document, aliases written out, and its depth, before anything is made of it."""
 
     open: list[_Open] = field(default_factory=list)
-    anchors: dict[str, int] = field(default_factory=dict)
+    anchors: dict[str, tuple[int, int]] = field(default_factory=dict)  # values and depth
 
     def check(self, event: yaml.Event) -> str:
         """What is wrong with the document up to this event; empty where nothing."""
@@ -96,18 +100,18 @@ class _Size:
             return f"nested over {MOST_DEPTH} deep" if len(self.open) > MOST_DEPTH else ""
         if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             done = self.open.pop()
-            return self._add(done.values, done.anchor)
+            return self._add(done.values, done.depth, done.anchor)
         if isinstance(event, yaml.AliasEvent):
             if any(one.anchor == event.anchor for one in self.open):
                 return f"*{event.anchor} refers to itself"
-            return self._add(self.anchors.get(event.anchor or "", 1), None)
+            return self._add(*self.anchors.get(event.anchor or "", (1, 0)), None)
         if isinstance(event, yaml.ScalarEvent):
-            return self._add(1, event.anchor, event.value)
+            return self._add(1, 0, event.anchor, event.value)
         return ""
 
-    def _add(self, values: int, anchor: str | None, text: str = "") -> str:
+    def _add(self, values: int, depth: int, anchor: str | None, text: str = "") -> str:
         if anchor is not None:
-            self.anchors[anchor] = values
+            self.anchors[anchor] = (values, depth)
         if not self.open:
             return ""
         parent = self.open[-1]
@@ -115,6 +119,9 @@ class _Size:
             parent.key = text
         parent.children += 1
         parent.values += values
+        parent.depth = max(parent.depth, depth + 1)
+        if len(self.open) + depth > MOST_DEPTH:
+            return f"nested over {MOST_DEPTH} deep"
         return f"aliases stand for over {MOST_VALUES} values" if parent.values > MOST_VALUES else ""
 
     @property

@@ -18,7 +18,7 @@ from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_runtime import frames
 from pqbench_runtime.backend import Built, Layer, Route
 from pqbench_runtime.service import RuntimeServicer
-from pqbench_runtime.worker import _check_precision, _padded, executed_precisions, translated
+from pqbench_runtime.worker import MAX_ENGINES, Worker, _check_precision, _padded, executed_precisions, translated
 from pqbench_runtime.workers import SessionWorker, WorkerProcess
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, NotFound, PrecisionMismatch, TooLarge, WorkerCrashed
@@ -199,3 +199,21 @@ def test_requests_are_bounded(tmp_path: Path, batch: int, preprocessing: Preproc
 
 def test_loopback_is_the_default() -> None:
     assert ServerOptions().listen == "127.0.0.1:0"
+
+
+def test_no_engine_of_a_measurement_is_unloaded_for_another(store: BlobStore, inputs: Images) -> None:
+    """Two engines with more instances than are kept otherwise: each works to the end."""
+    worker = Worker(store, lambda reply: None)
+    engines = []
+    for batch in (1, 2):
+        request = pb.BuildEngineRequest(
+            backend="openvino", options_json='{"threads": 1}', batch_size=batch, preprocessing=SMALL,
+            artifact=Artifact(blob=store.put(model()), form=Form.FORM_ONNX, precision=FP32),
+        )  # fmt: skip
+        engines.append(worker.build(request).engine)
+    settings = pb.MeasureSettings(
+        warmup_seconds=0.01, warmup_iterations=1, min_seconds=0.06, min_iterations=6, max_seconds=0.06, stability=0.5,
+        windows=6, scenario=pb.SCENARIO_OFFLINE, concurrency=6,
+    )  # fmt: skip
+    result = worker.measure(pb.MeasureRequest(engines=engines, inputs=inputs, settings=settings, run="r"))
+    assert len(worker._loaded) == 12 > MAX_ENGINES and len(result.timings) == 2

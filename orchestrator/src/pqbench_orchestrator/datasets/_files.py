@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import tarfile
 import zipfile
 from collections import Counter
@@ -30,7 +31,7 @@ def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     """All pictures below a folder, in the order of their paths, and how many other things look like one, by reason."""
     found, skipped = [], Counter[str]()
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-        if path.name.startswith("."):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             skipped["hidden files"] += 1
         elif path.is_file():
             found.append(path)
@@ -96,10 +97,18 @@ def open_image(path: Path) -> Image.Image:
                     f"{shown(path)} has {image.width} × {image.height} pixels; at most {MOST_PIXELS} are read"
                 )
             image.load()
-            return _eight_bits(ImageOps.exif_transpose(image), path)
+            return _eight_bits(_upright(image), path)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise InvalidInput(f"{shown(path)} cannot be decoded: {reason}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; those that cannot be read say nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (struct.error, TypeError, KeyError, EOFError, IndexError, AttributeError, SyntaxError):
+        return image.copy()
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Image.Image:

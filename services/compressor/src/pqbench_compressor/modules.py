@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
@@ -129,6 +129,8 @@ def _fold_normalised(module: nn.Module) -> None:
                 nn.utils.remove_weight_norm(layer, hook.name)
             elif isinstance(hook, SpectralNorm):
                 nn.utils.remove_spectral_norm(layer, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(layer, hook._tensor_name)
 
 
 def _overriding(module: nn.Module) -> dict[str, nn.Module]:
@@ -251,6 +253,10 @@ def _in_plain_containers(outputs: Any) -> Any:
         return {name: value for name, value in outputs.items() if value is not None}
     if isinstance(outputs, Mapping) and type(outputs) is not dict:
         return {str(name): value for name, value in outputs.items() if value is not None}
+    if type(outputs) in (tuple, list):
+        return type(outputs)(value for value in outputs if value is not None)
+    if type(outputs) is dict:
+        return {name: value for name, value in outputs.items() if value is not None}
     return outputs
 
 

@@ -103,7 +103,7 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
         model = onnx.load_from_string(data)
     except Exception as error:  # protobuf's own share no root
         raise InvalidInput(f"{name}: not an ONNX file: {first_line(error)}") from error
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(model):
         _take_in(tensor, external, name)
     if model.ByteSize() >= MAX_ONNX:
         raise TooLarge(f"{name}: with its weights it is over the 2 GB that one ONNX file can hold")
@@ -112,6 +112,9 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
     except Exception as error:  # onnx's own share no root
         raise InvalidInput(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     _only_true_inputs(model)
+    for node in (node for graph in _graphs(model.graph) for node in graph.node):
+        while node.input and not node.input[-1]:  # inputs that are left out at the end
+            del node.input[-1]
     return model
 
 
@@ -125,17 +128,20 @@ def normalised(name: str, model: onnx.ModelProto) -> bytes:
         graph = ir.serde.deserialize_model(model)
         normal_form(graph)
         model = ir.serde.serialize_model(graph)
+        model.ir_version = max(model.ir_version, LEAST_IR)
+        finish(model)
+        onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the libraries' own share no root
         raise InvalidInput(
             f"{name}: this ONNX model cannot be brought into opset {OPSET}: {first_line(error)}"
         ) from error
-    model.ir_version = max(model.ir_version, LEAST_IR)
-    finish(model)
     return model.SerializeToString(deterministic=True)
 
 
 def finish(model: onnx.ModelProto) -> None:
     """What the libraries leave: products without factors, biases of one axis, nodes with names of their own."""
+    for inner in list(_graphs(model.graph))[1:]:
+        _own_outputs(inner)
     for node in model.graph.node:
         if node.op_type == "Gemm":
             _plain_gemm(model.graph, node)
@@ -145,6 +151,16 @@ def finish(model: onnx.ModelProto) -> None:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     _name_nodes(model.graph)
+
+
+def _own_outputs(inner: onnx.GraphProto) -> None:
+    """Let a branch that passes on a tensor from outside make one of its own of it: ONNX allows no other."""
+    own = {name for node in inner.node for name in node.output}
+    own |= {one.name for one in inner.input} | {tensor.name for tensor in inner.initializer}
+    for index, output in enumerate(inner.output):
+        if output.name not in own:
+            passed, output.name = output.name, f"{output.name}#passed{index}"
+            inner.node.append(onnx.helper.make_node("Identity", [passed], [output.name]))
 
 
 def quantized_operator(model: onnx.ModelProto) -> str:
@@ -201,17 +217,27 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and those inside its nodes."""
     yield graph
     for node in graph.node:
+        yield from _inside(node)
+
+
+def _inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            yield from _graphs(inner)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
+    """All stored tensors: of the graph, of graphs inside its nodes, and of functions."""
+    nodes = [node for function in model.functions for node in function.node]
+    graphs = [*_graphs(model.graph), *(graph for node in nodes for graph in _inside(node))]
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        nodes += graph.node
+    for node in nodes:
         for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _graphs(inner)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
-    for one in _graphs(graph):
-        yield from one.initializer
-        for node in one.node:
-            for attribute in node.attribute:
-                yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
+            yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
 
 
 def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) -> None:

@@ -31,7 +31,7 @@ def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
     inputs = [one for one in model.graph.input if one.name not in constants]
     if refused := _declared(inputs, preprocessing):
         return Found(refused=refused)
-    fixed = max((axis.dim_value for axis in _first_axes(inputs)), default=0)
+    fixed = max((0, *(axis.dim_value for axis in _first_axes(inputs))))  # some write -1 for a free axis
     batch = fixed or ANY
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -85,7 +85,7 @@ def _declared(inputs: list[onnx.ValueInfoProto], preprocessing: Preprocessing) -
 def _fits(axes: Sequence[onnx.TensorShapeProto.Dimension], shape: list[int]) -> bool:
     if len(axes) != len(shape) + 1:
         return False
-    return all(not d.HasField("dim_value") or d.dim_value == size for d, size in zip(axes[1:], shape, strict=True))
+    return all(d.dim_value <= 0 or d.dim_value == size for d, size in zip(axes[1:], shape, strict=True))
 
 
 def _example(preprocessing: Preprocessing, batch: int) -> np.ndarray | Inputs:

@@ -25,8 +25,8 @@ def lowered(model: bytes, opset: int = WEAKLY_TYPED) -> bytes:
     (its converter lacks adapters for operators that merely took more types). Raises Refused where it is.
     """
     proto = onnx.load_from_string(model)
-    own = next(one for one in proto.opset_import if one.domain in ("", "ai.onnx"))
-    if own.version <= opset:
+    own = next((one for one in proto.opset_import if one.domain in ("", "ai.onnx")), None)
+    if own is None or own.version <= opset:
         return model
     _write_out(proto.graph)
     own.version, proto.ir_version = opset, min(proto.ir_version, IR_VERSION)

@@ -23,6 +23,7 @@ from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, export, modules, normal_form, onnx_check, statistics, steps, weights
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
+from pqbench_compressor.pruners._zero_fill import report
 from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_compressor.tensors import outputs_of
 from pqbench_wire import own_code
@@ -96,8 +97,11 @@ class Pipeline:
         found = onnx_check.examine(given, info.preprocessing)
         answer.refused, answer.fixed_batch = found.refused, found.fixed_batch
         answer.classes = answer.classes or found.classes
-        if not operator:
-            normal_form.normalised(model.name, given)
+        if not operator and not answer.refused:
+            try:
+                normal_form.normalised(model.name, given)
+            except InvalidInput as error:  # one file that cannot be converted does not end the plan of others
+                answer.refused = str(error)
 
     def _check_module(self, model: pb.Model, info: ModelInfo, answer: pb.CheckResponse) -> None:
         """A user's file of weights is loaded, a user's own module is run. Raises InvalidInput for weights."""
@@ -230,9 +234,10 @@ class Pipeline:
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
         """The FP32 ONNX, which must still have what each pruning step promised."""
         data = export.to_onnx(module, context.example)
+        left_out = report(module).get("left_out", ())
         for done in (step for step in history if step["kind"] == "prune" and step["plugin"] != steps.OWN_CODE):
             pruner = PRUNERS.load(done["plugin"])
-            if problem := pruner.problem(data, PRUNERS.configure(done["plugin"], json.dumps(done["config"]))):
+            if problem := pruner.problem(data, PRUNERS.configure(done["plugin"], json.dumps(done["config"])), left_out):
                 raise VerificationFailed(problem)
         return data
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -195,8 +195,11 @@ class Pruner(Protocol):
         """Prune; returns what is worth reporting."""
         ...
 
-    def problem(self, exported: bytes, config: Any) -> str:
-        """What an exported ONNX model lacks of what pruning promised; empty where nothing."""
+    def problem(self, exported: bytes, config: Any, left_out: Collection[str] = ()) -> str:
+        """What an exported ONNX model lacks of what pruning promised; empty where nothing.
+
+        `left_out`: tensors that belong to no layer and were never pruned.
+        """
         ...
 
 

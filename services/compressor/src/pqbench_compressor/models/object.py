@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
@@ -30,7 +31,13 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:
-    module: nn.Module = copy.deepcopy(own_code.live(name))
+    live = own_code.live(name)
+    for layer in live.modules() if isinstance(live, nn.Module) else ():
+        for hook in layer._forward_pre_hooks.values():  # they make a weight of others before each call
+            derived = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "")
+            if derived and isinstance(made := getattr(layer, derived, None), torch.Tensor) and not made.is_leaf:
+                setattr(layer, derived, made.detach())  # else it cannot be copied
+    module: nn.Module = copy.deepcopy(live)
     return module.cpu().eval()
 
 

@@ -46,7 +46,7 @@ def _inputs(name: str, file: Path) -> list[Input]:
 
 def _input(declared: onnx.ValueInfoProto) -> Input:
     tensor = declared.type.tensor_type
-    axes = [axis.dim_value for axis in tensor.shape.dim[1:]]
+    axes = [max(0, axis.dim_value) for axis in tensor.shape.dim[1:]]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     return Input(name=declared.name, dtype=str(dtype), shape=axes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -85,6 +85,6 @@ def refusal(module: nn.Module, config: Any, classes: int, example: Feed) -> str:
     return unfolded(module) or ("" if prunable(module) else "this model has no convolution and no linear layer")
 
 
-def problem(exported: bytes, config: Any) -> str:
+def problem(exported: bytes, config: Any, left_out: Collection[str] = ()) -> str:
     """Zeros promise nothing about their places."""
     return ""

@@ -6,7 +6,7 @@ does not divide stay dense and are named in the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -57,7 +57,7 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
     return {"pattern": f"{config.n}:{config.m}", "dense": dense} | report(module)
 
 
-def problem(exported: bytes, config: Config) -> str:
+def problem(exported: bytes, config: Config, left_out: Collection[str] = ()) -> str:
     """The first weight of an exported ONNX model that lost the pattern; empty where all have it.
 
     Weights whose input channels `m` does not divide have none to lose.
@@ -66,6 +66,8 @@ def problem(exported: bytes, config: Config) -> str:
     weights = {i.name: i for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in weights:
+            continue
+        if node.input[1] in left_out:  # no layer's: it was never pruned
             continue
         array = numpy_helper.to_array(weights[node.input[1]])
         inputs_first = node.op_type == "MatMul" or (not _attribute(node, "transB") and node.op_type == "Gemm")

@@ -103,6 +103,8 @@ def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tu
 
 def _collect(model: bytes, tensors: dict[str, int], inputs: Feed, batch: int, report: Report) -> Calibration:
     activations = {name: Activation() for name in tensors}
+    if not tensors:
+        return Calibration(activations=activations, images=len(inputs), batch=batch)
     session, names = _session(model, list(tensors))
     batch = _fitting(session, names, next(in_batches(session, inputs, 1)), batch)
     batch = fixed_batch(session) or batch

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.errors import Failed, InvalidInput, Refused
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -161,7 +161,9 @@ class Graph:
         _sort(graph)
         del graph.value_info[:]  # types change with the nodes around them
         if opset is not None:
-            own = next(one for one in self.model.opset_import if one.domain in ("", "ai.onnx"))
+            own = next((one for one in self.model.opset_import if one.domain in ("", "ai.onnx")), None)
+            if own is None:
+                raise Refused("this model has no operator of ONNX's own")
             own.version = max(own.version, opset)
         return self.model.SerializeToString(deterministic=True)
 

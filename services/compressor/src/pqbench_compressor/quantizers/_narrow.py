@@ -59,8 +59,12 @@ def _narrow_inputs(module: nn.Module, dtype: torch.dtype) -> None:
 
     islands = [name for name, layer in module.named_modules() if isinstance(layer, Island)]
     for name, layer in module.named_modules():
-        if not list(layer.children()) and not any(name.startswith(f"{island}.") for island in islands):
-            layer.register_forward_pre_hook(lambda _, inputs: _cast(inputs, dtype))
+        has_weights = any(True for _ in layer.parameters(recurse=False))
+        leaf = not list(layer.children()) or has_weights
+        if name and leaf and not any(name == island or name.startswith(f"{island}.") for island in islands):
+            layer.register_forward_pre_hook(
+                lambda _, inputs, named: (_cast(inputs, dtype), _cast(named, dtype)), with_kwargs=True
+            )
 
 
 def _beyond(module: nn.Module, images: Feed, limit: float) -> list[str]:

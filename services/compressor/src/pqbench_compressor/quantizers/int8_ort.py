@@ -45,10 +45,10 @@ class Config:
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, names: list[str], inputs: Feed) -> None:
+    def __init__(self, names: list[str], inputs: Feed, batch: int) -> None:
         # Whole batches only: its histograms cannot take a shorter last one.
-        count = max(1, len(inputs) // BATCH)
-        size = min(BATCH, len(inputs))
+        count = max(1, len(inputs) // batch)
+        size = min(batch, len(inputs))
         self._batches = iter([named(inputs[i * size : (i + 1) * size], names) for i in range(count)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -66,8 +66,12 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         before.write_bytes(source.onnx())
-        used = len(inputs) // BATCH * BATCH or len(inputs)
-        reader = _Reader([i.name for i in onnx.load(before).graph.input], inputs)
+        graph_inputs = onnx.load(before).graph.input
+        axes = graph_inputs[0].type.tensor_type.shape.dim
+        batch = max(axes[0].dim_value, 0) if axes else 0  # the file may take one size only
+        batch = batch or BATCH
+        used = len(inputs) // batch * batch or len(inputs)
+        reader = _Reader([i.name for i in graph_inputs], inputs, batch)
         with asking("ONNX Runtime's quantizer"):
             quantize_static(
                 before, after, reader, activation_type=TYPES[config.activations], weight_type=QuantType.QInt8,
