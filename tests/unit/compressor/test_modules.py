@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from pqbench_compressor import checkpoint, export, modules, weights
 from pqbench_compressor.plugins import MODELS, PRUNERS, Files
+from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
@@ -89,7 +91,15 @@ def test_wrappers_and_normalised_weights_become_a_plain_model(make: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda y: Output(y), lambda y: OrderedDict(logits=y, cache=None), lambda y: (y,), lambda y: {"logits": y}]
+    "wrap",
+    [
+        lambda y: Output(y),
+        lambda y: OrderedDict(logits=y, cache=None),
+        lambda y: (y,),
+        lambda y: {"logits": y},
+        lambda y: (y, None),
+        lambda y: {"logits": y, "loss": None},
+    ],
 )
 def test_any_usual_container_of_outputs_is_exported(wrap: Any) -> None:
     module = modules.plain(returning(wrap), IMAGE, "m")
@@ -122,6 +132,41 @@ def with_nan() -> nn.Module:
 def test_what_cannot_be_compressed_is_one_sentence(make: Any, reason: str) -> None:
     found = modules.refusal(modules.plain(make(), None, "m"), IMAGE)
     assert reason in found and "\n" not in found
+
+
+def test_masks_of_torchs_own_pruning_are_folded_in() -> None:
+    """Given as an object: it cannot even be copied, because its weights are derived of others."""
+    net = Net()
+    for layer in (net.a, net.f):
+        prune.l1_unstructured(layer, "weight", amount=0.5)
+    net(torch.from_numpy(IMAGE))
+    expected = export.run_module(net, IMAGE)
+    own_code.OBJECTS["masked"] = net
+    module = modules.plain(MODELS.load("object").build("masked", None, {}), IMAGE, "m")
+    assert {key.split(".")[-1] for key in module.state_dict()} == {"weight", "bias"}
+    assert float((module.a.weight == 0).float().mean()) == 0.5
+    np.testing.assert_allclose(export.run_module(module, IMAGE), expected, rtol=1e-5, atol=1e-6)
+
+
+class Raw(nn.Module):
+    """A matrix that belongs to no layer is multiplied with what a layer returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.matrix = nn.Conv2d(3, 8, 16), nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(x).flatten(1) @ self.matrix
+
+
+def test_a_matrix_of_no_layer_need_not_have_the_pattern() -> None:
+    module, config = Raw().eval(), PRUNERS.configure("nm", json.dumps({"n": 2, "m": 4}))
+    plugin = PRUNERS.load("nm")
+    report = plugin.prune(module, config, None)
+    data = export.to_onnx(module, np.repeat(IMAGE, 2, 0))
+    assert report["left_out"] == ["matrix"]
+    assert plugin.problem(data, config, report["left_out"]) == "" != plugin.problem(data, config)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from pqbench.common.v1.common_pb2 import Form, Preprocessing
 from pqbench_compressor import export, normal_form, onnx_check
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_compressor.quantizers._graph import Graph
+from pqbench_orchestrator.onnx_files import external_locations
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, normalise
 
@@ -199,3 +201,91 @@ def test_pictures_of_one_channel_export_without_detours() -> None:
     for example in (grey, strided):
         operators = [n.op_type for n in onnx.load_from_string(export.to_onnx(net.eval(), example)).graph.node]
         assert operators == ["Conv", "ReduceMean", "Reshape", "Gemm"]
+
+
+def whole(nodes: list[onnx.NodeProto], *weights: onnx.TensorProto, axes: Any = ("n", 3, 8, 8), rank: int = 4) -> bytes:
+    """An ONNX file of opset 17 from `image` to `scores`."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, axes)
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [f"axis{i}" for i in range(rank)])
+    graph = helper.make_graph(nodes, "g", [image], [scores], list(weights))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def branching() -> bytes:
+    """One branch of an If changes nothing: its Identity must not be taken away."""
+    rest, negative = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in ("same", "m"))
+    then = helper.make_graph([helper.make_node("Identity", ["image"], ["same"])], "then", [], [rest])
+    other = helper.make_graph([helper.make_node("Neg", ["image"], ["m"])], "else", [], [negative])
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[0, 1, 2, 3], keepdims=0),
+        helper.make_node("Greater", ["mean", "zero"], ["is_bright"]),
+        helper.make_node("If", ["is_bright"], ["scores"], then_branch=then, else_branch=other),
+    ]
+    return whole(nodes, numpy_helper.from_array(np.zeros((), np.float32), "zero"))
+
+
+def empty_bias() -> bytes:
+    """A convolution whose bias is the empty name, and a batch normalisation to be folded into it."""
+    ones = {"scale": (4,), "shift": (4,), "mean": (4,), "variance": (4,)}
+    weights = [numpy_helper.from_array(np.full(shape, 0.5, np.float32), name) for name, shape in ones.items()]
+    kernel = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "w", ""], ["c"]),
+        helper.make_node("BatchNormalization", ["c", *ones], ["scores"]),
+    ]
+    return whole(nodes, numpy_helper.from_array(kernel, "w"), *weights)
+
+
+@pytest.mark.parametrize("data", [branching(), empty_bias()], ids=["branch", "empty bias"])
+def test_what_exporters_leave_out_is_written_out(data: bytes) -> None:
+    image = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    before, after = (
+        export.run_onnx(one, image) for one in (data, normal_form.normalised("a", normal_form.read("a", data, {})))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_an_axis_of_minus_one_is_free() -> None:
+    model = onnx.load_from_string(whole([helper.make_node("Relu", ["image"], ["scores"])], axes=(-1, 3, -1, 8)))
+    found = onnx_check.examine(model, Preprocessing(height=8, width=8, channels=3))
+    assert not found.refused and not found.fixed_batch
+
+
+def test_weights_of_functions_are_taken_in(tmp_path: Path) -> None:
+    """A function's constant may be in a file beside the model too."""
+    constant = numpy_helper.from_array(np.full(4, 2.0, np.float32), "two")
+    (tmp_path / "two.bin").write_bytes(constant.raw_data)
+    onnx.external_data_helper.set_external_data(constant, "two.bin", 0, 16)
+    constant.ClearField("raw_data")
+    body = [helper.make_node("Constant", [], ["c"], value=constant), helper.make_node("Mul", ["x", "c"], ["y"])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "Twice", ["x"], ["y"], body, opsets[:1])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("image", "scores")]
+    graph = helper.make_graph(
+        [helper.make_node("Twice", ["image"], ["scores"], domain="own")], "g", values[:1], values[1:]
+    )
+    file = tmp_path / "model.onnx"
+    file.write_bytes(
+        helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9).SerializeToString()
+    )
+    assert external_locations(file) == ["two.bin"]
+    model = normal_form.read("a", file.read_bytes(), {"two.bin": tmp_path / "two.bin"})
+    result = export.run_onnx(normal_form.normalised("a", model), np.ones((1, 4), np.float32))
+    np.testing.assert_array_equal(result, np.full((1, 4), 2.0, np.float32))
+
+
+def test_onnx_runtimes_quantizer_takes_a_fixed_batch() -> None:
+    kernel = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["image", "w"], ["c"]), helper.make_node("Flatten", ["c"], ["scores"])]
+    data = whole(nodes, numpy_helper.from_array(kernel, "w"), axes=(2, 3, 8, 8), rank=2)
+    model = normal_form.normalised("a", normal_form.read("a", data, {}))
+    images = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    plugin = QUANTIZERS.load("int8-ort")
+    split = Training(
+        images=np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8), labels=np.zeros(8, int),
+        preprocessing=Preprocessing(height=8, width=8, channels=3, mean=[0.5] * 3, std=[0.25] * 3),
+    )  # fmt: skip
+    context = Context(seed=0, report=lambda *_: None, classes=4, images=images, training_split=split)
+    form = plugin.FORMS[0]
+    quantized = plugin.quantize(Source(onnx=lambda: model, module=None), plugin.Config(), context, (form,))[form]
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load_from_string(quantized).graph.node}

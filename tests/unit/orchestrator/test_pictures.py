@@ -11,7 +11,7 @@ from PIL import Image
 
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_orchestrator.dataset import DATASETS, fit
-from pqbench_orchestrator.datasets._files import open_image
+from pqbench_orchestrator.datasets._files import images_below, open_image
 from pqbench_wire.errors import InvalidInput
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -82,3 +82,14 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     wanted = Preprocessing(height=224, width=224, channels=3, resize=256, interpolation="bilinear")
     with pytest.raises(InvalidInput, match="too long to scale"):
         fit(Image.new("RGB", (1, 100_000)), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_hidden_folders_and_broken_exif_data(tmp_path: Path) -> None:
+    """Thumbnails of a file manager are not of the class whose folder they are in."""
+    (tmp_path / "a" / ".thumbs").mkdir(parents=True)
+    Image.fromarray(COLOURS).save(tmp_path / "a" / ".thumbs" / "1.png")
+    Image.fromarray(COLOURS).save(tmp_path / "a" / "1.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    found, skipped = images_below(tmp_path)
+    assert found == [tmp_path / "a" / "1.jpg"] and skipped == {"hidden files": 1}
+    assert read(found[0]).shape == COLOURS.shape

@@ -48,6 +48,10 @@ def test_every_case_is_one_clear_line_that_names_the_file(shared_cases: Path) ->
         ("a: 1\n---\nb: 2", "line 2: a second document begins"),
         ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
         ("x: 1\nx: 2", "line 2: key 'x' is given twice"),
+        ("a: !!int x", "a value does not fit its type"),
+        ("a: !!bool 7", "a value does not fit its type"),
+        ("a: !!timestamp x", "a value does not fit its type"),
+        ("\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 40))]), "nested over 32 deep"),
         ("", "must be a mapping of keys"),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from pqbench_wire.jobs import first_line
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
             ".tiff"}  # fmt: skip
 MOST_PIXELS = 1 << 26  # of one picture: what is larger is refused before it is decoded
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow's own; such data say nothing
 Image.MAX_IMAGE_PIXELS = None  # that bound holds before anything is decoded
 FULL_SCALE = 65535  # of pictures with 16 bits a channel
 DIRECT = ("1", "P", "PA", "LA", "La", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX", "RGBa")  # modes that Pillow makes RGB
