@@ -202,7 +202,11 @@ def test_loopback_is_the_default() -> None:
 
 
 def test_no_engine_of_a_measurement_is_unloaded_for_another(store: BlobStore, inputs: Images) -> None:
-    """Two engines with more instances than are kept otherwise: each works to the end."""
+    """Two engines with more instances than are kept otherwise: each works to the end.
+
+    With OpenVINO: ONNX Runtime's thread pool is its process's own.
+    """
+    pytest.importorskip("openvino")
     worker = Worker(store, lambda reply: None)
     engines = []
     for batch in (1, 2):
