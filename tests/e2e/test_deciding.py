@@ -61,6 +61,7 @@ def test_recommend_says_what_binds(quickstart: Path, pqbench: Pqbench) -> None:
         assert done.code == 2 and problem in done.err and "Traceback" not in done.err, done.err
 
 
+@pytest.mark.long
 def test_a_choice_that_no_run_confirmed_is_measured_now(quickstart: Path, pqbench: Pqbench) -> None:
     arguments = ("recommend", quickstart, "--batch-size", 1, "--target", "pytorch-cpu", "--minimize", "size", "--json")
     before = json.loads(pqbench(*arguments, "--no-measure").out)[0]

@@ -11,6 +11,7 @@ import pytest
 from .conftest import Pqbench
 
 
+@pytest.mark.long
 def test_a_run_has_a_parent_and_a_child_for_each_cell(
     pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def refused(address: str, **headers: str) -> int:
     return caught.value.code
 
 
+@pytest.mark.long
 def test_history_reports_and_comparisons(
     pqbench: Pqbench, write_manifest: Callable[..., Path], serve: Serve, open_page: Open, tmp_path: Path
 ) -> None:

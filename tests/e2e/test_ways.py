@@ -41,6 +41,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
         process.stdout.close()
 
 
+@pytest.mark.long
 def test_endpoints_that_share_no_folder(
     tmp_path: Path, pqbench: Pqbench, write_manifest: Write, start: Callable[..., str]
 ) -> None:
@@ -178,6 +179,7 @@ def test_bad_commands_exit_with_2(pqbench: Pqbench, arguments: tuple[str, ...]) 
     assert done.err.strip() and "Traceback" not in done.err
 
 
+@pytest.mark.long
 def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, pqbench: Pqbench, write_manifest: Write) -> None:
     measure = TINY["measure"] | {"min_seconds": 20, "max_seconds": 20}
     manifest = write_manifest(tmp_path, measure=measure)
@@ -201,6 +203,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, pqbench: Pqbench, w
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_lists_and_doctor(pqbench: Pqbench) -> None:
     names = {kind: [e["name"] for e in json.loads(pqbench("list", kind, "--json").out)]
              for kind in ("models", "datasets", "pruners", "quantizers", "backends")}  # fmt: skip

@@ -47,8 +47,10 @@ def macs(module: nn.Module, context: Context) -> int:
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [("thesis", "shufflenetv2"), ("thesis", "mobilenetv2"), ("cifar", "resnet56"), ("timm", "test_vit"),
-     ("torchvision", "mobilenet_v3_small"), ("torchvision", "efficientnet_b0"),
+    [("cifar", "resnet56"), ("timm", "test_vit"), ("torchvision", "mobilenet_v3_small"),
+     pytest.param("thesis", "shufflenetv2", marks=pytest.mark.long),
+     pytest.param("thesis", "mobilenetv2", marks=pytest.mark.long),
+     pytest.param("torchvision", "efficientnet_b0", marks=pytest.mark.long),
      pytest.param("torchvision", "resnet50", marks=pytest.mark.long),
      pytest.param("torchvision", "convnext_tiny", marks=pytest.mark.long)],
 )  # fmt: skip
