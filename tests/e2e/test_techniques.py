@@ -154,7 +154,7 @@ def test_a_users_own_pruner_and_what_a_bundle_reproduces(
     manifest = write_manifest(tmp_path, recipes=recipes)
     denied = pqbench("run", manifest, "--data", tmp_path / "data", "--json")
     cells = json.loads(denied.out)["cells"]
-    assert denied.code == 0 and cells[0]["Outcome"] == "refused" and "--allow-code" in cells[0]["Reason"]
+    assert denied.code == 1 and cells[0]["Outcome"] == "refused" and "--allow-code" in cells[0]["Reason"]
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", "--json")
     assert done.code == 0, done.err
     run, cell = json.loads(done.out)["run"], json.loads(done.out)["cells"][0]

@@ -69,7 +69,7 @@ def test_an_endpoint_that_is_not_there_is_unavailable_not_lost(
 ) -> None:
     (tmp_path / "i.yaml").write_text("targets: {ort: {endpoint: '127.0.0.1:1'}}")
     done = pqbench("run", write_manifest(tmp_path), "--data", tmp_path / "data", "--inventory", tmp_path / "i.yaml")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     rows = rows_of(newest_run(tmp_path / "data"))
     assert [row["Outcome"] for row in rows] == ["unavailable"] * 2
     assert "nothing answers at 127.0.0.1:1" in rows[0]["Reason"]
@@ -109,7 +109,7 @@ def test_own_code_on_a_folder_scored_on_a_subset_of_outputs(
         targets=[*TINY["targets"], {"name": "torch", "backend": "pytorch"}],
     )  # fmt: skip
     denied = pqbench("run", manifest, "--data", tmp_path / "data")
-    assert denied.code == 0
+    assert denied.code == 1
     assert {row["Outcome"] for row in rows_of(newest_run(tmp_path / "data"))} == {"refused"}
     assert "--allow-code" in rows_of(newest_run(tmp_path / "data"))[0]["Reason"]
     done = pqbench("run", manifest, "--data", tmp_path / "data2", "--allow-code")
