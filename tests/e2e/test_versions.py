@@ -54,7 +54,9 @@ def test_two_versions_side_by_side(
     run = Path(json.loads(done.out)["run"])
     rows = json.loads(done.out)["cells"]
     assert len(rows) == 12 and {row["Reason"] for row in rows} == {""}
-    assert all(row["Compute (ms)"] > 0 and row["GPU Power (W)"] == pytest.approx(100, rel=0.05) for row in rows)
+    assert all(row["Compute (ms)"] > 0 for row in rows)
+    powers = [row["GPU Power (W)"] for row in rows if "GPU Power (W)" in row]  # of engines measured alone
+    assert powers and powers == pytest.approx([100] * len(powers), rel=0.05)
     with sqlite3.connect(run / "ledger.sqlite") as db:
         order = db.execute("SELECT place FROM steps WHERE kind = 'measure' AND outcome = 'ok' ORDER BY id").fetchall()
     sessions = [place.removeprefix("target ") for (place,) in order][::2]  # two cells in each
