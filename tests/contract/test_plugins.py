@@ -124,7 +124,7 @@ def test_pruner(name: str, values: dict[str, Any], trained: torch.nn.Module, con
     np.testing.assert_allclose(
         export.run_onnx(data, context.example), export.run_module(module, context.example), atol=1e-3
     )
-    assert plugin.problem(data, config) == ""
+    assert plugin.problem(data, module, config) == ""
     with pytest.raises(InvalidInput, match="amount|n: "):
         PRUNERS.configure(name, '{"n": 0}' if name == "nm" else '{"amount": 1}')
 

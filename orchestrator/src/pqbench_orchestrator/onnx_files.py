@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.jobs import first_line
+from pqbench_wire.onnx_walk import external_location, stored_tensors
 
 
 def external_locations(file: Path) -> list[str]:
@@ -18,21 +17,4 @@ def external_locations(file: Path) -> list[str]:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as error:  # protobuf's and onnx's own share no root
         raise InvalidInput(f"{file} is not an ONNX file: {first_line(error)}") from error
-    nodes = [node for function in model.functions for node in function.node]
-    tensors = [*_tensors(model.graph), *(tensor for node in nodes for tensor in _of_node(node))]
-    found = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
-    return list(dict.fromkeys(found))
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """The tensors stored in a GraphProto and in the graphs of its nodes."""
-    yield from graph.initializer
-    for node in graph.node:
-        yield from _of_node(node)
-
-
-def _of_node(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        yield from (attribute.t, *attribute.tensors)
-        for inner in (attribute.g, *attribute.graphs):
-            yield from _tensors(inner)
+    return list(dict.fromkeys(found for tensor in stored_tensors(model) if (found := external_location(tensor))))

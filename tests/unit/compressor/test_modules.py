@@ -85,7 +85,7 @@ def test_wrappers_and_normalised_weights_become_a_plain_model(make: Any) -> None
     assert modules.refusal(module, IMAGE) == "" and modules.unfolded(module) == ""
     PRUNERS.load("nm").prune(module, PRUNERS.configure("nm", "{}"), None)
     data = export.to_onnx(module, np.repeat(IMAGE, 2, 0))
-    assert PRUNERS.load("nm").problem(data, PRUNERS.configure("nm", "{}")) == "", (
+    assert PRUNERS.load("nm").problem(data, module, PRUNERS.configure("nm", "{}")) == "", (
         "the executed weights have the pattern"
     )
 
@@ -148,6 +148,26 @@ def test_masks_of_torchs_own_pruning_are_folded_in() -> None:
     np.testing.assert_allclose(export.run_module(module, IMAGE), expected, rtol=1e-5, atol=1e-6)
 
 
+class Caching(Net):
+    """Keeps what it computed last."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.seen = super().forward(x)
+        return self.seen
+
+
+def test_live_objects_are_copied_whatever_they_keep() -> None:
+    net = Caching().eval()
+    expected = net(torch.from_numpy(IMAGE))
+    own_code.OBJECTS.update(caching=net, function=functional.relu)
+    plugin = MODELS.load("object")
+    copied = modules.plain(plugin.build("caching", None, {}), IMAGE, "m")
+    np.testing.assert_allclose(export.run_module(copied, IMAGE), expected.detach().numpy(), rtol=1e-5)
+    assert net.seen is expected, "the user's own module stays as it was"
+    with pytest.raises(InvalidInput, match="m is a function, not a torch.nn.Module"):
+        modules.plain(plugin.build("function", None, {}), IMAGE, "m")
+
+
 class Raw(nn.Module):
     """A matrix that belongs to no layer is multiplied with what a layer returns."""
 
@@ -157,16 +177,18 @@ class Raw(nn.Module):
         self.a, self.matrix = nn.Conv2d(3, 8, 16), nn.Parameter(torch.randn(8, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.a(x).flatten(1) @ self.matrix
+        y = self.a(x).flatten(1)
+        return y @ self.matrix + functional.linear(y[:, None], self.matrix)[:, 0] + y @ self.matrix.t()
 
 
 def test_a_matrix_of_no_layer_need_not_have_the_pattern() -> None:
+    """However export transposes and renames it."""
     module, config = Raw().eval(), PRUNERS.configure("nm", json.dumps({"n": 2, "m": 4}))
     plugin = PRUNERS.load("nm")
     report = plugin.prune(module, config, None)
     data = export.to_onnx(module, np.repeat(IMAGE, 2, 0))
     assert report["left_out"] == ["matrix"]
-    assert plugin.problem(data, config, report["left_out"]) == "" != plugin.problem(data, config)
+    assert plugin.problem(data, module, config) == ""
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench.common.v1.common_pb2 import Form, Preprocessing
 from pqbench_compressor import checkpoint, masks, modules, statistics
-from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Training
+from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Source, Training
 from pqbench_compressor.pruners import removal
+from pqbench_compressor.pruners._importance import gather
 from pqbench_compressor.quantizers._narrow import Island, narrowed
+from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_compressor.training import Options, train
 from pqbench_wire.errors import Refused
 
@@ -204,3 +207,67 @@ def test_no_plug_in_has_an_option_that_a_manifest_cannot_set() -> None:
             assert "method" not in catalog.load(name).Config.__dataclass_fields__, (
                 f"{name}: method is the step's own key"
             )
+
+
+class Kinds(nn.Module):
+    """One of each kind of layer that a classifier of pictures can have, two of them with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.c3, self.up = nn.Conv3d(1, 16, (3, 4, 4), (1, 4, 4)), nn.ConvTranspose2d(16, 24, 2, 2)
+        self.c1, self.a, self.b = nn.Conv1d(24, 16, 4, 4), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.b.weight = self.a.weight
+        self.f = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = functional.relu(self.up(functional.relu(self.c3(x[:, None])).squeeze(2)))
+        y = functional.relu(self.c1(y.flatten(2))).mean(2)
+        return self.f(functional.relu(self.b(functional.relu(self.a(y)))))
+
+
+def test_sensitivity_leaves_layers_of_every_kind_as_they_were() -> None:
+    module = Kinds().eval()
+    analysis = Sensitivity(module, CONTEXT, 2)
+    before = analysis._run()
+    points = analysis.rounding((8, 2))
+    assert {point.layer for point in points} == {"c3", "c1", "a", "f"}, "of two layers with one weight the first"
+    np.testing.assert_array_equal(analysis._run(), before)
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
+
+
+def test_bits_are_allocated_over_layers_of_every_kind_and_shared_ones_have_the_same() -> None:
+    plugin = QUANTIZERS.load("simulated")
+    source = Source(onnx=lambda: b"", module=Kinds().eval())
+    plugin.quantize(source, plugin.Config(average=5.0, images=2), CONTEXT, (Form.FORM_ONNX,))
+    bits = {name: weights for name, (weights, _) in source.notes["bits"].items()}
+    assert set(bits) == {"c3", "c1", "a", "b", "f"} and bits["a"] == bits["b"] and bits["c3"] == bits["f"] == 8
+
+
+def test_the_criterion_sensitivity_is_the_gradient_at_the_outputs_of_every_kind_of_layer() -> None:
+    module, outputs = Kinds().eval(), {}
+    for name in ("c3", "up", "c1", "a"):
+
+        def keep(layer: nn.Module, inputs: Any, output: torch.Tensor, name: str = name) -> None:
+            output.retain_grad()
+            outputs[name] = output
+
+        module.get_submodule(name).register_forward_hook(keep)
+    gather("sensitivity", module, CONTEXT, 8)
+    images, labels = (torch.from_numpy(array) for array in DATA.labelled(8, 0))
+    found = {name: module.get_submodule(name).weight.grad.clone() for name in ("c3", "up", "c1")}
+    module.zero_grad()
+    functional.cross_entropy(module(images), labels, reduction="sum").div(len(images)).backward()
+    for name, grad in found.items():
+        wanted = outputs[name].grad.abs().transpose(0, 1).flatten(1).sum(1)
+        along = grad.transpose(0, 1) if name == "up" else grad
+        torch.testing.assert_close(along.flatten(1)[:, 0], wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["l1-auto", "l1-global"])
+def test_what_a_method_does_not_look_at_is_named(name: str) -> None:
+    report = prune(Kinds().eval(), name, '{"amount": 0.5}' if name == "l1-global" else '{"amount": 0.5, "images": 2}')
+    assert report.get("left_out", []) == (["up.weight"] if name == "l1-auto" else [])
+    only = nn.Sequential(nn.ConvTranspose2d(3, 10, 32), nn.Flatten())
+    config = PRUNERS.configure(name, '{"amount": 0.5}')
+    assert bool(PRUNERS.load(name).refusal(only, config, 10, TWO)) == (name == "l1-auto")

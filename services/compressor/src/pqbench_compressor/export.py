@@ -26,7 +26,6 @@ from pqbench_wire.fidelity import sqnr as sqnr
 from pqbench_wire.inputs import Feed, flat, named
 from pqbench_wire.jobs import first_line
 
-OURS = ("#bf16", "#fp32", "#inner")  # how tensors end that BF16's casts make or take
 # The least signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
 # only; INT8 is held to being sane here, its accuracy is measured on the engine. What another maker's
 # tool makes of a model is a finding, however bad.
@@ -196,10 +195,6 @@ def _widened(artifact: bytes) -> bytes:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i == narrow:
                 attribute.i = wide
-    for node in model.graph.node:  # our own casts between FP32 and BF16 change nothing any more
-        if node.op_type == "Cast" and any(name.endswith(OURS) for name in (*node.input, *node.output)):
-            node.op_type = "Identity"
-            del node.attribute[:]
     del model.graph.value_info[:]
     return model.SerializeToString()
 

@@ -8,7 +8,7 @@ before it; products have no factors of their own; outputs that nobody reads are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from onnxscript.rewriter.rules.common import (
 
 from pqbench_wire.errors import InvalidInput, TooLarge
 from pqbench_wire.jobs import first_line
+from pqbench_wire.onnx_walk import all_graphs, stored_tensors
 
 OPSET = 20
 LEAST_IR = 8  # constants that are no inputs
@@ -103,7 +104,7 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
         model = onnx.load_from_string(data)
     except Exception as error:  # protobuf's own share no root
         raise InvalidInput(f"{name}: not an ONNX file: {first_line(error)}") from error
-    for tensor in _tensors(model):
+    for tensor in stored_tensors(model):
         _take_in(tensor, external, name)
     if model.ByteSize() >= MAX_ONNX:
         raise TooLarge(f"{name}: with its weights it is over the 2 GB that one ONNX file can hold")
@@ -112,7 +113,7 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
     except Exception as error:  # onnx's own share no root
         raise InvalidInput(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     _only_true_inputs(model)
-    for node in (node for graph in _graphs(model.graph) for node in graph.node):
+    for node in (node for graph in all_graphs(model.graph) for node in graph.node):
         while node.input and not node.input[-1]:  # inputs that are left out at the end
             del node.input[-1]
     return model
@@ -140,14 +141,14 @@ def normalised(name: str, model: onnx.ModelProto) -> bytes:
 
 def finish(model: onnx.ModelProto) -> None:
     """What the libraries leave: products without factors, biases of one axis, nodes with names of their own."""
-    for inner in list(_graphs(model.graph))[1:]:
+    for inner in list(all_graphs(model.graph))[1:]:
         _own_outputs(inner)
     for node in model.graph.node:
         if node.op_type == "Gemm":
             _plain_gemm(model.graph, node)
-    read = {name for graph in _graphs(model.graph) for node in graph.node for name in node.input}
-    read |= {output.name for graph in _graphs(model.graph) for output in graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    used = {name for graph in all_graphs(model.graph) for node in graph.node for name in node.input}
+    used |= {output.name for graph in all_graphs(model.graph) for output in graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     _name_nodes(model.graph)
@@ -165,7 +166,7 @@ def _own_outputs(inner: onnx.GraphProto) -> None:
 
 def quantized_operator(model: onnx.ModelProto) -> str:
     """The first operator that shows a model to be quantized already; empty where none does."""
-    nodes = (node for graph in _graphs(model.graph) for node in graph.node)
+    nodes = (node for graph in all_graphs(model.graph) for node in graph.node)
     return next((node.op_type for node in nodes if node.op_type in QUANTIZED), "")
 
 
@@ -211,33 +212,6 @@ def _only_true_inputs(model: onnx.ModelProto) -> None:
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, LEAST_IR)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        yield from _inside(node)
-
-
-def _inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            yield from _graphs(inner)
-
-
-def _tensors(model: onnx.ModelProto) -> Iterable[onnx.TensorProto]:
-    """All stored tensors: of the graph, of graphs inside its nodes, and of functions."""
-    nodes = [node for function in model.functions for node in function.node]
-    graphs = [*_graphs(model.graph), *(graph for node in nodes for graph in _inside(node))]
-    for graph in graphs:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        nodes += graph.node
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
 
 
 def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +27,10 @@ class Found:
 
 def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
     """Compare the declared inputs with the preprocessing and run the model, unoptimised, on one small batch."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [one for one in model.graph.input if one.name not in constants]
+    inputs = list(model.graph.input)
     if refused := _declared(inputs, preprocessing):
         return Found(refused=refused)
-    fixed = max((0, *(axis.dim_value for axis in _first_axes(inputs))))  # some write -1 for a free axis
+    fixed = fixed_batch(inputs)
     batch = fixed or ANY
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -54,8 +53,10 @@ def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
     return Found(fixed_batch=fixed, classes=classes)
 
 
-def _first_axes(inputs: list[onnx.ValueInfoProto]) -> list[onnx.TensorShapeProto.Dimension]:
-    return [one.type.tensor_type.shape.dim[0] for one in inputs if len(one.type.tensor_type.shape.dim)]
+def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int:
+    """The batch size that the declared inputs allow, 0 for any: some write -1 for a free axis."""
+    shapes = [one.type.tensor_type.shape.dim for one in inputs]
+    return max((0, *(axes[0].dim_value for axes in shapes if len(axes))))
 
 
 def _declared(inputs: list[onnx.ValueInfoProto], preprocessing: Preprocessing) -> str:

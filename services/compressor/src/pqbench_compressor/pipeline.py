@@ -23,7 +23,6 @@ from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, export, modules, normal_form, onnx_check, statistics, steps, weights
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, ModelInfo, Needs, Report, Source, Training
-from pqbench_compressor.pruners._zero_fill import report
 from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_compressor.tensors import outputs_of
 from pqbench_wire import own_code
@@ -34,7 +33,6 @@ from pqbench_wire.jobs import canonical
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 # A file that is quantized already is measured as it is.
-PRECISION_OF_FILES = {False: Precision.PRECISION_FP32, True: Precision.PRECISION_INT8}
 LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one
 
 
@@ -81,19 +79,16 @@ class Pipeline:
 
     def _check_file(self, model: pb.Model, info: ModelInfo, recipe: list[steps.Step], answer: pb.CheckResponse) -> None:
         """What a user's ONNX file declares, against what it will be given."""
-        kept = [form for form in answer.forms if form != Form.FORM_PT2]
-        del answer.forms[:]
-        answer.forms.extend(kept)
         given = self._given(model)
         operator = normal_form.quantized_operator(given)
-        if operator and recipe:
-            answer.refused = f"this file is quantized already: it has {operator} nodes"
-        elif operator:
-            answer.precision = Precision.PRECISION_INT8
-            del answer.forms[:]
-            answer.forms.append(Form.FORM_QDQ_TOOL)
+        forms = [form for form in answer.forms if form != Form.FORM_PT2]
+        answer.ClearField("forms")
+        answer.forms.extend(forms if recipe or not operator else [Form.FORM_QDQ_TOOL])
         if recipe:
+            answer.refused = f"this file is quantized already: it has {operator} nodes" if operator else ""
             return
+        if operator:
+            answer.precision = Precision.PRECISION_INT8
         found = onnx_check.examine(given, info.preprocessing)
         answer.refused, answer.fixed_batch = found.refused, found.fixed_batch
         answer.classes = answer.classes or found.classes
@@ -234,10 +229,9 @@ class Pipeline:
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
         """The FP32 ONNX, which must still have what each pruning step promised."""
         data = export.to_onnx(module, context.example)
-        left_out = report(module).get("left_out", ())
         for done in (step for step in history if step["kind"] == "prune" and step["plugin"] != steps.OWN_CODE):
             pruner = PRUNERS.load(done["plugin"])
-            if problem := pruner.problem(data, PRUNERS.configure(done["plugin"], json.dumps(done["config"])), left_out):
+            if problem := pruner.problem(data, module, PRUNERS.configure(done["plugin"], json.dumps(done["config"]))):
                 raise VerificationFailed(problem)
         return data
 
@@ -282,7 +276,8 @@ class Pipeline:
             failures: dict[Form, PqbenchError] = {}
             with _timed(seconds, "quantize"):
                 artifacts = _made(make, tuple(request.forms), failures)
-            precision = quantizer.PRECISION if quantizer else PRECISION_OF_FILES[quantized]
+            unchanged = Precision.PRECISION_INT8 if quantized else Precision.PRECISION_FP32
+            precision = quantizer.PRECISION if quantizer else unchanged
             # What the file itself computes, not what it became here.
             reference = export.run_onnx(as_it_is, context.images)
             self._keep(artifacts, failures, result, precision, source, context.images, reference, seconds)

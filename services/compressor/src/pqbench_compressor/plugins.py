@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -155,7 +155,10 @@ class Files:
 
 
 class ModelPlugin(Protocol):
-    """A family of models."""
+    """A family of models.
+
+    One of a user's own modules says OWN = True: they are run once while planning.
+    """
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
@@ -195,11 +198,8 @@ class Pruner(Protocol):
         """Prune; returns what is worth reporting."""
         ...
 
-    def problem(self, exported: bytes, config: Any, left_out: Collection[str] = ()) -> str:
-        """What an exported ONNX model lacks of what pruning promised; empty where nothing.
-
-        `left_out`: tensors that belong to no layer and were never pruned.
-        """
+    def problem(self, exported: bytes, module: nn.Module, config: Any) -> str:
+        """What `module`, exported as ONNX, lacks of what pruning promised; empty where nothing."""
         ...
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.quantizers import _fake_quant
 
 BATCH = 64  # images
-Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Curves = dict[str, list[float]]  # layer -> noise at each setting, in the order of the settings
 
 
@@ -89,11 +89,11 @@ class Sensitivity:
         return self._training.accuracy(outputs, self._labels)
 
 
-def _layers(module: nn.Module) -> dict[str, Layer]:
+def _layers(module: nn.Module) -> dict[str, OutputsFirst]:
     """Convolutions and linear layers by name; of those that share a weight the first."""
-    found: dict[int, tuple[str, Layer]] = {}
+    found: dict[int, tuple[str, OutputsFirst]] = {}
     for name, layer in module.named_modules():
-        if isinstance(layer, Layer):
+        if isinstance(layer, OutputsFirst):
             found.setdefault(id(layer.weight), (name, layer))
     return dict(found.values())
 

@@ -10,17 +10,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pqbench.compressor.v1.compressor_pb2 import LayerStatistics, Statistics
+from pqbench_compressor.layers import Layer
 from pqbench_compressor.tensors import plain_attention, tensors
 from pqbench_wire.inputs import Feed
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statistics:
     """Statistics of a PyTorch model; MACs of one image by torch's FLOP counter (two FLOPs a MAC)."""
     counter = count(module, tensors(example[:1]))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    layers = [_layer(name, m, flops) for name, m in module.named_modules() if isinstance(m, LAYERS)]
+    layers = [_layer(name, m, flops) for name, m in module.named_modules() if isinstance(m, Layer)]
     parameters = list(module.parameters())
     return Statistics(
         parameters=sum(p.numel() for p in parameters),

@@ -50,7 +50,7 @@ class Step:
     def apply(self, module: nn.Module, context: Context) -> dict[str, Any]:
         """Change `module` in place, unless it quantizes; returns what is worth reporting."""
         context.report(self.kind, 0, self.name)
-        zeros = masks.zeros(module)
+        zeros = masks.zeros(module) if self.kind == "prune" else {}
         notes = getattr(self.plugin, self.kind)(module, self.config, context)
         if self.kind == "prune":  # whatever it zeroed stays zero in what follows
             masks.mark_new_zeros(module, zeros)

@@ -31,14 +31,12 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:
+    """A copy. Tensors that were computed are copied by value: PyTorch refuses to copy what has a gradient's history."""
     live = own_code.live(name)
-    for layer in live.modules() if isinstance(live, nn.Module) else ():
-        for hook in layer._forward_pre_hooks.values():  # they make a weight of others before each call
-            derived = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "")
-            if derived and isinstance(made := getattr(layer, derived, None), torch.Tensor) and not made.is_leaf:
-                setattr(layer, derived, made.detach())  # else it cannot be copied
-    module: nn.Module = copy.deepcopy(live)
-    return module.cpu().eval()
+    layers = live.modules() if isinstance(live, nn.Module) else ()
+    held = [value for layer in layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+    copied: nn.Module = copy.deepcopy(live, {id(one): one.detach().clone() for one in held if not one.is_leaf})
+    return copied
 
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:

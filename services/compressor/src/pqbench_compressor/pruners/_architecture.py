@@ -14,12 +14,9 @@ from torch import nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
 from pqbench_compressor import statistics
+from pqbench_compressor.layers import Convolution, Layer, Transposed
 from pqbench_compressor.tensors import leaves
 from pqbench_wire.errors import InvalidInput
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-Layer = Convolution | Transposed | nn.Linear
 
 
 def attentions(module: nn.Module) -> list[nn.Module]:
@@ -148,8 +145,9 @@ class Costs:
         found = [projections(a)[-1] for a in attentions(module)]
         for layer in found:
             self._mixing[layer] = (layer, rest / sum(p.out_features for p in found))
+        self.whole = self.counted() if kind == "parameters" else total  # what it cost at first, counted
         layers = sum(self._weights(m, *_width(m)) for m in self._layers)
-        self._others = sum(p.numel() for p in module.parameters()) - layers if kind == "parameters" else 0.0
+        self._others = sum(p.numel() for p in module.parameters()) - layers
 
     def _note(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         applied = inputs[0] if isinstance(layer, Transposed) else output  # a transposed one multiplies each input

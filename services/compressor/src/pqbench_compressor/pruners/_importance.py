@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch_pruning.pruner import function, importance
 
+from pqbench_compressor.layers import Layer, Transposed
 from pqbench_compressor.plugins import Context
 
 BATCH = 32  # images
@@ -51,7 +52,7 @@ class SensitivityImportance(importance.GroupMagnitudeImportance):
         for i, (dep, idxs) in enumerate(group):
             layer = dep.layer
             if dep.pruning_fn in OUTPUTS and layer.weight.grad is not None:
-                along = layer.weight.grad.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight.grad
+                along = layer.weight.grad.transpose(0, 1) if isinstance(layer, Transposed) else layer.weight.grad
                 worth.scatter_add_(0, torch.tensor(group[i].root_idxs), along[idxs].flatten(1)[:, 0])
                 judged = True
         return self._normalize(worth, self.normalizer) if judged else None
@@ -75,7 +76,10 @@ def gather(criterion: str, module: nn.Module, context: Context, images: int) -> 
             loss = functional.cross_entropy(module(inputs[part]), labels[part], reduction="sum")
             (loss / len(inputs)).backward()
     for layer, score in (seen or {}).items():
-        shape = (1, -1) if getattr(layer, "transposed", False) else (-1, 1)
+        if isinstance(layer, Transposed) and layer.groups > 1:  # its outputs share the second axis of its weight
+            layer.weight.grad = None
+            continue
+        shape = (1, -1) if isinstance(layer, Transposed) else (-1, 1)
         score = score.reshape(shape + (1,) * (layer.weight.ndim - 2))
         layer.weight.grad = score.expand_as(layer.weight).clone()
 
@@ -100,7 +104,7 @@ def _output_gradients(module: nn.Module) -> Iterator[dict[Any, torch.Tensor]]:
     seen: dict[Any, torch.Tensor] = {}
 
     def on_output(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        channel = 1 if isinstance(layer, nn.Conv2d) else output.ndim - 1
+        channel = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
 
         def on_gradient(gradient: torch.Tensor) -> None:
             total = gradient.abs().sum([d for d in range(gradient.ndim) if d != channel])
@@ -108,7 +112,7 @@ def _output_gradients(module: nn.Module) -> Iterator[dict[Any, torch.Tensor]]:
 
         output.register_hook(on_gradient)
 
-    hooks = [m.register_forward_hook(on_output) for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [m.register_forward_hook(on_output) for m in module.modules() if isinstance(m, Layer)]
     try:
         yield seen
     finally:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from pqbench_compressor import masks
 from pqbench_compressor.plugins import Context
 from pqbench_wire import own_code
 from pqbench_wire.errors import Failed
@@ -16,7 +15,7 @@ from pqbench_wire.errors import Failed
 
 def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[str, Any]:
     """Let it prune; masks of torch.nn.utils.prune become zeros. Raises Failed if it adds or drops modules."""
-    before, zeros = set(module.state_dict()), masks.zeros(module)
+    before = set(module.state_dict())
     notes = own_code.called(name, pruner.prune, module, context)
     for layer in module.modules():
         masked = [key.removesuffix("_mask") for key, _ in layer.named_buffers(recurse=False) if key.endswith("_mask")]
@@ -26,5 +25,4 @@ def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[
         raise Failed(
             f"{name} changed the model's parts ({changed[0]}, …): a pruner may change tensors and their sizes only"
         )
-    masks.mark_new_zeros(module, zeros)
     return notes if isinstance(notes, dict) else {}

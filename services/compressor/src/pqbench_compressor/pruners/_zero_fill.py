@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,14 +10,12 @@ from torch import nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from pqbench_compressor import masks
+from pqbench_compressor.layers import Layer, Transposed
 from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Needs
 from pqbench_wire.inputs import Feed
 
-Weight = tuple[nn.Module, str]
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-Layer = Convolution | Transposed | nn.Linear | nn.Bilinear
+Weight = tuple[nn.Module, str]  # a layer and the name of one of its weights
 JOINT = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of nn.MultiheadAttention
 
 
@@ -35,7 +33,7 @@ def prunable(module: nn.Module) -> list[Weight]:
 
 
 def _names(layer: nn.Module) -> Iterator[str]:
-    if isinstance(layer, Layer):
+    if isinstance(layer, Layer | nn.Bilinear):
         yield "weight"
     elif isinstance(layer, nn.MultiheadAttention):
         yield from (name for name in JOINT if getattr(layer, name, None) is not None)
@@ -48,12 +46,13 @@ def each(module: nn.Module, method: BasePruningMethod, dim: int | None = None) -
 
     `dim`: of a method that picks channels: 0 for a layer's outputs, 1 for its inputs.
     """
-    for layer, name in prunable(module):
+    weights = prunable(module)
+    for layer, name in weights:
         weight = getattr(layer, name).detach()
         if dim is not None:
             method.dim = 1 - dim if isinstance(layer, Transposed) else dim  # type: ignore[attr-defined]
         zero(module, layer, name, method.compute_mask(weight, torch.ones_like(weight)))
-    return report(module)
+    return report(module, weights)
 
 
 def zero(module: nn.Module, layer: nn.Module, name: str, mask: torch.Tensor) -> None:
@@ -64,15 +63,20 @@ def zero(module: nn.Module, layer: nn.Module, name: str, mask: torch.Tensor) -> 
     masks.mark(module, (full for full, p in module.named_parameters() if p is weight))
 
 
-def report(module: nn.Module) -> dict[str, Any]:
-    """The weights that no method looks at, where there are any, and the share of zeros among all parameters."""
-    looked_at = {id(getattr(layer, name)) for layer, name in prunable(module)}
-    parameters = dict(module.named_parameters())
-    left = [name for name, p in parameters.items() if p.ndim > 1 and id(p) not in looked_at]
+def report(module: nn.Module, weights: Iterable[Weight]) -> dict[str, Any]:
+    """The weights besides `weights`, which were pruned, where there are any, and the share of zeros among all."""
+    left = left_out(module, weights)
     if not left:
         return {}
-    zeros = sum(p.numel() - int(torch.count_nonzero(p)) for p in parameters.values())
-    return {"left_out": left, "zeros_of_all": zeros / sum(p.numel() for p in parameters.values())}
+    parameters = list(module.parameters())
+    zeros = sum(p.numel() - int(torch.count_nonzero(p)) for p in parameters)
+    return {"left_out": list(left), "zeros_of_all": zeros / sum(p.numel() for p in parameters)}
+
+
+def left_out(module: nn.Module, weights: Iterable[Weight]) -> dict[str, nn.Parameter]:
+    """The parameters of two and more axes that are not among `weights`, by name."""
+    looked_at = {id(getattr(layer, name)) for layer, name in weights}
+    return {name: p for name, p in module.named_parameters() if p.ndim > 1 and id(p) not in looked_at}
 
 
 def needs(config: Any) -> Needs:
@@ -85,6 +89,6 @@ def refusal(module: nn.Module, config: Any, classes: int, example: Feed) -> str:
     return unfolded(module) or ("" if prunable(module) else "this model has no convolution and no linear layer")
 
 
-def problem(exported: bytes, config: Any, left_out: Collection[str] = ()) -> str:
+def problem(exported: bytes, module: nn.Module, config: Any) -> str:
     """Zeros promise nothing about their places."""
     return ""

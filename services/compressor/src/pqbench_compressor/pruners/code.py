@@ -5,7 +5,7 @@ Other keys of the step are the class's arguments. `context` is `pqbench_compress
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -41,7 +41,7 @@ def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> s
     return ""
 
 
-def problem(exported: bytes, config: Config, left_out: Collection[str] = ()) -> str:
+def problem(exported: bytes, module: nn.Module, config: Config) -> str:
     return ""
 
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
+from pqbench_compressor.layers import OutputsFirst
+from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners._zero_fill import problem as problem
-from pqbench_compressor.pruners._zero_fill import refusal as refusal
 from pqbench_compressor.pruners._zero_fill import report, zero
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves, mask
+from pqbench_wire.inputs import Feed
 
 REQUIRES = ("torch",)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -35,6 +37,12 @@ def needs(config: Config) -> Needs:
     return Needs(training=True, labels=True)
 
 
+def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
+    """Why there is no layer whose sensitivity can be measured."""
+    layers = [m for m in module.modules() if isinstance(m, OutputsFirst)]
+    return unfolded(module) or ("" if layers else "this model has no ordinary convolution and no linear layer")
+
+
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
     analysis = Sensitivity(module, context, config.images)
     noise = {layer: [0.0, *worse] for layer, worse in curves(analysis.pruning(SHARES[1:])).items()}
@@ -44,7 +52,8 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
     shares = _exact(allocate(noise, SHARES, savings, wanted), sizes, wanted)
     for name, layer in analysis.layers.items():
         zero(module, layer, "weight", mask(layer.weight, shares[name]))
-    return {"shares": shares} | report(module)
+    notes = {"shares": shares, "judged_on": context.training.judged_on(config.images, context.seed)}
+    return notes | report(module, [(layer, "weight") for layer in analysis.layers.values()])
 
 
 def _exact(shares: dict[str, float], sizes: dict[str, int], wanted: float) -> dict[str, float]:

@@ -34,4 +34,4 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
     parts = mask.split([getattr(layer, name).numel() for layer, name in weights])
     for (layer, name), part in zip(weights, parts, strict=True):
         zero(module, layer, name, part.view_as(getattr(layer, name)))
-    return report(module)
+    return report(module, weights)

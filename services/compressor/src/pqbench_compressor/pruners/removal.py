@@ -13,7 +13,7 @@ import dataclasses
 import math
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from pqbench_compressor.layers import Layer
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, gather
@@ -111,7 +112,7 @@ def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> s
     return known[trial]
 
 
-def problem(exported: bytes, config: Config, left_out: Collection[str] = ()) -> str:
+def problem(exported: bytes, module: nn.Module, config: Config) -> str:
     """What is removed needs no promise."""
     return ""
 
@@ -152,7 +153,7 @@ def _choices(module: nn.Module, config: Config) -> Iterator[tuple[Config, float]
     if config.target == "channels":
         return
     yield config, JUST_WITHIN
-    names = [name for name, layer in module.named_modules() if isinstance(layer, _architecture.Layer)]
+    names = [name for name, layer in module.named_modules() if isinstance(layer, Layer)]
     for name in names if len(names) <= FEW_LAYERS else ():
         yield dataclasses.replace(config, keep=(*config.keep, name)), JUST_WITHIN
 
@@ -165,9 +166,10 @@ def _removed(
     Raises Refused, with what can be had, where the target is missed; Failed where Torch-Pruning cannot follow.
     """
     macs, shape = _architecture.Costs(module, example, "macs"), _output_shape(module, example)
-    before = macs.counted()
+    before = macs.whole
     with _trainable(module):
-        removal = _Removal(module, config, example, beyond)
+        costs = _architecture.Costs(module, example, "parameters") if config.target == "parameters" else macs
+        removal = _Removal(module, config, example, beyond, costs)
         for iteration in range(1, config.iterations + 1):
             if context is not None:
                 gather(config.criterion, module, context, config.images)
@@ -199,11 +201,12 @@ def _trainable(module: nn.Module) -> Iterator[None]:
 class _Removal:
     """One pruning under way: Torch-Pruning ranks, this stops at the target."""
 
-    def __init__(self, module: nn.Module, config: Config, example: torch.Tensor, beyond: float) -> None:
-        self._module, self._config, self._beyond = module, config, beyond
+    def __init__(
+        self, module: nn.Module, config: Config, example: torch.Tensor, beyond: float, costs: _architecture.Costs
+    ) -> None:
+        self._module, self._config, self._beyond, self._costs = module, config, beyond, costs
         by_channels = config.target == "channels"
-        self._costs = _architecture.Costs(module, example, "macs" if by_channels else config.target)
-        self._before, self._counted = self._costs.now(), self._costs.counted()
+        self._before, self._counted = costs.now(), costs.whole
         self._shared = _architecture.shared(module)
         ratio, whole = config.amount if by_channels else MOST, config.heads == "whole"
         heads = _architecture.heads(module)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.tensors import batches
 from pqbench_wire.inputs import Feed
 
@@ -77,7 +78,7 @@ class RoundedInput(nn.Module):
 def insert(module: nn.Module, weights: int, activations: int, keep: Callable[[str], bool] = lambda _: False) -> None:
     """Round weights and inputs of every convolution and linear layer; 32 bits: leave as they are."""
     for name, layer in list(module.named_modules()):
-        if isinstance(layer, (nn.Conv2d, nn.Linear)) and not keep(name):
+        if isinstance(layer, OutputsFirst) and not keep(name):
             insert_into(layer, weights, activations)
 
 
@@ -93,12 +94,11 @@ def insert_into(layer: nn.Module, weights: int, activations: int) -> None:
 def remove(module: nn.Module) -> None:
     """Undo `insert`, keeping the unrounded weights."""
     for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if parametrize.is_parametrized(layer, "weight"):
-                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-            if hasattr(layer, "rounded_input"):
-                layer._forward_pre_hooks.clear()
-                del layer.rounded_input
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        for key in [key for key, hook in layer._forward_pre_hooks.items() if isinstance(hook, RoundedInput)]:
+            del layer._forward_pre_hooks[key]
+            del layer.rounded_input
 
 
 def observe(module: nn.Module, inputs: Feed) -> None:

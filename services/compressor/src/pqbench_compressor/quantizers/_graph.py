@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.onnx_walk import inner_graphs
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -48,6 +49,11 @@ class Graph:
     def compute_nodes(self) -> list[onnx.NodeProto]:
         """Convolutions and matrix products that can be quantized, in order."""
         return [n for n in self.nodes if n.op_type in COMPUTE and not self.hindrance(n)]
+
+    def notes(self) -> dict[str, dict[str, str]]:
+        """What to report of the layers that stay in FP32, where there are any."""
+        left = self.left_out()
+        return {"left_fp32": left} if left else {}
 
     def left_out(self) -> dict[str, str]:
         """Convolutions and products with a weight that stay as they are: name -> why."""
@@ -177,12 +183,6 @@ def reads(node: onnx.NodeProto) -> list[str]:
         found += [name for one in inner.node for name in reads(one) if name not in own]
         found += [o.name for o in inner.output if o.name not in own]
     return list(dict.fromkeys(found))
-
-
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes: branches and bodies of loops."""
-    for one in node.attribute:
-        yield from (*one.graphs, *([one.g] if one.HasField("g") else []))
 
 
 def _rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

@@ -37,6 +37,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     inputs = context.training.sample(config.images, context.seed)
     calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
     source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
+    source.notes |= Graph(model).notes()
     ranges = {name: calibration.range(name, "min-max", 100) for name in calibration.activations}
     placed = _placement.signed(model, ranges, Graph(model).matching(config.keep), fp8=True)
     return {form: _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else placed for form in forms}

@@ -13,6 +13,7 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _placement
+from pqbench_compressor.quantizers._graph import Graph
 
 REQUIRES = ("onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_INT4
@@ -31,5 +32,6 @@ def needs(config: Config) -> Needs:
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
+    source.notes |= Graph(source.onnx()).notes()
     model = _placement.weight_only_int4(source.onnx(), config.block)
     return {form: _placement.typed(model) if form == Form.FORM_QDQ_TYPED else model for form in forms}

@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.onnx_check import fixed_batch
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers._tools import asking
 from pqbench_wire.inputs import Feed, named
@@ -67,9 +68,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         before.write_bytes(source.onnx())
         graph_inputs = onnx.load(before).graph.input
-        axes = graph_inputs[0].type.tensor_type.shape.dim
-        batch = max(axes[0].dim_value, 0) if axes else 0  # the file may take one size only
-        batch = batch or BATCH
+        batch = fixed_batch(graph_inputs) or BATCH
         used = len(inputs) // batch * batch or len(inputs)
         reader = _Reader([i.name for i in graph_inputs], inputs, batch)
         with asking("ONNX Runtime's quantizer"):

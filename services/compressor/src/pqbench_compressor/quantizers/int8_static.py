@@ -64,8 +64,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         source.notes["smoothed"] = len(pairs)
     calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
     source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
-    if left := Graph(model).left_out():
-        source.notes["left_fp32"] = left
+    source.notes |= Graph(model).notes()
     maker = _Maker(model, calibration, config)
     if config.ranges == "auto":
         maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep)

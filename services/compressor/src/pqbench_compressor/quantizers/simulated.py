@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_onnx, to_pt2
+from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _fake_quant
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves
@@ -62,6 +63,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         if name in bits:
             _fake_quant.insert_into(layer, *bits[name])
     _fake_quant.observe(module, context.training.sample(config.images, context.seed))
+    if config.average is not None:
+        source.notes["judged_on"] = context.training.judged_on(HELD_OUT, context.seed)
     if config.epochs:
         _train(module, config, context)
     source.notes |= {"simulated": True, "bits": {name: list(pair) for name, pair in bits.items()}}
@@ -71,19 +74,22 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 def _bits(module: nn.Module, config: Config, context: Context) -> dict[str, tuple[int, int]]:
     """Bits of weight and input for each layer."""
-    layers = {name: m for name, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, OutputsFirst)}
     if not layers:
         raise Refused("this model has no convolution and no linear layer")
     ends = (next(iter(layers)), next(reversed(layers))) if config.edges else ()
-    weights = dict.fromkeys(layers, config.weights) | {name: max(EDGE, config.weights) for name in ends}
+    first: dict[int, str] = {}  # weight -> the first layer that has it: a shared weight has one number of bits
+    owners = {name: first.setdefault(id(layer.weight), name) for name, layer in layers.items()}
+    fixed = {owners[name] for name in ends}
+    weights = dict.fromkeys(owners.values(), config.weights) | {name: max(EDGE, config.weights) for name in fixed}
     if config.average is not None:
-        weights = _allocated(layers, ends, config.average, context, module)
+        weights = _allocated({name: layers[name] for name in weights}, fixed, config.average, context, module)
     inputs = dict.fromkeys(layers, config.activations) | {name: max(EDGE, config.activations) for name in ends}
-    return {name: (weights[name], inputs[name]) for name in layers}
+    return {name: (weights[owners[name]], inputs[name]) for name in layers}
 
 
 def _allocated(
-    layers: Mapping[str, nn.Module], ends: tuple[str, ...], average: float, context: Context, module: nn.Module
+    layers: Mapping[str, nn.Module], ends: Collection[str], average: float, context: Context, module: nn.Module
 ) -> dict[str, int]:
     """Bits of each layer's weights, `average` over all weights; those of `ends` are fixed."""
     sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in layers.items()}
