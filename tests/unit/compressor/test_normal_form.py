@@ -245,6 +245,17 @@ def test_what_exporters_leave_out_is_written_out(data: bytes) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
 
 
+def test_a_graph_in_a_node_stays_right_in_bf16() -> None:
+    """ONNX Runtime loses what an If reads where a cast before it changes nothing."""
+    model = normal_form.normalised("a", normal_form.read("a", branching(), {}))
+    images = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    context = Context(seed=0, report=lambda *_: None, classes=10, images=images, training_split=None)
+    plugin = QUANTIZERS.load("bf16")
+    source, form = Source(onnx=lambda: model, module=None), Form.FORM_ONNX
+    data = plugin.quantize(source, plugin.Config(), context, (form,))[form]
+    assert export.verify(data, form, plugin.PRECISION, images, export.run_onnx(model, images)).sqnr_db > 40
+
+
 def test_an_axis_of_minus_one_is_free() -> None:
     model = onnx.load_from_string(whole([helper.make_node("Relu", ["image"], ["scores"])], axes=(-1, 3, -1, 8)))
     found = onnx_check.examine(model, Preprocessing(height=8, width=8, channels=3))
