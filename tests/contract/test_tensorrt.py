@@ -141,7 +141,8 @@ def test_what_went_otherwise_is_said(
     engine = build("tensorrt", data, Form.FORM_ONNX, FP32, training.preprocessing).engine
     timing = measured(store, engine, training).timings[0]
     assert "could not be captured" in timing.settings["cuda_graph"] and timing.median > 0
-    assert not timing.stable and timing.unstable_reason == "throttled: hardware thermal, power cap"
+    held_down = timing.unstable_reason.partition("; other load")[0]  # on a busy machine that is said as well
+    assert not timing.stable and held_down == "throttled: hardware thermal, power cap"
     use("10.16.1.11")
     with pytest.raises(Refused, match="built on .*11.4.0.106; this is .*10.16.1.11"):
         measured(store, engine, training)

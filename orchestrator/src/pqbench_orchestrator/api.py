@@ -68,7 +68,7 @@ def benchmark(
         manifest.write_text(yaml.safe_dump(_plain(values), sort_keys=False), encoding="utf-8")
         launcher = InProcessLauncher(Path(data), allow_code)
         try:
-            options = run.Settings(data=Path(data), compressor=launcher, allow_code=allow_code)
+            options = run.Settings(data=Path(data), compressor=launcher, allow_code=allow_code, is_new=True)
             return run.execute(run.new_run(manifest, options), options, Nobody(), lambda _: None)
         finally:
             launcher.stop()

@@ -82,7 +82,7 @@ def _write_sample(path: Path, results: dict[str, Any], preprocessing: Preprocess
     outputs = json_format.ParseDict(results["predict"]["outputs"], Blob())
     prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0]
     if "indices" in results["predict"]:  # scoring stopped early: these are the examples that the outputs are of
-        prepared = prepared[np.asarray(store.array(json_format.ParseDict(results["predict"]["indices"], Blob())))]
+        prepared = prepared[store.array_of(results["predict"]["indices"])]
     prepared = prepared[:SAMPLES]
     inputs = prepared.arrays if isinstance(prepared, Inputs) else {"images": prepared}
     np.savez(path, outputs=store.array(outputs)[:SAMPLES], **inputs)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ InventoryPath = Annotated[
     Path | None, typer.Option("--inventory", help="Where services run (YAML); default: local processes.")
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Let the compressor run the Python files of the manifest.")
+    bool, typer.Option("--allow-code", help="Run the Python files of the manifest: models, steps, datasets.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -89,16 +89,7 @@ def run_command(
     if mlflow:
         tracking.check_reachable(mlflow)
     with display.LiveDisplay(errors) as live:
-        place = _data_of(manifest, data, again)
-        settings = run.Settings(
-            data=place,
-            inventory=inventory,
-            allow_code=allow_code,
-            say=live.say,
-            note=live.note,
-            manifest=manifest,
-            is_new=not again,
-        )
+        settings = _settings(live, manifest, data, inventory, allow_code, again)
         folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
         try:
             table = run.execute(folder, settings, live, live.planned)
@@ -115,9 +106,20 @@ def run_command(
     raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
 
 
-def _data_of(manifest: Path, data: Path, again: bool) -> Path:
-    """The data folder: of a run that is continued by its folder, the one that it lies in."""
-    return manifest.resolve().parent.parent if again and manifest.is_dir() else data
+def _settings(
+    live: display.LiveDisplay, manifest: Path, data: Path, inventory: Path | None, allow_code: bool, again: bool
+) -> run.Settings:
+    """Of a run or a search. One that is continued by its folder has the data folder that it lies in."""
+    is_folder = again and manifest.is_dir()
+    return run.Settings(
+        data=manifest.resolve().parent.parent if is_folder else data,
+        inventory=inventory,
+        allow_code=allow_code,
+        say=live.say,
+        note=live.note,
+        manifest=None if is_folder else manifest,
+        is_new=not again,
+    )
 
 
 def _go_on(command: str, folder: Path, settings: run.Settings) -> str:
@@ -152,16 +154,7 @@ def search_command(
     from pqbench_orchestrator import search  # Optuna takes a second to import
 
     with display.LiveDisplay(errors) as live:
-        place = _data_of(manifest, data, again)
-        settings = run.Settings(
-            data=place,
-            inventory=inventory,
-            allow_code=allow_code,
-            say=live.say,
-            note=live.note,
-            manifest=manifest,
-            is_new=not again,
-        )
+        settings = _settings(live, manifest, data, inventory, allow_code, again)
         search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
         made = run.run_to_continue if again else run.new_run
         folder = made(manifest, settings, search=True)
@@ -213,7 +206,7 @@ def sensitivity_command(
 ) -> None:
     """Prune and round one layer at a time: accuracy against amount, as table and plot."""
     with display.LiveDisplay(errors) as live:
-        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say)
+        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note)
         rows, page = run.sensitivities(manifest, settings, images)
     if as_json:
         print(json.dumps({"page": str(page), "rows": rows}))

@@ -22,6 +22,7 @@ from pqbench_orchestrator.samples import calls_of
 from pqbench_orchestrator.stats import (
     APART,
     BETTER,
+    NORMAL,
     SAME,
     TOLERANCE,
     WORSE,
@@ -31,13 +32,12 @@ from pqbench_orchestrator.stats import (
     unpaired_ratio,
     verdict,
 )
-from pqbench_orchestrator.tables import Row, recorded
+from pqbench_orchestrator.tables import Row, recorded, speedup_error
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
 IDENTITY = ("Model", "Dataset", "Recipe", "Batch Size", "Concurrency")
 NOT_COMPARABLE = "not comparable"
-NORMAL = 1.96  # standard errors on either side of a 95 % interval
 # Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
 MATTER = ("threads", "transfers", "cuda_graph", "spin", "mode")
 UNSAID = {"transfers": True}  # what a backend does that has no such option
@@ -312,15 +312,8 @@ def _by_speedup(old: list[Session], new: list[Session]) -> Ratio:
     if min(len(old), len(new)) > 1:
         return unpaired_ratio(_speedups(new), _speedups(old))
     value = _mean(_speedups(new)) / _mean(_speedups(old))
-    errors = [_log_error(session.row) / len(side) ** 0.5 for side in (old, new) for session in side[:1]]
-    half = NORMAL * math.hypot(*errors)
+    half = NORMAL * math.hypot(*(speedup_error([session.row for session in side]) for side in (old, new)))
     return Ratio(value=value, low=value * math.exp(-half), high=value * math.exp(half))
-
-
-def _log_error(row: Row) -> float:
-    """Standard error of a speed-up's logarithm, by its interval."""
-    low, high = row.get("Speedup Low"), row.get("Speedup High")
-    return (math.log(high) - math.log(low)) / (2 * NORMAL) if low and high else math.inf
 
 
 def _split(text: str) -> tuple[Path, str]:

@@ -101,7 +101,7 @@ def results_table(table: list[Row]) -> Table:
     view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("Model", "Recipe", "Target", "Batch"):
         view.add_column(name)
-    for name in ("Accuracy %", "Median ms", "95 % interval", "Speed-up", "Size MB"):
+    for name in ("Accuracy %", "Median ms", "95 % interval", "Speed-up", "Engine MB"):
         view.add_column(name, justify="right")
     view.add_column("Executed in")
     view.add_column("Outcome")
@@ -127,7 +127,7 @@ def _cells(row: Row) -> list[str]:
         number(row["Inference Time (ms)"], 3),
         f"{low:.3f}-{high:.3f}" if low is not None and high is not None else "",
         number(row.get("Speedup"), 2),
-        number(row["Compressed Size"], 3),
+        number(None if row.get("Engine (bytes)") is None else row["Engine (bytes)"] / 1e6, 3),
         str(row.get("Executed Precision") or ""),
         outcome,
     ]

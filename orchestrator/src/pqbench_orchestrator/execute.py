@@ -225,7 +225,7 @@ def _verify(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     """How near an engine's outputs are to the model's. Raises Failed for a baseline that computes something else."""
     request = runtime_pb2.PredictRequest(engine=_engine(needs["build"]), inputs=_images(needs["inputs"]))
     result = execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
-    outputs, reference = execution.store.array(result.outputs), _array(execution.store, needs["variant"]["reference"])
+    outputs, reference = execution.store.array(result.outputs), execution.store.array_of(needs["variant"]["reference"])
     if outputs.shape != reference.shape:
         raise Failed(
             f"computes something else: outputs {list(outputs.shape)}, the model's own are {list(reference.shape)}"
@@ -272,7 +272,7 @@ def _predict_in_parts(
     labels = np.asarray(store.array(_images(needs["inputs"]).labels))
     outputs_of = execution.datasets[step.spec["dataset"]].outputs
     columns = list(outputs_of) if outputs_of is not None else slice(None)
-    baseline = _array(store, needs["baseline"]["outputs"])[:, columns].argmax(1) == labels
+    baseline = store.array_of(needs["baseline"]["outputs"])[:, columns].argmax(1) == labels
     acceptable = float(baseline.mean()) - chosen["max_drop"] / 100
     parts = -(-len(labels) // max(LEAST_PART, -(-len(labels) // MOST_PARTS)))
     outputs, indices, seconds = [], [], 0.0
@@ -323,9 +323,9 @@ def _score(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
     """Metrics over the whole split; a model of a larger label set is scored on the dataset's outputs."""
     store, data = execution.store, execution.datasets[step.spec["dataset"]]
     labels = np.asarray(store.array(_images(needs["inputs"]).labels))
-    variant, baseline = (_array(store, needs[role]["outputs"]) for role in ("predict", "baseline"))
+    variant, baseline = (store.array_of(needs[role]["outputs"]) for role in ("predict", "baseline"))
     if "indices" in needs["predict"]:
-        scored_ones = _array(store, needs["predict"]["indices"])
+        scored_ones = store.array_of(needs["predict"]["indices"])
         labels, baseline = labels[scored_ones], baseline[scored_ones]
     classifies, labelled = not needs["predict"].get("flattened", False), data.split(step.spec["split"]).labelled
     if classifies and labelled:
@@ -384,10 +384,6 @@ def _images(result: dict[str, Any]) -> Images:
 
 def _engine(result: dict[str, Any]) -> runtime_pb2.Engine:
     return json_format.ParseDict(result["engine"], runtime_pb2.Engine())
-
-
-def _array(store: BlobStore, blob: dict[str, Any]) -> np.ndarray:
-    return store.array(json_format.ParseDict(blob, Blob()))
 
 
 def _outcome(error: PqbenchError) -> str:

@@ -13,22 +13,38 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from pqbench_orchestrator.manifest import Goal
-from pqbench_orchestrator.stats import APART, TOLERANCE, images_for, least_loss_shown
-from pqbench_orchestrator.tables import WRONG_BASELINE, Row
+from pqbench_orchestrator.stats import APART, NORMAL, TOLERANCE, images_for, least_loss_shown
+from pqbench_orchestrator.tables import Row, speedup_error
 
 GROUP = ("Model", "Dataset", "Batch Size", "Concurrency")
 COST = {"latency": "Inference Time (ms)", "size": "Engine (bytes)", "energy": "Energy (mJ/image)"}
 UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
 UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
-COMPARED = "its baseline, which computes something else"
+COMPARED = "its baseline, which was not found to compute the model"
+USELESS = "its artifact, which gives wrong outputs or none"
 CHANCE = "accuracy above chance"
 HELD_OUT = "held-out training images"
 HALF = "a half of the scoring split, whose other half reports"
 SCORED = "the split that scores: no other images were set aside for choices"
 NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
+
+
+class Judge(NamedTuple):
+    """The columns that say how a recipe did on images that judge."""
+
+    accuracy: str
+    change: str
+    images: str
+
+
+JUDGES = {  # the first that a run has
+    HELD_OUT: Judge("Held-out Accuracy", "Held-out Change", "Held-out Images"),
+    HALF: Judge("Selection Accuracy", "Selection Change", "Selection Images"),
+    SCORED: Judge("Accuracy", "Accuracy Change", "Scored Images"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,25 +98,21 @@ def _choose(group: dict[str, Any], rows: Sequence[Row], goal: Goal) -> Recommend
     return Recommendation(group=group, goal=goal, best=best, runners_up=alike, chosen_on=judged_on)
 
 
-JUDGES = {HELD_OUT: "Held-out", HALF: "Selection", SCORED: "Accuracy"}  # how the columns of each begin
-
-
 def _change(row: Row, judged_on: str) -> float | None:
     """Points by which accuracy changed on the images that judge."""
-    value = row.get("Accuracy Change" if judged_on == SCORED else f"{JUDGES[judged_on]} Change")
+    value = row.get(JUDGES[judged_on].change)
     return None if value is None else float(value)
 
 
 def judges(row: Row, judged_on: str) -> int:
     """How many images judged; 0 where none did."""
-    return int(row.get("Scored Images" if judged_on == SCORED else f"{JUDGES.get(judged_on)} Images") or 0)
+    return 0 if judged_on == NOTHING else int(row.get(JUDGES[judged_on].images) or 0)
 
 
 def chosen_on(rows: Sequence[Row]) -> str:
     """The images on which accuracy is judged."""
-    columns = (("Held-out Change", HELD_OUT), ("Selection Change", HALF), ("Accuracy Change", SCORED))
-    for column, what in columns:
-        if any(row.get(column) is not None for row in rows if not row["Baseline"]):
+    for what, judge in JUDGES.items():
+        if any(row.get(judge.change) is not None for row in rows if not row["Baseline"]):
             return what
     return SCORED if all(row["Baseline"] for row in rows) else NOTHING
 
@@ -155,12 +167,7 @@ def _error(repeats: Sequence[Row], baseline_ms: float | None) -> float:
         return math.inf
     if repeats[0]["Baseline"]:
         return 0.0
-    return math.sqrt(sum(_log_error(row) ** 2 for row in repeats)) / len(repeats)
-
-
-def _log_error(row: Row) -> float:
-    low, high = row.get("Speedup Low"), row.get("Speedup High")
-    return (math.log(high) - math.log(low)) / (2 * 1.96) if row.get("Paired") and low and high else math.inf
+    return speedup_error(repeats)
 
 
 def violations(rows: Sequence[Row], goal: Goal, judged_on: str) -> dict[str, float]:
@@ -174,8 +181,10 @@ def violations(rows: Sequence[Row], goal: Goal, judged_on: str) -> dict[str, flo
             found[UNKNOWN_ACCURACY] = math.inf
         elif -change > goal.max_drop:
             found["max-drop"] = (-change - goal.max_drop) / max(goal.max_drop, 0.1)
-    if str(first.get("Warnings") or "").find(WRONG_BASELINE) >= 0:
+    if first.get("Baseline Verified") is False:
         found[COMPARED] = math.inf
+    if first.get("Artifact Works") is False:
+        found[USELESS] = math.inf
     if any(row.get("Valid") is False for row in rows):
         found[INVALID] = math.inf
     bounds = (
@@ -214,16 +223,20 @@ def told_apart(best: Candidate, other: Candidate, goal: Goal) -> bool:
     error = math.hypot(best.error, other.error) if best.row["Target"] == other.row["Target"] else math.inf
     if math.isinf(error):
         return difference > math.log1p(APART)
-    return difference > max(math.log1p(TOLERANCE), 1.96 * error)
+    return difference > max(math.log1p(TOLERANCE), NORMAL * error)
 
 
 def as_json(found: Recommendation, confirmed: Row | None) -> dict[str, Any]:
     """A recommendation for scripts."""
+    images = judges(found.best.row, found.chosen_on) if found.best else None
     return {
         "group": found.group,
         "goal": found.goal.model_dump(),
         "chosen_on": found.chosen_on,
-        "images": judges(found.best.row, found.chosen_on) if found.best else None,
+        "images": images,
+        "least_loss_shown": least_loss_shown(images) if images else None,
+        "proven": is_proven(found) if found.best else None,
+        "stable": _settled(found.best.row, confirmed).get("Stable") if found.best else None,
         "doubts": doubts_of(found, confirmed) if found.best else [],
         "best": found.best.row if found.best else None,
         "confirmed": confirmed,
@@ -267,18 +280,20 @@ def doubts_of(found: Recommendation, confirmed: Row | None) -> list[str]:
     if not is_proven(found):
         needed = f"; {images_for(bound)} are needed" if bound else ""
         doubts.append(f"A loss of at most {bound:g} points cannot be told on {images} images{needed}.")
-    change, low = (
-        _change(row, found.chosen_on) if images else None,
-        row.get(f"{JUDGES.get(found.chosen_on)} Change Low"),
-    )
-    if change is not None and low is not None and not row["Baseline"] and low < -bound:
+    low = row.get(f"{JUDGES[found.chosen_on].change} Low") if images else None
+    if low is not None and not row["Baseline"] and low < -bound:
         doubts.append(f"By its interval a loss of {-low:.2f} points is not excluded.")
-    last = confirmed if confirmed is not None and "Error" not in confirmed else row
+    last = _settled(row, confirmed)
     if last.get("Stable") is False:
         doubts.append(f"Its times are unstable: {last.get('Unstable Because')}.")
     if row.get("Warnings"):
         doubts.append(f"Warning: {row['Warnings']}.")
     return doubts
+
+
+def _settled(row: Row, confirmed: Row | None) -> Row:
+    """The times that count: those measured after the choice, where there are any."""
+    return confirmed if confirmed is not None and "Error" not in confirmed else row
 
 
 def is_proven(found: Recommendation) -> bool:

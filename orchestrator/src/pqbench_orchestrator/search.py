@@ -25,7 +25,7 @@ from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Watcher
 from pqbench_orchestrator.manifest import Manifest, Recipe
 from pqbench_orchestrator.plan import Plan, plan
-from pqbench_orchestrator.recommend import COST, INVALID, UNIT, chosen_on, cost_of, judges, violations
+from pqbench_orchestrator.recommend import COST, INVALID, JUDGES, UNIT, chosen_on, cost_of, judges, violations
 from pqbench_orchestrator.run import STUDY, TRIALS, Prepared, Settings, complete, executing
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row
@@ -304,7 +304,7 @@ def _needed(made: Plan, cells: set[str]) -> tuple[Any, ...]:
 
 def _accuracy(row: Row) -> float:
     """On the images on which recipes are chosen."""
-    values = (row.get(name) for name in ("Held-out Accuracy", "Selection Accuracy", "Accuracy"))
+    values = (row.get(judge.accuracy) for judge in JUDGES.values())
     return float(next((value for value in values if value is not None), 0.0))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+NORMAL = 1.96  # standard errors on either side of a 95 % interval
 LEVEL = 0.95
 RESAMPLES = 10_000
 TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval

@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 from google.protobuf import json_format
 
-from pqbench.common.v1.common_pb2 import Blob, Form
+from pqbench.common.v1.common_pb2 import Form
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, EngineTiming, GpuReading, MeasureResult
 from pqbench_orchestrator.ledger import Ledger, StepRecord
@@ -22,6 +22,7 @@ from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.plan import DIAGNOSTICS, Cell, Plan
 from pqbench_orchestrator.stats import (
     BETTER,
+    NORMAL,
     SAME,
     WORSE,
     PairedDifference,
@@ -46,7 +47,6 @@ THESIS_COLUMNS = (
     "Compressed Size", "Batch Size", "Prep Time (s)",
 )  # fmt: skip
 OFF = "-"  # where a technique is not used
-WRONG_BASELINE = "the baseline that it is compared with is wrong"
 AS_IT_IS = "loads as it is"
 AGAINST = {BETTER: "faster", WORSE: "slower", SAME: "same"}
 WORST_FIRST = ("failed", "unavailable", "refused")
@@ -280,29 +280,32 @@ def _add_fidelity(row: Row, cell: Cell, ledger: Ledger) -> None:
             warnings.append(
                 f"outputs are {decibels:.1f} dB from the model's own, {least:.0f} are usual for {cell.precision}"
             )
-    baseline = ledger.step(cell.steps["baseline fidelity"]) if "baseline fidelity" in cell.steps else None
-    if cell.recipe.steps and baseline is not None and baseline.outcome == "failed":
-        warnings.append(f"{WRONG_BASELINE}: {baseline.reason}")
-    row["Artifact"] = _artifact_found(ledger, cell)
+    baseline = _record(ledger, cell, "baseline fidelity")
+    if cell.recipe.steps and baseline is not None and baseline.outcome in ("ok", "failed"):
+        row["Baseline Verified"] = baseline.outcome == "ok"
+        if not row["Baseline Verified"]:
+            warnings.append(f"the baseline that it is compared with was not verified: {baseline.reason}")
+    row |= _artifact_columns(ledger, cell)
     if row["Artifact"] not in (None, AS_IT_IS):
         warnings.append(f"artifact: {row['Artifact']}")
     row["Warnings"] = "; ".join(warnings) or None
 
 
-def _artifact_found(ledger: Ledger, cell: Cell) -> str | None:
+def _artifact_columns(ledger: Ledger, cell: Cell) -> Row:
     """What loading the artifact with the runtime's defaults gives, and what it needs where that is wrong."""
-    record = ledger.step(cell.steps["artifact"]) if "artifact" in cell.steps else None
+    record = _record(ledger, cell, "artifact")
     if record is None or (record.done and not (record.result or {}).get("trials")):
-        return None
+        return {"Artifact": None}
     if not record.done:
-        return f"could not be tried: {record.reason}"
+        return {"Artifact": f"could not be tried: {record.reason}"}
     assert record.result is not None
     first, *others = record.result["trials"]
     if not first.get("problem"):
-        return AS_IT_IS
+        return {"Artifact": AS_IT_IS, "Artifact Works": True}
     right = next((one["way"] for one in others if not one.get("problem")), None)
     needed = f"it needs {right}" if right else "nothing that was tried helps"
-    return f"with {cell.target.backend}'s defaults {first['problem']}; {needed}"
+    said = f"with {cell.target.backend}'s defaults {first['problem']}; {needed}"
+    return {"Artifact": said, "Artifact Works": right is not None}
 
 
 def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
@@ -317,11 +320,22 @@ def _add_scores(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     row["Classes"] = record.result.get("classes")
     row["Stopped Early"] = record.result.get("stopped") or None
     if "right" in record.result:
-        variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
+        variant, baseline = store.array_of(record.result["right"])
         low, high = wilson(int(variant.sum()), len(variant))
         row["Accuracy Low"], row["Accuracy High"] = 100 * low, 100 * high
         if cell.recipe.steps:
             row |= change_columns(paired_difference(variant, baseline))
+
+
+def speedup_error(repeats: Sequence[Row]) -> float:
+    """Standard error of the mean logarithm of a cell's paired speed-ups; infinite where one has no interval."""
+    errors = []
+    for row in repeats:
+        low, high = row.get("Speedup Low"), row.get("Speedup High")
+        if not (row.get("Paired") and low and high):
+            return math.inf
+        errors.append((math.log(high) - math.log(low)) / (2 * NORMAL))
+    return math.hypot(*errors) / len(errors)
 
 
 def _add_held_out(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
@@ -329,12 +343,8 @@ def _add_held_out(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> Non
     record = _done(ledger, cell, "held-out score")
     if record is None or record.result is None or "right" not in record.result:
         return
-    variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
-    change = paired_difference(variant, baseline)
-    row["Held-out Accuracy"] = 100 * float(variant.mean())
-    row["Held-out Images"] = len(variant)
-    row["Held-out Change"] = change.points
-    row["Held-out Change Low"], row["Held-out Change High"] = change.low, change.high
+    variant, baseline = store.array_of(record.result["right"])
+    row |= _part_columns("Held-out", variant, baseline)
 
 
 def _add_halves(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
@@ -343,20 +353,25 @@ def _add_halves(row: Row, cell: Cell, ledger: Ledger, store: BlobStore) -> None:
     if cell.selection != "half" or record is None or inputs is None or "right" not in (record.result or {}):
         return
     assert record.result is not None and inputs.result is not None
-    variant, baseline = store.array(json_format.ParseDict(record.result["right"], Blob()))
-    labels = np.asarray(store.array(json_format.ParseDict(inputs.result["labels"], Blob())))
+    variant, baseline = store.array_of(record.result["right"])
+    labels = store.array_of(inputs.result["labels"])
     selecting = selection_half(labels, cell.seed)
     predict = _done(ledger, cell, "predict")
     if predict is not None and "indices" in (predict.result or {}):  # it was stopped early
         assert predict.result is not None
-        selecting = selecting[store.array(json_format.ParseDict(predict.result["indices"], Blob()))]
+        selecting = selecting[store.array_of(predict.result["indices"])]
     for name, part in (("Selection", selecting), ("Report", ~selecting)):
-        if not part.any():
-            continue
-        change = paired_difference(variant[part], baseline[part])
-        row[f"{name} Accuracy"], row[f"{name} Images"] = 100 * float(variant[part].mean()), int(part.sum())
-        row[f"{name} Change"] = change.points
-        row[f"{name} Change Low"], row[f"{name} Change High"] = change.low, change.high
+        if part.any():
+            row |= _part_columns(name, variant[part], baseline[part])
+
+
+def _part_columns(name: str, variant: np.ndarray, baseline: np.ndarray) -> Row:
+    """Accuracy on some of the images; `variant` and `baseline` say which were right."""
+    change = paired_difference(variant, baseline)
+    return {
+        f"{name} Accuracy": 100 * float(variant.mean()), f"{name} Images": len(variant),
+        f"{name} Change": change.points, f"{name} Change Low": change.low, f"{name} Change High": change.high,
+    }  # fmt: skip
 
 
 def change_columns(change: PairedDifference) -> Row:
@@ -441,7 +456,7 @@ def _add_variance(row: Row, cell: Cell, ledger: Ledger, store: BlobStore, arrays
 
 def _add_causes(row: Row, cell: Cell, ledger: Ledger) -> None:
     """Where the time goes, for the question why a cell is not faster."""
-    profile = ledger.step(cell.steps["profile"]) if "profile" in cell.steps else None
+    profile = _record(ledger, cell, "profile")
     if profile is not None and not profile.done:
         row["Why"] = f"Its layers could not be timed: {profile.reason}"
     if profile is None or not profile.done:
@@ -519,8 +534,12 @@ def _mean_power(readings: Sequence[GpuReading]) -> float | None:
 
 
 def _done(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:
-    record = ledger.step(cell.steps[role]) if role in cell.steps else None
+    record = _record(ledger, cell, role)
     return record if record is not None and record.done else None
+
+
+def _record(ledger: Ledger, cell: Cell, role: str) -> StepRecord | None:
+    return ledger.step(cell.steps[role]) if role in cell.steps else None
 
 
 def _message(record: StepRecord, kind: Any) -> Any:

@@ -13,9 +13,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound
@@ -91,6 +92,10 @@ class BlobStore:
             return np.load(self.path(blob), mmap_mode="r", allow_pickle=False)
         except ValueError as error:
             raise InvalidInput(f"blob {blob.sha256} is not a .npy array: {error}") from error
+
+    def array_of(self, stored: dict[str, Any]) -> np.ndarray:
+        """The array that a result in JSON form names."""
+        return self.array(json_format.ParseDict(stored, Blob()))
 
     def archive(self, blob: Blob) -> dict[str, np.ndarray]:
         """The arrays of a stored .npz."""

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pqbench_orchestrator import compare
-from pqbench_orchestrator.cli import _data_of, _gate, _go_on, _points
+from pqbench_orchestrator.cli import _gate, _go_on, _points, _settings
 from pqbench_orchestrator.display import LiveDisplay
 from pqbench_orchestrator.ledger import StepRecord
 from pqbench_orchestrator.plan import Step
@@ -46,8 +46,12 @@ def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureF
 def test_a_run_is_continued_where_it_lies(tmp_path: Path) -> None:
     folder = tmp_path / "experiments/x"
     folder.mkdir(parents=True)
-    assert _data_of(folder, Path("data"), again=True) == tmp_path
-    assert _data_of(tmp_path / "m.yaml", Path("data"), again=True) == Path("data")
+    live = LiveDisplay(Console(file=io.StringIO()))
+    by_folder = _settings(live, folder, Path("data"), None, False, again=True)
+    assert (by_folder.data, by_folder.manifest, by_folder.is_new) == (tmp_path, None, False)
+    manifest = tmp_path / "m.yaml"
+    by_manifest = _settings(live, manifest, Path("data"), None, False, again=True)
+    assert (by_manifest.data, by_manifest.manifest) == (Path("data"), manifest)
     settings = Settings(data=tmp_path, inventory=Path("i.yaml"), allow_code=True)
     assert _go_on("run", Path("x"), settings) == "pqbench run --continue x --inventory i.yaml --allow-code"
 

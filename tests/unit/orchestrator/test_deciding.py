@@ -401,7 +401,7 @@ def test_why_knows_memory_and_stored_zeros() -> None:
 
 
 def test_tables_for_papers() -> None:
-    rows = [row("a & b_c", 5.0) | {"Executed Precision": "INT8 10", "Compressed Size": 1.5}]
+    rows = [row("a & b_c", 5.0) | {"Executed Precision": "INT8 10", "Engine (bytes)": 1500}]
     assert r"a \& b\_c" in latex(rows) and "5.000" in latex(rows) and latex(rows).count(r"\\") == 2
     assert table_in_markdown(rows).splitlines()[2].startswith("| m | a & b_c | t | 1 |")
 
@@ -419,7 +419,7 @@ def test_a_bound_finer_than_the_images_show_is_not_pretended() -> None:
 
 
 def test_an_unstable_choice_says_so() -> None:
-    shaky = {"Stable": False, "Unstable Because": "drift", "Reason": "", "Compressed Size": None}
+    shaky = {"Stable": False, "Unstable Because": "drift", "Reason": "", "Engine (bytes)": None}
     found = only([one | shaky for one in GRID], max_drop=1.0)
     assert "unstable" in text(found, "RUN")[1] and "Its times are unstable: drift." in text(found, "RUN")
     assert text(found, "RUN", found.best.row | {"Stable": True})[1].startswith("Ship")  # type: ignore[union-attr]

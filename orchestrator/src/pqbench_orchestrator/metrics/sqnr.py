@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from pqbench_orchestrator.metric import Outputs
+from pqbench_wire import fidelity
 
 REQUIRES = ()
 TITLE = "SQNR (dB)"
@@ -12,6 +13,5 @@ COMPARES = "values"
 
 
 def score(outputs: Outputs) -> float | None:
-    noise = float(np.square(outputs.baseline - outputs.variant, dtype=np.float64).sum())
-    signal = float(np.square(outputs.baseline, dtype=np.float64).sum())
-    return 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+    value = fidelity.sqnr(outputs.baseline, outputs.variant)
+    return None if value in (fidelity.EQUAL, -math.inf) else value

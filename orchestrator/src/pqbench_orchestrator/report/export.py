@@ -34,8 +34,8 @@ SHOWN = (  # columns of the tables, and digits
     ("Model", 0), ("Dataset", 0), ("Recipe", 0), ("Target", 0), ("Batch Size", 0), ("Concurrency", 0), ("Repeat", 0),
     ("Accuracy", 2), ("Accuracy Change", 2),
     ("Inference Time (ms)", 3), ("Median Low (ms)", 3), ("Median High (ms)", 3), ("P99 (ms)", 3), ("Speedup", 2),
-    ("Speedup Low", 2), ("Speedup High", 2), ("Compressed Size", 3), ("Energy (mJ/image)", 3),
-    ("Executed Precision", 0), ("Outcome", 0),
+    ("Speedup Low", 2), ("Speedup High", 2), ("Engine (bytes)", 0), ("Energy (mJ/image)", 3),
+    ("Fidelity (dB)", 1), ("Executed Precision", 0), ("Outcome", 0),
 )  # fmt: skip
 ONLY_WHERE_SEVERAL = ("Dataset", "Concurrency", "Repeat")
 LATEX = str.maketrans({"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\~{}",

@@ -4,12 +4,12 @@ const COLUMNS = [
   ["Accuracy", 2], ["Accuracy Low", 2], ["Accuracy High", 2], ["Accuracy Change", 2], ["Indistinguishable"],
   ["Inference Time (ms)", 3], ["Median Low (ms)", 3], ["Median High (ms)", 3], ["P99 (ms)", 3],
   ["Speedup", 2], ["Speedup Low", 2], ["Speedup High", 2], ["Against Baseline"], ["Images/s", 0], ["Rate (1/s)", 1], ["Valid"], ["Stable"],
-  ["Unstable Because"], ["Original Size", 3], ["Compressed Size", 3], ["Sparsity (%)", 1], ["MACs", 0],
+  ["Unstable Because"], ["State Dict (bytes)", 0], ["Engine (bytes)", 0], ["Sparsity (%)", 1], ["MACs", 0],
   ["Energy (mJ/image)", 3], ["Engine Memory (MB)", 1], ["Executed Precision"], ["Bound By"], ["Within-Run SD (%)", 2],
-  ["Between-Build SD (%)", 2], ["Between-Session SD (%)", 2], ["Agreement (%)", 2], ["SQNR (dB)", 1], ["Prep Time (s)", 2],
+  ["Between-Build SD (%)", 2], ["Between-Session SD (%)", 2], ["Agreement (%)", 2], ["SQNR (dB)", 1], ["Fidelity (dB)", 1], ["Warnings"], ["Prep Time (s)", 2],
   ["Build Time (s)", 2], ["Load Time (s)", 3], ["Stopped Early"], ["Reason"],
 ].filter(([name]) => rows.some((row) => known(row[name]) && row[name] !== ""));
-const LONG = ["Reason", "Unstable Because", "Stopped Early"];
+const LONG = ["Reason", "Warnings", "Unstable Because", "Stopped Early"];
 const PAGE = 100;
 let order = null; // [column, falling]
 let pageNumber = 0;

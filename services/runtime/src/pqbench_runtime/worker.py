@@ -87,7 +87,6 @@ class Worker:
         self._caches = store.root.parent / "trt_caches"
         self._send = send
         self._loaded: dict[tuple[bytes, int, int], _Loaded] = {}  # by engine, instance, and how many there are
-        self._measured: set[bytes] = set()  # engines of the measurement under way: none is unloaded
         self._told = 0.0
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
@@ -310,8 +309,8 @@ class Worker:
         """The loaded engine; one that works beside itself is loaded once an instance."""
         key = (canonical(engine), instance, instances)
         if key not in self._loaded:
-            while len(self._loaded) >= MAX_ENGINES and (old := self._dispensable()) is not None:
-                del self._loaded[old]
+            while instances == 1 and len(self._loaded) >= MAX_ENGINES:  # several: a measurement needs all of its own
+                del self._loaded[next(iter(self._loaded))]
                 gc.collect()
             backend, arguments = self._loadable(engine, instances)
             device_before = self._device_memory(engine)
@@ -330,12 +329,8 @@ class Worker:
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry
 
-    def _dispensable(self) -> tuple[bytes, int, int] | None:
-        """The least recently used engine that no measurement is about."""
-        return next((key for key in self._loaded if key[0] not in self._measured), None)
-
     def _unload_others(self, engines: Iterable[pb.Engine], instances: int) -> None:
-        self._measured = wanted = {canonical(engine) for engine in engines}
+        wanted = {canonical(engine) for engine in engines}
         for key in [key for key in self._loaded if key[0] not in wanted or key[2] != instances]:
             del self._loaded[key]
         gc.collect()

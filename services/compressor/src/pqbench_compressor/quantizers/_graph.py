@@ -119,9 +119,6 @@ class Graph:
             for inner in inner_graphs(node):
                 for one in inner.node:
                     _rename_reads(one, {name: f"{name}#inner" for name in names})
-                for output in inner.output:  # one that a branch passes on as it is
-                    if output.name in names:
-                        inner.node.append(onnx.helper.make_node("Identity", [f"{output.name}#inner"], [output.name]))
         for name, copy in copies.items():
             kept.append(f"{copy}_node")
             self.model.graph.node.append(onnx.helper.make_node("Identity", [name], [copy], name=kept[-1]))

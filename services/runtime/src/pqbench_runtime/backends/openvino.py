@@ -179,13 +179,13 @@ def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> S
 def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
     core, outputs = openvino.Core(), []
     chosen = {properties.hint.inference_precision(): openvino.Type.f32} if way == WAYS[1] else {}
-    compiled = core.compile_model(artifact, "CPU", chosen)
+    dynamic = None if way else core.compile_model(artifact, "CPU")
     for batch in batches:
-        arrays = named(batch, [port.get_any_name() for port in compiled.inputs])
-        if way:
-            model = core.read_model(artifact)
+        model = core.read_model(artifact)
+        arrays = named(batch, [port.get_any_name() for port in model.inputs])
+        if dynamic is None:  # what the dynamic shape breaks may work with a static one
             model.reshape({name: list(array.shape) for name, array in arrays.items()})
-            compiled = core.compile_model(model, "CPU", chosen)
+        compiled = dynamic or core.compile_model(model, "CPU", chosen)
         outputs.append(compiled(arrays).to_tuple())
     return outputs
 
