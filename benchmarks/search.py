@@ -8,7 +8,6 @@ paired speed-up, which the machine's drift over the grid's half an hour does not
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import subprocess
@@ -19,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pqbench_orchestrator.manifest import Goal
+from pqbench_orchestrator.recommend import chosen_on, violations
 
 RESULT = Path(__file__).parent / "results/search.json"
 AMOUNTS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
@@ -72,9 +74,9 @@ def timed(command: str, path: Path, folder: Path) -> tuple[float, dict[str, Any]
     return time.perf_counter() - begin, found
 
 
-def feasible(row: dict[str, str]) -> bool:
-    """By the rule of the goal: accuracy on held-out images."""
-    return row["Outcome"] == "ok" and float(row["Held-out Change"] or 0) >= -MAX_DROP
+def feasible(row: dict[str, Any], judged_on: str) -> bool:
+    """By the rule of the recommendation: accuracy on the images that judge."""
+    return row["Outcome"] == "ok" and not violations([row], Goal(max_drop=MAX_DROP), judged_on)
 
 
 def main() -> int:
@@ -88,9 +90,9 @@ def main() -> int:
         path.write_text(yaml.safe_dump(manifest(options.folder.resolve(), options.model), sort_keys=False))
         search_seconds, searched = timed("search", path, Path(name, "search"))
         grid_seconds, grid = timed("run", path, Path(name, "grid"))
-        with Path(grid["run"], "results.csv").open(encoding="utf-8") as file:
-            rows = {row["Recipe"]: row for row in csv.DictReader(file)}
-    speed = {recipe: float(row["Speedup"] or 1) for recipe, row in rows.items() if feasible(row)}
+    rows = {row["Recipe"]: row for row in grid["cells"]}
+    judged_on = chosen_on(grid["cells"])
+    speed = {recipe: float(row.get("Speedup") or 1) for recipe, row in rows.items() if feasible(row, judged_on)}
     best = max(speed, key=lambda recipe: speed[recipe])
     chosen = searched["recommendations"][0]["best"]["Recipe"]
     found = {

@@ -231,7 +231,10 @@ def _confirmation(told: dict[str, str], cell: str) -> str:
 def _confirm(
     folder: Path, found: list[Recommendation], services: Services, store: BlobStore, say: Callable[[str], None]
 ) -> None:
-    """Measure what was recommended, once: the figures by which it was chosen flatter it."""
+    """Measure again what was recommended, where no earlier call did: the figures by which it was chosen flatter it.
+
+    At most REMEASUREMENTS times, until the times are stable; the last measurement counts.
+    """
     for one in found:
         if one.best is None or "Error" not in (confirmed(folder, one) or {"Error": "not yet"}):
             continue

@@ -2,7 +2,7 @@
 
 Optuna's TPE (Ozaki et al. 2022) proposes recipes under the goal's constraints; between its proposals the search walks
 along a recipe's amounts towards the largest that is still feasible, because cost falls and accuracy suffers with the
-amount. Trials are cheap: accuracy on held-out training images, a short measurement. The best are then tried in full.
+amount. Trials are cheap: accuracy on the images that judge, a short measurement. The best are then tried in full.
 Every step is shared with runs of the same data folder, and an interrupted search goes on where it was.
 """
 
