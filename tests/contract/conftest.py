@@ -18,7 +18,7 @@ from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Prep
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor.plugins import MODELS, Context, Files, Training
-from pqbench_runtime.workers import WorkerProcess
+from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 
 EMULATOR = Path(__file__).parents[1] / "emulator"
@@ -58,7 +58,7 @@ def build(store: BlobStore) -> Iterator[Callable[..., pb.BuildEngineResult]]:
         calibration: Images | None = None,
         **options: Any,
     ) -> Any:
-        workers.append(WorkerProcess(store.root))
+        workers.append(start_worker(store.root))
         request = pb.BuildEngineRequest(
             backend=name,
             options_json=json.dumps(options),
@@ -78,7 +78,7 @@ def predict(store: BlobStore) -> Callable[[pb.Engine, np.ndarray], np.ndarray]:
     """Outputs of an engine in a fresh worker."""
 
     def predict(engine: pb.Engine, images: np.ndarray) -> np.ndarray:
-        worker = WorkerProcess(store.root)
+        worker = start_worker(store.root)
         inputs = Images(images=store.put_array(images), labels=store.put_array(np.zeros(len(images), np.int64)))
         try:
             request = WorkerRequest(predict=pb.PredictRequest(engine=engine, inputs=inputs))

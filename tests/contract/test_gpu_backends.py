@@ -19,7 +19,7 @@ from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_runtime.backend import BACKENDS, Route
 from pqbench_runtime.backends.pytorch_cuda import is_semi_structured
 from pqbench_runtime.service import RuntimeServicer
-from pqbench_runtime.workers import WorkerProcess
+from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed
 from pqbench_wire.inputs import store_inputs
@@ -97,7 +97,7 @@ def test_profile(
     use()
     form = next(route.form for route in BACKENDS.load(name).ROUTES if route.precision == FP32)
     data, _ = made(FP32, form, trained, context, store)
-    engine, worker = build(name, data, form, FP32, training.preprocessing).engine, WorkerProcess(store.root)
+    engine, worker = build(name, data, form, FP32, training.preprocessing).engine, start_worker(store.root)
     try:
         inputs = store_inputs(store, training.images[:4])
         asked = pb.ProfileRequest(engine=engine, inputs=inputs, seconds=0.05, run="r")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pydantic import TypeAdapter
 
 from pqbench_compressor import finetune, recalibrate
-from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS
+from pqbench_compressor.pipeline import Pipeline
+from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Files
+from pqbench_orchestrator.cli import app
 from pqbench_orchestrator.dataset import DATASETS
 from pqbench_orchestrator.manifest import load_manifest
-from pqbench_orchestrator.survey import step_message
+from pqbench_orchestrator.survey import _model, step_message
 from pqbench_runtime.backend import BACKENDS
+from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import parse_config
 
 OWN = ("code", "object")  # named by their file: their arguments are the user's
@@ -130,3 +136,77 @@ def test_every_option_of_a_model(tmp_path: Path, name: str) -> None:
     values = values_of(MODELS.load(name).Config)
     config = manifest_with(tmp_path, models=[{"model": f"{name}/x", "config": values}]).models[0].config
     check(MODELS.configure(name, json.dumps(config)), values)
+
+
+@pytest.fixture(scope="module")
+def inventory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An inventory of both services, which run already: starting them takes seconds."""
+    data = tmp_path_factory.mktemp("services")
+    (data / "token").write_text("secret")
+    options = ("--data", str(data), "--token-file", str(data / "token"), "--parent", str(os.getpid()))
+    commands = [[sys.executable, "-m", f"pqbench_{name}", *options] for name in ("compressor", "runtime")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for command in commands]
+    places = []
+    for process in processes:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["listening"]
+        places.append({"endpoint": {"address": address, "token_file": str(data / "token")}})
+    path = data / "inventory.yaml"
+    path.write_text(yaml.safe_dump({"compressor": places[0], "targets": {"ort": places[1]}}))
+    yield path
+    for process in processes:
+        process.terminate()
+        process.communicate()
+
+
+MISTAKES = {
+    "amount-1": "recipes.1.steps.0.prune (recipe 'x'): pruner l1-global: amount: input should be less than 1, got 1",
+    "missing-weights": "models.0: weights: default, none, or a file; there is no file {manifests}/../../data/nope.safetensors",
+    "own-code-nofile": "models.0: model: there is no file {manifests}/nope.py",
+    "unknown-pruner": "recipes.1.steps.0.prune (recipe 'x'): unknown pruner 'l1-globl'; did you mean 'l1-global'?",
+    "unknown-torchvision": "models.0 (resnet19): unknown model 'torchvision/resnet19'; did you mean 'torchvision/resnet18'?",
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_that_planning_finds_is_one_line_and_leaves_no_run(
+    shared_cases: Path, shared_data: Path, inventory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    command: str, name: str,
+) -> None:  # fmt: skip
+    path = shared_cases / "manifests" / f"{name}.yaml"
+    with pytest.raises(SystemExit) as caught:
+        app([command, str(path), "--data", str(tmp_path), "--inventory", str(inventory)])
+    assert caught.value.code == 2
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last == f"error: {path}: {MISTAKES[name].format(manifests=path.parent)}"
+    assert command == "run" or not before, "a run says before what it is at"
+    assert not list(tmp_path.glob("experiments/*"))
+
+
+def test_a_step_of_a_file_that_does_not_exist_is_one_line(
+    inventory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [{"prune": {"method": "nope.py:Mine", "amount": 0.5}}]
+    path = tmp_path / "m.yaml"
+    changes = {"recipes": [{"name": "x", "steps": steps}], "targets": [{"name": "ort", "backend": "onnxruntime"}]}
+    path.write_text(yaml.safe_dump(BASE | changes))
+    with pytest.raises(SystemExit) as caught:
+        app(["plan", str(path), "--data", str(tmp_path / "data"), "--inventory", str(inventory)])
+    assert caught.value.code == 2
+    said = f"recipes.0.steps.0.prune (recipe 'x'): method: there is no file {tmp_path}/nope.py"
+    assert capsys.readouterr().err == f"error: {path}: {said}\n"
+
+
+@pytest.mark.parametrize(("key", "value"), [("", 1.0), ("model_ema", 2.0)])
+def test_the_key_of_a_models_weights_arrives(tmp_path: Path, store: BlobStore, key: str, value: float) -> None:
+    """Of a file with several state dicts, the one that the manifest names is loaded; else the usual one."""
+    state = MODELS.load("digits").build("resnet", None, Files()).state_dict()
+    ones, twos = ({name: torch.full_like(one, fill) for name, one in state.items()} for fill in (1, 2))
+    torch.save({"state_dict": ones, "model_ema": twos}, tmp_path / "w.pth")
+    chosen = {"weights_key": key} if key else {}
+    manifest = manifest_with(tmp_path, models=[{"model": "digits/resnet", "weights": "w.pth"} | chosen])
+    message = _model(manifest.models[0], store)
+    loaded, note = Pipeline(store=store, allow_code=False, resume=tmp_path).with_weights(message)
+    assert {float(parameter.detach().mean()) for parameter in loaded.parameters()} == {value}
+    assert ("model_ema (weights_key)" in note) == (not key), "what was left is said where nothing was chosen"

@@ -28,7 +28,7 @@ from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_runtime.backend import BACKENDS, Job, Route, Shape
 from pqbench_runtime.backends._pytorch import refuse_pickle
-from pqbench_runtime.workers import WorkerProcess
+from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import Failed, InvalidInput
@@ -233,7 +233,7 @@ def test_backend_tells_where_the_time_goes_and_what_other_tools_say(
     form = next(r.form for r in BACKENDS.load(name).ROUTES if r.precision == Precision.PRECISION_FP32)
     data = _artifact(Precision.PRECISION_FP32, form, trained, context)
     engine = build(name, data, form, Precision.PRECISION_FP32, training.preprocessing, threads=1).engine
-    inputs, worker = store_inputs(store, training.images[:4]), WorkerProcess(store.root)
+    inputs, worker = store_inputs(store, training.images[:4]), start_worker(store.root)
     try:
         asked = pb.ProfileRequest(engine=engine, inputs=inputs, seconds=0.2, run="r")
         profile = worker.ask(WorkerRequest(profile=asked), lambda reply: None).profile

@@ -23,7 +23,7 @@ from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor import export
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
-from pqbench_runtime.workers import WorkerProcess
+from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, PrecisionMismatch, Refused
 from pqbench_wire.inputs import store_inputs
@@ -123,7 +123,7 @@ def measured(store: BlobStore, engine: pb.Engine, training: Training) -> pb.Meas
         stability=0.5,
         windows=6,
     )
-    worker = WorkerProcess(store.root)
+    worker = start_worker(store.root)
     try:
         inputs = store_inputs(store, training.images[:4])
         request = pb.MeasureRequest(engines=[engine], inputs=inputs, settings=settings, run="r")
@@ -230,7 +230,7 @@ def test_the_layers_times_and_what_nvidias_own_tools_say(
     data = artifact(FP32, form, trained, context)
     engine = build("tensorrt", data, form, FP32, training.preprocessing, typing=typing).engine
     inputs = store_inputs(store, training.images[:4])
-    worker = WorkerProcess(store.root)
+    worker = start_worker(store.root)
     try:
         asked = pb.ProfileRequest(engine=engine, inputs=inputs, seconds=0.05, run="r")
         profile = worker.ask(WorkerRequest(profile=asked), lambda reply: None).profile

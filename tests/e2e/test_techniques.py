@@ -21,7 +21,7 @@ from pqbench.common.v1.common_pb2 import Images, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor.plugins import MODELS, Files
-from pqbench_runtime.workers import WorkerProcess
+from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import normalise
@@ -185,7 +185,7 @@ def _check_bundle(folder: Path, store: BlobStore, cell: dict[str, Any]) -> None:
         batch_size=4, preprocessing=preprocessing,
     )  # fmt: skip
     images = Images(images=store.put_array(sample["images"]), labels=store.put_array(np.zeros(8, np.int64)))
-    worker = WorkerProcess(store.root)
+    worker = start_worker(store.root)
     reply = worker.ask(WorkerRequest(predict=pb.PredictRequest(engine=engine, inputs=images)), lambda _: None)
     worker.close()
     np.testing.assert_allclose(store.array(reply.predict.outputs), sample["outputs"], atol=1e-4)

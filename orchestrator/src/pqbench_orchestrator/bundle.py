@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
+from pqbench_orchestrator import environment
 from pqbench_orchestrator.ledger import cell_of
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
@@ -42,7 +43,7 @@ def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         folder = Path(name) / "bundle"
         folder.mkdir()
-        _write(folder, row, results, store, json.loads((run / "environment.json").read_text(encoding="utf-8")))
+        _write(folder, row, results, store, environment.read(run))
         if out.exists():
             out.rmdir()
         folder.replace(out)

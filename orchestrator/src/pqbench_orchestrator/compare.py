@@ -106,12 +106,9 @@ def side(text: str) -> Side:
 
 def side_of(folder: Path, target: str = "") -> Side:
     """A run's cells, or those of one of its targets. Raises InvalidInput."""
-    if not (folder / FILE).is_file():
-        raise InvalidInput(f"{folder}: not a run: it has no {FILE}")
     store, blocks = BlobStore(folder.resolve().parent.parent / "blobs"), _blocks(folder)
-    ledger = Ledger(folder / FILE)
     cells: dict[tuple[Any, ...], list[Session]] = defaultdict(list)
-    try:
+    with Ledger(folder / FILE, read_only=True) as ledger:
         rows = recorded(ledger)
         targets = sorted({row["Target"] for row in rows})
         if target and target not in targets:
@@ -131,8 +128,6 @@ def side_of(folder: Path, target: str = "") -> Side:
                     images="" if row.get("Stopped Early") else _labels(results["inputs"]),
                 )
             )
-    finally:
-        ledger.close()
     name = f"{folder}:{target}" if target else str(folder)
     return Side(name=name, of_target=bool(target), cells=dict(cells), run=folder.resolve())
 

@@ -35,7 +35,7 @@ class LiveDisplay:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=console, auto_refresh=False)
+        self._progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
         self._task = self._progress.add_task("planning", total=None)
         self._last_line = time.monotonic()
         self._interrupted = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -12,8 +13,11 @@ from typing import Any
 import psutil
 
 from pqbench_orchestrator.survey import Survey
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import first_line
 from pqbench_wire.process import source_version, versions_of
 
+FILE = "environment.json"  # in the run's folder, written when the first step is about to begin
 LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "duckdb")
 
 
@@ -43,6 +47,18 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
             for name, t in facts.targets.items()
         },
     }
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The record in a run's folder. Raises InvalidInput where it is missing or damaged."""
+    path = run / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found | {"started": found["started"], "targets": dict(found["targets"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{path} is missing or damaged: {first_line(error)}; remove it: run --continue {run} writes it anew"
+        ) from error
 
 
 def _host() -> dict[str, Any]:

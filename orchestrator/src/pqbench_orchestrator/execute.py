@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,18 @@ from pqbench_orchestrator.stats import is_hopeless
 from pqbench_wire import fidelity
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Failed, InvalidInput, NotFound, PqbenchError, Refused, Unavailable, from_reason
+from pqbench_wire.errors import (
+    BlobCorrupt,
+    Failed,
+    Frozen,
+    InvalidInput,
+    NotFound,
+    PqbenchError,
+    Refused,
+    Timeout,
+    Unavailable,
+    from_reason,
+)
 
 LEAST_PART, MOST_PARTS = 128, 20  # images in a part of a prediction that may stop early, and parts
 ATTEMPTS = 3  # of a step whose service went away
@@ -59,12 +70,15 @@ class Execution:
     cache: StepCache
     datasets: dict[str, Data]
     watcher: Watcher
+    stall_seconds: float
+    steps: dict[str, Step] = field(default_factory=dict)  # of the plans so far, by key
 
     def run(self, plan: Plan, keep: bool = False) -> None:
         """Do every step that is not done; a step whose needs failed is recorded as failed with their reason.
 
         A service is ended after its last step, unless `keep`: other plans follow.
         """
+        self.steps.update({step.key: step for step in plan.steps})
         places = [step.place for step in plan.steps]
         session: dict[str, int] = {}  # place -> the repeat that it measured last
         for index, step in enumerate(plan.steps):
@@ -109,10 +123,20 @@ class Execution:
                 self.cache.put(step.key, step.kind, result, seconds)
 
     def _attempt(self, step: Step) -> dict[str, Any]:
-        """The step's result. A service that went away is started again and asked again."""
+        """The step's result. A service that went away is started again and asked again; one that froze is ended.
+
+        A damaged blob is removed by whoever finds it: the step that made it is done again, or it is sent again.
+        """
         for left in reversed(range(ATTEMPTS)):
             try:
                 return HANDLERS[step.kind](self, step, self._results(step))
+            except (Frozen, Timeout):
+                self.services.stop(step.place)  # what hangs there would hold up the steps that follow
+                raise
+            except BlobCorrupt:
+                if not left:
+                    raise
+                self._make_again(step)
             except Unavailable as error:
                 if step.place == ORCHESTRATOR:
                     raise
@@ -121,6 +145,14 @@ class Execution:
                 if not left:
                     raise Unavailable(f"{error}; its last words: {words}" if words else str(error)) from error
         raise Failed("unreachable")
+
+    def _make_again(self, step: Step) -> None:
+        """Do those steps again whose blobs are gone, of all that a step needs."""
+        for key in step.needs.values():
+            record = self.ledger.step(key)
+            if record is not None and record.done and not self._has_blobs(record.result):
+                self._make_again(self.steps[key])
+                self._settle(self.steps[key])
 
     def _blocker(self, step: Step) -> StepRecord | None:
         records = [self.ledger.step(key) for key in step.needs.values()]
@@ -153,7 +185,8 @@ class Execution:
         """The result of a long call: inputs pushed before, outputs pulled after."""
         client = self.services.client(step.place)
         client.push(self.store, blobs_in(request))
-        result = client.result(getattr(stub(client.channel), method), request, lambda event: self._forward(step, event))
+        call = getattr(stub(client.channel), method)
+        result = client.result(call, request, lambda event: self._forward(step, event), self.stall_seconds)
         client.pull(self.store, blobs_in(result))
         return result
 

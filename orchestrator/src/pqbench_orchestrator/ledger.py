@@ -5,16 +5,21 @@ Plain SQLite. A row is only ever added; the newest row of a key counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pqbench_wire.errors import InvalidInput
 
+LOCKED_SECONDS = 30.0  # that another process may hold the file
+LEDGER_ADVICE = "make room, give access or restore the file; nothing else of the run was touched"
+CACHE_ADVICE = "make room or give access and go on with --continue"
 CELLS = "cells"  # of the description: keys of the newest plan's cells
 FILE = "ledger.sqlite"  # in the run's folder
 SCHEMA = """
@@ -53,20 +58,85 @@ class StepRecord:
         return self.outcome in ("ok", "cached")
 
 
-class Ledger:
-    """One run's ledger file."""
+class _Database:
+    """An SQLite file whose troubles are one line: which file, what is wrong, what to do."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = _open(path, SCHEMA)
+    def __init__(self, path: Path, schema: str, advice: str, read_only: bool = False) -> None:
+        self.path, self._advice = path, advice
+        with self._told():
+            if read_only:
+                self._db = _reading(path)
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=LOCKED_SECONDS)
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.executescript(schema)
+                stack.pop_all()
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with self._told():
+            return self._db.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Write rows in one transaction; they are on disk when this returns."""
+        with self._told(), self._db:
+            self._db.executemany(statement, rows)
+
+    def read_json(self, text: str) -> Any:
+        """A value that the file holds as JSON."""
+        with self._told():
+            return json.loads(text)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # full, locked, read-only, of another schema
+            raise InvalidInput(f"{self.path}: {error}; {self._advice}") from error
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise InvalidInput(f"{self.path} is damaged: {error}; {self._advice}") from error
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing: where the folder cannot be written either, without looking for a writer."""
+    if not path.is_file():
+        raise InvalidInput(f"{path.parent}: not a run: it has no {path.name}")
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    writable = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-shm").exists()
+    db = sqlite3.connect(address if writable else f"{address}&immutable=1", uri=True, timeout=LOCKED_SECONDS)
+    with contextlib.ExitStack() as stack:
+        stack.callback(db.close)
+        db.execute("SELECT count(*) FROM run")
+        stack.pop_all()
+    return db
+
+
+class Ledger:
+    """One run's ledger file; with `read_only` nothing is written, and a missing file is InvalidInput."""
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self._db = _Database(path, SCHEMA, LEDGER_ADVICE, read_only)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def describe(self, values: dict[str, str]) -> None:
         """Note facts about the run: its id, its start, its manifest's digest."""
-        with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", values.items())
+        self._db.write("INSERT OR REPLACE INTO run VALUES (?, ?)", values.items())
 
     def description(self) -> dict[str, str]:
         """The facts noted so far."""
-        return dict(self._db.execute("SELECT key, value FROM run"))
+        return dict(self._db.rows("SELECT key, value FROM run"))
 
     def record(
         self,
@@ -83,28 +153,28 @@ class Ledger:
         """Add a row for a step; it is on disk when this returns."""
         text = None if result is None else json.dumps(result, sort_keys=True)
         row = (key, kind, label, place, outcome, reason, time.time() - seconds, seconds, text)
-        with self._db:
-            self._db.execute(
-                "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
+        self._db.write(
+            "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [row],
+        )
 
     def step(self, key: str) -> StepRecord | None:
         """The newest row of a step, or None."""
-        row = self._db.execute(
+        newest = self._db.rows(
             "SELECT key, kind, outcome, reason, seconds, result FROM steps WHERE key = ? ORDER BY id DESC LIMIT 1",
             (key,),
-        ).fetchone()
-        if row is None:
+        )
+        if not newest:
             return None
-        *fields, result = row
+        *fields, text = newest[0]
+        result = self._db.read_json(text) if text else None
         names = ("key", "kind", "outcome", "reason", "seconds")
-        return StepRecord(**dict(zip(names, fields, strict=True)), result=json.loads(result) if result else None)
+        return StepRecord(**dict(zip(names, fields, strict=True)), result=result)
 
     def steps(self) -> list[dict[str, Any]]:
         """The newest row of every step without its result, in the order in which these were written."""
-        rows = self._db.execute(
+        rows = self._db.rows(
             "SELECT key, kind, label, place, outcome, reason, seconds FROM steps AS s"
             " WHERE id = (SELECT max(id) FROM steps WHERE key = s.key) ORDER BY id"
         )
@@ -114,18 +184,19 @@ class Ledger:
     def record_cells(self, rows: Iterable[tuple[str, str, str, dict[str, Any]]]) -> None:
         """Add a row (key, outcome, reason, columns) for each cell."""
         now = time.time()
-        with self._db:
-            self._db.executemany(
-                "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)",
-                [(key, outcome, reason, now, json.dumps(columns)) for key, outcome, reason, columns in rows],
-            )
+        self._db.write(
+            "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)",
+            [(key, outcome, reason, now, json.dumps(columns)) for key, outcome, reason, columns in rows],
+        )
 
     def cells(self) -> list[dict[str, Any]]:
         """The newest columns of every cell of the newest plan, in its order."""
-        rows = self._db.execute("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
-        newest = {key: json.loads(row) for key, row in rows}
+        rows = self._db.rows("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
+        newest = {key: self._db.read_json(row) for key, row in rows}
+        if not all(isinstance(row, dict) for row in newest.values()):
+            raise InvalidInput(f"{self._db.path} is damaged: a cell has no columns; {LEDGER_ADVICE}")
         planned = self.description().get(CELLS)  # not in the ledgers of old runs
-        return [newest[key] for key in (json.loads(planned) if planned else newest) if key in newest]
+        return [newest[key] for key in (self._db.read_json(planned) if planned else newest) if key in newest]
 
     def close(self) -> None:
         """Close the file."""
@@ -134,10 +205,7 @@ class Ledger:
 
 def cell_of(run: Path, cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished cell's row, and the results of its steps by role. Raises InvalidInput."""
-    if not (run / FILE).is_file():
-        raise InvalidInput(f"{run}: not a run: it has no {FILE}")
-    ledger = Ledger(run / FILE)
-    try:
+    with Ledger(run / FILE, read_only=True) as ledger:
         rows = {row["Cell"]: row for row in ledger.cells()}
         if cell not in rows:
             raise InvalidInput(f"{run} has no cell {cell!r}; the last column of results.csv names them")
@@ -145,37 +213,50 @@ def cell_of(run: Path, cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InvalidInput(f"cell {cell} is {rows[cell]['Outcome']}: {rows[cell]['Reason']}")
         steps = json.loads(ledger.description()[f"cell {cell}"])
         records = {role: ledger.step(key) for role, key in steps.items()}
-    finally:
-        ledger.close()
     return rows[cell], {role: record.result for role, record in records.items() if record is not None}
 
 
 class StepCache:
-    """Results of deterministic steps by key, shared by all runs. Measurements never enter it."""
+    """Results of deterministic steps by key, shared by all runs. Measurements never enter it.
 
-    def __init__(self, path: Path) -> None:
-        self._db = _open(path, CACHE_SCHEMA)
+    A damaged file is set aside, which `note` is told: all that it holds can be made again.
+    """
+
+    def __init__(self, path: Path, note: Callable[[str], None] = lambda _: None) -> None:
+        try:
+            self._db = _Database(path, CACHE_SCHEMA, CACHE_ADVICE)
+            self._db.rows("SELECT key, kind, result, seconds FROM results LIMIT 1")
+        except InvalidInput as error:
+            if not isinstance(error.__cause__, (sqlite3.DatabaseError, ValueError)) or _is_about_access(
+                error.__cause__
+            ):
+                raise
+            aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+            path.replace(aside)
+            for rest in ("-wal", "-shm"):
+                path.with_name(path.name + rest).unlink(missing_ok=True)
+            note(f"note: {path} is damaged: it was set aside as {aside.name}, and earlier results are made again")
+            self._db = _Database(path, CACHE_SCHEMA, CACHE_ADVICE)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The result of a step, or None."""
-        row = self._db.execute("SELECT result FROM results WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self._db.rows("SELECT result FROM results WHERE key = ?", (key,))
+        try:
+            return self._db.read_json(rows[0][0]) if rows else None
+        except InvalidInput:  # of this one only: it is made again, and written anew
+            return None
 
     def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
         """Keep a result."""
-        with self._db:
-            self._db.execute(
-                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (key, kind, json.dumps(result), seconds)
-            )
+        self._db.write("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", [(key, kind, json.dumps(result), seconds)])
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
 
-def _open(path: Path, schema: str) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=30)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.executescript(schema)
-    return db
+def _is_about_access(error: BaseException | None) -> bool:
+    """Whether a file cannot be reached or written, which says nothing of what is in it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL,
+                    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)  # fmt: skip

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pqbench_orchestrator import yaml_file
 from pqbench_orchestrator.dataset import DATASETS, IsPath
 from pqbench_wire.catalog import first_problem, unknown
+from pqbench_wire.client import STALLED_AFTER
 from pqbench_wire.errors import InvalidInput, Unavailable
 
 # NVIDIA's images by the TensorRT version in them; the version that counts is the one that the runtime reports.
@@ -342,6 +343,7 @@ class Manifest(Strict):
     selection: Literal["auto", "held-out", "half", "whole"] = "auto"
     try_artifacts: bool = True  # load each artifact in a fresh process with the runtime's defaults, as a user will
     verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
+    stall_seconds: Annotated[float, Field(ge=10)] = STALLED_AFTER  # without progress, after which a step has failed
 
     @model_validator(mode="after")
     def _unique(self) -> Manifest:
@@ -385,7 +387,7 @@ class ProcessPlace(Strict):
 class EndpointPlace(Strict):
     """A running service."""
 
-    address: Annotated[str, Field(pattern=r"^.+:\d+$")]
+    address: Annotated[str, Field(pattern=r"^(unix:.+|.+:\d+)$")]
     token_file: Path | None = None
     tls_ca: Path | None = None
     tls_certificate: Path | None = None

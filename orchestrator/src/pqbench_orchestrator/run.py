@@ -38,7 +38,6 @@ from pqbench_wire.errors import InvalidInput, PqbenchError
 from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
-ENVIRONMENT = "environment.json"  # written when the first step is about to begin
 REMEASUREMENTS = 3  # of a choice, until its times settle
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
@@ -137,7 +136,7 @@ def executing(folder: Path, settings: Settings, watcher: Watcher) -> Iterator[Pr
         try:
             ready = stack.enter_context(prepared(folder / MANIFEST, folder, settings, watcher))
         except InvalidInput:
-            if settings.is_new and not (folder / ENVIRONMENT).is_file():  # no run is left of a wrong manifest
+            if settings.is_new and not (folder / environment.FILE).is_file():  # no run is left of a wrong manifest
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         yield ready
@@ -160,7 +159,7 @@ def complete(folder: Path, ready: Prepared, made: Plan, settings: Settings) -> l
 
 def track(folder: Path, table: list[tables.Row], uri: str) -> None:
     """Log a finished run to MLflow."""
-    record = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    record = environment.read(folder)
     versions = {f"{name} {key}": value for name, target in record["targets"].items()
                 for key, value in target["versions"].items()}  # fmt: skip
     log_run(uri, folder, load_manifest(folder / MANIFEST).name, table, versions)
@@ -214,11 +213,8 @@ def recommended(folder: Path) -> list[tuple[Recommendation, tables.Row | None]]:
 
 def confirmed(folder: Path, found: Recommendation) -> tables.Row | None:
     """What the newest measurement after the choice says of a recommended cell, if there is one."""
-    ledger = Ledger(folder / LEDGER)
-    try:
+    with Ledger(folder / LEDGER, read_only=True) as ledger:
         told = ledger.description()
-    finally:
-        ledger.close()
     text = told.get(_confirmation(told, found.best.row["Cell"])) if found.best else None
     return json.loads(text) if text else None
 
@@ -247,9 +243,8 @@ def _confirm(
                 columns = {"Error": str(error)}
             if columns.get("Stable") is not False:
                 break
-        ledger = Ledger(folder / LEDGER)
-        ledger.describe({_confirmation(ledger.description(), row["Cell"]): json.dumps(columns)})
-        ledger.close()
+        with Ledger(folder / LEDGER) as ledger:
+            ledger.describe({_confirmation(ledger.description(), row["Cell"]): json.dumps(columns)})
 
 
 def _services_of(folder: Path, settings: Settings) -> Services:
@@ -260,11 +255,8 @@ def _services_of(folder: Path, settings: Settings) -> Services:
 
 def _rows(folder: Path) -> list[tables.Row]:
     """A run's table. Raises InvalidInput where there is none yet."""
-    if not (folder / LEDGER).is_file():
-        raise InvalidInput(f"{folder}: not a run: it has no {LEDGER}")
-    ledger = Ledger(folder / LEDGER)
-    table = tables.recorded(ledger)
-    ledger.close()
+    with Ledger(folder / LEDGER, read_only=True) as ledger:
+        table = tables.recorded(ledger)
     if not table:
         raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
     return table
@@ -294,7 +286,7 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
     with _naming(settings.manifest or manifest_path):
         datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
-    cache = StepCache(settings.data / "steps.sqlite")
+    cache = StepCache(settings.data / "steps.sqlite", settings.note)
     ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))
     logs = (folder or settings.data) / "logs"
     try:
@@ -307,7 +299,13 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
                 settings.note(f"note: {note}")
             made = plan(manifest, facts, folder.name if folder else "plan", environment.own_versions())
             execution = Execution(
-                services=services, store=store, ledger=ledger, cache=cache, datasets=datasets, watcher=watcher
+                services=services,
+                store=store,
+                ledger=ledger,
+                cache=cache,
+                datasets=datasets,
+                watcher=watcher,
+                stall_seconds=manifest.stall_seconds,
             )
             yield Prepared(manifest=manifest, facts=facts, plan=made, execution=execution)
     finally:
@@ -326,10 +324,10 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
     """The run's environment record, written to its folder; a continued run keeps its start."""
-    path = folder / ENVIRONMENT
+    path = folder / environment.FILE
     record = environment.record(ready.facts, folder.name)
     if path.is_file():
-        record |= {"started": json.loads(path.read_text(encoding="utf-8"))["started"], "continued": record["started"]}
+        record |= {"started": environment.read(folder)["started"], "continued": record["started"]}
     _write_json(path, record)
     return record
 
@@ -337,7 +335,7 @@ def _environment(folder: Path, ready: Prepared) -> dict[str, Any]:
 def report_again(folder: Path) -> tuple[Path, list[tables.Row]]:
     """Write a run's report anew from its ledger; returns the page and the table."""
     table = _rows(folder)
-    record = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    record = environment.read(folder)
     _write_report(folder, table, record, (folder / MANIFEST).read_text(encoding="utf-8"))
     return folder / "report.html", table
 

@@ -286,7 +286,8 @@ class _Search:
             for key, row in self.tried.rows.items():
                 figures = {cost: self.tried.cost[key], "Judged Accuracy": _accuracy(row)} if self._ran(row) else {}
                 images = judges(row, chosen_on([row]))
-                writer.writerow(row | figures | {"Judged Images": images, "Feasible": self.tried.feasible[key]})
+                judged = {"Judged Images": images, "Feasible": self.tried.feasible[key]}
+                writer.writerow(tables.harmless(row | figures | judged))
 
 
 def _needed(made: Plan, cells: set[str]) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from pqbench_orchestrator.plan import unsuitable
 from pqbench_orchestrator.report.page import figures_page
 from pqbench_orchestrator.services import Services
 from pqbench_orchestrator.survey import Survey
+from pqbench_orchestrator.tables import harmless
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Refused
@@ -91,7 +92,7 @@ def write(rows: list[Row], folder: Path) -> Path:
     with (folder / "sensitivity.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(harmless, rows))
     page = folder / "sensitivity.html"
     page.write_text(figures_page("pqbench: sensitivity", _figures(rows)), encoding="utf-8")
     return page

@@ -23,7 +23,7 @@ from pqbench_orchestrator import compare
 from pqbench_orchestrator.ledger import FILE, Ledger
 from pqbench_orchestrator.run import LOCK
 from pqbench_orchestrator.tables import count_outcomes, count_unstable
-from pqbench_wire.errors import PqbenchError
+from pqbench_wire.errors import InvalidInput, PqbenchError
 from pqbench_wire.process import process_name
 
 POLL_SECONDS = 1.0  # a ledger is looked at so often while somebody watches
@@ -98,13 +98,14 @@ def runs(experiments: Path) -> list[dict[str, Any]]:
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    ledger = Ledger(folder / FILE)
     try:
-        cells, facts = ledger.cells(), ledger.description()
-    finally:
-        ledger.close()
+        with Ledger(folder / FILE, read_only=True) as ledger:
+            cells, facts, problem = ledger.cells(), ledger.description(), ""
+    except InvalidInput as error:  # one damaged run hides no other
+        cells, facts, problem = [], {}, str(error)
     return {
         "run": folder.name,
+        "problem": problem,
         "manifest": facts.get("manifest", ""),
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(_begin(folder))),
         "running": is_running(folder),
@@ -119,17 +120,18 @@ def _summary(folder: Path) -> dict[str, Any]:
 def is_running(folder: Path) -> bool:
     """Whether the process that its lock names lives."""
     lock = folder / LOCK
-    name = lock.read_text() if lock.is_file() else ""
-    return bool(name) and process_name(int(name.partition("-")[0])) == name
+    name = lock.read_text(errors="replace") if lock.is_file() else ""
+    pid = name.partition("-")[0]
+    return pid.isdecimal() and process_name(int(pid)) == name
 
 
 def progress(folder: Path) -> dict[str, Any]:
     """How far a run is: steps, what it does now, what ended last, what went wrong."""
-    ledger = Ledger(folder / FILE)
     try:
-        steps, facts = ledger.steps(), ledger.description()
-    finally:
-        ledger.close()
+        with Ledger(folder / FILE, read_only=True) as ledger:
+            steps, facts = ledger.steps(), ledger.description()
+    except InvalidInput as error:
+        raise HTTPException(500, str(error)) from error
     ended = [step for step in steps if step["outcome"] != "started"]
     now = [step for step in steps if step["outcome"] == "started"]
     return {

@@ -19,17 +19,17 @@ from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.dataset import DATASETS, Data
 from pqbench_orchestrator.manifest import Dataset, Manifest, Model, Recipe, Step, Target
 from pqbench_orchestrator.metric import METRICS
-from pqbench_orchestrator.onnx_files import external_locations
 from pqbench_orchestrator.services import COMPRESSOR, Services
 from pqbench_wire.blobs import BlobStore, blob_of
 from pqbench_wire.catalog import unknown
 from pqbench_wire.client import Client, blobs_in
 from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Unavailable
+from pqbench_wire.onnx_walk import external_locations
 
 ONNX = "onnx"  # the plug-in for an ONNX file
 OWN_CODE = "code"  # the plug-in for a user's own file
 SHORT_NAMES = "thesis"  # the family whose members need not name it
-CHECKING = 1800.0  # seconds that checking one recipe may take: a large network is pruned once for it
+CHECKING = 300.0  # seconds that checking one recipe may take: a large network is pruned once for it
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
 
@@ -51,6 +51,7 @@ class RecipeFacts:
     classes: int = 0  # outputs of the classifier; 0: not known
     fixed_batch: int = 0  # the only batch size that the model takes; 0: any
     notes: tuple[str, ...] = ()  # what the manifest's author should know
+    endless: bool = False  # checking did not end
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -229,7 +230,8 @@ def _beside(file: Path) -> Iterator[tuple[str, Path]]:
     """
     for location in external_locations(file):
         path = file.parent / location
-        if Path(location).is_absolute() or ".." in Path(location).parts or path.is_symlink():
+        outside = Path(location).is_absolute() or ".." in Path(location).parts
+        if outside or path.resolve() != file.parent.resolve() / location:  # a link may lead outside
             raise InvalidInput(f"{file} keeps weights in {location!r}, which is not in its own folder")
         yield location, _existing(path, f"{file} keeps weights in {location!r};")
 
@@ -292,7 +294,8 @@ def _ask_compressor(
     capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
     known = [p.name for p in capabilities.plugins if p.kind == "model"]
     beginnings = _with_beginnings(manifest)
-    recipes = {}
+    seconds = min(CHECKING, manifest.stall_seconds)
+    recipes: dict[tuple[str, str], RecipeFacts] = {}
     keys = {model.label: f"models.{index} ({model.label})" for index, model in enumerate(manifest.models)}
     for label, identity in wanted:
         model, recipe = models[label], beginnings[identity]
@@ -302,9 +305,13 @@ def _ask_compressor(
             client.push(store, blobs_in(model))
             for step in (step for step in recipe.steps if step.is_own):
                 client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), "method:"))])
+            baseline = recipes.get((label, Recipe().identity))
+            if baseline is not None and baseline.endless:
+                recipes[label, identity] = baseline  # its model would have to run for this recipe too
+                continue
             progress(f"checking {label}: {recipe.label}")
             request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
-            recipes[label, identity] = dataclasses.replace(_check(client, stub, request), compressor=name)
+            recipes[label, identity] = dataclasses.replace(_check(client, stub, request, seconds), compressor=name)
     return dict(capabilities.versions), recipes
 
 
@@ -314,16 +321,17 @@ def _with_beginnings(manifest: Manifest) -> dict[str, Recipe]:
     return {part.identity: part for part in (Recipe(), *parts)}
 
 
-def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest) -> RecipeFacts:
+def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seconds: float) -> RecipeFacts:
     """What cannot be checked is refused with its reason: it does not end the plan of the others."""
     try:
-        answer = client.call(stub.Check, request, CHECKING)
+        answer = client.call(stub.Check, request, seconds)
     except Refused as error:
         return RecipeFacts(refused=str(error))
     except Unavailable as error:
         return RecipeFacts(unavailable=str(error))
     except Timeout:
-        return RecipeFacts(refused=f"it could not be checked within {CHECKING / 60:.0f} minutes")
+        reason = f"it could not be checked within {seconds:.0f} s: its model may never end"
+        return RecipeFacts(refused=reason, endless=True)
     except InvalidInput:
         raise
     except PqbenchError as error:

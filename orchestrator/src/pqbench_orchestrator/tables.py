@@ -39,6 +39,7 @@ from pqbench_orchestrator.why import explain
 from pqbench_wire import fidelity
 from pqbench_wire.blobs import BlobStore
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet's formula begins
 MB = 1_000_000
 MS = 1000
 Row = dict[str, Any]
@@ -98,8 +99,17 @@ def write_csv(table: list[Row], path: Path) -> None:
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows(map(harmless, table))
     partial.replace(path)
+
+
+def harmless(row: Row) -> Row:
+    """A row for a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe (OWASP)."""
+    return {name: f"'{value}" if _is_formula(value) else value for name, value in row.items()}
+
+
+def _is_formula(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > 1 and value.startswith(FORMULA)
 
 
 def write_parquet(table: list[Row], path: Path) -> None:
@@ -276,7 +286,7 @@ def _add_fidelity(row: Row, cell: Cell, ledger: Ledger) -> None:
     if record is not None and record.result is not None:
         decibels = float(record.result["sqnr_db"])
         row["Fidelity (dB)"] = decibels
-        if cell.recipe.steps and decibels < (least := fidelity.LEAST_ASKED.get(cell.precision, fidelity.LEAST_ANY)):
+        if cell.recipe.steps and decibels < (least := _usual_fidelity(cell, ledger)):
             warnings.append(
                 f"outputs are {decibels:.1f} dB from the model's own, {least:.0f} are usual for {cell.precision}"
             )
@@ -289,6 +299,14 @@ def _add_fidelity(row: Row, cell: Cell, ledger: Ledger) -> None:
     if row["Artifact"] not in (None, AS_IT_IS):
         warnings.append(f"artifact: {row['Artifact']}")
     row["Warnings"] = "; ".join(warnings) or None
+
+
+def _usual_fidelity(cell: Cell, ledger: Ledger) -> float:
+    """In dB: by the precision that was asked for; what is asked for in FP32 may execute in TF32."""
+    build = _done(ledger, cell, "build")
+    if cell.precision == "FP32" and build is not None and build.result is not None:
+        return fidelity.least_of_engine(build.result.get("executed", {}))
+    return fidelity.LEAST_ASKED.get(cell.precision, fidelity.LEAST_ANY)
 
 
 def _artifact_columns(ledger: Ledger, cell: Cell) -> Row:

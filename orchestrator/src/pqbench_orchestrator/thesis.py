@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pqbench_orchestrator.manifest import Manifest
-from pqbench_orchestrator.tables import OFF, THESIS_COLUMNS, Row
+from pqbench_orchestrator.tables import OFF, THESIS_COLUMNS, Row, harmless
 from pqbench_wire.catalog import first_problem, unknown
 from pqbench_wire.errors import InvalidInput
 
@@ -79,7 +79,7 @@ def write_experiment(table: list[Row], folder: Path, started: float) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, THESIS_COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(row | _thesis_names(row["Recipe"]) for row in table)
+        writer.writerows(harmless(row | _thesis_names(row["Recipe"])) for row in table)
     return path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,29 +24,43 @@ CHUNK = 1 << 20  # bytes
 
 
 class BlobStore:
-    """Blobs in one folder, `ab/abcdef…`. Safe for any number of processes: files appear whole."""
+    """Blobs in one folder, `ab/abcdef…`. Safe for any number of processes: files appear whole.
+
+    A blob is verified when a process first uses it, and again when its file's size or time has changed since.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._verified: dict[str, tuple[int, int]] = {}  # SHA-256 -> size and time of the file that had it
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, blob: Blob) -> Path:
-        """The file of a blob that is here; raises NotFound where it is not."""
+        """The file of a blob that is here and what it should be.
+
+        Raises NotFound where it is not here, and BlobCorrupt where it is damaged: the file is then removed, because a
+        blob can always be made or sent again.
+        """
         path = self._place(blob.sha256)
-        if not path.is_file() or path.stat().st_size != blob.size:
+        if not self.has(blob):
             raise NotFound(f"blob {blob.sha256} ({blob.size} bytes) is not in {self.root}")
+        state = _state(path)
+        if self._verified.get(blob.sha256) != state:
+            try:
+                _verify(blob, blob_of(path).sha256, state[0])
+            except BlobCorrupt:
+                path.unlink(missing_ok=True)
+                raise
+            self._verified[blob.sha256] = state
         return path
 
     def has(self, blob: Blob) -> bool:
-        """Whether the whole blob is here."""
+        """Whether a file of this name and size is here; what is in it is looked at when it is used."""
         path = self._place(blob.sha256)
         return path.is_file() and path.stat().st_size == blob.size
 
     def read(self, blob: Blob) -> bytes:
-        """The blob's bytes, verified."""
-        data = self.path(blob).read_bytes()
-        _verify(blob, hashlib.sha256(data).hexdigest(), len(data))
-        return data
+        """The blob's bytes."""
+        return self.path(blob).read_bytes()
 
     @contextlib.contextmanager
     def writer(self, expected: Blob | None = None) -> Iterator[BlobWriter]:
@@ -64,6 +77,7 @@ class BlobStore:
             place.parent.mkdir(exist_ok=True)
             Path(name).chmod(0o644)
             Path(name).replace(place)
+            self._verified[writer.blob.sha256] = _state(place)
         finally:
             Path(name).unlink(missing_ok=True)
 
@@ -99,7 +113,7 @@ class BlobStore:
 
     def archive(self, blob: Blob) -> dict[str, np.ndarray]:
         """The arrays of a stored .npz."""
-        with np.load(io.BytesIO(self.read(blob)), allow_pickle=False) as arrays:
+        with np.load(self.path(blob), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def _place(self, sha256: str) -> Path:
@@ -127,7 +141,14 @@ class BlobWriter:
 
 def _verify(expected: Blob, sha256: str, size: int) -> None:
     if (expected.sha256, expected.size) != (sha256, size):
-        raise BlobCorrupt(f"blob {expected.sha256}: got {size} bytes with SHA-256 {sha256}, expected {expected.size}")
+        raise BlobCorrupt(
+            f"damaged: blob {expected.sha256} of {expected.size} bytes has {size} bytes with SHA-256 {sha256}"
+        )
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def blob_of(path: Path) -> Blob:

@@ -107,7 +107,7 @@ def parse_config(config: type, config_json: str, where: str) -> Any:
     """A `config` dataclass from JSON; unknown fields and wrong values raise InvalidInput."""
     try:
         values = json.loads(config_json or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{where}: configuration is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise InvalidInput(f"{where}: configuration must be a mapping")

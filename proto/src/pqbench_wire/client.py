@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,13 +14,17 @@ from google.protobuf.message import Message
 from pqbench.blob.v1 import blob_pb2, blob_pb2_grpc
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_wire.blobs import CHUNK, BlobStore
-from pqbench_wire.errors import Failed, InvalidInput, Unavailable
-from pqbench_wire.server import MAX_MESSAGE
+from pqbench_wire.errors import Cancelled, Failed, Frozen, InvalidInput, PqbenchError, Timeout, Unavailable
+from pqbench_wire.jobs import WAITING
+from pqbench_wire.server import KEEPALIVE, MAX_MESSAGE
 from pqbench_wire.status import from_rpc_error
 
 SHORT = 60.0  # seconds: calls that look something up
 LONG = 6 * 3600.0  # seconds: calls that compress, build, measure
 TRANSFER = 3600.0  # seconds: one blob
+FROZEN_AFTER = 30.0  # seconds without an event, heartbeats included, of a long call
+STALLED_AFTER = 900.0  # seconds without progress
+TICK = 1.0  # seconds
 
 Stub = TypeVar("Stub")
 Result = TypeVar("Result")
@@ -39,7 +44,8 @@ class Client:
     ) -> None:
         self.address = address
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        limits = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        options = [*limits, *KEEPALIVE]
         if tls_ca:
             credentials = grpc.ssl_channel_credentials(
                 tls_ca.read_bytes(),
@@ -63,20 +69,40 @@ class Client:
         with _translated():
             return method(request, timeout=deadline, metadata=self._metadata)
 
-    def stream(self, method: Callable[..., Iterator[Any]], request: Message, deadline: float = LONG) -> Iterator[Any]:
-        """The events of a long call; leaving the iteration cancels it."""
-        with _translated():
-            events = method(request, timeout=deadline, metadata=self._metadata)
-            try:
-                yield from events
-            finally:
-                events.cancel()  # type: ignore[attr-defined]
+    def stream(
+        self,
+        method: Callable[..., Iterator[Any]],
+        request: Message,
+        deadline: float = LONG,
+        stalled_after: float = STALLED_AFTER,
+    ) -> Iterator[Any]:
+        """The events of a long call; leaving the iteration cancels it.
+
+        Raises Frozen where the service gives no sign of life, and Timeout where no progress is reported for
+        `stalled_after` seconds.
+        """
+        events = method(request, timeout=deadline, metadata=self._metadata)
+        watch = _Watch(events, stalled_after)
+        try:
+            with _translated():
+                for event in events:
+                    watch.heard(event)
+                    yield event
+        except Cancelled:
+            raise watch.verdict(self.address) from None
+        finally:
+            watch.end()
+            events.cancel()  # type: ignore[attr-defined]
 
     def result(
-        self, method: Callable[..., Iterator[Any]], request: Message, on_event: Callable[[Any], None] = lambda _: None
+        self,
+        method: Callable[..., Iterator[Any]],
+        request: Message,
+        on_event: Callable[[Any], None] = lambda _: None,
+        stalled_after: float = STALLED_AFTER,
     ) -> Any:
-        """The result of a long call; every other event goes to `on_event`."""
-        for event in self.stream(method, request):
+        """The result of a long call; every other event goes to `on_event`. Raises as `stream`."""
+        for event in self.stream(method, request, LONG, stalled_after):
             if event.WhichOneof("event") == "result":
                 return event.result
             on_event(event)
@@ -86,8 +112,9 @@ class Client:
         """Give the service those of `blobs` that it lacks; on a shared directory that is none."""
         wanted = blob_pb2.FindMissingRequest(blobs=[b for b in blobs if b.sha256])
         for blob in self.call(self._blobs.FindMissing, wanted).blobs:
+            path = store.path(blob)
             with _translated():
-                self._blobs.Write(_chunks(store, blob), timeout=TRANSFER, metadata=self._metadata)
+                self._blobs.Write(_chunks(path, blob), timeout=TRANSFER, metadata=self._metadata)
 
     def pull(self, store: BlobStore, blobs: Iterable[Blob]) -> None:
         """Fetch those of `blobs` that `store` lacks; on a shared directory that is none."""
@@ -96,17 +123,63 @@ class Client:
                 continue
             with store.writer(expected=blob) as out:
                 request = blob_pb2.ReadRequest(blob=blob)
-                for part in self.stream(self._blobs.Read, request, TRANSFER):
-                    out.write(part.chunk)
+                with _translated():
+                    for part in self._blobs.Read(request, timeout=TRANSFER, metadata=self._metadata):
+                        out.write(part.chunk)
 
     def close(self) -> None:
         """Close the connection."""
         self.channel.close()
 
 
-def _chunks(store: BlobStore, blob: Blob) -> Iterator[blob_pb2.WriteRequest]:
+class _Watch:
+    """Ends a long call that is dead: one that says nothing, or that gets no further.
+
+    Time is counted in ticks of a thread of its own: while this process itself stands still, none passes.
+    """
+
+    def __init__(self, call: Any, stalled_after: float) -> None:
+        self._call, self._stalled_after = call, stalled_after
+        self._silent = self._stalled = 0.0  # seconds
+        self._told: tuple[str, float, str] | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="watch").start()
+
+    def heard(self, event: Any) -> None:
+        """Note an event."""
+        self._silent = 0.0
+        if event.WhichOneof("event") == "progress":
+            told = (event.progress.stage, event.progress.fraction, event.progress.message)
+            self._stalled = self._stalled if told == self._told else 0.0
+            self._told = told
+
+    def verdict(self, address: str) -> PqbenchError:
+        """Why the call was cancelled."""
+        if self._silent >= FROZEN_AFTER:
+            return Frozen(f"frozen: no sign of life of the service at {address} for {FROZEN_AFTER:.0f} s")
+        if self._stalled >= self._stalled_after:
+            at = f" after {self._told[0]} {self._told[1]:.0%}" if self._told else ""
+            return Timeout(
+                f"no progress for {self._stalled_after:.0f} s{at}: ended (stall_seconds in the manifest says how long)"
+            )
+        return Cancelled(f"{address} cancelled the call")
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(TICK):
+            self._silent += TICK
+            self._stalled += 0 if self._told is not None and self._told[0] == WAITING else TICK
+            if self._silent >= FROZEN_AFTER or self._stalled >= self._stalled_after:
+                self._call.cancel()
+                return
+
+
+def _chunks(path: Path, blob: Blob) -> Iterator[blob_pb2.WriteRequest]:
     yield blob_pb2.WriteRequest(blob=blob)
-    with store.path(blob).open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             yield blob_pb2.WriteRequest(chunk=chunk)
 

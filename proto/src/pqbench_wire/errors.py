@@ -10,7 +10,9 @@
     │   ├── VerificationFailed an export whose outputs differ from PyTorch's
     │   ├── PrecisionMismatch  an engine that does not run in the precision asked for
     │   ├── WorkerCrashed      a worker process died
-    │   └── OutOfMemory
+    │   ├── Frozen             a service or worker gives no sign of life
+    │   ├── OutOfMemory
+    │   └── Internal           an exception that nobody foresaw; the service's log has it by its id
     ├── BlobCorrupt            bytes that do not have the announced SHA-256
     ├── Cancelled
     ├── Timeout                a deadline passed
@@ -63,6 +65,14 @@ class WorkerCrashed(Failed):
     """A worker process died."""
 
 
+class Frozen(Failed):
+    """A service or a worker gives no sign of life."""
+
+
+class Internal(Failed):
+    """An exception that nobody foresaw."""
+
+
 class OutOfMemory(Failed):
     """Memory of host or device ran out."""
 
@@ -84,7 +94,7 @@ class Unauthenticated(PqbenchError):
 
 
 TABLE: dict[type[PqbenchError], tuple[str, str]] = {
-    PqbenchError: ("INTERNAL", "INTERNAL"),
+    PqbenchError: ("UNKNOWN", "UNKNOWN"),
     InvalidInput: ("INVALID_ARGUMENT", "INVALID_INPUT"),
     TooLarge: ("OUT_OF_RANGE", "TOO_LARGE"),
     NotFound: ("NOT_FOUND", "NOT_FOUND"),
@@ -94,6 +104,8 @@ TABLE: dict[type[PqbenchError], tuple[str, str]] = {
     VerificationFailed: ("UNKNOWN", "VERIFICATION_FAILED"),
     PrecisionMismatch: ("UNKNOWN", "PRECISION_MISMATCH"),
     WorkerCrashed: ("ABORTED", "WORKER_CRASHED"),
+    Frozen: ("ABORTED", "FROZEN"),
+    Internal: ("INTERNAL", "INTERNAL"),
     OutOfMemory: ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY"),
     BlobCorrupt: ("DATA_LOSS", "BLOB_CORRUPT"),
     Cancelled: ("CANCELLED", "CANCELLED"),

@@ -1,13 +1,40 @@
-"""Asks a service for its health: python -m pqbench_wire.health HOST:PORT. Exit code 0: it serves."""
+"""Health (grpc.health.v1), served and asked: python -m pqbench_wire.health HOST:PORT. Exit code 0: it serves."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SECONDS = 10.0
+Respond = Callable[[health_pb2.HealthCheckResponse], None]
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """Health of services that serve as long as their process does.
+
+    A stream that watches holds no thread: gRPC calls `Watch` with the function that sends, and keeps the stream open.
+    grpcio-health-checking's own holds a lock while it sends, and stands still when streams come and go at once.
+    """
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._services = {"", *services}
+
+    def Check(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> Any:
+        if request.service not in self._services:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:80]!r}")
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+    def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: Respond
+    ) -> None:
+        known = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        send_response_callback(health_pb2.HealthCheckResponse(status=known[request.service not in self._services]))
+
+    Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
 
 
 def serving(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from pqbench.common.v1.common_pb2 import Images, Input, Preprocessing
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import InvalidInput
+from pqbench_wire.errors import InvalidInput, TooLarge
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,53 @@ class Inputs:
 
 Feed = np.ndarray | Inputs  # one image input [N, …], or inputs by name
 MOST_HELD_OUT = 1024
+MAX_VALUES = 1 << 25  # of one example: more than an image of 3300 x 3300
+MAX_INPUTS = 64
+MAX_RESIZE = 16_384  # pixels
+INTERPOLATIONS = ("", "bilinear", "bicubic")
+
+
+def check_preprocessing(given: Preprocessing) -> None:
+    """Raise InvalidInput for what no model can be fed with, TooLarge for what is beyond the bounds."""
+    if given.inputs:
+        _check_inputs(given.inputs)
+        return
+    values = given.height * given.width * given.channels
+    if not values:
+        raise InvalidInput("preprocessing needs height, width and channels, or inputs")
+    if values > MAX_VALUES or given.resize > MAX_RESIZE:
+        raise TooLarge(
+            f"an image of {given.height} x {given.width} x {given.channels}, resized to {given.resize}: "
+            f"at most {MAX_VALUES} values and a resize of {MAX_RESIZE}"
+        )
+    if not len(given.mean) == len(given.std) == given.channels:
+        raise InvalidInput(
+            f"preprocessing has {len(given.mean)} mean and {len(given.std)} std for {given.channels} channels"
+        )
+    if not (np.isfinite(given.mean).all() and np.isfinite(given.std).all() and min(given.std) > 0):
+        raise InvalidInput("preprocessing: mean and std must be finite, std above 0")
+    if given.interpolation not in INTERPOLATIONS:
+        raise InvalidInput(f"interpolation is {given.interpolation[:80]!r}; known: bilinear, bicubic")
+
+
+def _check_inputs(inputs: Sequence[Input]) -> None:
+    names = [one.name for one in inputs]
+    if len(names) > MAX_INPUTS:
+        raise TooLarge(f"{len(names)} inputs; at most {MAX_INPUTS}")
+    if len(set(names)) < len(names) or not all(names):
+        raise InvalidInput("each input needs a name of its own")
+    for one in inputs:
+        if not _is_number(one.dtype):
+            raise InvalidInput(f"input {one.name[:80]}: {one.dtype[:80]!r} is no type of numbers")
+        if (values := math.prod(one.shape)) > MAX_VALUES:
+            raise TooLarge(f"input {one.name[:80]} has {values} values for one example; at most {MAX_VALUES}")
+
+
+def _is_number(dtype: str) -> bool:
+    try:
+        return np.dtype(dtype).kind in "biuf"
+    except TypeError:
+        return False
 
 
 def split_training(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

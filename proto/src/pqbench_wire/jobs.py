@@ -11,16 +11,21 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from pqbench_wire.errors import Cancelled, Failed, PqbenchError
+from pqbench.common.v1.common_pb2 import Heartbeat
+from pqbench_wire.errors import Cancelled, Internal, PqbenchError
 
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 30.0  # seconds without a listener after which a job is cancelled
+WAITING = "wait"  # the stage of progress that is none: others hold what the job needs
+HEARTBEAT = 5.0  # seconds of silence after which a listener is told that the service lives
+KEPT = 4096  # results on disk of one long call; the oldest go first
 
 Event = TypeVar("Event", bound=Message)
 
@@ -29,6 +34,18 @@ class Emit(Protocol[Event]):  # type: ignore[misc]
     """Sends an event to whoever listens; raises Cancelled once nobody does any more."""
 
     def __call__(self, event: Event) -> None: ...
+
+    def check(self) -> None:
+        """Raises Cancelled once nobody listens any more."""
+        ...
+
+
+class Listener(Protocol):
+    """Who is told of a job, as `grpc.ServicerContext` has it."""
+
+    def is_active(self) -> bool: ...
+
+    def add_callback(self, callback: Callable[[], None]) -> bool: ...
 
 
 class Jobs(Generic[Event]):
@@ -47,10 +64,13 @@ class Jobs(Generic[Event]):
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def stream(self, request: Message, work: Callable[[Emit[Event]], Event], salt: str = "") -> Iterator[Event]:
+    def stream(
+        self, request: Message, work: Callable[[Emit[Event]], Event], listener: Listener, salt: str = ""
+    ) -> Iterator[Event]:
         """The events of the job for `request`, the last one its result; starts `work` if need be.
 
-        `salt` goes into the key besides the service's own: what else decides this request's result.
+        They end early when the listener goes away. `salt` goes into the key besides the service's own: what else
+        decides this request's result.
         """
         kind = f"{self._salt}\n{salt}\n{request.DESCRIPTOR.full_name}\n"
         key = hashlib.sha256(kind.encode() + canonical(request)).hexdigest()
@@ -69,20 +89,19 @@ class Jobs(Generic[Event]):
         if is_new:
             threading.Thread(target=self._run, args=(key, job, work), daemon=True, name=f"job-{key[:8]}").start()
         try:
-            yield from job.events()
+            yield from job.events(listener, self._event)
         finally:
             job.leave()
 
     def _run(self, key: str, job: _Job[Event], work: Callable[[Emit[Event]], Event]) -> None:
         try:
-            result = work(job.emit)
+            result = work(job)
             self._keep(key, result)
             job.finish(result, None)
         except PqbenchError as error:
             job.finish(None, error)
-        except Exception as error:
-            log.exception("job %s", key[:8])
-            job.finish(None, Failed(f"{type(error).__name__}: {first_line(error)}"))
+        except BaseException as error:  # a thread's SystemExit would end in silence, and its listeners would wait
+            job.finish(None, Internal(log_by_id(error)))
         finally:
             with self._lock:
                 del self._running[key]
@@ -103,6 +122,9 @@ class Jobs(Generic[Event]):
         partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
         partial.write_bytes(result.SerializeToString(deterministic=True))
         partial.replace(self._folder / key)
+        oldest_first = sorted(self._folder.glob("[0-9a-f]*"), key=_age, reverse=True)
+        for path in oldest_first[: max(0, len(oldest_first) - KEPT)]:
+            path.unlink(missing_ok=True)
 
 
 class _Job(Generic[Event]):
@@ -114,12 +136,16 @@ class _Job(Generic[Event]):
         self._done = False
         self._changed = threading.Condition()
 
-    def emit(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:
         with self._changed:
-            if self._listeners == 0 and time.monotonic() - self._left_at > ABANDONED_AFTER:
-                raise Cancelled(f"nobody has listened for {ABANDONED_AFTER:.0f} s")
-            self._events.append(event)
-            self._changed.notify_all()
+            self.check()
+            if self._events[-1:] != [event]:
+                self._events.append(event)
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        if self._listeners == 0 and time.monotonic() - self._left_at > ABANDONED_AFTER:
+            raise Cancelled(f"nobody has listened for {ABANDONED_AFTER:.0f} s")
 
     def join(self) -> None:
         with self._changed:
@@ -138,19 +164,24 @@ class _Job(Generic[Event]):
             self._done = True
             self._changed.notify_all()
 
-    def events(self) -> Iterator[Event]:
+    def events(self, listener: Listener, event: type[Event]) -> Iterator[Event]:
         seen = 0
-        while True:
+        listener.add_callback(self._wake)
+        while listener.is_active():
             with self._changed:
-                while seen == len(self._events) and not self._done:
-                    self._changed.wait()
+                if seen == len(self._events) and not self._done:
+                    self._changed.wait(HEARTBEAT)
                 fresh, done, error = self._events[seen:], self._done, self._error
-            yield from fresh
+            yield from fresh or [event(heartbeat=Heartbeat())]
             seen += len(fresh)
             if done:
                 if error is not None:
                     raise error
                 return
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 def canonical(message: Message) -> bytes:
@@ -162,3 +193,22 @@ def first_line(error: BaseException) -> str:
     """An exception's text, cut to its first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:500] if lines else "no message"
+
+
+def log_by_id(error: BaseException) -> str:
+    """Log an exception with its traceback; returns its one line, with the id by which the log has it.
+
+    Equal faults have equal ids, so that reasons can be counted.
+    """
+    trace = "".join(traceback.format_exception(error))
+    number = hashlib.sha256(trace.encode()).hexdigest()[:8]
+    log.error("error %s\n%s", number, trace)
+    return f"{type(error).__name__}: {first_line(error)} (error {number} in the service's log)"
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,9 +1,18 @@
-"""Walking over what an ONNX model holds, graphs inside its nodes and functions too; the types are onnx's own."""
+"""Walking over what an ONNX model holds, graphs inside its nodes and functions too.
+
+The types are onnx's own, or those of pqbench.onnx.v1, which have the same names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from pqbench.onnx.v1.onnx_view_pb2 import ModelProto
+from pqbench_wire.errors import InvalidInput
 
 EXTERNAL = 1  # onnx.TensorProto.EXTERNAL
 
@@ -28,14 +37,18 @@ def stored_tensors(model: Any) -> Iterator[Any]:
     graphs = list(all_graphs(model.graph))
     for node in nodes:
         graphs += [graph for inner in inner_graphs(node) for graph in all_graphs(inner)]
+    sparse = [one for graph in graphs for one in graph.sparse_initializer]
     for graph in graphs:
         yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
         nodes += graph.node
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
+        sparse += [
+            *attribute.sparse_tensors,
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+        ]
+    for one in sparse:
+        yield from (one.values, one.indices)
 
 
 def external_location(tensor: Any) -> str:
@@ -43,3 +56,14 @@ def external_location(tensor: Any) -> str:
     if tensor.data_location != EXTERNAL:
         return ""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def external_locations(file: Path) -> list[str]:
+    """The names of the files in which an ONNX file keeps weights, each once. Raises InvalidInput for another file."""
+    try:
+        model = ModelProto.FromString(file.read_bytes())
+    except DecodeError as error:
+        raise InvalidInput(f"{file} is not an ONNX file") from error
+    if not model.HasField("graph"):
+        raise InvalidInput(f"{file} is not an ONNX file: it has no graph")
+    return list(dict.fromkeys(found for tensor in stored_tensors(model) if (found := external_location(tensor))))

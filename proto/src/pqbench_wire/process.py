@@ -9,15 +9,21 @@ import functools
 import hashlib
 import os
 import signal
+import stat
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pqbench_wire.errors import InvalidInput
+
+LOCK_POLL = 0.1  # seconds
 PR_SET_PDEATHSIG = 1
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
@@ -69,21 +75,95 @@ def versions_of(*packages: str) -> dict[str, str]:
     return found
 
 
+def cpu_seconds(session: int) -> float:
+    """CPU time that the living processes of a session have used so far (Linux)."""
+    ticks = 0
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            fields = process.read_text(errors="replace").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) == session else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def end_first_when_memory_is_short() -> None:
+    """Have the kernel choose this process before its service when memory runs out (Linux)."""
+    with contextlib.suppress(OSError):  # not where /proc is read-only
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """A command that runs another maker's tool and ends with the process that starts it, however that ends."""
+    return [sys.executable, "-m", "pqbench_wire.process", str(os.getpid()), *command]
+
+
+Waiting = Callable[[str], None]  # is told what is waited for, again and again; raises Cancelled to give up
+
+
+def _in_silence(reason: str) -> None:
+    """Waits without a word."""
+
+
+def lock_folder(folder: Path | None = None) -> Path:
+    """The folder of the locks that a user's services on a machine share: `folder`, or one in the temporary folder.
+
+    Raises InvalidInput where that one is somebody else's.
+    """
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    own = Path(tempfile.gettempdir()) / f"pqbench-locks-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        own.mkdir(mode=0o700)
+    found = own.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InvalidInput(f"{own} is not a folder of your own: remove it, or name another with TMPDIR or --locks")
+    own.chmod(0o700)
+    return own
+
+
 @contextlib.contextmanager
-def machine_lock(folder: Path | None, exclusive: bool) -> Iterator[None]:
+def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = _in_silence) -> Iterator[None]:
     """Hold the machine: exclusively to measure on it, shared to do anything else.
 
     `folder` is one that all parties on the machine see (default: in the temporary folder).
     """
-    folder = folder or Path(tempfile.gettempdir()) / f"pqbench-locks-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "machine.lock", exclusive):
+    with file_lock(lock_folder(folder) / "machine.lock", exclusive, waiting):
         yield
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, exclusive: bool = True) -> Iterator[None]:
-    """Hold a lock file; it is made where there is none."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+def file_lock(path: Path, exclusive: bool = True, waiting: Waiting = _in_silence) -> Iterator[None]:
+    """Hold a lock file; it is made where there is none. A symbolic link is not followed: OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    since = time.strftime("%H:%M:%S")
+    try:
+        while not _locked(descriptor, exclusive):
+            waiting(f"waiting for {path}, held by {_holder(descriptor)}, since {since}")
+            time.sleep(LOCK_POLL)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, exclusive: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds a lock file, as far as the kernel tells."""
+    inode = f":{os.fstat(descriptor).st_ino} "
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and inode in line and fields[4] not in ("0", "-1"):
+                return f"process {fields[4]}"
+    return "another process"
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  # the very command, without a shell

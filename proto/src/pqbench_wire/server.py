@@ -15,21 +15,34 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pqbench_wire.errors import Cancelled, InvalidInput, PqbenchError, Unauthenticated
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Cancelled, Internal, InvalidInput, PqbenchError, Unauthenticated, Unavailable
+from pqbench_wire.health import HealthServicer
+from pqbench_wire.jobs import first_line, log_by_id
 from pqbench_wire.process import die_with_parent
 from pqbench_wire.status import to_status
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 8 << 20  # bytes: a blob's chunk or a layer table, never a tensor
 GRACE = 5.0  # seconds that calls in flight have to end
+MAX_CALLS = 64  # in flight at once; a long call holds a thread while it waits for events
+SPARE_THREADS = 16  # that answer health, and refuse what is over the limit
+HEALTH = "/grpc.health.v1."
+# A peer that is gone is found by pings; clients may ping as often as ours do.
+KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 30_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +56,8 @@ class ServerOptions:
     tls_key: Path | None = None  # PEM
     tls_client_ca: Path | None = None  # PEM; given: clients need a certificate of this CA
     token_file: Path | None = None  # its content is the bearer token that clients need
+    token: str | None = None  # the bearer token itself
+    insecure_token: bool = False  # let a token travel unencrypted off loopback
     parent: int | None = None  # process to die with
 
 
@@ -58,72 +73,108 @@ def parse_options(
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--tls-client-ca", type=Path, help="clients need a certificate of this authority")
     parser.add_argument("--token-file", type=Path, help="clients need this bearer token")
+    parser.add_argument("--token-pipe", type=int, help="an inherited descriptor that the bearer token is read from")
+    parser.add_argument(
+        "--insecure-token", action="store_true", help="let the token travel unencrypted: only on a network of your own"
+    )
     parser.add_argument("--parent", type=int, help="process to die with")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
     values = vars(parser.parse_args(argv))
     given = {flag for flag in flags if values.pop(flag.replace("-", "_"))}
-    return ServerOptions(**values), given
+    pipe = values.pop("token_pipe")
+    return ServerOptions(**values, token=None if pipe is None else _read_token(pipe)), given
+
+
+def _read_token(descriptor: int) -> str:
+    """A token that nobody else can read: not in the command line, in the environment or in a file."""
+    with os.fdopen(descriptor) as pipe:
+        return pipe.read().strip()
 
 
 class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Turns the error tree into statuses and checks the token; health stays open to probes."""
+    """Checks the token, bounds the calls in flight and turns exceptions into statuses; health stays open to probes."""
 
     def __init__(self, token: str | None) -> None:
-        self._token = token
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._free = threading.BoundedSemaphore(MAX_CALLS)
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None], details: Any
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(details)
-        if handler is None:
-            return None
-        allowed = self._token is None or details.method.startswith("/grpc.health.v1.") or self._has_token(details)
+        if handler is None or details.method.startswith(HEALTH):
+            return handler  # untouched: its watching streams hold no thread
+        guard = partial(self._guard, self._token is None or self._has_token(details), details.method)
         if handler.response_streaming:
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            behaviour = _translating_stream(handler.stream_stream or handler.unary_stream, allowed)
+            behaviour = _guarded_stream(handler.stream_stream or handler.unary_stream, guard)
         else:
             make = (
                 grpc.stream_unary_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-            behaviour = _translating_call(handler.stream_unary or handler.unary_unary, allowed)
+            behaviour = _guarded_call(handler.stream_unary or handler.unary_unary, guard)
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
     def _has_token(self, details: Any) -> bool:
         given = dict(details.invocation_metadata).get("authorization", "")
-        return hmac.compare_digest(given, f"Bearer {self._token}")
+        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._token or b"")
+
+    @contextlib.contextmanager
+    def _guard(self, allowed: bool, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        taken = allowed and self._free.acquire(blocking=False)
+        try:
+            if not allowed:
+                raise Unauthenticated("this service needs a bearer token (authorization: Bearer …)")
+            if not taken:
+                raise Unavailable(f"{MAX_CALLS} calls are in flight, which is the limit of this service; try again")
+            yield
+        except PqbenchError as error:
+            context.abort_with_status(to_status(error))
+        except (GeneratorExit, grpc.RpcError):
+            raise
+        except Exception as error:
+            if not context.is_active():  # the caller is gone, and what it held with it
+                raise
+            context.abort_with_status(to_status(Internal(f"{method}: {log_by_id(error)}")))
+        finally:
+            if taken:
+                self._free.release()
 
 
-@contextlib.contextmanager
-def _translated(context: grpc.ServicerContext, allowed: bool) -> Iterator[None]:
-    try:
-        if not allowed:
-            raise Unauthenticated("this service needs a bearer token (authorization: Bearer …)")
-        yield
-    except PqbenchError as error:
-        context.abort_with_status(to_status(error))
+Guard = Callable[[grpc.ServicerContext], contextlib.AbstractContextManager[None]]
 
 
-def _translating_call(behaviour: Any, allowed: bool) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _guarded_call(behaviour: Any, guard: Guard) -> Callable[[Any, grpc.ServicerContext], Any]:
     def call(request: Any, context: grpc.ServicerContext) -> Any:
-        with _translated(context, allowed):
+        with guard(context):
             return behaviour(request, context)
 
     return call
 
 
-def _translating_stream(behaviour: Any, allowed: bool) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _guarded_stream(behaviour: Any, guard: Guard) -> Callable[[Any, grpc.ServicerContext], Any]:
     def stream(request: Any, context: grpc.ServicerContext) -> Any:
-        with _translated(context, allowed):
+        with guard(context):
             yield from behaviour(request, context)
 
     return stream
+
+
+def make_server(token: str | None, max_message: int = MAX_MESSAGE) -> grpc.Server:
+    """A server without services; `max_message`: bytes of a request or reply."""
+    limits = [("grpc.max_receive_message_length", max_message), ("grpc.max_send_message_length", max_message)]
+    return grpc.server(
+        futures.ThreadPoolExecutor(MAX_CALLS + SPARE_THREADS),
+        interceptors=[Interceptor(token)],
+        options=[*limits, *KEEPALIVE, ("grpc.so_reuseport", 0)],
+    )
 
 
 def serve(
@@ -141,25 +192,17 @@ def serve(
         die_with_parent(options.parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     token = _token(options)
-    # Many threads are cheap: they wait for events; work is serialised by the jobs themselves.
-    limits = [("grpc.max_receive_message_length", max_message), ("grpc.max_send_message_length", max_message)]
-    server = grpc.server(
-        futures.ThreadPoolExecutor(32), interceptors=[Interceptor(token)], options=[*limits, ("grpc.so_reuseport", 0)]
-    )
-    names = [*add(server), health.SERVICE_NAME, reflection.SERVICE_NAME]
-    checks = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    server = make_server(token, max_message)
+    names = [*add(server), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(names), server)
     reflection.enable_server_reflection(names, server)
     address = _bind(server, options)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server.start()
-    for name in ("", *names):
-        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     print(json.dumps({"listening": address, "pid": os.getpid()}), flush=True)
     stop.wait()
-    checks.enter_graceful_shutdown()
     server.stop(GRACE).wait()
     close()
     logging.shutdown()
@@ -167,7 +210,7 @@ def serve(
 
 
 def _bind(server: grpc.Server, options: ServerOptions) -> str:
-    host = options.listen.rpartition(":")[0]
+    host, _, _ = options.listen.rpartition(":")
     try:
         if options.tls_certificate and options.tls_key:
             port = server.add_secure_port(options.listen, _credentials(options))
@@ -175,7 +218,7 @@ def _bind(server: grpc.Server, options: ServerOptions) -> str:
             port = server.add_insecure_port(options.listen)
     except (RuntimeError, OSError) as error:
         raise InvalidInput(f"cannot listen on {options.listen}: {first_line(error)}") from error
-    return f"{host}:{port}"
+    return options.listen if options.listen.startswith("unix:") else f"{host}:{port}"
 
 
 def _credentials(options: ServerOptions) -> grpc.ServerCredentials:
@@ -188,15 +231,32 @@ def _credentials(options: ServerOptions) -> grpc.ServerCredentials:
 def _token(options: ServerOptions) -> str | None:
     if bool(options.tls_certificate) != bool(options.tls_key) or (options.tls_client_ca and not options.tls_key):
         raise InvalidInput("--tls-certificate and --tls-key go together; --tls-client-ca needs both")
-    token = options.token_file.read_text().strip() if options.token_file else None
-    if options.token_file and not token:
-        raise InvalidInput(f"--token-file {options.token_file} is empty")
-    mutual_tls = options.tls_certificate and options.tls_key and options.tls_client_ca
-    if not (token or mutual_tls or is_loopback(options.listen)):
+    token = read_token(options.token_file) if options.token_file else options.token
+    if token is not None and not token:
+        raise InvalidInput("the token is empty")
+    if is_loopback(options.listen):
+        return token
+    if not (token or options.tls_client_ca):
         raise InvalidInput(
             f"--listen {options.listen} is reachable from outside this machine: give --token-file, "
             "or --tls-certificate, --tls-key and --tls-client-ca"
         )
+    if token and not (options.tls_key or options.insecure_token):
+        raise InvalidInput(
+            f"--listen {options.listen} would have the token travel unencrypted: give --tls-certificate and --tls-key "
+            "too, or, on a network of your own, --insecure-token"
+        )
+    return token
+
+
+def read_token(file: Path) -> str:
+    """A bearer token from a file. Raises InvalidInput for one that no header can carry."""
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise InvalidInput(f"token file {file}: {first_line(error)}") from error
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise InvalidInput(f"token file {file}: a token is one word of printable ASCII characters")
     return token
 
 

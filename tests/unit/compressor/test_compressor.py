@@ -268,3 +268,48 @@ def test_labels_of_a_subset_are_right_among_its_outputs() -> None:
     assert split.accuracy(outputs, split.labels) == 75
     whole = Training(images=images, labels=split.labels, preprocessing=Preprocessing())
     assert whole.accuracy(outputs, split.labels) == 0
+
+
+def test_a_file_that_is_quantized_already_is_measured_as_it_is_and_not_quantized_again(
+    pipeline: Pipeline, store: BlobStore, shared_cases: Path
+) -> None:
+    given = (shared_cases / "onnx/already-quantized.onnx").read_bytes()
+    preprocessing = Preprocessing(height=32, width=32, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
+    model = pb.Model(plugin="onnx", name="q.onnx", code=store.put(given), preprocessing=preprocessing)
+    for method in ("int8-static", "fp16"):
+        steps = [pb.Step(kind="quantize", plugin=method)]
+        refused = pipeline.check(pb.CheckRequest(model=model, steps=steps)).refused
+        assert refused == "this file is quantized already: it has DequantizeLinear nodes"
+    answer = pipeline.check(pb.CheckRequest(model=model))
+    assert (answer.refused, answer.precision, answer.classes) == ("", Precision.PRECISION_INT8, 10)
+    assert list(answer.forms) == [Form.FORM_QDQ_TOOL]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    images = Images(images=store.put_array(pixels), labels=store.put_array(np.zeros(4, np.int64)))
+    result = pipeline.compress(pb.CompressRequest(model=model, forms=answer.forms, verification=images), quiet)
+    (made,) = result.artifacts
+    assert (made.form, made.precision) == (Form.FORM_QDQ_TOOL, Precision.PRECISION_INT8)
+    assert onnx.load_from_string(store.read(made.blob)).graph == onnx.load_from_string(given).graph
+    assert result.verifications[0].sqnr_db == 200
+
+
+# The least dB of each precision, as it is told to users.
+BOUNDS = {"FP32": 60, "FP16": 30, "BF16": 15, "INT8": 3, "INT8_DYNAMIC": 3, "FP8": 3, "INT4": 0}
+
+
+@pytest.mark.parametrize(("name", "least"), BOUNDS.items())
+def test_an_artifact_is_held_to_the_bound_of_its_precision(name: str, least: float) -> None:
+    """An artifact that gives what it takes, against a reference that lies just above and just under the bound."""
+    values = [onnx.helper.make_tensor_value_info(one, onnx.TensorProto.FLOAT, ["n", 1, 4, 4]) for one in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
+    artifact = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    inputs = np.random.default_rng(0).standard_normal((4, 1, 4, 4)).astype(np.float32)
+    outputs, precision = inputs.reshape(4, 16).astype(np.float64), Precision.Value(f"PRECISION_{name}")
+
+    def verified(decibels: float, form: Form = Form.FORM_ONNX) -> float:
+        reference = outputs / (1 + 10 ** (-decibels / 20))  # so much smaller that the noise is so far below the signal
+        return export.verify(artifact.SerializeToString(), form, precision, inputs, reference).sqnr_db
+
+    assert verified(least + 0.1) == pytest.approx(least + 0.1, abs=1e-3)
+    with pytest.raises(VerificationFailed, match=f"signal-to-noise {least - 0.1:.1f} dB, at least {least} dB wanted"):
+        verified(least - 0.1)
+    assert verified(-20, Form.FORM_QDQ_TOOL) == pytest.approx(-20, abs=1e-3), "is a finding"

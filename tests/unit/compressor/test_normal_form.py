@@ -11,13 +11,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pqbench.common.v1.common_pb2 import Form, Preprocessing
+from pqbench.common.v1.common_pb2 import Form, Input, Preprocessing
 from pqbench_compressor import export, normal_form, onnx_check
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_compressor.quantizers._graph import Graph
-from pqbench_orchestrator.onnx_files import external_locations
+from pqbench_orchestrator.survey import _beside
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, normalise
+from pqbench_wire.onnx_walk import external_locations
 
 
 def old_file() -> bytes:
@@ -177,6 +178,42 @@ def test_a_file_may_not_reach_for_others(tmp_path: Path) -> None:
         normal_form.read("g", model.SerializeToString(), {"w": tmp_path / "w"})
 
 
+@pytest.mark.parametrize(
+    ("location", "problem"),
+    [
+        ("w.bin", ""),
+        ("inner/w.bin", ""),
+        ("../other/w.bin", "which is not in its own folder"),
+        ("inner/../w.bin", "which is not in its own folder"),
+        ("/etc/hostname", "which is not in its own folder"),
+        ("link.bin", "which is not in its own folder"),
+        ("linked/w.bin", "which is not in its own folder"),
+        ("gone.bin", "there is no file {folder}/gone.bin"),
+        ("inner", "there is no file {folder}/inner"),
+    ],
+)
+def test_only_files_of_a_models_own_folder_are_sent_with_it(tmp_path: Path, location: str, problem: str) -> None:
+    folder = tmp_path / "model"
+    for place in (folder / "inner", tmp_path / "other"):
+        place.mkdir(parents=True)
+        (place / "w.bin").write_bytes(bytes(2560))
+    (folder / "w.bin").write_bytes(bytes(2560))
+    (folder / "link.bin").symlink_to(tmp_path / "other/w.bin")
+    (folder / "linked").symlink_to(tmp_path / "other")
+    model, file = product(np.zeros(20, np.float32)), folder / "m.onnx"
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    file.write_bytes(model.SerializeToString())
+    if not problem:
+        assert list(_beside(file)) == [(location, folder / location)]
+        return
+    with pytest.raises(InvalidInput) as caught:
+        list(_beside(file))
+    assert str(caught.value).startswith(f"{file} keeps weights in {location!r}")
+    assert str(caught.value).endswith(problem.format(folder=folder))
+
+
 def test_a_small_constant_that_keeps_a_division_alive_is_kept() -> None:
     class Ratio(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -300,3 +337,204 @@ def test_onnx_runtimes_quantizer_takes_a_fixed_batch() -> None:
     form = plugin.FORMS[0]
     quantized = plugin.quantize(Source(onnx=lambda: model, module=None), plugin.Config(), context, (form,))[form]
     assert "QuantizeLinear" in {node.op_type for node in onnx.load_from_string(quantized).graph.node}
+
+
+def constant(name: str, *shape: int) -> onnx.TensorProto:
+    """Random weights that keep a signal's size."""
+    values = np.random.default_rng(len(name)).standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return numpy_helper.from_array(values.astype(np.float32), name)
+
+
+def integers(name: str, *values: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def classified(name: str) -> list[onnx.NodeProto]:
+    """The end of a classifier of 16 classes over 32 channels."""
+    return [
+        helper.make_node("Conv", [name, "last weight"], ["last"], name="last"),
+        helper.make_node("GlobalAveragePool", ["last"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["scores"]),
+    ]
+
+
+def classifier(nodes: list[onnx.NodeProto], *weights: onnx.TensorProto) -> onnx.ModelProto:
+    """An image's classifier whose last convolution reads the tensor `features` of 32 channels."""
+    everything = [*nodes, *classified("features")]
+    return onnx.load_from_string(whole(everything, *weights, constant("last weight", 16, 32, 3, 3), rank=2))
+
+
+EIGHT = Preprocessing(height=8, width=8, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
+
+
+def quantized(data: bytes, name: str, form: Form) -> tuple[bytes, dict[str, Any], Context]:
+    """A graph of images of 8 × 8 pixels quantized, with the quantizer's notes."""
+    images = np.random.default_rng(0).integers(0, 256, (36, 8, 8, 3), dtype=np.uint8)
+    split = Training(images=images, labels=np.zeros(36, int), preprocessing=EIGHT)
+    context = Context(seed=0, report=lambda *_: None, classes=16, images=split.inputs(slice(8)), training_split=split)
+    plugin, source = QUANTIZERS.load(name), Source(onnx=lambda: data, module=None)
+    config = plugin.Config(images=33) if name == "int8-static" else plugin.Config()
+    return plugin.quantize(source, config, context, (form,))[form], source.notes, context
+
+
+@pytest.mark.parametrize(("kind", "name"), [(TensorProto.UINT8, "uint8"), (TensorProto.FLOAT16, "float16")])
+def test_a_file_that_casts_its_pictures_is_given_no_float32(kind: int, name: str) -> None:
+    """With preprocessing it is refused; without, it is fed arrays of its own type."""
+    model = classifier(
+        [helper.make_node("Cast", ["image"], ["wide"], to=TensorProto.FLOAT),
+         helper.make_node("Conv", ["wide", "w"], ["features"])],
+        constant("w", 32, 3, 3, 3),
+    )  # fmt: skip
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    assert onnx_check.examine(model, EIGHT).refused == f"its input image is {name}; it would be given float32"
+    own = Preprocessing(inputs=[Input(name="image", dtype=name, shape=[3, 8, 8])])
+    found = onnx_check.examine(model, own)
+    assert (found.refused, found.classes) == ("", 16)
+
+
+def test_a_convolution_whose_bias_is_computed_stays_fp32_and_is_named() -> None:
+    model = classifier(
+        [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[0, 1, 2, 3], keepdims=0),
+         helper.make_node("Expand", ["mean", "channels"], ["bias"]),
+         helper.make_node("Conv", ["image", "w", "bias"], ["features"], name="first")],
+        integers("channels", 32), constant("w", 32, 3, 3, 3),
+    )  # fmt: skip
+    data = normal_form.normalised("a", model)
+    for form in (Form.FORM_QDQ_UNSIGNED, Form.FORM_QDQ_SIGNED):
+        made, notes, context = quantized(data, "int8-static", form)
+        assert notes["left_fp32"] == {"first": "its bias is no constant"}
+        graph = Graph(made)
+        first, last = (next(node for node in graph.nodes if node.name == name) for name in ("first", "last"))
+        assert graph.array(first.input[1]).dtype == np.float32
+        assert graph.producers()[last.input[1]].op_type == "DequantizeLinear"
+        assert export.sqnr(export.run_onnx(data, context.images), export.run_onnx(made, context.images)) > 25
+
+
+@pytest.mark.parametrize("shape", ["stored", "computed"])
+def test_a_weight_that_is_reshaped_is_a_constant(shape: str) -> None:
+    nodes = [
+        helper.make_node("Concat", ["outer", "inner"], ["computed"], axis=0),
+        helper.make_node("Reshape", ["flat", shape], ["w"]),
+        helper.make_node("Conv", ["image", "w"], ["features"], name="first"),
+    ]
+    numbers = (integers("outer", 32, 3), integers("inner", 3, 3), integers("stored", 32, 3, 3, 3))
+    model = classifier(nodes if shape == "computed" else nodes[1:], *numbers, constant("flat", 32, 27))
+    data = normal_form.normalised("a", model)
+    graph = Graph(data)
+    first = graph.compute_nodes()[0]
+    assert graph.left_out() == {} and graph.array(first.input[1]).shape == (32, 3, 3, 3)
+    made, _, context = quantized(data, "int8-static", Form.FORM_QDQ_UNSIGNED)
+    reference = export.run_onnx(model.SerializeToString(), context.images)
+    np.testing.assert_allclose(export.run_onnx(data, context.images), reference, rtol=1e-5, atol=1e-6)
+    assert export.sqnr(reference, export.run_onnx(made, context.images)) > 25
+
+
+def leaving_out() -> onnx.ModelProto:
+    """The second outputs of a pooling and a dropout, and the first of a recurrence, have no names."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["m", ""], kernel_shape=[2, 2]),
+        helper.make_node("Dropout", ["m"], ["d", ""]),
+        helper.make_node("ReduceMean", ["d"], ["r"], axes=[2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["r", "zero"], ["sequence"]),
+        helper.make_node("LSTM", ["sequence", "own", "recurrent"], ["", "state"], hidden_size=32),
+        helper.make_node("Squeeze", ["state", "zero"], ["s"]),
+        helper.make_node("Unsqueeze", ["s", "sides"], ["one"]),
+        helper.make_node("Expand", ["one", "shape"], ["features"]),
+    ]
+    sizes = (integers("zero", 0), integers("sides", 2, 3), integers("shape", 1, 1, 4, 4))
+    weights = (constant("w", 32, 3, 3, 3), constant("own", 1, 128, 32), constant("recurrent", 1, 128, 32))
+    return classifier(nodes, *sizes, *weights)
+
+
+def leaving_out_of_two_ranks() -> onnx.ModelProto:
+    """The first two outputs of a recurrence, of rank 4 and 3, have no names."""
+    model = leaving_out()
+    recurrence = next(node for node in model.graph.node if node.op_type == "LSTM")
+    recurrence.output[:] = ["", "", "state"]
+    return model
+
+
+def looping_on_what_it_reads() -> onnx.ModelProto:
+    """As `looping`, and the loop starts with the tensor that its body reads too."""
+    model = looping()
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    loop.input[2] = "rectified"
+    return model
+
+
+def looping() -> onnx.ModelProto:
+    """A Loop that adds a convolution to what a ReLU outside of it made, three times; so lies the weight."""
+    values = {
+        "i": (TensorProto.INT64, []), "on": (TensorProto.BOOL, []), "x": (TensorProto.FLOAT, None),
+        "still": (TensorProto.BOOL, []), "y": (TensorProto.FLOAT, None),
+    }  # fmt: skip
+    told = [helper.make_tensor_value_info(name, *kind) for name, kind in values.items()]
+    inside = [
+        helper.make_node("Identity", ["on"], ["still"]),
+        helper.make_node("Conv", ["x", "again"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "rectified"], ["y"]),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["first"]),
+        helper.make_node("Relu", ["first"], ["rectified"]),
+        helper.make_node("Neg", ["rectified"], ["start"]),
+        helper.make_node("Loop", ["times", "yes", "start"], ["features"],
+                         body=helper.make_graph(inside, "body", told[:3], told[3:])),
+    ]  # fmt: skip
+    numbers = [numpy_helper.from_array(np.array(3), "times"), numpy_helper.from_array(np.array(True), "yes")]
+    return classifier(nodes, *numbers, constant("w", 32, 3, 3, 3), constant("again", 32, 32, 3, 3))
+
+
+def scanning() -> onnx.ModelProto:
+    """A Scan that sums up products of an image's columns with a matrix that lies outside of it."""
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("s", "x", "sum", "each")]
+    inside = [
+        helper.make_node("MatMul", ["x", "matrix"], ["p"]),
+        helper.make_node("Add", ["s", "p"], ["sum"]),
+        helper.make_node("Identity", ["sum"], ["each"]),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["first"]),
+        helper.make_node("Transpose", ["first"], ["columns"], perm=[3, 0, 2, 1]),
+        helper.make_node("ReduceMean", ["columns"], ["start"], axes=[0], keepdims=0),
+        helper.make_node("Scan", ["start", "columns"], ["summed", "all"], num_scan_inputs=1,
+                         body=helper.make_graph(inside, "body", told[:2], told[2:])),
+        helper.make_node("Transpose", ["summed"], ["rows"], perm=[0, 2, 1]),
+        helper.make_node("Unsqueeze", ["rows", "last axis"], ["column"]),
+        helper.make_node("Concat", ["column", "column", "column"], ["features"], axis=3),
+    ]  # fmt: skip
+    return classifier(nodes, constant("w", 32, 3, 3, 3), constant("matrix", 32, 32), integers("last axis", 3))
+
+
+@pytest.mark.parametrize("make", [leaving_out, leaving_out_of_two_ranks, looping, looping_on_what_it_reads, scanning])
+@pytest.mark.parametrize(
+    ("name", "form", "least"),
+    [("int8-static", Form.FORM_QDQ_UNSIGNED, 20), ("int8-static", Form.FORM_QDQ_TYPED, 20), ("fp16", Form.FORM_ONNX, 50),
+     ("bf16", Form.FORM_ONNX, 30)],
+)  # fmt: skip
+def test_outputs_without_names_and_loops_are_carried(make: Any, name: str, form: Form, least: float) -> None:
+    model = make()
+    read = normal_form.read("a", model.SerializeToString(), {})
+    assert onnx_check.examine(read, EIGHT) == onnx_check.Found(classes=16)
+    data = normal_form.normalised("a", read)
+    operators = {node.op_type for node in onnx.load_from_string(data).graph.node}
+    assert operators & {"LSTM", "Loop", "Scan"} and "Dropout" not in operators
+    made, _, context = quantized(data, name, form)
+    reference = export.run_onnx(model.SerializeToString(), context.images)
+    np.testing.assert_allclose(export.run_onnx(data, context.images), reference, rtol=1e-4, atol=1e-5)
+    found = export.verify(made, form, QUANTIZERS.load(name).PRECISION, context.images, reference)
+    assert least < found.sqnr_db < 150, "quantized, and near"
+
+
+def test_a_tensor_whose_second_axis_is_the_batch_can_be_calibrated() -> None:
+    """33 images are calibrated with: the last batch is smaller than the one before."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"]),
+        helper.make_node("Transpose", ["c"], ["turned"], perm=[1, 0, 2, 3]),
+        helper.make_node("MaxPool", ["turned"], ["smaller"], kernel_shape=[2, 2]),
+        helper.make_node("Transpose", ["smaller"], ["features"], perm=[1, 0, 2, 3]),
+    ]
+    data = normal_form.normalised("a", classifier(nodes, constant("w", 32, 3, 3, 3)))
+    made, _, context = quantized(data, "int8-static", Form.FORM_QDQ_UNSIGNED)
+    assert export.sqnr(export.run_onnx(data, context.images), export.run_onnx(made, context.images)) > 25

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from pqbench.common.v1.common_pb2 import Form, Preprocessing
-from pqbench_compressor import checkpoint, masks, modules, statistics
+from pqbench_compressor import checkpoint, finetune, masks, modules, statistics
 from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Source, Training
 from pqbench_compressor.pruners import removal
 from pqbench_compressor.pruners._importance import gather
@@ -155,6 +155,21 @@ def test_zeros_stay_zero_in_training_whatever_the_layer(shared_cases: Path, file
     for name, parameter in again.named_parameters():
         if name in before:
             assert bool((parameter[before[name]] == 0).all()), name
+
+
+def test_zeros_of_attention_recurrence_and_transposed_convolutions_stay_zero_in_fine_tuning(tmp_path: Path) -> None:
+    """As in a run: pruned, kept as a checkpoint, and fine-tuned from it."""
+    pruned, module = Mixed().eval(), Mixed().eval()
+    prune(pruned, "l1-unstructured", '{"amount": 0.5}')
+    (tmp_path / "c").write_bytes(checkpoint.save(pruned, Mixed().eval(), []))
+    checkpoint.load(tmp_path / "c", module)
+    finetune.finetune(module, finetune.Config(batch_size=8, learning_rate=0.1), CONTEXT)
+    attention, recurrence = ("in_proj_weight", "out_proj.weight"), ("weight_ih_l0", "weight_hh_l0")
+    for name in ("up.weight", *(f"attention.{one}" for one in attention), *(f"gru.{one}" for one in recurrence)):
+        before, after = pruned.get_parameter(name), module.get_parameter(name)
+        zeros = before == 0
+        assert bool(zeros.any()) and bool((after[zeros] == 0).all()), name
+        assert float((after != before)[~zeros].float().mean()) > 0.9, f"{name} is trained"
 
 
 def test_zeros_that_nobody_pruned_may_be_trained() -> None:

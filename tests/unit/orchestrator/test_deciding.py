@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pqbench_orchestrator import run
 from pqbench_orchestrator.compare import (
     NOT_COMPARABLE,
     Change,
@@ -41,7 +42,7 @@ from pqbench_orchestrator.report.export import latex
 from pqbench_orchestrator.report.export import markdown as table_in_markdown
 from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, images_for, least_loss_shown, selection_half, verdict
 from pqbench_orchestrator.why import explain
-from pqbench_wire.errors import InvalidInput
+from pqbench_wire.errors import Failed, InvalidInput
 
 KEY = ("m", "d", "r", 1, 1)
 
@@ -325,6 +326,61 @@ def test_a_choice_that_breaks_its_bound_when_measured_again_is_told() -> None:
     assert broken_again(found, found.best.row) == {} == broken_again(found, {"Error": "gone"})
 
 
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [("Artifact Works", "its artifact, which gives wrong outputs or none"),
+     ("Baseline Verified", "its baseline, which was not found to compute the model")],
+)  # fmt: skip
+def test_what_cannot_be_relied_on_is_never_recommended(column: str, why: str) -> None:
+    fastest = row("fast", 1.0)
+    assert only([*GRID, fastest | {column: True}], max_drop=1.0).best.row["Recipe"] == "fast"  # type: ignore[union-attr]
+    found = only([*GRID, fastest | {column: False}], max_drop=1.0)
+    assert found.best is not None and found.best.row["Recipe"] == "b"
+    assert "fast" not in [one.row["Recipe"] for one in found.runners_up]
+    alone = only([fastest | {column: False}], max_drop=1.0)
+    assert alone.best is None and alone.binding == [why]
+    assert alone.nearest is not None and alone.nearest.violations == {why: math.inf}
+    lines = text(alone, "RUN")
+    assert lines[1] == f"No cell is feasible; what binds is {why}." and f"which breaks {why}: 1.000 ms" in lines[2]
+    told = as_json(alone, None)
+    assert (told["best"], told["binding"]) == (None, [why]) and told["nearest"]["Recipe"] == "fast"
+
+
+@pytest.mark.parametrize(
+    ("measured", "times"),
+    [([False, False, False, True], 3), ([False, True], 2), ([True], 1), ([None], 1), (["gone", True], 1)],
+    ids=["never", "later", "at once", "not known", "error"],
+)
+def test_an_unstable_choice_is_measured_again_at_most_so_often(
+    measured: list[Any], times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last measurement counts; what was measured without an error is not measured by a later call."""
+    ledger = Ledger(tmp_path / FILE)
+    ledger.record_cells([("b", "ok", "", row("b", 1.0))])
+    ledger.describe({"cell b": '{"measure": "m"}'})
+    ledger.close()
+    calls: list[Any] = []
+
+    class Fake:
+        def __init__(self, *_: object) -> None: ...
+
+        def confirm(self) -> Any:
+            calls.append(measured[len(calls)])
+            if calls[-1] == "gone":
+                raise Failed("gone")
+            return calls[-1]
+
+    monkeypatch.setattr(run, "Again", Fake)
+    monkeypatch.setattr(run, "confirmed_row", lambda row, stable, store: {"Stable": stable, "Call": len(calls)})
+    found, said = [only([row("b", 1.0)])], list[str]()
+    run._confirm(tmp_path, found, None, None, said.append)  # type: ignore[arg-type]
+    assert run.REMEASUREMENTS == 3 and len(calls) == len(said) == times and "after the choice" in said[0]
+    kept = {"Error": "gone"} if calls[-1] == "gone" else {"Stable": calls[-1], "Call": times}
+    assert run.confirmed(tmp_path, found[0]) == kept
+    run._confirm(tmp_path, found, None, None, said.append)  # type: ignore[arg-type]
+    assert len(calls) == times + ("Error" in kept), "where it could not be measured it is tried again"
+
+
 def test_different_targets_are_told_apart_only_beyond_what_sessions_differ() -> None:
     a, near, far = (Candidate(row=row("a", ms, Target=t), cost=ms) for ms, t in ((5.0, "t"), (5.1, "u"), (5.5, "u")))
     assert not told_apart(a, near, Goal()) and told_apart(a, far, Goal())
@@ -375,6 +431,46 @@ def test_why_says_where_the_time_goes() -> None:
         assert words in found.text, found.text
     queued = explain(about | {"Scenario": "server"}, results(layer("c1", "Conv", "INT8", 0.003, True)))
     assert queued.outside is None and queued.flags == [], "a call that waits says nothing of its layers"
+
+
+@pytest.mark.parametrize(
+    ("executed", "at_once"),
+    [({}, 1), ({"FP32": 3}, 1), ({"TF32": 3}, 1), ({"BF16": 3}, 2), ({"FP16": 1, "FP32": 9}, 2), ({"INT8": 1, "FP16": 9}, 4),
+     ({"FP8": 3}, 4)],
+)  # fmt: skip
+def test_the_speed_up_in_theory_counts_products_at_once(executed: dict[str, int], at_once: int) -> None:
+    """Half of the multiply-accumulates, each several at once, and a quarter of the bytes."""
+    about = {"Speedup": 1.5, "Precision": "FP32", "Inference Time (ms)": 10.0, "Scenario": "single-stream"}
+    told = results(layer("c", "Conv", "FP32", 0.01, True))
+    told["build"]["executed"] = executed
+    found = explain(about, told)
+    assert (found.by_macs, found.by_bytes) == (2.0 * at_once, 4.0)
+    assert f"in theory {2 * at_once:.2f}× by its multiply-accumulates and 4.00× by its bytes." in found.text
+    del told["baseline build"], told["unpruned"]
+    unknown = explain(about, told)
+    assert (unknown.by_macs, unknown.by_bytes) == (None, None) and "theory" not in unknown.text
+
+
+def test_why_says_of_the_baseline_that_it_is_one() -> None:
+    about = {"Speedup": None, "Precision": "FP32", "Inference Time (ms)": 10.0, "Scenario": "single-stream"}
+    told = results(layer("c", "Conv", "FP32", 0.01, True))
+    assert explain(about | {"Baseline": True}, told).text.startswith("This is the baseline. Of the layers' time 100%")
+    for other in ({"Baseline": False}, {"Baseline": True, "Speedup": 1.5}):
+        assert "This is the baseline" not in explain(about | other, told).text
+
+
+@pytest.mark.parametrize(
+    ("precision", "share"),
+    [("FP32", "100%"), ("FP16", "50%"), ("BF16", "50%"), ("INT8", "25%"), ("INT8_DYNAMIC", "25%"), ("FP8", "25%"),
+     ("INT4", ""), ("", "100%")],
+)  # fmt: skip
+def test_reading_weights_counts_the_bits_of_what_was_asked_for(precision: str, share: str) -> None:
+    """A thousand weights in a millisecond, where a copy moves four million bytes a second; an eighth is not told."""
+    about = {"Precision": precision, "Inference Time (ms)": 1.0, "Scenario": "single-stream", "Speedup": 1.0}
+    found = explain(about, results(layer("c", "Gemm", precision, 0.001, True), copying=4e6))
+    assert ("memory" in found.flags) == (share == "100%")
+    said = f"Reading the weights alone takes {share} of what a copy"
+    assert said in found.text if share else "alone" not in found.text
 
 
 def test_why_takes_launches_for_no_times_of_layers() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pqbench_orchestrator.manifest import Manifest, Recipe
-from pqbench_orchestrator.plan import Plan, plan
+from pqbench_orchestrator.plan import Plan, plan, unsuitable
 from pqbench_orchestrator.survey import DatasetFacts, RecipeFacts, Survey, TargetFacts
 
 PRUNE = {"prune": {"method": "l1-global", "amount": 0.5}}
@@ -332,3 +332,34 @@ def test_weights_that_pqbench_did_not_train_are_judged_on_a_half() -> None:
     assert all("held-out score" not in cell.steps for cell in made.cells)
     assert {cell.selection for cell in planned(m).cells} == {"held-out"}
     assert {cell.selection for cell in planned(manifest(selection="whole")).cells} == {"whole"}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_a_file_that_takes_another_type_than_pictures_needs_arrays_of_it(dtype: str) -> None:
+    facts = RecipeFacts(preprocessing={"inputs": [{"name": "image", "dtype": dtype, "shape": ["3", "8", "8"]}]})
+    pictures = DatasetFacts(fingerprints={"test": "x"})
+    assert unsuitable(facts, 10, "digits", pictures) == (
+        f"the model takes image {dtype} [3, 8, 8]; dataset digits has images"
+    )
+    arrays = {kind: replace(pictures, inputs={"image": f"{kind} [3, 8, 8]"}) for kind in ("float32", dtype)}
+    assert unsuitable(facts, 10, "own", arrays[dtype]) == ""
+    assert unsuitable(facts, 10, "own", arrays["float32"]).endswith("dataset own has image float32 [3, 8, 8]")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason", "notes"),
+    [(9, "the model has 9 outputs; dataset digits needs 10", 0), (10, "", 0), (1000, "", 1), (0, "", 0)],
+)
+def test_outputs_beyond_the_classes_are_told_and_missing_ones_refused(outputs: int, reason: str, notes: int) -> None:
+    m = manifest()
+    facts = survey_of(m)
+    data = replace(facts.datasets["digits"], labels=10, classes=10, scores_all=True)
+    recipes = {key: replace(found, classes=outputs) for key, found in facts.recipes.items()}
+    known = replace(facts, recipes=recipes, datasets={"digits": data})
+    assert {cell.reason for cell in planned(m, known).cells} == {reason}
+    assert known.notes == [
+        "model resnet has 1000 outputs, dataset digits 10 classes and no map from classes to outputs: "
+        "an image is right where its label's output is largest"
+    ] * notes  # fmt: skip
+    mapped = replace(known, datasets={"digits": replace(data, scores_all=False)})
+    assert mapped.notes == []

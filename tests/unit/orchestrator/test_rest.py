@@ -5,22 +5,29 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from PIL import Image
 
 from pqbench.common.v1.common_pb2 import Preprocessing
-from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult
-from pqbench_orchestrator.dataset import DATASETS, chosen, fit
+from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult, PredictResult
+from pqbench_orchestrator.dataset import DATASETS, Data, Split, chosen, fit
+from pqbench_orchestrator.execute import HANDLERS
 from pqbench_orchestrator.ledger import CELLS, Ledger, StepCache
+from pqbench_orchestrator.manifest import Recipe, Target
+from pqbench_orchestrator.plan import Cell, Plan, Step
 from pqbench_orchestrator.report.details import boxes
 from pqbench_orchestrator.report.page import Report, write_report
 from pqbench_orchestrator.samples import calls_of
-from pqbench_orchestrator.stats import paired_speedup, pareto_front
-from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, recorded, write_csv, write_parquet
-from pqbench_wire.errors import InvalidInput
+from pqbench_orchestrator.stats import paired_speedup, pareto_front, selection_half
+from pqbench_orchestrator.tables import THESIS_COLUMNS, device_columns, recorded, rows, write_csv, write_parquet
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import Failed, InvalidInput
 
 STEP = {"key": "k", "kind": "build", "label": "l", "place": "p"}
 
@@ -36,7 +43,7 @@ def test_the_ledger_only_grows_and_the_newest_row_counts(tmp_path: Path) -> None
     again = Ledger(tmp_path / "l.sqlite")
     record = again.step("k")
     assert record is not None and record.done and record.result == {"a": 1}
-    assert again._db.execute("SELECT count(*) FROM steps").fetchone() == (3,)
+    assert again._db.rows("SELECT count(*) FROM steps") == [(3,)]
     assert again.step("other") is None
     again.close()
 
@@ -185,6 +192,15 @@ def test_device_times_are_columns_where_there_is_a_gpu() -> None:
     assert device_columns(MeasureResult(timings=[timing], gpu=counted))["GPU Power (W)"] == 60.0
 
 
+def test_a_board_that_two_engines_share_has_no_power_of_one() -> None:
+    """Interleaved with the baseline, watts and clocks are of both; the times of the device are the engine's own."""
+    mine, other = (EngineTiming(device={"compute": DeviceTime(median=seconds)}) for seconds in (0.002, 0.005))
+    readings = [GpuReading(power_watts=w, sm_mhz=1500, energy_joules=w, seconds=w) for w in (50, 70, 90)]
+    assert device_columns(MeasureResult(timings=[mine, other], gpu=readings)) == {"Compute (ms)": 2.0}
+    alone = device_columns(MeasureResult(timings=[mine], gpu=readings))
+    assert alone["GPU Power (W)"] == 1.0 and alone["SM Clock Max (MHz)"] == 1500
+
+
 @pytest.mark.parametrize("columns", ["0 AS build, ", ""])
 def test_samples_are_read_with_and_without_replicates(columns: str, tmp_path: Path) -> None:
     with calls_of(tmp_path) as nothing:
@@ -208,3 +224,131 @@ def test_rows_of_older_versions_are_whole(tmp_path: Path) -> None:
         "Concurrency": 1, "Scenario": "single-stream", "Baseline": False, "Technique": "int8-static"
     }  # fmt: skip
     assert (second["Concurrency"], second["Technique"]) == (2, "int8(images=8)")
+
+
+def execution(store: BlobStore, **changes: Any) -> Any:
+    """What the handlers of steps need of an execution."""
+    return SimpleNamespace(store=store, **changes)
+
+
+def stored(store: BlobStore, array: np.ndarray) -> dict[str, Any]:
+    return json_format.MessageToDict(store.put_array(array))
+
+
+def step_of(kind: str, **spec: Any) -> Step:
+    return Step(key="k", kind=kind, label="l", place="p", spec=spec, needs={}, stage=(0,))
+
+
+@pytest.mark.parametrize(
+    ("executed", "least"),
+    [(["FP32"], 60), (["TF32"], 30), (["FP16"], 30), (["BF16"], 15), (["INT8"], 3), ([], 60), (["FP32", "TF32"], 30),
+     (["FP32", "BF16", "FP16"], 15)],
+)  # fmt: skip
+def test_a_baseline_engine_is_held_to_the_least_of_what_it_executes(
+    store: BlobStore, executed: list[str], least: float
+) -> None:
+    reference = np.random.default_rng(0).standard_normal((8, 10))
+
+    def verified(decibels: float, baseline: bool = True) -> float:
+        outputs = store.put_array(reference * (1 + 10 ** (-decibels / 20)))
+        ran = execution(store, call=lambda *_: PredictResult(outputs=outputs))
+        engine = {"engine": {}, "executed": dict.fromkeys(executed, 3)}
+        needs = {"build": engine, "inputs": {}, "variant": {"reference": stored(store, reference)}}
+        return float(HANDLERS["verify"](ran, step_of("verify", baseline=baseline), needs)["sqnr_db"])
+
+    assert verified(least + 0.1) == pytest.approx(least + 0.1)
+    wanted = rf"outputs are {least - 0.1:.1f} dB from the model's own on 8 images; its precision reaches {least} dB"
+    with pytest.raises(Failed, match=wanted):
+        verified(least - 0.1)
+    assert verified(least - 0.1, baseline=False) == pytest.approx(least - 0.1), "a variant's is a figure"
+
+
+RECIPE = Recipe.model_validate({"steps": [{"quantize": "int8-static"}]})
+TARGET = Target(name="t", backend="onnxruntime")
+
+
+def row_of(ledger: Ledger, store: BlobStore, **changes: Any) -> dict[str, Any]:
+    """The row of a cell whose steps are called after their roles, as far as the ledger has them."""
+    roles = ("fidelity", "baseline fidelity", "predict", "score", "inputs")
+    known: dict[str, Any] = {
+        "key": "c", "model": "m", "dataset": "d", "recipe": RECIPE, "target": TARGET, "batch_size": 1, "concurrency": 1,
+        "repeat": 0, "scenario": "single-stream", "steps": {role: role for role in roles},
+    }  # fmt: skip
+    (row,) = rows(Plan(steps=(), cells=(Cell(**(known | changes)),)), ledger, store)
+    return row
+
+
+def done(ledger: Ledger, role: str, **result: Any) -> None:
+    ledger.record(key=role, kind=role, label="l", place="p", outcome="ok", result=result)
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [("FP32", 60), ("FP16", 30), ("BF16", 15), ("INT8", 10), ("INT8_DYNAMIC", 10), ("FP8", 10), ("INT4", 5)],
+)
+def test_a_variant_below_what_is_usual_for_its_precision_has_a_warning(
+    store: BlobStore, precision: str, least: float
+) -> None:
+    ledger = Ledger(Path(":memory:"))
+    done(ledger, "fidelity", sqnr_db=least + 0.1)
+    row = row_of(ledger, store, precision=precision)
+    assert row["Fidelity (dB)"] == least + 0.1 and row["Warnings"] is None
+    done(ledger, "fidelity", sqnr_db=least - 0.1)
+    said = f"outputs are {least - 0.1:.1f} dB from the model's own, {least} are usual for {precision}"
+    assert row_of(ledger, store, precision=precision)["Warnings"] == said
+    assert row_of(ledger, store, precision="SIMULATED")["Warnings"] is None
+    ledger.close()
+
+
+def test_a_row_that_was_stopped_early_counts_only_the_images_that_were_scored(store: BlobStore, tmp_path: Path) -> None:
+    """Of each half of the split too: those that were scored are named by their indices."""
+    labels, ledger = np.repeat(np.arange(10), 40), Ledger(Path(":memory:"))
+    indices = np.arange(0, 400, 5)
+    right = np.stack([indices % 10 == 0, np.ones(80, bool)])
+    said = "hopeless after 80 of 400 images: 50.0 % right"
+    done(ledger, "inputs", labels=stored(store, labels))
+    done(ledger, "predict", outputs=stored(store, np.zeros((80, 10))), indices=stored(store, indices), stopped=said)
+    done(ledger, "score", stopped=said, metrics={"top1": 50.0}, images=80, classes=10, right=stored(store, right))
+    row = row_of(ledger, store, selection="half", seed=3)
+    assert (row["Stopped Early"], row["Scored Images"], row["Accuracy"]) == (said, 80, 50.0)
+    chosen_ones = selection_half(labels, 3)[indices]
+    assert row["Selection Images"] == chosen_ones.sum() and row["Report Images"] == (~chosen_ones).sum()
+    assert row["Selection Accuracy"] == pytest.approx(100 * right[0][chosen_ones].mean())
+    assert row["Report Change"] == pytest.approx(100 * right[0][~chosen_ones].mean() - 100)
+    write_csv([row], tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open() as file:
+        assert [one["Stopped Early"] for one in csv.DictReader(file)] == [said]
+    ledger.close()
+
+
+def scored(store: BlobStore, outputs: int, mapped: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Six images of three classes, of which the model is sure of one output each; the baseline has the same."""
+    sure = np.array([0, 5, 2, 0, 5, 2])
+    labels = np.array([0, 1, 2, 2, 1, 0])
+    values = np.zeros((6, outputs), np.float32)
+    values[np.arange(6), np.minimum(sure, outputs - 1)] = 1
+    split = Split(open=lambda _: Image.new("L", (1, 1)), labels=labels, fingerprint="x")
+    data = Data(splits={"test": split}, classes=("a", "b", "c"), outputs=mapped)
+    predicted = {"outputs": stored(store, values)}
+    needs = {"predict": predicted, "baseline": predicted, "inputs": {"labels": stored(store, labels)}}
+    step = step_of("score", dataset="d", metrics=["top1"], split="test")
+    return HANDLERS["score"](execution(store, datasets={"d": data}), step, needs)
+
+
+def test_a_model_of_more_outputs_than_classes_is_scored_on_all_or_on_those_of_its_map(store: BlobStore) -> None:
+    everything = scored(store, 10)
+    assert everything["metrics"]["top1"] == pytest.approx(100 * 2 / 6) and everything["classes"] == 10
+    ours = scored(store, 10, mapped=(0, 5, 2))
+    assert ours["metrics"]["top1"] == pytest.approx(100 * 4 / 6) and ours["classes"] == 3
+    assert store.array_of(ours["right"])[0].tolist() == [True, True, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("mapped", "problem"),
+    [(None, "dataset d has label 2; the model has 2 outputs"), ((0, 1, 7), "d scores output 7; the model has 2")],
+)
+def test_a_model_of_fewer_outputs_than_labels_is_not_scored(
+    store: BlobStore, mapped: tuple[int, ...] | None, problem: str
+) -> None:
+    with pytest.raises(Failed, match=problem):
+        scored(store, 2, mapped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,14 +16,15 @@ from onnx import TensorProto, helper, numpy_helper
 from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
-from pqbench_runtime import frames
 from pqbench_runtime.backend import Built, Layer, Route
 from pqbench_runtime.service import RuntimeServicer
-from pqbench_runtime.worker import MAX_ENGINES, Worker, _check_precision, _padded, executed_precisions, translated
-from pqbench_runtime.workers import SessionWorker, WorkerProcess
+from pqbench_runtime.worker import MAX_ENGINES, Worker, _check_precision, _padded, executed_precisions
+from pqbench_runtime.workers import start_worker
+from pqbench_wire import frames
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, NotFound, PrecisionMismatch, TooLarge, WorkerCrashed
 from pqbench_wire.server import ServerOptions
+from pqbench_wire.workers import SessionWorker, WorkerProcess, translated
 
 SMALL = Preprocessing(height=4, width=4, channels=1, mean=[0], std=[1])
 FP32 = Precision.PRECISION_FP32
@@ -48,7 +50,7 @@ def model() -> bytes:
 
 @pytest.fixture
 def worker(store: BlobStore) -> Iterator[WorkerProcess]:
-    made = WorkerProcess(store.root)
+    made = start_worker(store.root)
     yield made
     made.close()
 
@@ -107,7 +109,7 @@ def test_errors_come_back_and_the_worker_lives_on(store: BlobStore, worker: Work
 
 
 def test_a_killed_worker_is_reported_and_replaced(store: BlobStore, inputs: Images) -> None:
-    session = SessionWorker(store.root)
+    session = SessionWorker(lambda: start_worker(store.root))
     built = session.ask("k", WorkerRequest(build=build_request(store)), lambda reply: None).build
     assert session._worker is not None
     os.kill(session._worker.pid, signal.SIGKILL)
@@ -181,7 +183,10 @@ def test_padding_repeats_images() -> None:
 
 def test_memory_errors_are_told_apart() -> None:
     assert translated(MemoryError("2 GB")).reason == "OUT_OF_MEMORY"
-    assert translated(KeyError("x")).message == "KeyError: 'x'"
+    unforeseen = translated(KeyError("x"))
+    assert unforeseen.reason == "INTERNAL" and re.fullmatch(
+        r"KeyError: 'x' \(error [0-9a-f]{8} in the service's log\)", unforeseen.message
+    )
 
 
 @pytest.mark.parametrize(

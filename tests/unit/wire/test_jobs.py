@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,26 @@ from pqbench_wire.jobs import Jobs
 
 REQUEST = PredictRequest()
 RESULT = PredictEvent(result=PredictResult(seconds=1.5))
+
+
+class Present:
+    """A listener, there until it goes."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.callbacks: list[Callable[[], None]] = []
+
+    def is_active(self) -> bool:
+        return self.there
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self.callbacks.append(callback)
+        return True
+
+    def go(self) -> None:
+        self.there = False
+        for callback in self.callbacks:
+            callback()
 
 
 def make(folder: Path, salt: str = "") -> Jobs[PredictEvent]:
@@ -33,7 +54,10 @@ def test_two_clients_join_one_job(tmp_path: Path) -> None:
 
     running = make(tmp_path)
     answers: list[list[PredictEvent]] = []
-    threads = [threading.Thread(target=lambda: answers.append(list(running.stream(REQUEST, work)))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(list(running.stream(REQUEST, work, Present()))))
+        for _ in range(2)
+    ]
     threads[0].start()
     assert started.wait(10)
     threads[1].start()
@@ -52,7 +76,7 @@ def test_a_finished_result_survives_a_restart_but_not_an_upgrade(tmp_path: Path)
         return RESULT
 
     for folder_user in (make(tmp_path), make(tmp_path), make(tmp_path, salt="new version")):
-        assert list(folder_user.stream(REQUEST, work))[-1] == RESULT
+        assert list(folder_user.stream(REQUEST, work, Present()))[-1] == RESULT
     assert len(calls) == 2
 
 
@@ -64,8 +88,8 @@ def test_a_result_whose_blobs_are_gone_is_made_again(tmp_path: Path) -> None:
         return RESULT
 
     forgetful: Jobs[PredictEvent] = Jobs(tmp_path, PredictEvent, lambda event: False, "")
-    list(forgetful.stream(REQUEST, work))
-    list(forgetful.stream(REQUEST, work))
+    list(forgetful.stream(REQUEST, work, Present()))
+    list(forgetful.stream(REQUEST, work, Present()))
     assert len(calls) == 2
 
 
@@ -79,10 +103,10 @@ def test_failures_reach_the_client_and_are_not_kept(tmp_path: Path) -> None:
         raise ZeroDivisionError("by zero")
 
     with pytest.raises(NotFound, match="not there"):
-        list(running.stream(REQUEST, missing))
+        list(running.stream(REQUEST, missing, Present()))
     with pytest.raises(Failed, match="ZeroDivisionError: by zero"):
-        list(running.stream(REQUEST, broken))
-    assert list(running.stream(REQUEST, lambda emit: RESULT))[-1] == RESULT
+        list(running.stream(REQUEST, broken, Present()))
+    assert list(running.stream(REQUEST, lambda emit: RESULT, Present()))[-1] == RESULT
 
 
 def test_a_job_that_nobody_hears_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +124,7 @@ def test_a_job_that_nobody_hears_is_cancelled(tmp_path: Path, monkeypatch: pytes
             raise
         return RESULT
 
-    events = make(tmp_path).stream(REQUEST, work)
+    events = make(tmp_path).stream(REQUEST, work, Present())
     next(events)
     assert started.wait(10)
     events.close()  # type: ignore[attr-defined]

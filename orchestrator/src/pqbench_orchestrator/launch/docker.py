@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
 from pqbench_wire.health import serving
 from pqbench_wire.jobs import first_line
-from pqbench_wire.process import process_name
+from pqbench_wire.process import lock_folder, process_name
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10
@@ -47,8 +46,9 @@ class DockerLauncher:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         token = secrets.token_urlsafe()
         self._token = self._log.with_suffix(".token")
-        self._token.write_text(token)
-        self._token.chmod(0o600)
+        self._token.unlink(missing_ok=True)
+        with open(self._token, "x", opener=_private) as file:  # nobody else may read it at any moment
+            file.write(token)
         try:
             own = {"PQBENCH_IMAGE": f"{self._image} {engine.images.get(self._image).id}"}  # for environment records
             self._container = engine.containers.create(self._image, environment=own, **self._options())  # never pulled
@@ -90,12 +90,11 @@ class DockerLauncher:
 
     def _options(self) -> dict[str, Any]:
         """What a container may: write the shared folder, use the GPUs that it was given, and nothing else."""
-        locks = Path(tempfile.gettempdir()) / f"pqbench-locks-{os.getuid()}"
-        locks.mkdir(exist_ok=True)
+        locks = lock_folder()
         self._data.mkdir(parents=True, exist_ok=True)
         gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._place.uses_gpus else []
         return {
-            "command": ["--listen", "0.0.0.0:50051", "--token-file", "/token", "--locks", "/locks"],
+            "command": ["--listen", "0.0.0.0:50051", "--token-file", "/token", "--insecure-token", "--locks", "/locks"],
             "user": f"{os.getuid()}:{os.getgid()}",
             "volumes": [f"{self._data}:/data", f"{locks}:/locks", f"{self._token}:/token:ro"],
             "ports": {PORT: ("127.0.0.1", None)},
@@ -143,6 +142,10 @@ class DockerLauncher:
 def tensorrt_image(version: str) -> str:
     """The image of a runtime with a TensorRT version, such as "10.16"."""
     return f"pqbench-runtime:tensorrt-{TENSORRT_TAGS[version]}"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _engine() -> Any:

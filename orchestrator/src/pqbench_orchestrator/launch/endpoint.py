@@ -8,8 +8,10 @@ from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.manifest import EndpointPlace
 from pqbench_wire.client import Client
 from pqbench_wire.errors import PqbenchError
+from pqbench_wire.server import read_token
 
 CONNECT_SECONDS = 30.0
+UNLOAD_SECONDS = 10.0
 
 
 class EndpointLauncher:
@@ -26,7 +28,7 @@ class EndpointLauncher:
         place = self._place
         client = Client(
             place.address,
-            token=place.token_file.read_text().strip() if place.token_file else None,
+            token=read_token(place.token_file) if place.token_file else None,
             tls_ca=place.tls_ca,
             tls_certificate=place.tls_certificate,
             tls_key=place.tls_key,
@@ -50,5 +52,5 @@ class EndpointLauncher:
         if self._unload:
             stub = runtime_pb2_grpc.RuntimeServiceStub(self._client.channel)
             with contextlib.suppress(PqbenchError):  # it may be gone, and its engines with it
-                self._client.call(stub.Unload, runtime_pb2.UnloadRequest())
+                self._client.call(stub.Unload, runtime_pb2.UnloadRequest(), UNLOAD_SECONDS)
         self._client = None

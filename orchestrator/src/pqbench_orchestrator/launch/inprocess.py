@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -14,9 +13,7 @@ from pqbench.compressor.v1 import compressor_pb2_grpc
 from pqbench_wire.blob_service import BlobServicer
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
-from pqbench_wire.server import MAX_MESSAGE, Interceptor
-
-THREADS = 8
+from pqbench_wire.server import make_server
 
 
 class InProcessLauncher:
@@ -36,11 +33,8 @@ class InProcessLauncher:
             service = importlib.import_module("pqbench_compressor.service")
         except ImportError as error:
             raise Unavailable(f"benchmark() runs the compressor in this process: {error}") from error
-        servicer = service.CompressorServicer(self._data, None, allow_code=self._allow_code)
-        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
-        self._server = grpc.server(
-            ThreadPoolExecutor(THREADS), interceptors=[Interceptor(self._token)], options=options
-        )
+        servicer = service.CompressorServicer(self._data, None, self._allow_code, in_process=True)
+        self._server = make_server(self._token)
         compressor_pb2_grpc.add_CompressorServiceServicer_to_server(servicer, self._server)
         blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(servicer.store), self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")

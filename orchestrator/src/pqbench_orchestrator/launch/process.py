@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
@@ -41,14 +43,31 @@ class ProcessLauncher:
         with self._log.open("ab") as log:
             # Its own session: Ctrl-C reaches the orchestrator alone, which then ends its services in order.
             try:
-                self._process = spawn(
-                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-                )
+                self._process, token = self._spawn(log)
             except OSError as error:
                 raise Unavailable(f"{self._command[0]} cannot be started: {error}") from error
-        client = Client(self._address())
+        client = Client(self._address(), token=token)
         client.wait_ready(START_SECONDS)
         return client
+
+    def _spawn(self, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
+        """The process and its token, which it reads from a pipe: other users of this machine reach its port too."""
+        token = secrets.token_urlsafe()
+        read, write = os.pipe()
+        try:
+            os.write(write, token.encode())
+            process = spawn(
+                [*self._command, "--token-pipe", str(read)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(read,),
+            )
+        finally:
+            os.close(read)
+            os.close(write)
+        return process, token
 
     def alive(self) -> bool:
         """Whether the process runs."""

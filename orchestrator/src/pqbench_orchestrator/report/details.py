@@ -39,16 +39,13 @@ def boxes(run: Path) -> dict[str, list[float]]:
 def details(run: Path, rows: Iterable[Row]) -> Details:
     """Of every cell that was measured."""
     thinned = _samples(run)
-    ledger = Ledger(run / FILE)
-    try:
+    with Ledger(run / FILE, read_only=True) as ledger:
         steps = ledger.description()
         return {
             row["Cell"]: _detail(ledger, json.loads(steps[f"cell {row['Cell']}"]), thinned.get(row["Cell"], {}))
             for row in rows
             if row["Outcome"] == "ok" and f"cell {row['Cell']}" in steps
         }
-    finally:
-        ledger.close()
 
 
 def _detail(ledger: Ledger, steps: dict[str, str], samples: dict[str, list[list[float]]]) -> dict[str, Any]:

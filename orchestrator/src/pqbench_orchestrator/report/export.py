@@ -101,8 +101,9 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cell(row: Row, name: str, digits: int) -> str:
-    unstable = name == "Outcome" and row.get("Stable") is False
-    return _text(row.get(name), digits) + (" (unstable)" if unstable else "")
+    marks = {"Outcome": row.get("Stable") is False, "Accuracy": bool(row.get("Stopped Early"))}
+    words = {"Outcome": " (unstable)", "Accuracy": " (stopped early)"}
+    return _text(row.get(name), digits) + (words[name] if marks.get(name) else "")
 
 
 def _text(value: object, digits: int) -> str:

@@ -14,9 +14,9 @@ from pqbench_wire.server import main, parse_options, serve
 def run() -> None:
     """Parse the command line and serve."""
     options, flags = parse_options("pqbench-compressor", flags=("allow-code",))
+    servicer = CompressorServicer(options.data, options.locks, "allow-code" in flags)
 
     def add(server: grpc.Server) -> list[str]:
-        servicer = CompressorServicer(options.data, options.locks, "allow-code" in flags)
         compressor_pb2_grpc.add_CompressorServiceServicer_to_server(servicer, server)
         blob_pb2_grpc.add_BlobServiceServicer_to_server(BlobServicer(servicer.store), server)
         return [
@@ -24,7 +24,7 @@ def run() -> None:
             "pqbench.blob.v1.BlobService",
         ]
 
-    serve(options, add)
+    serve(options, add, servicer.close)
 
 
 if __name__ == "__main__":

@@ -113,10 +113,17 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
     except Exception as error:  # onnx's own share no root
         raise InvalidInput(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     _only_true_inputs(model)
-    for node in (node for graph in all_graphs(model.graph) for node in graph.node):
-        while node.input and not node.input[-1]:  # inputs that are left out at the end
-            del node.input[-1]
+    for number, node in enumerate(node for graph in all_graphs(model.graph) for node in graph.node):
+        _name_what_is_left_out(node, number)
     return model
+
+
+def _name_what_is_left_out(node: onnx.NodeProto, number: int) -> None:
+    """Inputs and outputs left out at the end go; outputs left out before others get names: shapes are kept by name."""
+    for names in (node.input, node.output):
+        while names and not names[-1]:
+            del names[-1]
+    node.output[:] = [name or f"pqbench_unread_{number}_{index}" for index, name in enumerate(node.output)]
 
 
 def normalised(name: str, model: onnx.ModelProto) -> bytes:

@@ -28,11 +28,10 @@ from pqbench_compressor.tensors import outputs_of
 from pqbench_wire import own_code
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, PqbenchError, Refused, VerificationFailed, reason_of
-from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs, store_inputs
+from pqbench_wire.inputs import Feed, Inputs, as_feed, check_preprocessing, load_inputs, store_inputs
 from pqbench_wire.jobs import canonical
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
-# A file that is quantized already is measured as it is.
 LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one
 
 
@@ -55,6 +54,7 @@ class Pipeline:
             raise InvalidInput(
                 f"model {model.name}: its input is not known; give preprocessing: {{height, width, …}}, or inputs"
             )
+        check_preprocessing(info.preprocessing)
         return info
 
     def check(self, request: pb.CheckRequest) -> pb.CheckResponse:

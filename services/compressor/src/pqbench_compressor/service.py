@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
 from pqbench.common.v1.common_pb2 import Progress
 from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench.compressor.v1 import compressor_pb2_grpc
+from pqbench.compressor.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.jobs import Emit, Jobs
+from pqbench_wire.errors import Cancelled
+from pqbench_wire.jobs import WAITING, Emit, Jobs
 from pqbench_wire.process import machine_lock, source_version, versions_of
+from pqbench_wire.workers import Idle, OnReply, SessionWorker, Waiting, WorkerProcess, patiently
 
 if TYPE_CHECKING:
     from pqbench_compressor.pipeline import Pipeline
 
+KEY = "compressor"  # of the one session of workers
+Event = TypeVar("Event", pb.CompressEvent, pb.AnalyseEvent)
 LIBRARIES = (
     "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy", "nncf",
     "nvidia-modelopt", "neural-compressor", "torchao",
@@ -35,15 +41,18 @@ def versions() -> dict[str, str]:
 
 
 class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
-    """The service over the blobs in `data`."""
+    """The service over the blobs in `data`.
 
-    def __init__(self, data: Path, locks: Path | None, allow_code: bool) -> None:
+    The work is done in a worker process, which can be killed; with `in_process`, here: for objects that live here.
+    """
+
+    def __init__(self, data: Path, locks: Path | None, allow_code: bool, in_process: bool = False) -> None:
         self.store = BlobStore(data / "blobs")
-        self._allow_code = allow_code
         self._locks = locks
-        self._resume = data / "training"
         self._versions = versions()
-        self._one_at_a_time = threading.Lock()
+        self._work: Session = (
+            _Here(data, allow_code) if in_process else SessionWorker(partial(_start, data, allow_code))
+        )
         salt = repr(sorted(self._versions.items()))
         self._jobs = Jobs(data / "results" / "compress", pb.CompressEvent, self._usable, salt)
         self._analyses = Jobs(data / "results" / "analyse", pb.AnalyseEvent, lambda event: True, salt)
@@ -59,36 +68,83 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         return pb.GetCapabilitiesResponse(plugins=plugins, versions=self._versions, device=platform.machine())
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
-        return self._pipeline().check(request)
+        def idle() -> None:
+            if not context.is_active():  # or its deadline passed: the model may never end
+                raise Cancelled("the caller gave up")
+
+        return self._work.ask_if_free(KEY, WorkerRequest(check=request), lambda reply: None, idle).check
 
     def Compress(self, request: pb.CompressRequest, context: grpc.ServicerContext) -> Iterator[pb.CompressEvent]:
-        return self._jobs.stream(request, lambda emit: self._compress(request, emit))
+        return self._jobs.stream(request, lambda emit: self._compress(request, emit), context)
 
     def _compress(self, request: pb.CompressRequest, emit: Emit[pb.CompressEvent]) -> pb.CompressEvent:
-        def report(stage: str, fraction: float, message: str) -> None:
-            emit(pb.CompressEvent(progress=Progress(stage=stage, fraction=fraction, message=message)))
-
-        with self._one_at_a_time, machine_lock(self._locks, exclusive=False):
-            result = self._pipeline().compress(request, report)
+        asked = WorkerRequest(compress=request)
+        result = self._ask(asked, emit, lambda progress: pb.CompressEvent(progress=progress)).compress
         result.versions.update(self._versions)
         return pb.CompressEvent(result=result)
 
     def Analyse(self, request: pb.AnalyseRequest, context: grpc.ServicerContext) -> Iterator[pb.AnalyseEvent]:
-        return self._analyses.stream(request, lambda emit: self._analyse(request, emit))
+        return self._analyses.stream(request, lambda emit: self._analyse(request, emit), context)
 
     def _analyse(self, request: pb.AnalyseRequest, emit: Emit[pb.AnalyseEvent]) -> pb.AnalyseEvent:
-        def report(stage: str, fraction: float, message: str) -> None:
-            emit(pb.AnalyseEvent(progress=Progress(stage=stage, fraction=fraction, message=message)))
-
-        with self._one_at_a_time, machine_lock(self._locks, exclusive=False):
-            result = self._pipeline().analyse(request, report)
+        asked = WorkerRequest(analyse=request)
+        result = self._ask(asked, emit, lambda progress: pb.AnalyseEvent(progress=progress)).analyse
         result.versions.update(self._versions)
         return pb.AnalyseEvent(result=result)
 
-    def _pipeline(self) -> Pipeline:
-        from pqbench_compressor.pipeline import Pipeline  # imports torch: seconds, and not before it is needed
+    def _ask(
+        self, request: WorkerRequest, emit: Emit[Event], progress_event: Callable[[Progress], Event]
+    ) -> WorkerReply:
+        """The worker's reply, its progress told; the machine is shared meanwhile."""
 
-        return Pipeline(store=self.store, allow_code=self._allow_code, resume=self._resume)
+        def waiting(reason: str) -> None:
+            emit(progress_event(Progress(stage=WAITING, message=reason)))
+
+        def on_reply(reply: WorkerReply) -> None:
+            emit(progress_event(reply.progress))
+
+        with machine_lock(self._locks, exclusive=False, waiting=waiting):
+            return self._work.ask(KEY, request, on_reply, emit.check, waiting)
+
+    def close(self) -> None:
+        """End the worker, whatever it does."""
+        self._work.abort()
 
     def _usable(self, event: pb.CompressEvent) -> bool:
         return all(self.store.has(blob) for blob in blobs_in(event))
+
+
+class Session(Protocol):
+    """What does the work: a worker process, or this one."""
+
+    def ask(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle, waiting: Waiting) -> WorkerReply: ...
+
+    def ask_if_free(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle) -> WorkerReply: ...
+
+    def abort(self) -> None: ...
+
+
+class _Here:
+    """Does the work in this process, one request at a time; cancelled where it reports."""
+
+    def __init__(self, data: Path, allow_code: bool) -> None:
+        self._data, self._allow_code = data, allow_code
+        self._pipeline: Pipeline | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle, waiting: Waiting) -> WorkerReply:
+        with patiently(self._lock, waiting):
+            return self.ask_if_free(key, request, on_reply, idle)
+
+    def ask_if_free(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle) -> WorkerReply:
+        from pqbench_compressor.worker import Worker, pipeline_over  # imports torch: seconds, once it is needed
+
+        self._pipeline = self._pipeline or pipeline_over(self._data, self._allow_code)
+        return Worker(self._pipeline, on_reply).handle(request)
+
+    def abort(self) -> None:
+        """It ends with this process."""
+
+
+def _start(data: Path, allow_code: bool) -> WorkerProcess[WorkerReply]:
+    return WorkerProcess("pqbench_compressor.worker", WorkerReply, [str(data), *(["allow-code"] if allow_code else [])])

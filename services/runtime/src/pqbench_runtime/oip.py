@@ -56,7 +56,7 @@ TYPES: dict[str, Type] = {
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers for `engines`; `infer` runs one batch."""
 
-    def __init__(self, engines: Engines, infer: Callable[[InferRequest], InferResult]) -> None:
+    def __init__(self, engines: Engines, infer: Callable[[InferRequest, grpc.ServicerContext], InferResult]) -> None:
         self._engines, self._infer = engines, infer
         self._described: dict[str, InferResult] = {}
         self._statistics: dict[str, pb.ModelStatistics] = {}
@@ -83,7 +83,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         engine = self._engine(request.name, request.version)
-        described = self._describe(request.name, engine)
+        described = self._describe(request.name, engine, context)
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=[VERSION],
@@ -94,7 +94,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         engine = self._engine(request.name, request.version)
-        described = self._describe(request.name, engine)
+        described = self._describe(request.name, engine, context)
         config = pb.ModelConfig(
             name=request.name,
             platform=f"pqbench_{engine.backend}",
@@ -113,12 +113,12 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         begin = time.monotonic_ns()
         engine = self._engine(request.model_name, request.model_version)
         try:
-            described = self._describe(request.model_name, engine)
+            described = self._describe(request.model_name, engine, context)
             arrays = _arrays(request, described.inputs, engine.batch_size)
             wanted = _wanted(request, described.outputs)
             rows = len(next(iter(arrays.values())))
             padded = [_tensor(name, np.resize(a, (engine.batch_size, *a.shape[1:]))) for name, a in arrays.items()]
-            result = self._infer(InferRequest(engine=engine, inputs=padded))
+            result = self._infer(InferRequest(engine=engine, inputs=padded), context)
         except Exception:
             self._count(request.model_name, 0, {"fail": time.monotonic_ns() - begin})
             raise
@@ -149,10 +149,10 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise NotFound(f"engines have one version, {VERSION}; there is no version {version!r} of {name!r}")
         return self._engines.get(name)
 
-    def _describe(self, name: str, engine: Engine) -> InferResult:
+    def _describe(self, name: str, engine: Engine, context: grpc.ServicerContext) -> InferResult:
         """Names, types and shapes of an engine's tensors, learnt from one batch of zeros."""
         if name not in self._described:
-            self._described[name] = self._infer(InferRequest(engine=engine))
+            self._described[name] = self._infer(InferRequest(engine=engine), context)
         return self._described[name]
 
     def _statistics_of(self, name: str) -> pb.ModelStatistics:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 
+from pqbench.common.v1.common_pb2 import Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
 from pqbench_runtime.backend import BACKENDS, Shipped, identity
 from pqbench_runtime.engines import Engines
-from pqbench_runtime.workers import SessionWorker, WorkerProcess
+from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable
-from pqbench_wire.jobs import Emit, Jobs
+from pqbench_wire.errors import Cancelled, Failed, InvalidInput, TooLarge, Unavailable
+from pqbench_wire.inputs import check_preprocessing
+from pqbench_wire.jobs import WAITING, Emit, Jobs
 from pqbench_wire.process import machine_lock, source_version, versions_of
+from pqbench_wire.workers import Idle, SessionWorker, WorkerProcess
 
 MAX_BATCH = 65_536
 MAX_ENGINES = 8  # in one Measure
@@ -41,7 +44,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self.store = BlobStore(data / "blobs")
         self.engines = Engines(data / "engines", self.store)
         self._locks = locks
-        self._session = SessionWorker(self.store.root)
+        self._session = SessionWorker(self._worker)
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
         libraries = versions_of(*LIBRARIES)
         salt = repr(sorted((self._versions | libraries).items())) + host.cpu_name() + host.nvidia()
@@ -71,7 +74,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.BuildEngineRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.BuildEngineEvent]:
         _check_shape(request.batch_size, request.preprocessing)
-        return self._builds.stream(request, lambda emit: self._build(request, emit), _identity(request))
+        return self._builds.stream(request, lambda emit: self._build(request, emit), context, _identity(request))
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
         if not 1 <= len(request.engines) <= MAX_ENGINES:
@@ -82,11 +85,15 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             raise InvalidInput("Measure takes engines of one backend with equal options: threads are process-wide")
         for engine in request.engines:
             _check_shape(engine.batch_size, engine.preprocessing)
-        return self._measures.stream(request, lambda emit: self._measure(request, emit), _identity(request.engines[0]))
+        return self._measures.stream(
+            request, lambda emit: self._measure(request, emit), context, _identity(request.engines[0])
+        )
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> Iterator[pb.PredictEvent]:
         _check_shape(request.engine.batch_size, request.engine.preprocessing)
-        return self._predictions.stream(request, lambda emit: self._predict(request, emit), _identity(request.engine))
+        return self._predictions.stream(
+            request, lambda emit: self._predict(request, emit), context, _identity(request.engine)
+        )
 
     def TryArtifact(
         self, request: pb.TryArtifactRequest, context: grpc.ServicerContext
@@ -97,81 +104,94 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             _check_shape(size, request.preprocessing)
         backend = BACKENDS.load(request.backend)
         salt = repr(sorted(backend.versions().items()))
-        return self._trials.stream(request, lambda emit: self._try_artifact(request, emit), salt)
+        return self._trials.stream(request, lambda emit: self._try_artifact(request, emit), context, salt)
 
     def Profile(self, request: pb.ProfileRequest, context: grpc.ServicerContext) -> Iterator[pb.ProfileEvent]:
         _check_timed(request, "a profile")
-        return self._profiles.stream(request, lambda emit: self._profile(request, emit), _identity(request.engine))
+        return self._profiles.stream(
+            request, lambda emit: self._profile(request, emit), context, _identity(request.engine)
+        )
 
     def CrossCheck(self, request: pb.CrossCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.CrossCheckEvent]:
         _check_timed(request, "a cross-check")
         return self._cross_checks.stream(
-            request, lambda emit: self._cross_check(request, emit), _identity(request.engine)
+            request, lambda emit: self._cross_check(request, emit), context, _identity(request.engine)
         )
 
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
-        self._session.unload()
+        self._session.unload(_while_active(context))
         return pb.UnloadResponse()
 
-    def infer(self, request: InferRequest) -> InferResult:
+    def infer(self, request: InferRequest, context: grpc.ServicerContext) -> InferResult:
         """One batch through a built engine, for the Open Inference Protocol; waits while something is measured."""
-        with machine_lock(self._locks, exclusive=False):
+
+        idle = _while_active(context)
+        with machine_lock(self._locks, exclusive=False, waiting=idle):
             asked = WorkerRequest(infer=request)
-            return self._session.ask(_process_key([request.engine]), asked, lambda reply: None).infer
+            return self._session.ask(_process_key([request.engine]), asked, lambda reply: None, idle, idle).infer
 
     def close(self) -> None:
         """End the session worker, whatever it does; throwaway workers die with the process."""
         self._session.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
-        with machine_lock(self._locks, exclusive=False), _throwaway(self.store.root) as worker:
-            reply = worker.ask(WorkerRequest(build=request), _forward(pb.BuildEngineEvent, emit))
+        tell = _Tell(pb.BuildEngineEvent, emit)
+        reply = self._throwaway(WorkerRequest(build=request), tell, exclusive=False)
         reply.build.model_name = self.engines.add(reply.build.engine)
         return pb.BuildEngineEvent(result=reply.build)
 
     def _measure(self, request: pb.MeasureRequest, emit: Emit[pb.MeasureEvent]) -> pb.MeasureEvent:
-        with machine_lock(self._locks, exclusive=True):
-            asked = WorkerRequest(measure=request)
-            key = _process_key(request.engines, request.repeat)
-            reply = self._session.ask(key, asked, _forward(pb.MeasureEvent, emit))
+        tell = _Tell(pb.MeasureEvent, emit)
+        key = _process_key(request.engines, request.repeat)
+        reply = self._ask(key, WorkerRequest(measure=request), tell, exclusive=True)
         return pb.MeasureEvent(result=reply.measure)
 
     def _predict(self, request: pb.PredictRequest, emit: Emit[pb.PredictEvent]) -> pb.PredictEvent:
-        with machine_lock(self._locks, exclusive=False):
-            asked = WorkerRequest(predict=request)
-            reply = self._session.ask(_process_key([request.engine]), asked, _forward(pb.PredictEvent, emit))
+        tell = _Tell(pb.PredictEvent, emit)
+        reply = self._ask(_process_key([request.engine]), WorkerRequest(predict=request), tell, exclusive=False)
         return pb.PredictEvent(result=reply.predict)
 
     def _try_artifact(self, request: pb.TryArtifactRequest, emit: Emit[pb.TryArtifactEvent]) -> pb.TryArtifactEvent:
-        backend = BACKENDS.load(request.backend)
+        backend, tell = BACKENDS.load(request.backend), _Tell(pb.TryArtifactEvent, emit)
         result = pb.TryArtifactResult()
         for way in ("", *backend.WAYS) if isinstance(backend, Shipped) else ():
-            result.trials.append(self._trial(request, way, emit))
+            result.trials.append(self._trial(request, way, tell))
             if not result.trials[-1].problem:
                 break
         return pb.TryArtifactEvent(result=result)
 
-    def _trial(self, request: pb.TryArtifactRequest, way: str, emit: Emit[pb.TryArtifactEvent]) -> pb.ArtifactTrial:
+    def _trial(self, request: pb.TryArtifactRequest, way: str, tell: _Tell[Any]) -> pb.ArtifactTrial:
         """One way, in a process of its own: that it crashes is a finding."""
         asked = WorkerRequest(trial=TrialRequest(request=request, way=way))
         try:
-            with machine_lock(self._locks, exclusive=False), _throwaway(self.store.root) as worker:
-                return worker.ask(asked, _forward(pb.TryArtifactEvent, emit)).trial
+            return self._throwaway(asked, tell, exclusive=False).trial
         except Failed as error:
             return pb.ArtifactTrial(way=way, problem=str(error))
 
     def _profile(self, request: pb.ProfileRequest, emit: Emit[pb.ProfileEvent]) -> pb.ProfileEvent:
-        with machine_lock(self._locks, exclusive=True):
-            asked = WorkerRequest(profile=request)
-            reply = self._session.ask(_process_key([request.engine]), asked, _forward(pb.ProfileEvent, emit))
+        tell = _Tell(pb.ProfileEvent, emit)
+        reply = self._ask(_process_key([request.engine]), WorkerRequest(profile=request), tell, exclusive=True)
         return pb.ProfileEvent(result=reply.profile)
 
     def _cross_check(self, request: pb.CrossCheckRequest, emit: Emit[pb.CrossCheckEvent]) -> pb.CrossCheckEvent:
         """In a worker of its own: no engine of an earlier measurement holds memory or threads meanwhile."""
-        self._session.unload()
-        with machine_lock(self._locks, exclusive=True), _throwaway(self.store.root) as worker:
-            reply = worker.ask(WorkerRequest(cross_check=request), _forward(pb.CrossCheckEvent, emit))
+        tell = _Tell(pb.CrossCheckEvent, emit)
+        self._session.unload(tell.waiting)
+        reply = self._throwaway(WorkerRequest(cross_check=request), tell, exclusive=True)
         return pb.CrossCheckEvent(result=reply.cross_check)
+
+    def _ask(self, key: str, request: WorkerRequest, tell: _Tell[Any], exclusive: bool) -> WorkerReply:
+        """Ask the session's worker while holding the machine."""
+        with machine_lock(self._locks, exclusive, tell.waiting):
+            return self._session.ask(key, request, tell.reply, tell.idle, tell.waiting)
+
+    def _throwaway(self, request: WorkerRequest, tell: _Tell[Any], exclusive: bool) -> WorkerReply:
+        """Ask a worker that lives for this question, while holding the machine."""
+        with machine_lock(self._locks, exclusive, tell.waiting), closing(self._worker()) as worker:
+            return worker.ask(request, tell.reply, tell.idle)
+
+    def _worker(self) -> WorkerProcess[WorkerReply]:
+        return start_worker(self.store.root)
 
     def _backend(self, name: str) -> pb.Backend:
         backend = pb.Backend(plugin=BACKENDS.describe(name))
@@ -191,20 +211,32 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return all(self.store.has(blob) for blob in blobs_in(event))
 
 
-@contextmanager
-def _throwaway(blobs: Path) -> Iterator[WorkerProcess]:
-    worker = WorkerProcess(blobs)
-    try:
-        yield worker
-    finally:
-        worker.close()
+def _while_active(context: grpc.ServicerContext) -> Callable[..., None]:
+    """Raises Cancelled once the caller is gone."""
+
+    def check(*_: object) -> None:
+        if not context.is_active():
+            raise Cancelled("the caller gave up")
+
+    return check
 
 
-def _forward(event: type[Event], emit: Emit[Event]) -> Callable[[WorkerReply], None]:
-    def forward(reply: WorkerReply) -> None:
-        emit(event(progress=reply.progress) if reply.HasField("progress") else event(log=reply.log))
+class _Tell(Generic[Event]):
+    """Tells a job's listeners of what its worker says, and the worker of listeners that are gone."""
 
-    return forward
+    def __init__(self, event: type[Event], emit: Emit[Event]) -> None:
+        self._event: type[Event] = event
+        self._emit: Emit[Event] = emit
+        self.idle: Idle = emit.check
+
+    def reply(self, reply: WorkerReply) -> None:
+        """Forward progress or a log."""
+        told = {"progress": reply.progress} if reply.HasField("progress") else {"log": reply.log}
+        self._emit(self._event(**told))
+
+    def waiting(self, reason: str) -> None:
+        """Say what is waited for."""
+        self._emit(self._event(progress=Progress(stage=WAITING, message=reason)))
 
 
 def _process_key(engines: Any, repeat: int = 0) -> str:
@@ -229,11 +261,8 @@ def _check_timed(request: pb.ProfileRequest | pb.CrossCheckRequest, what: str) -
 def _check_shape(batch: int, preprocessing: Any) -> None:
     if not 1 <= batch <= MAX_BATCH:
         raise InvalidInput(f"batch_size must be 1 to {MAX_BATCH}, got {batch}")
-    if preprocessing.inputs:
-        values = max(math.prod(one.shape) for one in preprocessing.inputs)
-    elif not (preprocessing.height and preprocessing.width and preprocessing.channels):
-        raise InvalidInput("preprocessing needs height, width and channels, or inputs")
-    else:
-        values = preprocessing.height * preprocessing.width * preprocessing.channels
+    check_preprocessing(preprocessing)
+    shapes = [one.shape for one in preprocessing.inputs]
+    values = max(map(math.prod, shapes or [(preprocessing.height, preprocessing.width, preprocessing.channels)]))
     if batch * values > MAX_PIXELS:
         raise TooLarge(f"one batch would have over {MAX_PIXELS} values")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import os
 import sys
 import threading
 import time
@@ -23,18 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from pqbench.common.v1.common_pb2 import Images, Precision, Progress
+from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import (
     InferRequest,
     InferResult,
     Tensor,
     TrialRequest,
-    WorkerError,
     WorkerReply,
     WorkerRequest,
 )
-from pqbench_runtime import energy, frames, gpu, host, timing
+from pqbench_runtime import energy, gpu, host, timing
 from pqbench_runtime.backend import (
     BACKENDS,
     UNKNOWN,
@@ -53,17 +51,15 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import (
     Failed,
     InvalidInput,
-    OutOfMemory,
-    PqbenchError,
     PrecisionMismatch,
     Refused,
     Unavailable,
-    reason_of,
 )
 from pqbench_wire.fidelity import sqnr
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
-from pqbench_wire.jobs import canonical, first_line
-from pqbench_wire.process import die_with_parent
+from pqbench_wire.jobs import canonical
+from pqbench_wire.onnx_walk import external_locations
+from pqbench_wire.workers import answer
 
 MAX_ENGINES = 8  # kept loaded; the least recently used goes first
 PROGRESS_SECONDS = 1.0
@@ -231,9 +227,7 @@ class Worker:
         reference = self._store.array(asked.reference)
         batches = [as_feed(_padded(prepared[:size], size), asked.preprocessing) for size in asked.batch_sizes]
         with self._alive("try artifact"):
-            outputs = [
-                flat(one) for one in backend.run_artifact(self._store.path(asked.artifact.blob), trial.way, batches)
-            ]
+            outputs = [flat(one) for one in backend.run_artifact(self._artifact(asked.artifact), trial.way, batches)]
         wanted = [np.resize(reference[: len(one)], (len(one), *reference.shape[1:])) for one in outputs]
         result = pb.ArtifactTrial(way=trial.way)
         if odd := next((one.shape for one, own in zip(outputs, wanted, strict=True) if one.shape != own.shape), None):
@@ -339,12 +333,21 @@ class Worker:
         instances = _count(settings)
         return [self._load(engine, instance, instances) for instance in range(instances)]
 
+    def _artifact(self, artifact: Artifact) -> Path:
+        """The file of an artifact. Raises InvalidInput for an ONNX that would have files of this machine read."""
+        path = self._store.path(artifact.blob)
+        if artifact.form != Form.FORM_PT2 and (elsewhere := external_locations(path)):
+            raise InvalidInput(
+                f"the artifact keeps weights in another file, {elsewhere[0]!r}: it must hold them itself"
+            )
+        return path
+
     def _job(self, request: pb.BuildEngineRequest, report: Callable[[float], None]) -> Job:
         artifact, calibration = request.artifact, None
         if artifact.HasField("calibration"):
             calibration = load_inputs(self._store, artifact.calibration, request.preprocessing)[0]
         return Job(
-            artifact=self._store.path(artifact.blob),
+            artifact=self._artifact(artifact),
             precision=artifact.precision,
             form=artifact.form,
             shape=Shape(batch=request.batch_size, preprocessing=request.preprocessing),
@@ -461,32 +464,10 @@ def _padded(images: Feed, size: int) -> Feed:
     return images if len(images) == size else np.resize(images, (size, *images.shape[1:]))
 
 
-def translated(error: Exception) -> WorkerError:
-    """Any exception as the error tree's reason and one line."""
-    if isinstance(error, PqbenchError):
-        return WorkerError(reason=reason_of(error), message=str(error))
-    if isinstance(error, MemoryError):
-        return WorkerError(reason=reason_of(OutOfMemory()), message=f"out of memory: {first_line(error)}")
-    return WorkerError(reason=reason_of(Failed()), message=f"{type(error).__name__}: {first_line(error)}")
-
-
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Serve requests from the pipe until it ends."""
-    requests, replies, parent, blobs = int(argv[0]), int(argv[1]), int(argv[2]), Path(argv[3])
-    die_with_parent(parent)
-
-    def send(reply: WorkerReply) -> None:
-        frames.write(replies, reply)
-
-    worker = Worker(BlobStore(blobs), send)
-    while (request := frames.read(requests, WorkerRequest)) is not None:
-        try:
-            reply = worker.handle(request)
-        except Exception as error:
-            reply = WorkerReply(error=translated(error))
-        send(reply)
-    os._exit(0)  # native libraries may hang in their own clean-up
+    answer(lambda send: Worker(BlobStore(Path(sys.argv[4])), send), WorkerRequest, WorkerReply)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

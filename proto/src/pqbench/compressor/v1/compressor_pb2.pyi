@@ -147,14 +147,16 @@ class CompressRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., training: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., verification: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., baseline: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class CompressEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: CompressResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CompressResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CompressResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class CompressResult(_message.Message):
     __slots__ = ("checkpoint", "artifacts", "statistics", "stage_seconds", "verifications", "versions", "notes_json", "failures", "reference")
@@ -263,14 +265,16 @@ class AnalyseRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., training: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., verification: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., amounts: _Optional[_Iterable[float]] = ..., bits: _Optional[_Iterable[int]] = ..., images: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class AnalyseEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: AnalyseResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[AnalyseResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[AnalyseResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class AnalyseResult(_message.Message):
     __slots__ = ("layers", "accuracy", "images", "versions")

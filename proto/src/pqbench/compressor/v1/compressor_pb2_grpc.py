@@ -66,7 +66,8 @@ class CompressorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Check(self, request, context):
-        """Validates a model and a recipe without doing the work.
+        """Validates a model and a recipe. Loads given weights, runs a user's module or ONNX file on a few examples,
+        tries removal on random weights; trains, calibrates and exports nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -128,14 +128,16 @@ class BuildEngineRequest(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ..., artifact: _Optional[_Union[_common_pb2.Artifact, _Mapping]] = ..., batch_size: _Optional[int] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., replicate: _Optional[int] = ...) -> None: ...
 
 class BuildEngineEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: BuildEngineResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[BuildEngineResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[BuildEngineResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Engine(_message.Message):
     __slots__ = ("backend", "options_json", "blob", "batch_size", "precision", "preprocessing", "built_on")
@@ -257,14 +259,16 @@ class MeasureRequest(_message.Message):
     def __init__(self, engines: _Optional[_Iterable[_Union[Engine, _Mapping]]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., settings: _Optional[_Union[MeasureSettings, _Mapping]] = ..., run: _Optional[str] = ..., repeat: _Optional[int] = ...) -> None: ...
 
 class MeasureEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: MeasureResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[MeasureResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[MeasureResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class MeasureResult(_message.Message):
     __slots__ = ("timings", "samples", "settings", "load_average_before", "load_average_after", "peak_rss_bytes", "environment", "gpu", "load")
@@ -455,14 +459,16 @@ class PredictRequest(_message.Message):
     def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., first: _Optional[int] = ..., stride: _Optional[int] = ...) -> None: ...
 
 class PredictEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: PredictResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[PredictResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[PredictResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class PredictResult(_message.Message):
     __slots__ = ("outputs", "seconds", "flattened")
@@ -493,14 +499,16 @@ class TryArtifactRequest(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., artifact: _Optional[_Union[_common_pb2.Artifact, _Mapping]] = ..., preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., reference: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., least_db: _Optional[float] = ...) -> None: ...
 
 class TryArtifactEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: TryArtifactResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[TryArtifactResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[TryArtifactResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class TryArtifactResult(_message.Message):
     __slots__ = ("trials",)
@@ -531,14 +539,16 @@ class ProfileRequest(_message.Message):
     def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., seconds: _Optional[float] = ..., run: _Optional[str] = ...) -> None: ...
 
 class ProfileEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: ProfileResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[ProfileResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[ProfileResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class ProfileResult(_message.Message):
     __slots__ = ("tool", "calls", "layers", "copy_bytes_per_second", "launches")
@@ -583,14 +593,16 @@ class CrossCheckRequest(_message.Message):
     def __init__(self, engine: _Optional[_Union[Engine, _Mapping]] = ..., inputs: _Optional[_Union[_common_pb2.Images, _Mapping]] = ..., seconds: _Optional[float] = ..., run: _Optional[str] = ...) -> None: ...
 
 class CrossCheckEvent(_message.Message):
-    __slots__ = ("progress", "log", "result")
+    __slots__ = ("progress", "log", "result", "heartbeat")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     progress: _common_pb2.Progress
     log: _common_pb2.Log
     result: CrossCheckResult
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CrossCheckResult, _Mapping]] = ...) -> None: ...
+    heartbeat: _common_pb2.Heartbeat
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., result: _Optional[_Union[CrossCheckResult, _Mapping]] = ..., heartbeat: _Optional[_Union[_common_pb2.Heartbeat, _Mapping]] = ...) -> None: ...
 
 class CrossCheckResult(_message.Message):
     __slots__ = ("tools",)

@@ -85,17 +85,9 @@ class WorkerReply(_message.Message):
     build: _runtime_pb2.BuildEngineResult
     measure: _runtime_pb2.MeasureResult
     predict: _runtime_pb2.PredictResult
-    error: WorkerError
+    error: _common_pb2.WorkerError
     infer: InferResult
     profile: _runtime_pb2.ProfileResult
     cross_check: _runtime_pb2.CrossCheckResult
     trial: _runtime_pb2.ArtifactTrial
-    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., build: _Optional[_Union[_runtime_pb2.BuildEngineResult, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureResult, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictResult, _Mapping]] = ..., error: _Optional[_Union[WorkerError, _Mapping]] = ..., infer: _Optional[_Union[InferResult, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileResult, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckResult, _Mapping]] = ..., trial: _Optional[_Union[_runtime_pb2.ArtifactTrial, _Mapping]] = ...) -> None: ...
-
-class WorkerError(_message.Message):
-    __slots__ = ("reason", "message")
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    message: str
-    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., log: _Optional[_Union[_common_pb2.Log, _Mapping]] = ..., build: _Optional[_Union[_runtime_pb2.BuildEngineResult, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureResult, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictResult, _Mapping]] = ..., error: _Optional[_Union[_common_pb2.WorkerError, _Mapping]] = ..., infer: _Optional[_Union[InferResult, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileResult, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckResult, _Mapping]] = ..., trial: _Optional[_Union[_runtime_pb2.ArtifactTrial, _Mapping]] = ...) -> None: ...

@@ -33,7 +33,7 @@ LAYERS = (
 class Config:
     """The classifier's size."""
 
-    classes: Annotated[int, Field(ge=1, description="outputs; default weights have 1000")] = 1000
+    classes: Annotated[int, Field(ge=1, le=50_000, description="outputs; default weights have 1000")] = 1000
 
 
 class SimpleNet(nn.Module):

@@ -22,7 +22,7 @@ REQUIRES = ("torch", "timm")
 class Config:
     """The classifier's size."""
 
-    classes: Annotated[int, Field(ge=0, description="outputs; 0: as many as the default weights have")] = 0
+    classes: Annotated[int, Field(ge=0, le=50_000, description="outputs; 0: as many as the default weights have")] = 0
 
 
 def names() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ IMAGENET_CLASSES = 1000
 class Config:
     """The classifier's size."""
 
-    classes: Annotated[int, Field(ge=1, description="outputs; default weights have 1000")] = IMAGENET_CLASSES
+    classes: Annotated[int, Field(ge=1, le=50_000, description="outputs; default weights have 1000")] = IMAGENET_CLASSES
 
 
 def names() -> tuple[str, ...]:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,8 +69,8 @@ class Calibration:
         return (low, high) if high > low else (0.0, 1e-6)
 
 
-def collect(model: bytes, tensors: dict[str, int], inputs: Feed, report: Report) -> Calibration:
-    """Run float32 [N, …] `inputs` through an ONNX model and watch `tensors`: name -> channel axis.
+def collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, report: Report) -> Calibration:
+    """Run float32 [N, …] `inputs` through an ONNX model and watch `tensors`: name -> channel axis, if any.
 
     Where a batch does not fit into memory it is halved, which is reported, until one image does not.
     """
@@ -101,7 +101,7 @@ def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tu
     return seen
 
 
-def _collect(model: bytes, tensors: dict[str, int], inputs: Feed, batch: int, report: Report) -> Calibration:
+def _collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, batch: int, report: Report) -> Calibration:
     activations = {name: Activation() for name in tensors}
     if not tensors:
         return Calibration(activations=activations, images=len(inputs), batch=batch)
@@ -167,12 +167,12 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
     return np.clip(array, low, high)
 
 
-def _extremes(seen: Activation, array: np.ndarray, axis: int) -> None:
+def _extremes(seen: Activation, array: np.ndarray, axis: int | None) -> None:
     if not array.size:
         return
-    axis = axis if array.ndim else 0
-    array = array if array.ndim else array.reshape(1)
     seen.low, seen.high = min(seen.low, float(array.min())), max(seen.high, float(array.max()))
+    if axis is None or not array.ndim:
+        return
     others = tuple(d for d in range(array.ndim) if d != axis % array.ndim)
     largest = np.maximum(array.max(others), -array.min(others))
     total = array.sum(others, dtype=np.float64)
@@ -181,7 +181,7 @@ def _extremes(seen: Activation, array: np.ndarray, axis: int) -> None:
     seen.positions += array.size // len(total)
 
 
-def _histogram(seen: Activation, array: np.ndarray, axis: int) -> None:
+def _histogram(seen: Activation, array: np.ndarray, axis: int | None) -> None:
     if seen.high > seen.low and array.size:
         seen.histogram += torch.histc(torch.from_numpy(array), BINS, seen.low, seen.high).numpy()
 

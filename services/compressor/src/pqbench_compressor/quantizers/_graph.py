@@ -114,7 +114,7 @@ class Graph:
         copies: dict[str, str] = {}
         for node in [n for n in self.nodes if any(True for _ in inner_graphs(n))]:
             kept.append(node.name)
-            names = [name for name in reads(node) if name not in node.input]
+            names = read_inside(node)
             copies |= {name: f"{name}#inner" for name in names}
             for inner in inner_graphs(node):
                 for one in inner.node:
@@ -173,7 +173,12 @@ class Graph:
 
 def reads(node: onnx.NodeProto) -> list[str]:
     """The tensors that a node reads: its inputs, and what graphs inside it take from outside."""
-    found = [name for name in node.input if name]
+    return list(dict.fromkeys([*(name for name in node.input if name), *read_inside(node)]))
+
+
+def read_inside(node: onnx.NodeProto) -> list[str]:
+    """The tensors that graphs inside a node take from outside."""
+    found = []
     for inner in inner_graphs(node):
         own = {i.name for i in inner.initializer} | {i.name for i in inner.input}
         own |= {name for one in inner.node for name in one.output}

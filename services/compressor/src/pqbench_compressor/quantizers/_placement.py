@@ -34,9 +34,9 @@ SMALLEST_SCALE = 1e-7  # TensorRT wants scales above zero; FP16 cannot hold much
 OPSET_INT4 = 21
 
 
-def watched(graph: Graph) -> dict[str, int]:
-    """The tensors whose ranges any form may need, with their channel axes."""
-    axes: dict[str, int] = {}
+def watched(graph: Graph) -> dict[str, int | None]:
+    """The tensors whose ranges any form may need, with the channel axes of what layers read and make."""
+    axes: dict[str, int | None] = {}
     for node in graph.compute_nodes():
         product = node.op_type in ("MatMul", "Gemm")
         axes[node.input[0]] = -1 if product else 1
@@ -45,11 +45,11 @@ def watched(graph: Graph) -> dict[str, int]:
     for node in carriers(graph):
         for name in [*node.input, *node.output]:
             if name and not graph.is_constant(name):
-                axes.setdefault(name, 1)
+                axes.setdefault(name, None)
     convolved = {name for n in graph.compute_nodes() if n.op_type.startswith("Conv") for name in n.output}
     for node in graph.nodes:
         if node.op_type == "Add" and convolved.intersection(node.input):
-            axes.update({name: 1 for name in node.input if name not in axes and not graph.is_constant(name)})
+            axes.update({name: None for name in node.input if name not in axes and not graph.is_constant(name)})
     return axes
 
 

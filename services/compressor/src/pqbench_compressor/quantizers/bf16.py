@@ -77,6 +77,11 @@ def _keep_inner(graph: Graph, names: set[str], floats: set[str]) -> None:
                 node.op_type = "Cast"
                 node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
             continue
+        for index, name in enumerate(node.input):
+            if name.removesuffix("#bf16") in floats:
+                wide = f"{node.name}#wide{index}"
+                graph.model.graph.node.append(helper.make_node("Cast", [name], [wide], to=TensorProto.FLOAT))
+                node.input[index] = wide
         for index, name in enumerate(node.output):
             if name.removesuffix("#bf16") in floats:
                 node.output[index] = f"{name}#fp32"

@@ -26,7 +26,7 @@ from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import Feed, named
 from pqbench_wire.jobs import first_line
-from pqbench_wire.process import versions_of
+from pqbench_wire.process import leashed, versions_of
 
 REQUIRES = ("openvino",)
 ROUTES = (
@@ -224,7 +224,7 @@ def cross_checks(
         asked = ["-m", str(blob), "-d", "CPU", "-hint", "none", "-api", "sync", "-t", str(ceil(seconds))]
         asked += ["-infer_precision", _hint(precision).get_type_name()]
         asked += ["-nstreams", "1", *(["-nthreads", str(options.threads)] if options.threads else [])]
-        done = subprocess.run([sys.executable, "-c", BENCHMARK_APP, *asked], capture_output=True, text=True)
+        done = subprocess.run(leashed([sys.executable, "-c", BENCHMARK_APP, *asked]), capture_output=True, text=True)
     made = replace(made, command=shlex.join(["benchmark_app", *asked]))
     found = re.search(r"Median:\s+([0-9.]+) (us|ms)", done.stdout)
     if found is None:

@@ -21,6 +21,7 @@ import tensorrt as trt
 
 from pqbench_runtime.backend import CrossCheck
 from pqbench_runtime.backends.tensorrt.options import MAJOR, Config
+from pqbench_wire.process import leashed
 
 TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # where NVIDIA's images have it
 PARTS = {"latency": "latencyMs", "compute": "computeMs", "h2d": "h2dMs", "d2h": "d2hMs"}
@@ -38,7 +39,7 @@ def trtexec(plan: Path, shapes: Shapes, options: Config, seconds: float) -> Cros
         times = Path(folder, "times.json")
         command = [program, f"--loadEngine={plan}", f"--exportTimes={times}"]
         command += trtexec_options(shapes, options, seconds)
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(leashed(command), capture_output=True, text=True)
         made = replace(made, command=shlex.join(command))
         if done.returncode or not times.is_file():
             return replace(made, unavailable=f"trtexec ended with code {done.returncode}: {_last_line(done)}")
@@ -69,7 +70,7 @@ def polygraphy(plan: Path) -> CrossCheck:
         return replace(made, unavailable="polygraphy is not in this container")
     command = [program, "run", str(plan), "--trt", "--model-type", "engine"]
     command += ["--warm-up", "10", "--iterations", str(POLYGRAPHY_CALLS)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(leashed(command), capture_output=True, text=True)
     found = re.search(r"Average inference time: ([0-9.e+-]+) ms", done.stdout)
     made = replace(made, command=shlex.join(command))
     if found is None:

@@ -1,0 +1,255 @@
+"""A service's worker processes: spawn, ask, watch, kill.
+
+What may crash, run out of memory or never end runs in a worker: a native crash, a cancel, a freeze ends the worker,
+never the service.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from pqbench.common.v1.common_pb2 import WorkerError
+from pqbench_wire import frames
+from pqbench_wire.errors import (
+    Frozen,
+    Internal,
+    OutOfMemory,
+    PqbenchError,
+    WorkerCrashed,
+    from_reason,
+    reason_of,
+)
+from pqbench_wire.jobs import first_line, log_by_id
+from pqbench_wire.process import cpu_seconds, die_with_parent, end_first_when_memory_is_short, spawn
+
+FROZEN_AFTER = 30.0  # seconds without a message or a moment of CPU time
+POLL = 0.5  # seconds
+
+Reply = TypeVar("Reply", bound=Message)  # with the fields progress, log and error
+OnReply = Callable[[Any], None]
+Idle = Callable[[], None]  # called while nothing is heard; raises Cancelled to give the question up
+Waiting = Callable[[str], None]  # is told what is waited for; raises Cancelled to give the question up
+
+
+def _patient(reason: str = "") -> None:
+    """Waits as long as it takes."""
+
+
+class Worker(Protocol[Reply]):  # type: ignore[misc]
+    """What runs in a worker process."""
+
+    def handle(self, request: Any) -> Any:
+        """The reply to one request."""
+        ...
+
+
+class WorkerProcess(Generic[Reply]):
+    """One worker process, `python -m MODULE … ARGUMENTS`. `ask` is for one thread at a time."""
+
+    def __init__(self, module: str, reply: type[Reply], arguments: Sequence[str] = ()) -> None:
+        self._reply = reply
+        self._ended = False
+        self._process, self._requests, self._replies = _spawn(module, arguments)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def ask(self, request: Message, on_reply: OnReply, idle: Idle = _patient) -> Reply:
+        """The final reply; progress and logs go to `on_reply`.
+
+        Raises the worker's error, WorkerCrashed, Frozen, or what `on_reply` and `idle` raise, which ends the worker.
+        """
+        reply = self._final_reply(request, on_reply, idle)
+        if reply is None:
+            raise self._crash()
+        if reply.HasField("error"):
+            told: WorkerError = reply.error  # type: ignore[attr-defined]
+            error = from_reason(told.reason, told.message)
+            if isinstance(error, OutOfMemory):
+                self.kill()
+            raise error
+        return reply
+
+    def _final_reply(self, request: Message, on_reply: OnReply, idle: Idle) -> Reply | None:
+        try:
+            frames.write(self._requests, request, lambda: self._wait([], [self._requests], idle))
+            readable = lambda: self._wait([self._replies], [], idle)  # noqa: E731
+            while (reply := frames.read(self._replies, self._reply, readable)) is not None:
+                if not (reply.HasField("progress") or reply.HasField("log")):
+                    return reply
+                on_reply(reply)
+        except BrokenPipeError:
+            return None
+        except BaseException:
+            self.kill()  # a question given up (cancelled) would leave its answer in the pipe
+            raise
+        return None
+
+    def _wait(self, readable: list[int], writable: list[int], idle: Idle) -> None:
+        """Until the pipe is ready. Raises Frozen for a worker that neither speaks nor works."""
+        begin, used = time.monotonic(), -1.0
+        while not any(select.select(readable, writable, [], POLL)):
+            idle()
+            if time.monotonic() - begin < FROZEN_AFTER:
+                continue
+            # Only after a silence: reading the processes' times is work on a machine that may be measured.
+            if used >= 0 and (now := cpu_seconds(self.pid)) <= used:
+                raise Frozen(f"frozen: no sign of life of the worker process {self.pid} for {FROZEN_AFTER:.0f} s")
+            used = now if used >= 0 else cpu_seconds(self.pid)
+            begin = time.monotonic()
+
+    def kill(self) -> None:
+        """End it at once, with the processes that it started."""
+        if not self._ended:
+            self._ended = True
+            end_group(self._process)
+
+    def close(self) -> None:
+        """End it and free its pipes."""
+        self.kill()
+        os.close(self._requests)
+        os.close(self._replies)
+
+    def _crash(self) -> PqbenchError:
+        code = self._process.wait()
+        self.kill()
+        if code == -signal.SIGKILL:
+            return WorkerCrashed("the worker was killed (SIGKILL: out of memory, or by hand)")
+        how = f"{signal.Signals(-code).name} in native code" if code < 0 else f"exit code {code}"
+        return WorkerCrashed(f"the worker crashed ({how})")
+
+
+class SessionWorker(Generic[Reply]):
+    """The one worker that keeps what it loaded; started on first use and after a crash."""
+
+    def __init__(self, start: Callable[[], WorkerProcess[Reply]]) -> None:
+        self._start = start
+        self._worker: WorkerProcess[Reply] | None = None
+        self._key = ""
+        self._lock = threading.Lock()
+
+    def ask(
+        self, key: str, request: Message, on_reply: OnReply, idle: Idle = _patient, waiting: Waiting = _patient
+    ) -> Reply:
+        """Ask the worker of `key`: another key (other process-wide options) gets a fresh process."""
+        with patiently(self._lock, waiting):
+            return self._ask(key, request, on_reply, idle)
+
+    def ask_if_free(self, key: str, request: Message, on_reply: OnReply, idle: Idle = _patient) -> Reply:
+        """As `ask`; where the worker is busy, one that lives for this question only."""
+        if not self._lock.acquire(blocking=False):
+            worker = self._start()
+            try:
+                return worker.ask(request, on_reply, idle)
+            finally:
+                worker.close()
+        try:
+            return self._ask(key, request, on_reply, idle)
+        finally:
+            self._lock.release()
+
+    def _ask(self, key: str, request: Message, on_reply: OnReply, idle: Idle) -> Reply:
+        if self._worker is None or not self._worker.alive or self._key != key:
+            self._stop()
+            self._worker, self._key = self._start(), key
+        return self._worker.ask(request, on_reply, idle)
+
+    def unload(self, waiting: Waiting = _patient) -> None:
+        """End the worker and with it all that it holds."""
+        with patiently(self._lock, waiting):
+            self._stop()
+
+    def abort(self) -> None:
+        """End the worker at once, also in the middle of a question."""
+        if (worker := self._worker) is not None:
+            worker.kill()
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
+@contextmanager
+def patiently(lock: threading.Lock, waiting: Waiting) -> Iterator[None]:
+    """Hold a lock that others may hold for long."""
+    while not lock.acquire(timeout=POLL):
+        waiting("waiting for the worker, which another call uses")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def answer(make: Callable[[Callable[[Any], None]], Worker[Reply]], request: type[Message], reply: type[Reply]) -> None:
+    """A worker's main function: serve requests from the pipe until it ends.
+
+    The command line is REQUESTS REPLIES PARENT …, the first two inherited descriptors; standard output stays free for
+    what libraries print. `make` is given the function that sends a reply.
+    """
+    requests, replies, parent = (int(argument) for argument in sys.argv[1:4])
+    die_with_parent(parent)
+    end_first_when_memory_is_short()
+    worker = make(lambda message: frames.write(replies, message))
+    while (asked := frames.read(requests, request)) is not None:
+        try:
+            answered = worker.handle(asked)
+        except BaseException as error:  # a user's module may raise SystemExit
+            answered = reply(error=translated(error))
+        frames.write(replies, answered)
+    os._exit(0)  # native libraries may hang in their own clean-up
+
+
+def translated(error: BaseException) -> WorkerError:
+    """Any exception as the error tree's reason and one line."""
+    if isinstance(error, PqbenchError):
+        return WorkerError(reason=reason_of(error), message=str(error))
+    if isinstance(error, MemoryError):
+        return WorkerError(reason=reason_of(OutOfMemory()), message=f"out of memory: {first_line(error)}")
+    return WorkerError(reason=reason_of(Internal()), message=log_by_id(error))
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads its own group, and the group: tools that it started do not outlive it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+    process.wait()
+
+
+def _spawn(module: str, arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int, int]:
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    command = [sys.executable, "-m", module, str(theirs_in), str(theirs_out), str(os.getpid()), *arguments]
+    try:
+        process = spawn(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            pass_fds=(theirs_in, theirs_out),
+            start_new_session=True,
+        )
+    finally:
+        os.close(theirs_in)
+        os.close(theirs_out)
+    os.set_blocking(ours_out, False)  # a worker that does not read does not hold us
+    return process, ours_out, ours_in

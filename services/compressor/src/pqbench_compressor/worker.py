@@ -1,0 +1,53 @@
+"""A worker process of the compressor: what imports torch, runs a user's modules and may never end. No gRPC in it.
+
+    python -m pqbench_compressor.worker REQUESTS REPLIES PARENT DATA [allow-code]
+
+REQUESTS and REPLIES are inherited pipe descriptors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pqbench.common.v1.common_pb2 import Progress
+from pqbench.compressor.v1.worker_pb2 import WorkerReply, WorkerRequest
+from pqbench_compressor.pipeline import Pipeline
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.workers import answer
+
+ALLOW_CODE = "allow-code"
+
+
+class Worker:
+    """The work of a pipeline; progress is sent."""
+
+    def __init__(self, pipeline: Pipeline, send: Callable[[WorkerReply], None]) -> None:
+        self._pipeline, self._send = pipeline, send
+
+    def handle(self, request: WorkerRequest) -> WorkerReply:
+        """The reply to one request."""
+        if request.HasField("check"):
+            return WorkerReply(check=self._pipeline.check(request.check))
+        if request.HasField("analyse"):
+            return WorkerReply(analyse=self._pipeline.analyse(request.analyse, self._report))
+        return WorkerReply(compress=self._pipeline.compress(request.compress, self._report))
+
+    def _report(self, stage: str, fraction: float, message: str) -> None:
+        self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction, message=message)))
+
+
+def pipeline_over(data: Path, allow_code: bool) -> Pipeline:
+    """The pipeline over a service's data folder."""
+    return Pipeline(store=BlobStore(data / "blobs"), allow_code=allow_code, resume=data / "training")
+
+
+def main() -> None:
+    """Serve requests from the pipe until it ends."""
+    pipeline = pipeline_over(Path(sys.argv[4]), ALLOW_CODE in sys.argv[5:])
+    answer(lambda send: Worker(pipeline, send), WorkerRequest, WorkerReply)
+
+
+if __name__ == "__main__":
+    main()

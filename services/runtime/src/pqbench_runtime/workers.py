@@ -1,0 +1,13 @@
+"""The runtime's worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pqbench.runtime.v1.worker_pb2 import WorkerReply
+from pqbench_wire.workers import WorkerProcess
+
+
+def start_worker(blobs: Path) -> WorkerProcess[WorkerReply]:
+    """A fresh worker process over the blobs in a folder."""
+    return WorkerProcess("pqbench_runtime.worker", WorkerReply, [str(blobs)])

@@ -1,0 +1,138 @@
+"""Calls that are held open or abandoned leave a service that answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx import TensorProto, helper
+
+from pqbench.blob.v1 import blob_pb2_grpc
+from pqbench.common.v1.common_pb2 import Artifact, Form, Precision, Preprocessing
+from pqbench.inference import open_inference_pb2, open_inference_pb2_grpc
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.client import Client
+from pqbench_wire.errors import Unavailable
+from pqbench_wire.process import file_lock
+from pqbench_wire.server import MAX_CALLS
+
+MANY = 64
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[str]:
+    """The address of a runtime over tmp_path/data with its locks in tmp_path/locks."""
+    arguments = ["--data", str(tmp_path / "data"), "--locks", str(tmp_path / "locks")]
+    with subprocess.Popen([sys.executable, "-m", "pqbench_runtime", *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["listening"]
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def answers(address: str) -> bool:
+    """Whether health and a short call are answered in time."""
+    with grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
+        stub = runtime_pb2_grpc.RuntimeServiceStub(channel)
+        options = stub.Check(runtime_pb2.CheckRequest(backend="onnxruntime"), timeout=10).options_json
+    return health.status == health_pb2.HealthCheckResponse.SERVING and "threads" in options
+
+
+def test_streams_that_watch_health_hold_nothing(runtime: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(MANY):
+            channel = stack.enter_context(grpc.insecure_channel(runtime, [("grpc.use_local_subchannel_pool", 1)]))
+            watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            stack.callback(watching.cancel)
+            assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+        assert answers(runtime)
+
+
+def test_abandoned_calls_behind_a_lock_hold_nothing(runtime: str, tmp_path: Path) -> None:
+    name = _built(runtime, tmp_path)
+    with grpc.insecure_channel(runtime) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = open_inference_pb2.ModelInferRequest(
+            model_name=name, raw_input_contents=[np.zeros((1, 4), np.float32).tobytes()]
+        )
+        request.inputs.add(name="input", datatype="FP32", shape=[1, 4])
+        with file_lock(tmp_path / "locks" / "machine.lock"):  # as one who measures
+            calls = [stub.ModelInfer.future(request, timeout=2) for _ in range(MANY)]
+            assert {call.code() for call in calls} <= {
+                grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE,
+            }  # fmt: skip
+            time.sleep(1)  # a caller's going away is seen within a poll
+            assert answers(runtime)
+        assert stub.ModelInfer(request, timeout=20).outputs[0].shape == [1, 4]
+
+
+def test_calls_over_the_limit_are_refused_and_health_answers(runtime: str) -> None:
+    """Uploads that never go on hold a thread each."""
+    with ExitStack() as stack:
+        for _ in range(MAX_CALLS + 8):  # some meet the limit themselves
+            channel = stack.enter_context(grpc.insecure_channel(runtime, [("grpc.use_local_subchannel_pool", 1)]))
+            writing = blob_pb2_grpc.BlobServiceStub(channel).Write.future(_never_goes_on(stack), timeout=120)
+            stack.callback(writing.cancel)
+        deadline = time.monotonic() + 30
+        stranger = Client(runtime)
+        stack.callback(stranger.close)
+        stub = runtime_pb2_grpc.RuntimeServiceStub(stranger.channel)
+        with pytest.raises(Unavailable, match=f"{MAX_CALLS} calls are in flight"):
+            while time.monotonic() < deadline:
+                stranger.call(stub.Check, runtime_pb2.CheckRequest(backend="onnxruntime"))
+                time.sleep(0.2)
+        health = health_pb2_grpc.HealthStub(stranger.channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert answers(runtime)
+            return
+        except grpc.RpcError:
+            assert time.monotonic() < deadline
+
+
+def _never_goes_on(stack: ExitStack) -> Iterator[object]:
+    """An upload whose first message does not come until the stack ends."""
+    ended = threading.Event()
+    stack.callback(ended.set)
+    return iter(ended.wait, True)
+
+
+def _built(address: str, folder: Path) -> str:
+    """The name of a small engine on the runtime."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["input"], ["output"])],
+        "small",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    store = BlobStore(folder / "data" / "blobs")
+    preprocessing = Preprocessing()
+    preprocessing.inputs.add(name="input", dtype="float32", shape=[4])
+    request = runtime_pb2.BuildEngineRequest(
+        backend="onnxruntime",
+        options_json="{}",
+        artifact=Artifact(
+            blob=store.put(model.SerializeToString()), form=Form.FORM_ONNX, precision=Precision.PRECISION_FP32
+        ),
+        batch_size=1,
+        preprocessing=preprocessing,
+    )
+    client = Client(address)
+    built = client.result(runtime_pb2_grpc.RuntimeServiceStub(client.channel).BuildEngine, request)
+    client.close()
+    return built.model_name
