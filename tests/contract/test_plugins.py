@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
-import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from pqbench_compressor.pruners._importance import CRITERIA
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_runtime.backend import BACKENDS, Job, Route, Shape
-from pqbench_runtime.backends._pytorch import refuse_pickle
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
@@ -283,32 +280,6 @@ def test_pytorch_compiles(trained: torch.nn.Module, context: Context, training: 
     data = export.to_pt2(trained, context.example)
     built = build("pytorch", data, Form.FORM_PT2, Precision.PRECISION_FP32, training.preprocessing, mode="compile")
     assert built.settings["mode"] == "compile"
-
-
-def test_pt2_archives_that_ask_for_pickle_are_refused(trained: torch.nn.Module, context: Context) -> None:
-    data = export.to_pt2(trained, context.example)
-    refuse_pickle(data)
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(changed, "w") as after:
-        for name in before.namelist():
-            content = before.read(name).replace(b'"use_pickle": false', b'"use_pickle": true')
-            after.writestr(name, content)
-    with pytest.raises(InvalidInput, match="asks for pickle"):
-        refuse_pickle(changed.getvalue())
-    old = io.BytesIO()
-    with zipfile.ZipFile(old, "w") as archive:
-        archive.writestr("version", "5")
-        archive.writestr("serialized_exported_program.json", "{}")
-    with pytest.raises(InvalidInput, match="the old format"):
-        refuse_pickle(old.getvalue())
-    evil = io.BytesIO()
-    torch.save(torch.nn.Linear(1, 1), evil)
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(changed, "w") as after:
-        for name in before.namelist():
-            after.writestr(name, evil.getvalue() if "sample_inputs" in name else before.read(name))
-    with pytest.raises(InvalidInput, match="more than plain tensors"):
-        refuse_pickle(changed.getvalue())
 
 
 @pytest.fixture

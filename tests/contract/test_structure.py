@@ -19,7 +19,7 @@ SOURCES = {
 }
 # The way of the data: a module may import only from those before it.
 ORDER = ["yaml_file", "dataset", "manifest", "metric", "ledger", "stats", "launch", "services", "survey", "plan", "execute", "why", "tables", "samples", "compare", "recommend", "tracking", "again", "thesis", "environment", "bundle",
-         "report", "sensitivity", "run", "search", "serve", "web", "listing", "doctor", "display", "cli", "api"]  # fmt: skip
+         "report", "sensitivity", "run", "clean", "search", "serve", "web", "listing", "doctor", "display", "cli", "api"]  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

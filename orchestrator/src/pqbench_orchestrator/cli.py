@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from pqbench_orchestrator import compare, display, doctor, recommend, run, tracking
 from pqbench_orchestrator.bundle import export_cell
+from pqbench_orchestrator.clean import clean
 from pqbench_orchestrator.execute import Nobody
 from pqbench_orchestrator.ledger import cell_of
 from pqbench_orchestrator.listing import KINDS, listing
@@ -417,6 +418,17 @@ def serve_command(
         raise InvalidInput(f"{experiments}: there are no runs yet; pqbench run makes the first")
     console.print(f"http://127.0.0.1:{port}/", highlight=False)
     serve(experiments, port)
+
+
+@app.command("clean")
+def clean_command(
+    data: Data = Path("data"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only counted.")] = False,
+) -> None:
+    """Remove what services keep beyond the runs: their results and caches, and blobs that no run refers to."""
+    found = clean(data, remove=yes)
+    done = "removed" if yes else "would be removed (--yes removes it)"
+    show(f"{found.files} files of {found.size / 1e6:.1f} MB {done}; {found.kept / 1e6:.1f} MB belong to runs")
 
 
 @app.command("list")

@@ -382,6 +382,14 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_running(folder: Path) -> bool:
+    """Whether the process that its lock names lives."""
+    lock = folder / LOCK
+    name = lock.read_text(errors="replace") if lock.is_file() else ""
+    pid = name.partition("-")[0]
+    return pid.isdecimal() and process_name(int(pid)) == name
+
+
 def _write_json(path: Path, value: object) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")

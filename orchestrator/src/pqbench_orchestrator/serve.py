@@ -21,10 +21,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pqbench_orchestrator import compare
 from pqbench_orchestrator.ledger import FILE, Ledger
-from pqbench_orchestrator.run import LOCK
+from pqbench_orchestrator.run import is_running
 from pqbench_orchestrator.tables import count_outcomes, count_unstable
 from pqbench_wire.errors import InvalidInput, PqbenchError
-from pqbench_wire.process import process_name
 
 POLL_SECONDS = 1.0  # a ledger is looked at so often while somebody watches
 LAST_STEPS = 12
@@ -115,14 +114,6 @@ def _summary(folder: Path) -> dict[str, Any]:
         "targets": sorted({row["Target"] for row in cells}),
         "report": (folder / "report.html").is_file(),
     }
-
-
-def is_running(folder: Path) -> bool:
-    """Whether the process that its lock names lives."""
-    lock = folder / LOCK
-    name = lock.read_text(errors="replace") if lock.is_file() else ""
-    pid = name.partition("-")[0]
-    return pid.isdecimal() and process_name(int(pid)) == name
 
 
 def progress(folder: Path) -> dict[str, Any]:

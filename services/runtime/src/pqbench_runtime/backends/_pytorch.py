@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
@@ -13,7 +10,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pqbench_runtime.backend import Layer, LayerTime, Profile, Shape, run_for
-from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_runtime.backends._pt2 import rebuild
+from pqbench_wire.errors import Failed
 from pqbench_wire.jobs import first_line
 
 COMPUTE = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention", "einsum")
@@ -23,10 +21,10 @@ CALL = "pqbench call"
 
 
 def load_program(data: bytes) -> torch.export.ExportedProgram:
-    """The program in a .pt2 archive. Raises InvalidInput for one that asks for pickle, Failed for a broken one."""
-    refuse_pickle(data)
+    """The program in a .pt2 archive. Raises InvalidInput for one that holds more than plain tensors and operators."""
+    archive = rebuild(data)
     try:
-        return torch.export.load(BytesIO(data))
+        return torch.export.load(BytesIO(archive))
     except Exception as error:
         raise Failed(f"PyTorch cannot load this program: {type(error).__name__}: {first_line(error)}") from error
 
@@ -36,28 +34,6 @@ def names(program: torch.export.ExportedProgram, shape: Shape) -> tuple[list[str
     count = len(program.graph_signature.user_outputs)
     inputs = [one.name for one in shape.preprocessing.inputs] or ["input"]
     return inputs, ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
-
-
-def refuse_pickle(archive: bytes) -> None:
-    """Raise InvalidInput if loading the .pt2 would run pickle: it could run anything."""
-    try:
-        with zipfile.ZipFile(BytesIO(archive)) as parts:
-            names = parts.namelist()
-            if "version" in names or len({name.lower() for name in names}) != len(names):
-                raise InvalidInput(".pt2 archive: the old format, or a name given twice, could run pickle")
-            for name in names:
-                if name.endswith("_config.json") and _asks_for_pickle(parts.read(name)):
-                    raise InvalidInput(f".pt2 archive: {name} asks for pickle; export plain tensors only")
-                if "/sample_inputs/" in name and parts.getinfo(name).file_size:
-                    torch.load(BytesIO(parts.read(name)), weights_only=True)
-    except zipfile.BadZipFile as error:
-        raise InvalidInput(f".pt2 archive: {error}") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise InvalidInput(f".pt2 archive asks for more than plain tensors: {first_line(error)}") from error
-
-
-def _asks_for_pickle(config: bytes) -> bool:
-    return any(entry.get("use_pickle", True) for entry in json.loads(config)["config"].values())
 
 
 def layers_of(program: torch.export.ExportedProgram) -> list[Layer]:

@@ -1,0 +1,74 @@
+"""`pqbench clean`: what a data folder keeps that no run needs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pqbench_orchestrator.execute import blobs_of
+from pqbench_orchestrator.ledger import FILE, Ledger
+from pqbench_orchestrator.run import is_running
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.process import machine_lock
+
+CACHES = ("results", "training", "trt_caches", "engines")  # of services: made again when they are wanted
+STEPS = "steps.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """What was removed, or would be."""
+
+    files: int
+    size: int  # bytes
+    kept: int  # bytes of blobs that runs refer to
+
+
+def clean(data: Path, remove: bool) -> Cleaned:
+    """Find, and with `remove` remove, services' kept results, caches, and the blobs that no run's ledger names.
+
+    Raises InvalidInput while a run is being executed, or where a ledger cannot be read: its blobs are not known.
+    """
+    experiments = data / "experiments"
+    if not (data / "blobs").is_dir():
+        raise InvalidInput(f"{data}: not a data folder of pqbench: it has no blobs")
+    if busy := [path.parent.name for path in experiments.glob(f"*/{FILE}") if is_running(path.parent)]:
+        raise InvalidInput(f"{experiments / busy[0]} is being executed: wait until it has ended")
+    needed = set(_needed(experiments))
+    waste, kept = [], 0
+    for path in (data / "blobs").glob("*/*"):
+        if path.name in needed:
+            kept += path.stat().st_size
+        else:
+            waste.append(path)
+    waste += [path for name in CACHES for path in (data / name).rglob("*") if path.is_file()]
+    waste += [path for path in data.glob(f"{STEPS}*") if path.is_file()]
+    size = sum(path.stat().st_size for path in waste)
+    if remove:
+        with machine_lock(None, exclusive=True, waiting=_busy):  # no service works
+            for path in waste:
+                path.unlink(missing_ok=True)
+            for name in CACHES:
+                shutil.rmtree(data / name, ignore_errors=True)
+    return Cleaned(files=len(waste), size=size, kept=kept)
+
+
+def _busy(reason: str) -> None:
+    raise InvalidInput(f"a service of yours works: {reason}; clean when it has ended")
+
+
+def _needed(experiments: Path) -> Iterator[str]:
+    """The digests of all blobs that runs refer to."""
+    for path in experiments.glob(f"*/{FILE}"):
+        with Ledger(path, read_only=True) as ledger:
+            for step in ledger.steps():
+                record = ledger.step(step["key"])
+                for blob in blobs_of(record.result) if record is not None and record.result else ():
+                    yield blob.sha256
+            for text in ledger.description().values():
+                with contextlib.suppress(ValueError):  # what is no JSON names no blob
+                    yield from (blob.sha256 for blob in blobs_of(json.loads(text)))
