@@ -13,10 +13,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pqbench_compressor import masks
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import first_line
+
+BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, RecursionError, OSError, SafetensorError)
 
 Structure = dict[str, dict[str, Any]]  # module name -> attribute -> integer or list of integers
 History = list[dict[str, Any]]  # the steps applied so far
@@ -30,15 +34,19 @@ def save(module: nn.Module, unpruned: nn.Module, history: History) -> bytes:
 
 
 def load(path: Path, unpruned: nn.Module) -> History:
-    """Turn `unpruned` into the checkpoint's model, in place; returns its history."""
-    with safe_open(path, "pt") as file:
-        header = json.loads((file.metadata() or {})["pqbench"])
-    _reshape(unpruned, header["structure"], state := safetensors.torch.load_file(path))
-    versioned = OrderedDict(state)  # as the modules are now: without versions some would convert it as an old file
-    versioned._metadata = getattr(unpruned.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
-    unpruned.load_state_dict(versioned)
-    masks.mark(unpruned, header.get("pruned", ()))
-    return header["history"]
+    """Turn `unpruned` into the checkpoint's model, in place; returns its history. Raises InvalidInput for another's."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["pqbench"])
+        _reshape(unpruned, header["structure"], state := safetensors.torch.load_file(path))
+        versioned = OrderedDict(state)  # as the modules are now: without versions some would convert it as an old file
+        versioned._metadata = getattr(unpruned.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+        unpruned.load_state_dict(versioned)
+        masks.mark(unpruned, header.get("pruned", ()))
+        return [{"kind": str(one["kind"]), "plugin": str(one["plugin"]), "config": one["config"]}
+                for one in header["history"]]  # fmt: skip
+    except BROKEN as error:
+        raise InvalidInput(f"not a checkpoint of this model: {type(error).__name__}: {first_line(error)}") from error
 
 
 def structure_of(module: nn.Module, unpruned: nn.Module) -> Structure:
@@ -50,6 +58,13 @@ def structure_of(module: nn.Module, unpruned: nn.Module) -> Structure:
         if delta := {key: value for key, value in _integers(changed).items() if before.get(key) != value}:
             structure[name] = delta
     return structure
+
+
+def _is_like(value: Any, known: Any) -> bool:
+    """Whether a value is an integer as the known one is, or as many of them."""
+    if isinstance(known, list):
+        return isinstance(value, list) and len(value) == len(known) and all(type(one) is int for one in value)
+    return type(value) is int
 
 
 def _integers(module: nn.Module) -> dict[str, Any]:
@@ -64,9 +79,11 @@ def _integers(module: nn.Module) -> dict[str, Any]:
 def _reshape(module: nn.Module, structure: Structure, state: dict[str, torch.Tensor]) -> None:
     modules = dict(module.named_modules())
     for name, delta in structure.items():
+        known = _integers(modules[name])
         for key, value in delta.items():
-            kind = type(getattr(modules[name], key))
-            setattr(modules[name], key, kind(value))
+            if not _is_like(value, known[key]):
+                raise ValueError(f"{name}.{key} cannot be {str(value)[:80]}")
+            setattr(modules[name], key, type(getattr(modules[name], key))(value))
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
         current = getattr(modules[owner], leaf)

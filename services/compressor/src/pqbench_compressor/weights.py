@@ -100,7 +100,7 @@ def _is_program(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # a name that is no text, another format
         return False
     return any("/code/" in name or name.endswith(("constants.pkl", "models/model.json")) for name in names)
 

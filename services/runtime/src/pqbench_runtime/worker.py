@@ -51,13 +51,14 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import (
     Failed,
     InvalidInput,
+    PqbenchError,
     PrecisionMismatch,
     Refused,
     Unavailable,
 )
 from pqbench_wire.fidelity import sqnr
 from pqbench_wire.inputs import Feed, Inputs, as_feed, flat, load_inputs, named
-from pqbench_wire.jobs import canonical
+from pqbench_wire.jobs import canonical, first_line
 from pqbench_wire.onnx_walk import external_locations
 from pqbench_wire.workers import answer
 
@@ -204,6 +205,8 @@ class Worker:
         engine = request.engine
         images = load_inputs(self._store, request.inputs, engine.preprocessing)[0]
         images = images[request.first :: request.stride or 1]
+        if not len(images):
+            raise InvalidInput(f"no example is left of the split from {request.first} on")
         session = self._load(engine).session
         begin, parts, flattened = time.perf_counter(), [], False
         for start in range(0, len(images), engine.batch_size):
@@ -309,9 +312,10 @@ class Worker:
             backend, arguments = self._loadable(engine, instances)
             device_before = self._device_memory(engine)
             before, begin = host.memory(), time.perf_counter()
-            session = backend.load(*arguments)
-            loaded = time.perf_counter()
-            session.bind(arguments[2].zeros())()  # what the first call allocates is the engine's too
+            with _libraries_errors(f"{engine.backend} cannot run this engine"):
+                session = backend.load(*arguments)
+                loaded = time.perf_counter()
+                session.bind(arguments[2].zeros())()  # what the first call allocates is the engine's too
             called = time.perf_counter()
             self._loaded[key] = _Loaded(
                 session=session,
@@ -392,6 +396,17 @@ class Worker:
             return
         self._told = time.monotonic()
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction)))
+
+
+@contextlib.contextmanager
+def _libraries_errors(what: str) -> Iterator[None]:
+    """An engine that a library cannot load or run is a failure with the library's own words."""
+    try:
+        yield
+    except (PqbenchError, MemoryError):
+        raise
+    except Exception as error:  # libraries' own share no root
+        raise Failed(f"{what}: {first_line(error)}") from error
 
 
 def _count(settings: pb.MeasureSettings) -> int:

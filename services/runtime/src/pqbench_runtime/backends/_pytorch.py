@@ -24,9 +24,28 @@ def load_program(data: bytes) -> torch.export.ExportedProgram:
     """The program in a .pt2 archive. Raises InvalidInput for one that holds more than plain tensors and operators."""
     archive = rebuild(data)
     try:
-        return torch.export.load(BytesIO(archive))
+        program = torch.export.load(BytesIO(archive))
     except Exception as error:
         raise Failed(f"PyTorch cannot load this program: {type(error).__name__}: {first_line(error)}") from error
+    # The archive's own examples are a pickle. With these the input checks stay what they are with examples: cheap.
+    program.example_inputs = ((torch.zeros(()),) * len(program.graph_signature.user_inputs), {})
+    return program
+
+
+def writes_into_inputs(program: torch.export.ExportedProgram) -> bool:
+    """Whether an operator changes an input, or a view of one, in place: each call must then be given a copy."""
+    given = set(program.graph_signature.user_inputs)
+    views = {node for node in program.graph.nodes if node.op == "placeholder" and node.name in given}
+    for node in program.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        schema = node.target._schema
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            if argument.alias_info is not None and value in views:
+                if argument.alias_info.is_write:
+                    return True
+                views.add(node)
+    return False
 
 
 def names(program: torch.export.ExportedProgram, shape: Shape) -> tuple[list[str], list[str]]:

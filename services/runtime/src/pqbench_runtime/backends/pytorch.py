@@ -16,7 +16,7 @@ from torch.utils.benchmark import Timer
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, CrossCheck, Job, Profile, Route, Shape
-from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled
+from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled, writes_into_inputs
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed
 from pqbench_wire.inputs import Feed, Inputs
@@ -154,5 +154,5 @@ def _inputs(batch: Feed) -> list[torch.Tensor]:
 
 def _session(program: torch.export.ExportedProgram, shape: Shape, options: Config) -> Session:
     module, (inputs, outputs) = program.module(), names(program, shape)
-    writes = bool(program.graph_signature.user_inputs_to_mutate)
+    writes = writes_into_inputs(program)
     return Session(torch.compile(module) if options.mode == "compile" else module, options, inputs, outputs, writes)
