@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,12 +104,12 @@ class _Database:
 
 
 def _reading(path: Path) -> sqlite3.Connection:
-    """A connection that writes nothing: where the folder cannot be written either, without looking for a writer."""
+    """A connection that writes nothing, no files of SQLite's own either where no writer has left any."""
     if not path.is_file():
         raise InvalidInput(f"{path.parent}: not a run: it has no {path.name}")
     address = f"{path.resolve().as_uri()}?mode=ro"
-    writable = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-shm").exists()
-    db = sqlite3.connect(address if writable else f"{address}&immutable=1", uri=True, timeout=LOCKED_SECONDS)
+    is_written = path.with_name(f"{path.name}-wal").exists()
+    db = sqlite3.connect(address if is_written else f"{address}&immutable=1", uri=True, timeout=LOCKED_SECONDS)
     with contextlib.ExitStack() as stack:
         stack.callback(db.close)
         db.execute("SELECT count(*) FROM run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_a_damaged_blob_is_noticed(store: BlobStore) -> None:
     store.path(blob).write_bytes(b"abd")
     with pytest.raises(BlobCorrupt):
         store.read(blob)
+
+
+def test_damage_is_noticed_at_first_use_in_a_process_and_after_a_change(store: BlobStore) -> None:
+    blob = store.put(b"abc")
+    path = store.path(blob)
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(b"abd")
+    os.utime(path, ns=times)  # of the same size and time, as after a fault of the disk
+    fresh = BlobStore(store.root)
+    assert fresh.has(blob), "what is in it is looked at when it is used"
+    with pytest.raises(BlobCorrupt, match=f"damaged: blob {blob.sha256}"):
+        fresh.path(blob)
+    assert not fresh.has(blob), "a damaged file is removed: the blob can be made or sent again"
+    again = fresh.put(b"abc")
+    assert fresh.read(again) == b"abc"
+    path.write_bytes(b"xyz")
+    with pytest.raises(BlobCorrupt):
+        fresh.read(again)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "A" * 64, "", "0" * 63])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from pqbench.common.v1.common_pb2 import Progress
 from pqbench.runtime.v1.runtime_pb2 import PredictEvent, PredictRequest, PredictResult
 from pqbench_wire import jobs
-from pqbench_wire.errors import Cancelled, Failed, NotFound
+from pqbench_wire.errors import Cancelled, Failed, Internal, NotFound
 from pqbench_wire.jobs import Jobs
 
 REQUEST = PredictRequest()
@@ -107,6 +108,60 @@ def test_failures_reach_the_client_and_are_not_kept(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="ZeroDivisionError: by zero"):
         list(running.stream(REQUEST, broken, Present()))
     assert list(running.stream(REQUEST, lambda emit: RESULT, Present()))[-1] == RESULT
+
+
+def test_a_listener_hears_that_the_service_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    go = threading.Event()
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        assert go.wait(10)
+        return RESULT
+
+    events = make(tmp_path).stream(REQUEST, work, Present())
+    assert [next(events).WhichOneof("event") for _ in range(3)] == ["heartbeat"] * 3
+    go.set()
+    assert list(events)[-1] == RESULT
+
+
+def test_a_listener_that_goes_away_waits_no_longer(tmp_path: Path) -> None:
+    listener, ended, go = Present(), threading.Event(), threading.Event()
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        assert go.wait(10)
+        return RESULT
+
+    def listen() -> None:
+        list(make(tmp_path).stream(REQUEST, work, listener))
+        ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while not listener.callbacks:
+        threading.Event().wait(0.01)
+    listener.go()
+    assert ended.wait(jobs.HEARTBEAT / 2)
+    go.set()
+
+
+def test_an_exit_in_a_job_ends_it_with_an_error_that_the_log_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leaving(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        raise SystemExit(3)
+
+    with pytest.raises(Internal, match=r"SystemExit: 3 \(error [0-9a-f]{8} in the service's log\)") as caught:
+        list(make(tmp_path).stream(REQUEST, leaving, Present()))
+    number = str(caught.value).partition("(error ")[2][:8]
+    assert number in caplog.text and "in leaving" in caplog.text
+
+
+def test_the_oldest_results_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "KEPT", 2)
+    running = make(tmp_path)
+    for number in range(4):
+        list(running.stream(PredictRequest(first=number), lambda emit: RESULT, Present()))
+        os.utime(max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns), (number, number))
+    assert sorted(path.stat().st_mtime for path in tmp_path.iterdir()) == [2, 3]
 
 
 def test_a_job_that_nobody_hears_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_wire.client import Client
-from pqbench_wire.errors import Unauthenticated
-from pqbench_wire.server import is_loopback
+from pqbench_wire.errors import InvalidInput, Unauthenticated
+from pqbench_wire.server import is_loopback, read_token
 
 
 @pytest.fixture
@@ -55,6 +55,50 @@ def test_off_loopback_needs_protection(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "give --token-file" in done.stderr
+
+
+def test_a_token_travels_unencrypted_only_where_one_says_so(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    command = [sys.executable, "-m", "pqbench_runtime", "--data", str(tmp_path), "--listen", "0.0.0.0:0"]
+    done = subprocess.run(
+        [*command, "--token-file", str(tmp_path / "token")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--insecure-token" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "zwei Wörter", "schlüssel", "a\nb"])
+def test_a_token_is_one_word_of_ascii(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(InvalidInput, match="one word of printable ASCII"):
+        read_token(tmp_path / "token")
+
+
+def test_a_service_on_a_unix_socket(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 's'}"
+    command = [sys.executable, "-m", "pqbench_runtime", "--data", str(tmp_path / "data"), "--listen", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["listening"] == address
+        client = Client(address)
+        stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
+        assert "threads" in client.call(stub.Check, runtime_pb2.CheckRequest(backend="onnxruntime")).options_json
+        client.close()
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_what_is_no_request_is_invalid_and_what_nobody_foresaw_is_internal(
+    service: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    with grpc.insecure_channel(service[1]) as channel:
+        metadata = [("authorization", "Bearer secret")]
+        check = channel.unary_unary("/pqbench.runtime.v1.RuntimeService/Check")
+        with pytest.raises(grpc.RpcError) as caught:
+            check(b"\xff\xff\xff", timeout=10, metadata=metadata)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.RpcError) as caught:
+            check(b"", timeout=10, metadata=[("authorization-bin", b"\xff")])
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize(
