@@ -11,7 +11,7 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench gpu-check matrix clean
+.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench fuzz gpu-check matrix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -67,6 +67,10 @@ bench: setup ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=fold
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/quantizers.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/routes.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/recovery.py $(TESTDATA))
+
+FUZZ := onnx requests manifests inventories checkpoints images ini engines pt2
+fuzz: setup ## feed 20,000 changed inputs to each parser, an hour or so (COUNT=…, FUZZ="onnx pt2")
+	@set -e; for target in $(FUZZ); do $(BIN)/python -m tests.fuzz $$target $(or $(COUNT),20000); done
 
 gpu-check: ## check and time what this NVIDIA machine's libraries allow; numpy and torch are enough
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py

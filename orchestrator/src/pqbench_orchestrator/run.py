@@ -34,7 +34,7 @@ from pqbench_orchestrator.thesis import is_thesis_config, load_ini, write_experi
 from pqbench_orchestrator.tracking import log_run
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
-from pqbench_wire.errors import InvalidInput, PqbenchError
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, PqbenchError
 from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
@@ -148,8 +148,10 @@ def complete(folder: Path, ready: Prepared, made: Plan, settings: Settings) -> l
     ready.execution.ledger.describe({"steps": str(len(made.steps)), "manifest": ready.manifest.name})
     try:
         ready.execution.run(made)
-    finally:
-        table = write_outputs(folder, ready, made, record)
+    except BaseException:
+        write_outputs(folder, ready, made, record)  # of what there is
+        raise
+    table = _whole_outputs(folder, ready, made, record)
     chosen = recommend(table, ready.manifest.goal)
     if any(one.best is not None for one in chosen):
         _confirm(folder, chosen, ready.execution.services, ready.execution.store, settings.say)
@@ -260,6 +262,16 @@ def _rows(folder: Path) -> list[tables.Row]:
     if not table:
         raise InvalidInput(f"{folder}: no cell is recorded yet; pqbench run --continue {folder}")
     return table
+
+
+def _whole_outputs(folder: Path, ready: Prepared, made: Plan, record: dict[str, Any]) -> list[tables.Row]:
+    """The outputs of a finished plan; steps whose blobs prove to be damaged only now are done again."""
+    for _ in made.steps:
+        try:
+            return write_outputs(folder, ready, made, record)
+        except BlobCorrupt:
+            ready.execution.run(made)
+    return write_outputs(folder, ready, made, record)
 
 
 def write_outputs(folder: Path, ready: Prepared, made: Plan, record: dict[str, Any]) -> list[tables.Row]:

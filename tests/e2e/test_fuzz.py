@@ -1,0 +1,27 @@
+"""2,000 changed inputs for each parser: each is taken or refused with a typed error, in bounded time and memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+INPUTS = 2000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "target", ["onnx", "requests", "manifests", "inventories", "checkpoints", "images", "ini", "engines", "pt2"]
+)
+def test_parsers_refuse_with_typed_errors(target: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", target, str(INPUTS)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert f"{target}: {INPUTS} inputs in " in done.stdout
