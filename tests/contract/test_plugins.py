@@ -282,6 +282,31 @@ def test_pytorch_compiles(trained: torch.nn.Module, context: Context, training: 
     assert built.settings["mode"] == "compile"
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_artifact_that_names_files_of_the_machine_is_refused(
+    backend: str, training: Training, build: Any, tmp_path: Path
+) -> None:
+    """Its weight would be 64 bytes of a file beside the service, or anywhere."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(64)))
+    weight = onnx.TensorProto(
+        name="w", data_type=onnx.TensorProto.FLOAT, dims=[16], data_location=onnx.TensorProto.EXTERNAL
+    )
+    weight.external_data.add(key="location", value=str(secret))
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["input", "w"], ["output"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["N", 1, 16, 16])],
+        [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["N", 1, 16, 16])],
+        [weight],
+    )
+    data = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    with pytest.raises(InvalidInput, match="keeps weights in another file, .*secret"):
+        build(backend, data, Form.FORM_ONNX, Precision.PRECISION_FP32, training.preprocessing)
+
+
 @pytest.fixture
 def dataset_config(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """A configuration for each dataset that needs files, made of generated images."""

@@ -63,6 +63,7 @@ from pqbench_wire.onnx_walk import external_locations
 from pqbench_wire.workers import answer
 
 MAX_ENGINES = 8  # kept loaded; the least recently used goes first
+MAX_HELD = 4 << 30  # bytes of engine files kept loaded, where it is more than one
 PROGRESS_SECONDS = 1.0
 Send = Callable[[WorkerReply], None]
 
@@ -70,6 +71,7 @@ Send = Callable[[WorkerReply], None]
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
     session: Session
+    size: int  # bytes of the engine's file
     seconds: float  # that loading took
     first_call: float  # seconds
     memory: int | None  # bytes by which the process grew; None where what had been freed before was enough
@@ -306,7 +308,7 @@ class Worker:
         """The loaded engine; one that works beside itself is loaded once an instance."""
         key = (canonical(engine), instance, instances)
         if key not in self._loaded:
-            while instances == 1 and len(self._loaded) >= MAX_ENGINES:  # several: a measurement needs all of its own
+            while instances == 1 and self._is_full(engine.blob.size):  # several: a measurement needs all of its own
                 del self._loaded[next(iter(self._loaded))]
                 gc.collect()
             backend, arguments = self._loadable(engine, instances)
@@ -319,6 +321,7 @@ class Worker:
             called = time.perf_counter()
             self._loaded[key] = _Loaded(
                 session=session,
+                size=engine.blob.size,
                 seconds=loaded - begin,
                 first_call=called - loaded,
                 memory=_growth(before, host.memory()),
@@ -326,6 +329,11 @@ class Worker:
             )
         self._loaded[key] = entry = self._loaded.pop(key)
         return entry
+
+    def _is_full(self, size: int) -> bool:
+        """Whether an engine has to go before one of so many bytes is loaded."""
+        held = sum(one.size for one in self._loaded.values())
+        return bool(self._loaded) and (len(self._loaded) >= MAX_ENGINES or held + size > MAX_HELD)
 
     def _unload_others(self, engines: Iterable[pb.Engine], instances: int) -> None:
         wanted = {canonical(engine) for engine in engines}
