@@ -25,7 +25,7 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
 from pqbench_wire.process import file_lock
-from pqbench_wire.server import MAX_CALLS
+from pqbench_wire.server import MAX_CALLS, REQUEST_SECONDS, SPARE_THREADS
 
 MANY = 64
 
@@ -76,6 +76,21 @@ def test_abandoned_calls_behind_a_lock_hold_nothing(runtime: str, tmp_path: Path
             time.sleep(1)  # a caller's going away is seen within a poll
             assert answers(runtime)
         assert stub.ModelInfer(request, timeout=20).outputs[0].shape == [1, 4]
+
+
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", "/pqbench.runtime.v1.RuntimeService/Check"])
+def test_calls_without_a_request_hold_nothing_for_long(method: str, runtime: str) -> None:
+    """gRPC itself waits for a request on a thread of the pool, before any token is looked at."""
+    with ExitStack() as stack:
+        for _ in range(MAX_CALLS + SPARE_THREADS):
+            channel = stack.enter_context(grpc.insecure_channel(runtime, [("grpc.use_local_subchannel_pool", 1)]))
+            half = channel.stream_unary(method).future(_never_goes_on(stack), timeout=120)
+            stack.callback(half.cancel)
+        time.sleep(1)
+        with grpc.insecure_channel(runtime) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=REQUEST_SECONDS + 10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_calls_over_the_limit_are_refused_and_health_answers(runtime: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from .conftest import COMMAND, ROOT, Pqbench, newest_run, rows_of
 
+pytestmark = pytest.mark.long
 SAME = ("Recipe", "Outcome", "Accuracy", "Agreement (%)", "Executed Precision", "Engine (bytes)")
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pqbench_orchestrator.execute import blobs_of
 from pqbench_orchestrator.ledger import FILE, Ledger
-from pqbench_orchestrator.run import is_running
+from pqbench_orchestrator.run import LOCK, is_running
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.process import machine_lock
 
@@ -36,10 +35,12 @@ def clean(data: Path, remove: bool) -> Cleaned:
     experiments = data / "experiments"
     if not (data / "blobs").is_dir():
         raise InvalidInput(f"{data}: not a data folder of pqbench: it has no blobs")
-    if busy := [path.parent.name for path in experiments.glob(f"*/{FILE}") if is_running(path.parent)]:
+    if busy := [path.parent.name for path in experiments.glob(f"*/{LOCK}") if is_running(path.parent)]:
         raise InvalidInput(f"{experiments / busy[0]} is being executed: wait until it has ended")
     needed = set(_needed(experiments))
-    waste, kept = [], 0
+    waste: list[Path] = []
+    kept = 0
+    waste += [path for path in (data / "blobs").glob(".partial-*") if path.is_file()]
     for path in (data / "blobs").glob("*/*"):
         if path.name in needed:
             kept += path.stat().st_size
@@ -52,8 +53,6 @@ def clean(data: Path, remove: bool) -> Cleaned:
         with machine_lock(None, exclusive=True, waiting=_busy):  # no service works
             for path in waste:
                 path.unlink(missing_ok=True)
-            for name in CACHES:
-                shutil.rmtree(data / name, ignore_errors=True)
     return Cleaned(files=len(waste), size=size, kept=kept)
 
 

@@ -84,7 +84,7 @@ class LiveDisplay:
     def progress(self, step: Step, stage: str, fraction: float) -> None:
         """Show how far the step is; not while it measures."""
         self._stop_if_interrupted()
-        if step.kind != "measure":
+        if step.kind != "measure" or stage.startswith("waiting"):
             self.say(f"{step.place.removeprefix('target ')}: {stage} {step.label} {fraction:.0%}")
 
     def finished(self, step: Step, record: StepRecord) -> None:

@@ -34,6 +34,7 @@ from pqbench_wire.errors import (
     Unavailable,
     from_reason,
 )
+from pqbench_wire.jobs import WAITING
 
 LEAST_PART, MOST_PARTS = 128, 20  # images in a part of a prediction that may stop early, and parts
 ATTEMPTS = 3  # of a step whose service went away
@@ -131,7 +132,8 @@ class Execution:
             try:
                 return HANDLERS[step.kind](self, step, self._results(step))
             except (Frozen, Timeout):
-                self.services.stop(step.place)  # what hangs there would hold up the steps that follow
+                if step.place != ORCHESTRATOR:
+                    self.services.stop(step.place)  # what hangs there would hold up the steps that follow
                 raise
             except BlobCorrupt:
                 if not left:
@@ -181,18 +183,22 @@ class Execution:
     def _has_blobs(self, result: dict[str, Any] | None) -> bool:
         return result is not None and all(self.store.has(blob) for blob in blobs_of(result))
 
-    def call(self, step: Step, stub: Any, method: str, request: Any) -> Any:
-        """The result of a long call: inputs pushed before, outputs pulled after."""
+    def call(self, step: Step, stub: Any, method: str, request: Any, silence: float = 0.0) -> Any:
+        """The result of a long call: inputs pushed before, outputs pulled after.
+
+        `silence`: seconds for which it may rightly report no progress, besides those that the manifest allows.
+        """
         client = self.services.client(step.place)
         client.push(self.store, blobs_in(request))
         call = getattr(stub(client.channel), method)
-        result = client.result(call, request, lambda event: self._forward(step, event), self.stall_seconds)
+        result = client.result(call, request, lambda event: self._forward(step, event), self.stall_seconds + silence)
         client.pull(self.store, blobs_in(result))
         return result
 
     def _forward(self, step: Step, event: Any) -> None:
         if event.WhichOneof("event") == "progress":
-            self.watcher.progress(step, event.progress.stage, event.progress.fraction)
+            told = event.progress
+            self.watcher.progress(step, told.message if told.stage == WAITING else told.stage, told.fraction)
 
 
 def _prepare(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:
@@ -339,7 +345,12 @@ def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
         run=f"{step.spec['run']} {step.key}",  # replicates and targets may ask the same: each is measured for itself
         repeat=step.spec["repeat"],
     )
-    return json_format.MessageToDict(execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Measure", request))
+    asked = request.settings  # warm-up, each probe of a rate, and energy report nothing until they are done
+    each = asked.warmup_seconds + asked.max_seconds + asked.energy_seconds
+    silence = each * len(engines) * max(1, asked.concurrency)
+    return json_format.MessageToDict(
+        execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Measure", request, silence)
+    )
 
 
 def _profile(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:

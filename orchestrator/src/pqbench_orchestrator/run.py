@@ -149,7 +149,8 @@ def complete(folder: Path, ready: Prepared, made: Plan, settings: Settings) -> l
     try:
         ready.execution.run(made)
     except BaseException:
-        write_outputs(folder, ready, made, record)  # of what there is
+        with contextlib.suppress(PqbenchError):  # what ended the run matters more
+            write_outputs(folder, ready, made, record)  # of what there is
         raise
     table = _whole_outputs(folder, ready, made, record)
     chosen = recommend(table, ready.manifest.goal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +12,7 @@ from pqbench_orchestrator.launch.endpoint import EndpointLauncher
 from pqbench_orchestrator.launch.process import ProcessLauncher
 from pqbench_orchestrator.manifest import Inventory, Manifest, Place
 from pqbench_wire.client import Client
-from pqbench_wire.errors import Unavailable
+from pqbench_wire.errors import Timeout, Unavailable
 
 COMPRESSOR = "compressor"
 RUNTIME = "pqbench_runtime"
@@ -92,8 +91,10 @@ class Services:
             return
         client = self._clients[name]
         stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
-        with contextlib.suppress(Unavailable):  # gone, and its engines with it
+        try:
             client.call(stub.Unload, runtime_pb2.UnloadRequest())
+        except (Unavailable, Timeout):  # gone, or frozen: the next to use it starts it
+            self.stop(name)
 
     def stop(self, name: str) -> None:
         """End one service."""

@@ -29,7 +29,6 @@ from pqbench_wire.onnx_walk import external_locations
 ONNX = "onnx"  # the plug-in for an ONNX file
 OWN_CODE = "code"  # the plug-in for a user's own file
 SHORT_NAMES = "thesis"  # the family whose members need not name it
-CHECKING = 300.0  # seconds that checking one recipe may take: a large network is pruned once for it
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
 
@@ -51,7 +50,7 @@ class RecipeFacts:
     classes: int = 0  # outputs of the classifier; 0: not known
     fixed_batch: int = 0  # the only batch size that the model takes; 0: any
     notes: tuple[str, ...] = ()  # what the manifest's author should know
-    endless: bool = False  # checking did not end
+    unchecked: bool = False  # checking did not end
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -288,13 +287,12 @@ def _ask_compressor(
 ) -> tuple[dict[str, str], dict[tuple[str, str], RecipeFacts]]:
     try:
         client = services.client(name)
-    except Unavailable as error:
+        stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
+        capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
+    except (Unavailable, Timeout) as error:
         return {}, dict.fromkeys(wanted, RecipeFacts(unavailable=f"{name}: {error}"))
-    stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
-    capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
     known = [p.name for p in capabilities.plugins if p.kind == "model"]
     beginnings = _with_beginnings(manifest)
-    seconds = min(CHECKING, manifest.stall_seconds)
     recipes: dict[tuple[str, str], RecipeFacts] = {}
     keys = {model.label: f"models.{index} ({model.label})" for index, model in enumerate(manifest.models)}
     for label, identity in wanted:
@@ -306,12 +304,14 @@ def _ask_compressor(
             for step in (step for step in recipe.steps if step.is_own):
                 client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), "method:"))])
             baseline = recipes.get((label, Recipe().identity))
-            if baseline is not None and baseline.endless:
+            if baseline is not None and baseline.unchecked:
                 recipes[label, identity] = baseline  # its model would have to run for this recipe too
                 continue
             progress(f"checking {label}: {recipe.label}")
             request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
-            recipes[label, identity] = dataclasses.replace(_check(client, stub, request, seconds), compressor=name)
+            recipes[label, identity] = dataclasses.replace(
+                _check(client, stub, request, manifest.stall_seconds), compressor=name
+            )
     return dict(capabilities.versions), recipes
 
 
@@ -330,8 +330,8 @@ def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seco
     except Unavailable as error:
         return RecipeFacts(unavailable=str(error))
     except Timeout:
-        reason = f"it could not be checked within {seconds:.0f} s: its model may never end"
-        return RecipeFacts(refused=reason, endless=True)
+        reason = f"it could not be checked within {seconds:.0f} s: its model may never end (stall_seconds)"
+        return RecipeFacts(refused=reason, unchecked=True)
     except InvalidInput:
         raise
     except PqbenchError as error:
@@ -369,7 +369,7 @@ def _asked(target: Target, services: Services) -> TargetFacts:
         capabilities = client.call(stub.GetCapabilities, request)
         options = json.dumps(target.options, sort_keys=True)
         checked = client.call(stub.Check, runtime_pb2.CheckRequest(backend=target.backend, options_json=options))
-    except Unavailable as error:
+    except (Unavailable, Timeout) as error:
         return TargetFacts(unavailable=str(error))
     backend = capabilities.backends[0]
     if not _has_version(backend.versions.get("tensorrt", ""), target.tensorrt):

@@ -82,14 +82,14 @@ class Client:
         `stalled_after` seconds.
         """
         events = method(request, timeout=deadline, metadata=self._metadata)
-        watch = _Watch(events, stalled_after)
+        watch = _Watch(events, self.address, stalled_after)
         try:
             with _translated():
                 for event in events:
                     watch.heard(event)
                     yield event
-        except Cancelled:
-            raise watch.verdict(self.address) from None
+        except Cancelled as error:
+            raise watch.verdict(error) from None
         finally:
             watch.end()
             events.cancel()  # type: ignore[attr-defined]
@@ -138,8 +138,8 @@ class _Watch:
     Time is counted in ticks of a thread of its own: while this process itself stands still, none passes.
     """
 
-    def __init__(self, call: Any, stalled_after: float) -> None:
-        self._call, self._stalled_after = call, stalled_after
+    def __init__(self, call: Any, address: str, stalled_after: float) -> None:
+        self._call, self._address, self._stalled_after = call, address, stalled_after
         self._silent = self._stalled = 0.0  # seconds
         self._told: tuple[str, float, str] | None = None
         self._ended = threading.Event()
@@ -150,19 +150,20 @@ class _Watch:
         self._silent = 0.0
         if event.WhichOneof("event") == "progress":
             told = (event.progress.stage, event.progress.fraction, event.progress.message)
-            self._stalled = self._stalled if told == self._told else 0.0
+            # Waiting is told again and again while it lasts, and is nobody's stall.
+            self._stalled = self._stalled if told == self._told and told[0] != WAITING else 0.0
             self._told = told
 
-    def verdict(self, address: str) -> PqbenchError:
-        """Why the call was cancelled."""
+    def verdict(self, error: Cancelled) -> PqbenchError:
+        """Why the call was cancelled: by this, or as the service says."""
         if self._silent >= FROZEN_AFTER:
-            return Frozen(f"frozen: no sign of life of the service at {address} for {FROZEN_AFTER:.0f} s")
+            return Frozen(f"frozen: no sign of life of the service at {self._address} for {FROZEN_AFTER:.0f} s")
         if self._stalled >= self._stalled_after:
             at = f" after {self._told[0]} {self._told[1]:.0%}" if self._told else ""
             return Timeout(
                 f"no progress for {self._stalled_after:.0f} s{at}: ended (stall_seconds in the manifest says how long)"
             )
-        return Cancelled(f"{address} cancelled the call")
+        return error
 
     def end(self) -> None:
         """Watch no longer."""
@@ -171,7 +172,7 @@ class _Watch:
     def _watch(self) -> None:
         while not self._ended.wait(TICK):
             self._silent += TICK
-            self._stalled += 0 if self._told is not None and self._told[0] == WAITING else TICK
+            self._stalled += TICK
             if self._silent >= FROZEN_AFTER or self._stalled >= self._stalled_after:
                 self._call.cancel()
                 return

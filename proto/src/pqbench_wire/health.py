@@ -31,8 +31,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: Respond
     ) -> None:
-        known = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        send_response_callback(health_pb2.HealthCheckResponse(status=known[request.service not in self._services]))
+        answer = health_pb2.HealthCheckResponse
+        status = answer.SERVING if request.service in self._services else answer.SERVICE_UNKNOWN
+        send_response_callback(answer(status=status))
 
     Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
 

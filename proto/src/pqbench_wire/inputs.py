@@ -66,8 +66,8 @@ def _check_inputs(inputs: Sequence[Input]) -> None:
     for one in inputs:
         if not _is_number(one.dtype):
             raise InvalidInput(f"input {one.name[:80]}: {one.dtype[:80]!r} is no type of numbers")
-        if (values := math.prod(one.shape)) > MAX_VALUES:
-            raise TooLarge(f"input {one.name[:80]} has {values} values for one example; at most {MAX_VALUES}")
+    if (values := sum(math.prod(one.shape) for one in inputs)) > MAX_VALUES:
+        raise TooLarge(f"the inputs have {values} values for one example; at most {MAX_VALUES}")
 
 
 def _is_number(dtype: str) -> bool:

@@ -108,20 +108,25 @@ class Jobs(Generic[Event]):
 
     def _finished(self, key: str) -> Event | None:
         path = self._folder / key
-        if not path.is_file():
-            return None
         event = self._event()
         try:
             event.ParseFromString(path.read_bytes())
-        except DecodeError:
+        except FileNotFoundError:
+            return None
+        except (DecodeError, OSError):
             log.warning("stored result %s is unreadable; doing the work again", path)
             return None
         return event if event.HasField("result") and self._usable(event) else None
 
     def _keep(self, key: str, result: Event) -> None:
         partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
-        partial.write_bytes(result.SerializeToString(deterministic=True))
-        partial.replace(self._folder / key)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)  # it may have been cleaned away
+            partial.write_bytes(result.SerializeToString(deterministic=True))
+            partial.replace(self._folder / key)
+        except OSError as error:  # the caller still gets it
+            log.warning("the result of job %s is not kept: %s", key[:8], error)
+            partial.unlink(missing_ok=True)
         oldest_first = sorted(self._folder.glob("[0-9a-f]*"), key=_age, reverse=True)
         for path in oldest_first[: max(0, len(oldest_first) - KEPT)]:
             path.unlink(missing_ok=True)
@@ -130,7 +135,7 @@ class Jobs(Generic[Event]):
 class _Job(Generic[Event]):
     def __init__(self) -> None:
         self._listeners = 0
-        self._left_at = 0.0
+        self._left_at = self._told = 0.0  # monotonic seconds
         self._events: list[Event] = []
         self._error: PqbenchError | None = None
         self._done = False
@@ -139,7 +144,8 @@ class _Job(Generic[Event]):
     def __call__(self, event: Event) -> None:
         with self._changed:
             self.check()
-            if self._events[-1:] != [event]:
+            if self._events[-1:] != [event] or time.monotonic() - self._told > HEARTBEAT:
+                self._told = time.monotonic()
                 self._events.append(event)
                 self._changed.notify_all()
 
@@ -153,8 +159,8 @@ class _Job(Generic[Event]):
 
     def leave(self) -> None:
         with self._changed:
-            self._listeners -= 1
             self._left_at = time.monotonic()
+            self._listeners -= 1
 
     def finish(self, result: Event | None, error: PqbenchError | None) -> None:
         with self._changed:

@@ -76,12 +76,12 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def cpu_seconds(session: int) -> float:
-    """CPU time that the living processes of a session have used so far (Linux)."""
+    """CPU time that the processes of a session have used so far, those that have ended among them (Linux)."""
     ticks = 0
     for process in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
             fields = process.read_text(errors="replace").rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) == session else 0
+            ticks += sum(map(int, fields[11:15])) if int(fields[3]) == session else 0
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

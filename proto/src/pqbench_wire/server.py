@@ -36,6 +36,7 @@ GRACE = 5.0  # seconds that calls in flight have to end
 MAX_CALLS = 64  # in flight at once; a long call holds a thread while it waits for events
 SPARE_THREADS = 16  # that answer health, and refuse what is over the limit
 HEALTH = "/grpc.health.v1."
+REQUEST_SECONDS = 10.0  # that the one request of a call may take to arrive
 # A peer that is gone is found by pings; clients may ping as often as ours do.
 KEEPALIVE = [
     ("grpc.keepalive_time_ms", 10_000),
@@ -104,44 +105,43 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         self, continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None], details: Any
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(details)
-        if handler is None or details.method.startswith(HEALTH):
-            return handler  # untouched: its watching streams hold no thread
-        guard = partial(self._guard, self._token is None or self._has_token(details), details.method)
+        if handler is None:
+            return None
+        is_health = details.method.startswith(HEALTH)
+        allowed = is_health or self._token is None or self._has_token(details)
+        guard = partial(self._guard, allowed, not is_health, details.method)
+        # All requests are taken as streams of bytes: gRPC would wait for a single one on a thread of the pool, without
+        # end, before anything here is asked.
         read = _reader(handler)
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        if getattr(behaviour, "experimental_non_blocking", False):
+            watching = _guarded_watch(behaviour, read, guard)
+            return grpc.stream_stream_rpc_method_handler(watching, None, handler.response_serializer)
         if handler.response_streaming:
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            behaviour = _guarded_stream(handler.stream_stream or handler.unary_stream, read, guard)
-        else:
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-            behaviour = _guarded_call(handler.stream_unary or handler.unary_unary, read, guard)
-        return make(behaviour, None, handler.response_serializer)  # requests arrive as bytes
+            stream = _guarded_stream(behaviour, read, guard)
+            return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(
+            _guarded_call(behaviour, read, guard), None, handler.response_serializer
+        )
 
     def _has_token(self, details: Any) -> bool:
         given = dict(details.invocation_metadata).get("authorization", "")
         return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._token or b"")
 
     @contextlib.contextmanager
-    def _guard(self, allowed: bool, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        taken = allowed and self._free.acquire(blocking=False)
+    def _guard(self, allowed: bool, counted: bool, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        taken = allowed and counted and self._free.acquire(blocking=False)
         try:
             if not allowed:
                 raise Unauthenticated("this service needs a bearer token (authorization: Bearer …)")
-            if not taken:
+            if counted and not taken:
                 raise Unavailable(f"{MAX_CALLS} calls are in flight, which is the limit of this service; try again")
             yield
         except PqbenchError as error:
             context.abort_with_status(to_status(error))
         except (GeneratorExit, grpc.RpcError):
             raise
-        except Exception as error:
+        except BaseException as error:  # a user's module may raise SystemExit
             if not context.is_active():  # the caller is gone, and what it held with it
                 raise
             context.abort_with_status(to_status(Internal(f"{method}: {log_by_id(error)}")))
@@ -153,7 +153,10 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 Guard = Callable[[grpc.ServicerContext], contextlib.AbstractContextManager[None]]
 
 
-def _reader(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[Any], Any]:
+Reader = Callable[[Iterator[bytes], grpc.ServicerContext], Any]
+
+
+def _reader(handler: grpc.RpcMethodHandler[Any, Any]) -> Reader:
     """What makes a request, or an iterator of requests, of bytes: gRPC itself would call a malformed one INTERNAL."""
     deserialize = handler.request_deserializer
 
@@ -165,25 +168,43 @@ def _reader(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[Any], Any]:
         except DecodeError as error:
             raise InvalidInput(f"the request cannot be read: {first_line(error)}") from error
 
-    return partial(map, one) if handler.request_streaming else one
+    def only(parts: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        late = threading.Timer(REQUEST_SECONDS, context.cancel)
+        late.daemon = True
+        late.start()
+        try:
+            return one(next(parts))
+        except StopIteration:
+            raise InvalidInput("the call has no request") from None
+        finally:
+            late.cancel()
+
+    return (lambda parts, context: map(one, parts)) if handler.request_streaming else only
 
 
-def _guarded_call(
-    behaviour: Any, read: Callable[[Any], Any], guard: Guard
-) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
+def _guarded_watch(behaviour: Any, read: Reader, guard: Guard) -> Any:
+    """Of a call that gRPC gives the function that sends: it holds no thread while its stream is open."""
+
+    def watch(parts: Iterator[bytes], context: grpc.ServicerContext, send_response_callback: Any) -> None:
         with guard(context):
-            return behaviour(read(request), context)
+            behaviour(read(parts, context), context, send_response_callback)
+
+    watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+    return watch
+
+
+def _guarded_call(behaviour: Any, read: Reader, guard: Guard) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def call(parts: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+        with guard(context):
+            return behaviour(read(parts, context), context)
 
     return call
 
 
-def _guarded_stream(
-    behaviour: Any, read: Callable[[Any], Any], guard: Guard
-) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def stream(request: Any, context: grpc.ServicerContext) -> Any:
+def _guarded_stream(behaviour: Any, read: Reader, guard: Guard) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def stream(parts: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         with guard(context):
-            yield from behaviour(read(request), context)
+            yield from behaviour(read(parts, context), context)
 
     return stream
 

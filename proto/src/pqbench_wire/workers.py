@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -35,6 +36,7 @@ from pqbench_wire.process import cpu_seconds, die_with_parent, end_first_when_me
 
 FROZEN_AFTER = 30.0  # seconds without a message or a moment of CPU time
 POLL = 0.5  # seconds
+MOST_SPARE = 2  # workers beside the session's
 
 Reply = TypeVar("Reply", bound=Message)  # with the fields progress, log and error
 OnReply = Callable[[Any], None]
@@ -42,8 +44,8 @@ Idle = Callable[[], None]  # called while nothing is heard; raises Cancelled to 
 Waiting = Callable[[str], None]  # is told what is waited for; raises Cancelled to give the question up
 
 
-def _patient(reason: str = "") -> None:
-    """Waits as long as it takes."""
+def _patient(*_: object) -> None:
+    """Waits as long as it takes, whatever for."""
 
 
 class Worker(Protocol[Reply]):  # type: ignore[misc]
@@ -90,9 +92,9 @@ class WorkerProcess(Generic[Reply]):
 
     def _final_reply(self, request: Message, on_reply: OnReply, idle: Idle) -> Reply | None:
         try:
-            frames.write(self._requests, request, lambda: self._wait([], [self._requests], idle))
-            readable = lambda: self._wait([self._replies], [], idle)  # noqa: E731
-            while (reply := frames.read(self._replies, self._reply, readable)) is not None:
+            frames.write(self._requests, request, partial(self._wait, self._requests, select.POLLOUT, idle))
+            heard = partial(self._wait, self._replies, select.POLLIN, idle)
+            while (reply := frames.read(self._replies, self._reply, heard)) is not None:
                 if not (reply.HasField("progress") or reply.HasField("log")):
                     return reply
                 on_reply(reply)
@@ -103,15 +105,18 @@ class WorkerProcess(Generic[Reply]):
             raise
         return None
 
-    def _wait(self, readable: list[int], writable: list[int], idle: Idle) -> None:
-        """Until the pipe is ready. Raises Frozen for a worker that neither speaks nor works."""
-        begin, used = time.monotonic(), -1.0
-        while not any(select.select(readable, writable, [], POLL)):
+    def _wait(self, pipe: int, event: int, idle: Idle) -> None:
+        """Until the pipe is ready. Raises Frozen for a worker that neither speaks nor works, WorkerCrashed for none."""
+        begin, used, ready = time.monotonic(), -1.0, select.poll()
+        ready.register(pipe, event)
+        while not ready.poll(1000 * POLL):
             idle()
+            if not self.alive and not ready.poll(0):  # a process that it left behind may hold the pipe open
+                raise self._crash()
             if time.monotonic() - begin < FROZEN_AFTER:
                 continue
             # Only after a silence: reading the processes' times is work on a machine that may be measured.
-            if used >= 0 and (now := cpu_seconds(self.pid)) <= used:
+            if used >= 0 and (now := cpu_seconds(self.pid)) == used:
                 raise Frozen(f"frozen: no sign of life of the worker process {self.pid} for {FROZEN_AFTER:.0f} s")
             used = now if used >= 0 else cpu_seconds(self.pid)
             begin = time.monotonic()
@@ -129,7 +134,11 @@ class WorkerProcess(Generic[Reply]):
         os.close(self._replies)
 
     def _crash(self) -> PqbenchError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(2 * POLL)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return WorkerCrashed("the worker closed its pipes and was ended")
         self.kill()
         if code == -signal.SIGKILL:
             return WorkerCrashed("the worker was killed (SIGKILL: out of memory, or by hand)")
@@ -145,6 +154,7 @@ class SessionWorker(Generic[Reply]):
         self._worker: WorkerProcess[Reply] | None = None
         self._key = ""
         self._lock = threading.Lock()
+        self._spare = threading.BoundedSemaphore(MOST_SPARE)
 
     def ask(
         self, key: str, request: Message, on_reply: OnReply, idle: Idle = _patient, waiting: Waiting = _patient
@@ -156,15 +166,23 @@ class SessionWorker(Generic[Reply]):
     def ask_if_free(self, key: str, request: Message, on_reply: OnReply, idle: Idle = _patient) -> Reply:
         """As `ask`; where the worker is busy, one that lives for this question only."""
         if not self._lock.acquire(blocking=False):
+            return self._ask_another(request, on_reply, idle)
+        try:
+            return self._ask(key, request, on_reply, idle)
+        finally:
+            self._lock.release()
+
+    def _ask_another(self, request: Message, on_reply: OnReply, idle: Idle) -> Reply:
+        while not self._spare.acquire(timeout=POLL):
+            idle()
+        try:
             worker = self._start()
             try:
                 return worker.ask(request, on_reply, idle)
             finally:
                 worker.close()
-        try:
-            return self._ask(key, request, on_reply, idle)
         finally:
-            self._lock.release()
+            self._spare.release()
 
     def _ask(self, key: str, request: Message, on_reply: OnReply, idle: Idle) -> Reply:
         if self._worker is None or not self._worker.alive or self._key != key:
@@ -207,6 +225,8 @@ def answer(make: Callable[[Callable[[Any], None]], Worker[Reply]], request: type
     """
     requests, replies, parent = (int(argument) for argument in sys.argv[1:4])
     die_with_parent(parent)
+    for descriptor in (requests, replies):
+        os.set_inheritable(descriptor, False)  # a tool that it starts does not hold them open
     end_first_when_memory_is_short()
     worker = make(lambda message: frames.write(replies, message))
     while (asked := frames.read(requests, request)) is not None:

@@ -158,6 +158,6 @@ def test_what_no_run_needs_is_removed(tmp_path: Path) -> None:
     found = clean(tmp_path, remove=False)
     assert (found.files, found.kept) == (2, 6) and store.has(left)
     clean(tmp_path, remove=True)
-    assert store.has(needed) and not store.has(left) and not (tmp_path / "results").exists()
+    assert store.has(needed) and not store.has(left) and not (tmp_path / "results/build/k").exists()
     with pytest.raises(InvalidInput, match="not a data folder"):
         clean(tmp_path / "experiments", remove=True)

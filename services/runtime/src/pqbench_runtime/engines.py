@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from pathlib import Path
+
+from google.protobuf.message import DecodeError
 
 from pqbench.runtime.v1.runtime_pb2 import Engine
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import NotFound
 from pqbench_wire.jobs import canonical
+
+log = logging.getLogger(__name__)
 
 
 class Engines:
@@ -19,12 +24,14 @@ class Engines:
     def __init__(self, folder: Path, store: BlobStore) -> None:
         self._folder, self._store, self._lock = folder, store, threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        self._engines = {path.name: _read(path) for path in folder.iterdir() if not path.name.startswith(".")}
+        found = {path.name: _read(path) for path in folder.iterdir() if not path.name.startswith(".")}
+        self._engines = {name: engine for name, engine in found.items() if engine is not None}
 
     def add(self, engine: Engine) -> str:
         """Keep an engine; returns its name, which is equal for equal engines."""
         name = f"{engine.backend}-{hashlib.sha256(canonical(engine)).hexdigest()[:16]}"
         with self._lock:
+            self._folder.mkdir(parents=True, exist_ok=True)  # it may have been cleaned away
             partial = self._folder / f".{name}.{os.getpid()}"
             partial.write_bytes(canonical(engine))
             partial.replace(self._folder / name)
@@ -43,7 +50,10 @@ class Engines:
         return self._engines[name]
 
 
-def _read(path: Path) -> Engine:
-    engine = Engine()
-    engine.ParseFromString(path.read_bytes())
-    return engine
+def _read(path: Path) -> Engine | None:
+    """An engine's entry; None for a damaged one: it is added again when the engine is built again."""
+    try:
+        return Engine.FromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return None

@@ -263,6 +263,6 @@ def _check_shape(batch: int, preprocessing: Any) -> None:
         raise InvalidInput(f"batch_size must be 1 to {MAX_BATCH}, got {batch}")
     check_preprocessing(preprocessing)
     shapes = [one.shape for one in preprocessing.inputs]
-    values = max(map(math.prod, shapes or [(preprocessing.height, preprocessing.width, preprocessing.channels)]))
+    values = sum(map(math.prod, shapes or [(preprocessing.height, preprocessing.width, preprocessing.channels)]))
     if batch * values > MAX_PIXELS:
         raise TooLarge(f"one batch would have over {MAX_PIXELS} values")

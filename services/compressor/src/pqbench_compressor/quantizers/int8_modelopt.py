@@ -23,7 +23,7 @@ from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_wire.errors import Failed, Refused
 from pqbench_wire.inputs import named
-from pqbench_wire.process import spawn
+from pqbench_wire.process import leashed, spawn
 
 REQUIRES = ("onnx", "onnxruntime", "modelopt")
 PRECISION = Precision.PRECISION_INT8
@@ -64,7 +64,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 def _run(folder: Path, options: dict[str, str]) -> None:
     """Quantize in a process of its own. Raises Refused with the last line that it printed."""
     command = [sys.executable, "-m", "pqbench_compressor.quantizers._modelopt", str(folder), json.dumps(options)]
-    process = spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = spawn(leashed(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output = process.communicate()[0].decode(errors="replace")
     if process.returncode < 0:
         raise Failed(f"ModelOpt's process was ended by signal {-process.returncode}")

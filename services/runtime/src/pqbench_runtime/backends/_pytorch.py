@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
@@ -34,9 +35,13 @@ def load_program(data: bytes) -> torch.export.ExportedProgram:
 
 def writes_into_inputs(program: torch.export.ExportedProgram) -> bool:
     """Whether an operator changes an input, or a view of one, in place: each call must then be given a copy."""
+    if program.graph_signature.user_inputs_to_mutate:
+        return True
     given = set(program.graph_signature.user_inputs)
     views = {node for node in program.graph.nodes if node.op == "placeholder" and node.name in given}
     for node in program.graph.nodes:
+        if node.target is operator.getitem and node.args[0] in views:  # one of several views
+            views.add(node)
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         schema = node.target._schema
