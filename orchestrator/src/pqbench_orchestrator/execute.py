@@ -117,6 +117,8 @@ class Execution:
             self._record(step, "failed", reason=str(error), seconds=time.monotonic() - begin)
         except PqbenchError as error:
             self._record(step, _outcome(error), reason=str(error), seconds=time.monotonic() - begin)
+        except OSError as error:  # of the disk: what it says is the reason, and other steps may still work
+            self._record(step, "failed", reason=str(error), seconds=time.monotonic() - begin)
         else:
             seconds = time.monotonic() - begin
             self._record(step, "ok", result=result, seconds=seconds)

@@ -6,6 +6,7 @@ Plain SQLite. A row is only ever added; the newest row of a key counts.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 import time
@@ -240,18 +241,23 @@ class StepCache:
     def get(self, key: str) -> dict[str, Any] | None:
         """The result of a step, or None."""
         rows = self._db.rows("SELECT result FROM results WHERE key = ?", (key,))
-        try:
-            return self._db.read_json(rows[0][0]) if rows else None
-        except InvalidInput:  # of this one only: it is made again, and written anew
-            return None
+        text, _, digest = (rows[0][0] if rows else "").rpartition("\n")
+        # One that is damaged, or of a version that wrote no digest, is made again and written anew.
+        return json.loads(text) if text and digest == _digest(text) else None
 
     def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
         """Keep a result."""
-        self._db.write("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", [(key, kind, json.dumps(result), seconds)])
+        text = json.dumps(result)
+        row = (key, kind, f"{text}\n{_digest(text)}", seconds)
+        self._db.write("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", [row])
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_about_access(error: BaseException | None) -> bool:

@@ -35,6 +35,7 @@ from pqbench_orchestrator.tracking import log_run
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, PqbenchError
+from pqbench_wire.jobs import first_line
 from pqbench_wire.process import process_name
 
 MANIFEST = "manifest.yaml"
@@ -106,7 +107,7 @@ def run_to_continue(path: Path, settings: Settings, search: bool = False) -> Pat
     experiments = settings.data / "experiments"
     candidates = sorted(experiments.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for candidate in reversed(candidates):
-        if candidate.read_text(encoding="utf-8") == text and _is_search(candidate.parent) == search:
+        if candidate.read_text(encoding="utf-8", errors="replace") == text and _is_search(candidate.parent) == search:
             return candidate.parent
     raise InvalidInput(f"{path}: no run of this manifest in {settings.data / 'experiments'}; leave out --continue")
 
@@ -349,7 +350,7 @@ def report_again(folder: Path) -> tuple[Path, list[tables.Row]]:
     """Write a run's report anew from its ledger; returns the page and the table."""
     table = _rows(folder)
     record = environment.read(folder)
-    _write_report(folder, table, record, (folder / MANIFEST).read_text(encoding="utf-8"))
+    _write_report(folder, table, record, dump(load_manifest(folder / MANIFEST)))
     return folder / "report.html", table
 
 
@@ -374,8 +375,13 @@ def _trials(folder: Path) -> list[dict[str, str]]:
     """What a search tried cheaply, as its file has it; nothing for a run."""
     if not (folder / TRIALS).is_file():
         return []
-    with (folder / TRIALS).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with (folder / TRIALS).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (csv.Error, ValueError) as error:
+        raise InvalidInput(
+            f"{folder / TRIALS} is damaged: {first_line(error)}; {_continuing(folder)} writes it anew"
+        ) from error
 
 
 def _inventory(manifest: Manifest, settings: Settings) -> Inventory:

@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from pqbench_orchestrator import environment, tables
 from pqbench_orchestrator.execute import Watcher
@@ -30,6 +31,7 @@ from pqbench_orchestrator.run import STUDY, TRIALS, Prepared, Settings, complete
 from pqbench_orchestrator.stats import pareto_front
 from pqbench_orchestrator.tables import Row
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import first_line
 
 FEWEST_TRIALS, SHARE = 12, 3  # of the recipes one in SHARE is tried, and FEWEST at least
 RECIPE, AMOUNT = "recipe", "amount of {}"
@@ -114,9 +116,15 @@ class _Search:
     def explore(self) -> None:
         """Cheap trials until there are enough of them."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = self._study()
-        for trial in study.get_trials(states=[TrialState.COMPLETE]):
-            self._remember(trial.user_attrs["family"], trial.user_attrs["index"], json.loads(trial.user_attrs["row"]))
+        try:
+            study = self._study()
+            for trial in study.get_trials(states=[TrialState.COMPLETE]):
+                told = trial.user_attrs
+                self._remember(told["family"], told["index"], json.loads(told["row"]))
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"{self.folder / STUDY} is damaged or in use: {first_line(error)}; restore it, or begin the search anew"
+            ) from error
         while len(self.tried.cost) < self.trials:
             family, index = self._next(study)
             row = self._evaluate(self.space.recipe(family, index))

@@ -23,7 +23,8 @@ from pqbench_orchestrator.survey import Survey
 from pqbench_orchestrator.tables import harmless
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Refused
+from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.jobs import first_line
 
 AMOUNTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 BITS = (8, 6, 4, 3, 2)
@@ -108,8 +109,11 @@ def figures_of(experiments: Path, manifest: Manifest) -> list[dict[str, Any]]:
     found = sorted(experiments.glob(f"{glob.escape(_prefix(manifest))}*/sensitivity.csv"))
     if not found:
         return []
-    with found[-1].open(newline="", encoding="utf-8") as file:
-        return _figures([{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)])
+    try:
+        with found[-1].open(newline="", encoding="utf-8") as file:
+            return _figures([{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)])
+    except (csv.Error, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{found[-1]} is damaged: {first_line(error)}; remove it, or analyse again") from error
 
 
 def _prefix(manifest: Manifest) -> str:

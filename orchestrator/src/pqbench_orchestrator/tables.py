@@ -477,7 +477,7 @@ def _add_causes(row: Row, cell: Cell, ledger: Ledger) -> None:
     profile = _record(ledger, cell, "profile")
     if profile is not None and not profile.done:
         row["Why"] = f"Its layers could not be timed: {profile.reason}"
-    if profile is None or not profile.done:
+    if profile is None or not profile.done or row["Outcome"] != "ok":
         return
     records = {role: _done(ledger, cell, role) for role in cell.steps}
     found = explain(row, {role: one.result for role, one in records.items() if one is not None and one.result})

@@ -161,3 +161,18 @@ def test_what_no_run_needs_is_removed(tmp_path: Path) -> None:
     assert store.has(needed) and not store.has(left) and not (tmp_path / "results/build/k").exists()
     with pytest.raises(InvalidInput, match="not a data folder"):
         clean(tmp_path / "experiments", remove=True)
+
+
+@pytest.mark.parametrize("damage", ["{}", '{"a": 2}', "[1]", "{cut", ""])
+def test_a_damaged_result_in_the_cache_is_none(tmp_path: Path, damage: str) -> None:
+    cache = StepCache(tmp_path / "steps.sqlite")
+    cache.put("k", "build", {"a": 1}, 1.0)
+    cache.close()
+    with sqlite3.connect(tmp_path / "steps.sqlite") as db:
+        db.execute("UPDATE results SET result = ? || substr(result, instr(result, char(10)))", (damage,))
+    db.close()
+    again = StepCache(tmp_path / "steps.sqlite")
+    assert again.get("k") is None
+    again.put("k", "build", {"a": 1}, 1.0)
+    assert again.get("k") == {"a": 1}
+    again.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pqbench_compressor import masks
 from pqbench_compressor.plugins import Report, Training
 from pqbench_wire.errors import Refused
 
+log = logging.getLogger(__name__)
 CYCLED = 0.05  # how far one-cycle takes the momentum below and above its setting
 PADDING = 8  # augmentation moves an image by up to an eighth of its side
 
@@ -149,13 +151,18 @@ class _Run:
         partial.replace(path)
 
     def restore(self, path: Path) -> int:
-        """Go back to the state of `save`; returns its epochs."""
-        state = torch.load(path, map_location=self._device, weights_only=True)
-        self._module.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._scaler.load_state_dict(state["scaler"])
-        return int(state["epochs"])
+        """Go back to the state of `save`; returns its epochs: 0 where the file is damaged, which begins anew."""
+        try:
+            state = torch.load(path, map_location=self._device, weights_only=True)
+            parts = (self._module, self._optimizer, self._schedule, self._scaler)
+            kept = [state[name] for name in ("model", "optimizer", "schedule", "scaler")]
+            epochs = int(state["epochs"])
+        except Exception as error:  # torch.load has no root for a cut file and a broken pickle
+            log.warning("%s is damaged, the training begins anew: %s", path, error)
+            return 0
+        for part, own in zip(parts, kept, strict=True):
+            part.load_state_dict(own)
+        return epochs
 
 
 def _optimizer(module: nn.Module, options: Options) -> torch.optim.Optimizer:
