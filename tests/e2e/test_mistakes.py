@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pqbench_orchestrator.launch.process import ProcessLauncher
 
 from .conftest import Pqbench, Write, newest_run
 
@@ -36,18 +37,21 @@ CASES = {
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An inventory of services that run already: starting them is most of the time of a plan."""
     data = tmp_path_factory.mktemp("services")
-    launchers = {
-        name: ProcessLauncher(f"pqbench_{name}", data, data / f"{name}.log", (), "")
-        for name in ("compressor", "runtime")
-    }
-    addresses = {name: launcher.start().address for name, launcher in launchers.items()}
+    options = ("--data", str(data), "--parent", str(os.getpid()))
+    commands = {name: [sys.executable, "-m", f"pqbench_{name}", *options] for name in ("compressor", "runtime")}
+    processes, addresses = [], {}
+    for name, command in commands.items():
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        assert processes[-1].stdout is not None
+        addresses[name] = json.loads(processes[-1].stdout.readline())["listening"]
     path = data / "inventory.yaml"
     path.write_text(
         f"compressor: {{endpoint: '{addresses['compressor']}'}}\ntargets: {{ort: {{endpoint: '{addresses['runtime']}'}}}}"
     )
     yield path
-    for launcher in launchers.values():
-        launcher.stop()
+    for process in processes:
+        process.terminate()
+        process.communicate()
 
 
 @pytest.mark.parametrize("name", CASES)
