@@ -154,5 +154,9 @@ def _state(path: Path) -> tuple[int, int]:
 
 def blob_of(path: Path) -> Blob:
     """The name that a file's bytes have as a blob."""
+    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        return Blob(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return Blob(sha256=digest.hexdigest(), size=size)
