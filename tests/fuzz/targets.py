@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
@@ -207,12 +208,12 @@ def requests(folder: Path) -> Iterator[Target]:
         turn = itertools.cycle(range(len(methods)))
 
         def attempt(data: bytes) -> None:
-            channel, (path, streams), request = methods[next(turn)]
+            channel, (path, takes_stream, streams), request = methods[next(turn)]
             chance = random.Random(data)
             data = mutated(chance, [request.SerializeToString()]) if chance.random() < 0.3 else _odd(request, chance)
-            stub = (channel.unary_stream if streams else channel.unary_unary)(path)
+            call = channel.stream_unary if takes_stream else channel.unary_stream if streams else channel.unary_unary
             try:
-                answer = stub(data, timeout=CALL_SECONDS)
+                answer = call(path)(iter([data]) if takes_stream else data, timeout=CALL_SECONDS)
                 for _ in answer if streams else ():
                     pass
             except grpc.RpcError as error:
@@ -387,8 +388,8 @@ def _service(module: str, folder: Path) -> Iterator[grpc.Channel]:
 
 def _calls(
     compressor: grpc.Channel, runtime: grpc.Channel, store: BlobStore
-) -> Iterator[tuple[grpc.Channel, tuple[str, bool], Message]]:
-    """Channel, path and whether it streams, and a request that works, of every RPC that takes one request."""
+) -> Iterator[tuple[grpc.Channel, tuple[str, bool, bool], Message]]:
+    """Channel, path with what it streams, and a request that works, of every RPC."""
     from pqbench.blob.v1 import blob_pb2
     from pqbench.compressor.v1 import compressor_pb2
     from pqbench.inference import open_inference_pb2 as oip
@@ -424,6 +425,7 @@ def _calls(
             reference=store.put_array(np.zeros((4, 4), np.float32)), batch_sizes=[1, 3], least_db=-10),
         "RuntimeService/Unload": runtime_pb2.UnloadRequest(),
         "BlobService/FindMissing": blob_pb2.FindMissingRequest(blobs=[artifact.blob, Blob(sha256="0" * 64, size=1)]),
+        "BlobService/Write": blob_pb2.WriteRequest(blob=Blob(sha256=hashlib.sha256(b"x").hexdigest(), size=1), chunk=b"x"),
         "BlobService/Read": blob_pb2.ReadRequest(blob=artifact.blob),
         "GRPCInferenceService/ModelInfer": oip.ModelInferRequest(model_name="x", raw_input_contents=[bytes(16)]),
         "GRPCInferenceService/ModelMetadata": oip.ModelMetadataRequest(name="x"),
@@ -436,10 +438,11 @@ def _calls(
     for service in services:
         for method in service.methods:
             request = made.pop(f"{service.name}/{method.name}", None)
-            if request is None:  # Write takes a stream, the rest what the inference service does not implement
+            if request is None:  # what the inference service does not implement
                 continue
             channel = compressor if service.name == "CompressorService" else runtime
-            yield channel, (f"/{service.full_name}/{method.name}", method.server_streaming), request
+            path = f"/{service.full_name}/{method.name}"
+            yield channel, (path, method.client_streaming, method.server_streaming), request
     assert not made, made
 
 
