@@ -102,6 +102,8 @@ def _summary(folder: Path) -> dict[str, Any]:
             cells, facts, problem = ledger.cells(), ledger.description(), ""
     except InvalidInput as error:  # one damaged run hides no other
         cells, facts, problem = [], {}, str(error)
+    if not all({"Outcome", "Target"} <= row.keys() for row in cells):
+        cells, problem = [], f"{folder / FILE} is damaged: a cell lacks its columns"
     return {
         "run": folder.name,
         "problem": problem,

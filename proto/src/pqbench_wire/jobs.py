@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 ABANDONED_AFTER = 30.0  # seconds without a listener after which a job is cancelled
 WAITING = "wait"  # the stage of progress that is none: others hold what the job needs
 HEARTBEAT = 5.0  # seconds of silence after which a listener is told that the service lives
+DIGEST = hashlib.sha256().digest_size
 KEPT = 4096  # results on disk of one long call; the oldest go first
 
 Event = TypeVar("Event", bound=Message)
@@ -110,7 +111,11 @@ class Jobs(Generic[Event]):
         path = self._folder / key
         event = self._event()
         try:
-            event.ParseFromString(path.read_bytes())
+            stored = path.read_bytes()
+            digest, data = stored[:DIGEST], stored[DIGEST:]
+            if digest != hashlib.sha256(data).digest():
+                raise DecodeError("it has another digest")
+            event.ParseFromString(data)
         except FileNotFoundError:
             return None
         except (DecodeError, OSError):
@@ -122,7 +127,8 @@ class Jobs(Generic[Event]):
         partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)  # it may have been cleaned away
-            partial.write_bytes(result.SerializeToString(deterministic=True))
+            data = result.SerializeToString(deterministic=True)
+            partial.write_bytes(hashlib.sha256(data).digest() + data)
             partial.replace(self._folder / key)
         except OSError as error:  # the caller still gets it
             log.warning("the result of job %s is not kept: %s", key[:8], error)

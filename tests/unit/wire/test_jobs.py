@@ -155,6 +155,22 @@ def test_an_exit_in_a_job_ends_it_with_an_error_that_the_log_has(
     assert number in caplog.text and "in leaving" in caplog.text
 
 
+def test_a_damaged_result_is_made_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def work(emit: jobs.Emit[PredictEvent]) -> PredictEvent:
+        calls.append(1)
+        return RESULT
+
+    list(make(tmp_path).stream(REQUEST, work, Present()))
+    kept = next(path for path in tmp_path.iterdir() if not path.name.startswith("."))
+    data = bytearray(kept.read_bytes())
+    data[-3] ^= 1  # another time, which a message may hold as well
+    kept.write_bytes(data)
+    assert list(make(tmp_path).stream(REQUEST, work, Present()))[-1] == RESULT
+    assert len(calls) == 2
+
+
 def test_the_oldest_results_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "KEPT", 2)
     running = make(tmp_path)

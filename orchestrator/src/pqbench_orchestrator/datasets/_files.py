@@ -87,6 +87,12 @@ def shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
+UNREADABLE = (  # what Pillow's decoders raise
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, KeyError,
+    IndexError, AttributeError, EOFError, OverflowError, struct.error,
+)  # fmt: skip
+
+
 def open_image(path: Path) -> Image.Image:
     """Decode one file, turned as its EXIF data say, as a picture of 8 bits, L or RGB; of an animation the first frame.
 
@@ -100,7 +106,7 @@ def open_image(path: Path) -> Image.Image:
                 )
             image.load()
             return _eight_bits(_upright(image), path)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise InvalidInput(f"{shown(path)} cannot be decoded: {reason}") from error
 
