@@ -56,10 +56,11 @@ def test_a_pruned_checkpoint_loads_strictly_and_computes_the_same(store: BlobSto
     config = PRUNERS.configure("removal", '{"amount": 0.5}')
     notes = PRUNERS.load("removal").prune(module, config, context)
     assert 0.2 < notes["macs_left"] < 0.4
-    data = checkpoint.save(module, network(), [{"kind": "prune"}])
-    assert data == checkpoint.save(module, network(), [{"kind": "prune"}])
+    history = [{"kind": "prune", "plugin": "removal", "config": {"amount": 0.5}}]
+    data = checkpoint.save(module, network(), history)
+    assert data == checkpoint.save(module, network(), history)
     back = network()
-    assert checkpoint.load(store.path(store.put(data)), back) == [{"kind": "prune"}]
+    assert checkpoint.load(store.path(store.put(data)), back) == history
     np.testing.assert_array_equal(export.run_module(back, context.example), export.run_module(module, context.example))
 
 
