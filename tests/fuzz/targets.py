@@ -33,30 +33,6 @@ Target = tuple[Sequence[bytes], Try]
 ROOT = Path(__file__).parents[2]
 PREPROCESSING = Preprocessing(height=8, width=8, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
 CALL_SECONDS = 60.0
-THESIS = b"""[PARAMETERS]
-batchsizes = [8, 16]
-iterations = 3
-[MODELS]
-alexnet = 1
-resnet = 0
-[DATASETS]
-imagenette = 1
-[PRUNING]
-degrees = [0, 0.1, 0.9]
-[PRUNERS]
-lnstructured = 1
-random = 0
-[LN_PRUNING]
-dim = 1
-n = 2
-[REMOVAL_PRUNERS]
-sensitivity = 1
-[QUANTIZING]
-int8 = 1
-base = 1
-[FILEFOLDERS]
-experiments = ./data/experiments
-"""
 
 
 @contextmanager
@@ -95,7 +71,7 @@ def inventories(folder: Path) -> Iterator[Target]:
 def ini(folder: Path) -> Iterator[Target]:
     from pqbench_orchestrator.thesis import load_ini
 
-    yield [THESIS], _by_file(folder / "config.ini", load_ini)
+    yield [(ROOT / "tests/data/config.ini").read_bytes()], _by_file(folder / "config.ini", load_ini)
 
 
 @contextmanager

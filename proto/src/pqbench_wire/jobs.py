@@ -14,11 +14,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from pqbench.common.v1.common_pb2 import Heartbeat
+from pqbench.common.v1.common_pb2 import Heartbeat, Progress
 from pqbench_wire.errors import Cancelled, Internal, PqbenchError
 
 log = logging.getLogger(__name__)
@@ -194,6 +194,34 @@ class _Job(Generic[Event]):
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def while_active(listener: Listener) -> Callable[..., None]:
+    """What raises Cancelled once a caller is gone, or its deadline has passed."""
+
+    def check(*_: object) -> None:
+        if not listener.is_active():
+            raise Cancelled("the caller gave up")
+
+    return check
+
+
+class Tell(Generic[Event]):
+    """Tells a job's listeners what its worker says and what it waits for; `idle` raises once they are gone."""
+
+    def __init__(self, event: type[Event], emit: Emit[Event]) -> None:
+        self._event = event
+        self._emit: Emit[Event] = emit
+        self.idle: Callable[[], None] = emit.check
+
+    def reply(self, reply: Any) -> None:
+        """Forward a worker's progress or log."""
+        told = {"progress": reply.progress} if reply.HasField("progress") else {"log": reply.log}
+        self._emit(self._event(**told))
+
+    def waiting(self, reason: str) -> None:
+        """Say what is waited for."""
+        self._emit(self._event(progress=Progress(stage=WAITING, message=reason)))
 
 
 def canonical(message: Message) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from pqbench_wire.errors import Failed, InvalidInput, Refused
 from pqbench_wire.jobs import first_line
 
+ALLOW_CODE = "allow-code"  # the compressor's flag, and an argument of its workers
 OBJECTS: dict[str, Any] = {}
 
 

@@ -99,8 +99,8 @@ def leashed(command: Sequence[str]) -> list[str]:
 Waiting = Callable[[str], None]  # is told what is waited for, again and again; raises Cancelled to give up
 
 
-def _in_silence(reason: str) -> None:
-    """Waits without a word."""
+def patient(*_: object) -> None:
+    """Waits as long as it takes, without a word."""
 
 
 def lock_folder(folder: Path | None = None) -> Path:
@@ -122,7 +122,7 @@ def lock_folder(folder: Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = _in_silence) -> Iterator[None]:
+def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = patient) -> Iterator[None]:
     """Hold the machine: exclusively to measure on it, shared to do anything else.
 
     `folder` is one that all parties on the machine see (default: in the temporary folder).
@@ -132,7 +132,7 @@ def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = _in_si
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, exclusive: bool = True, waiting: Waiting = _in_silence) -> Iterator[None]:
+def file_lock(path: Path, exclusive: bool = True, waiting: Waiting = patient) -> Iterator[None]:
     """Hold a lock file; it is made where there is none. A symbolic link is not followed: OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     since = time.strftime("%H:%M:%S")

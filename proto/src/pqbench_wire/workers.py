@@ -32,7 +32,7 @@ from pqbench_wire.errors import (
     reason_of,
 )
 from pqbench_wire.jobs import first_line, log_by_id
-from pqbench_wire.process import cpu_seconds, die_with_parent, end_first_when_memory_is_short, spawn
+from pqbench_wire.process import Waiting, cpu_seconds, die_with_parent, end_first_when_memory_is_short, patient, spawn
 
 FROZEN_AFTER = 30.0  # seconds without a message or a moment of CPU time
 POLL = 0.5  # seconds
@@ -41,11 +41,6 @@ MOST_SPARE = 2  # workers beside the session's
 Reply = TypeVar("Reply", bound=Message)  # with the fields progress, log and error
 OnReply = Callable[[Any], None]
 Idle = Callable[[], None]  # called while nothing is heard; raises Cancelled to give the question up
-Waiting = Callable[[str], None]  # is told what is waited for; raises Cancelled to give the question up
-
-
-def _patient(*_: object) -> None:
-    """Waits as long as it takes, whatever for."""
 
 
 class Worker(Protocol[Reply]):  # type: ignore[misc]
@@ -74,7 +69,7 @@ class WorkerProcess(Generic[Reply]):
         """The process id."""
         return self._process.pid
 
-    def ask(self, request: Message, on_reply: OnReply, idle: Idle = _patient) -> Reply:
+    def ask(self, request: Message, on_reply: OnReply, idle: Idle = patient) -> Reply:
         """The final reply; progress and logs go to `on_reply`.
 
         Raises the worker's error, WorkerCrashed, Frozen, or what `on_reply` and `idle` raise, which ends the worker.
@@ -157,13 +152,13 @@ class SessionWorker(Generic[Reply]):
         self._spare = threading.BoundedSemaphore(MOST_SPARE)
 
     def ask(
-        self, key: str, request: Message, on_reply: OnReply, idle: Idle = _patient, waiting: Waiting = _patient
+        self, key: str, request: Message, on_reply: OnReply, idle: Idle = patient, waiting: Waiting = patient
     ) -> Reply:
         """Ask the worker of `key`: another key (other process-wide options) gets a fresh process."""
         with patiently(self._lock, waiting):
             return self._ask(key, request, on_reply, idle)
 
-    def ask_if_free(self, key: str, request: Message, on_reply: OnReply, idle: Idle = _patient) -> Reply:
+    def ask_if_free(self, key: str, request: Message, on_reply: OnReply, idle: Idle = patient) -> Reply:
         """As `ask`; where the worker is busy, one that lives for this question only."""
         if not self._lock.acquire(blocking=False):
             return self._ask_another(request, on_reply, idle)
@@ -190,7 +185,7 @@ class SessionWorker(Generic[Reply]):
             self._worker, self._key = self._start(), key
         return self._worker.ask(request, on_reply, idle)
 
-    def unload(self, waiting: Waiting = _patient) -> None:
+    def unload(self, waiting: Waiting = patient) -> None:
         """End the worker and with it all that it holds."""
         with patiently(self._lock, waiting):
             self._stop()
@@ -257,8 +252,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _spawn(module: str, arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int, int]:
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
     command = [sys.executable, "-m", module, str(theirs_in), str(theirs_out), str(os.getpid()), *arguments]
     try:
         process = spawn(
@@ -268,6 +262,10 @@ def _spawn(module: str, arguments: Sequence[str]) -> tuple[subprocess.Popen[byte
             pass_fds=(theirs_in, theirs_out),
             start_new_session=True,
         )
+    except BaseException:
+        os.close(ours_in)
+        os.close(ours_out)
+        raise
     finally:
         os.close(theirs_in)
         os.close(theirs_out)

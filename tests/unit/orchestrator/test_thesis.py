@@ -10,31 +10,7 @@ import pytest
 from pqbench_orchestrator.thesis import load_ini, write_experiment
 from pqbench_wire.errors import InvalidInput
 
-CONFIG = """
-[PARAMETERS]
-batchsizes = [8, 16]
-iterations = 3
-[MODELS]
-alexnet = 1
-resnet = 0
-[DATASETS]
-imagenette = 1
-[PRUNING]
-degrees = [0, 0.1, 0.9]
-[PRUNERS]
-lnstructured = 1
-random = 0
-[LN_PRUNING]
-dim = 1
-n = 2
-[REMOVAL_PRUNERS]
-sensitivity = 1
-[QUANTIZING]
-int8 = 1
-base = 1
-[FILEFOLDERS]
-experiments = ./data/experiments
-"""
+CONFIG = (Path(__file__).parents[2] / "data/config.ini").read_text()
 
 
 def test_the_grid_is_the_thesis_grid(tmp_path: Path) -> None:

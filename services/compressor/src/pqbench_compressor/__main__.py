@@ -8,13 +8,14 @@ from pqbench.blob.v1 import blob_pb2_grpc
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench_compressor.service import CompressorServicer
 from pqbench_wire.blob_service import BlobServicer
+from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.server import main, parse_options, serve
 
 
 def run() -> None:
     """Parse the command line and serve."""
-    options, flags = parse_options("pqbench-compressor", flags=("allow-code",))
-    servicer = CompressorServicer(options.data, options.locks, "allow-code" in flags)
+    options, flags = parse_options("pqbench-compressor", flags=(ALLOW_CODE,))
+    servicer = CompressorServicer(options.data, options.locks, ALLOW_CODE in flags)
 
     def add(server: grpc.Server) -> list[str]:
         compressor_pb2_grpc.add_CompressorServiceServicer_to_server(servicer, server)

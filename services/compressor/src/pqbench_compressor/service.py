@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
-from pqbench.common.v1.common_pb2 import Progress
 from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench.compressor.v1 import compressor_pb2_grpc
 from pqbench.compressor.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Cancelled
-from pqbench_wire.jobs import WAITING, Emit, Jobs
-from pqbench_wire.process import machine_lock, source_version, versions_of
-from pqbench_wire.workers import Idle, OnReply, SessionWorker, Waiting, WorkerProcess, patiently
+from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
+from pqbench_wire.own_code import ALLOW_CODE
+from pqbench_wire.process import Waiting, machine_lock, source_version, versions_of
+from pqbench_wire.workers import Idle, OnReply, SessionWorker, WorkerProcess, patiently
 
 if TYPE_CHECKING:
     from pqbench_compressor.pipeline import Pipeline
 
 KEY = "compressor"  # of the one session of workers
-Event = TypeVar("Event", pb.CompressEvent, pb.AnalyseEvent)
 LIBRARIES = (
     "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy", "nncf",
     "nvidia-modelopt", "neural-compressor", "torchao",
@@ -68,18 +66,14 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         return pb.GetCapabilitiesResponse(plugins=plugins, versions=self._versions, device=platform.machine())
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
-        def idle() -> None:
-            if not context.is_active():  # or its deadline passed: the model may never end
-                raise Cancelled("the caller gave up")
-
-        return self._work.ask_if_free(KEY, WorkerRequest(check=request), lambda reply: None, idle).check
+        asked = WorkerRequest(check=request)
+        return self._work.ask_if_free(KEY, asked, lambda reply: None, while_active(context)).check
 
     def Compress(self, request: pb.CompressRequest, context: grpc.ServicerContext) -> Iterator[pb.CompressEvent]:
         return self._jobs.stream(request, lambda emit: self._compress(request, emit), context)
 
     def _compress(self, request: pb.CompressRequest, emit: Emit[pb.CompressEvent]) -> pb.CompressEvent:
-        asked = WorkerRequest(compress=request)
-        result = self._ask(asked, emit, lambda progress: pb.CompressEvent(progress=progress)).compress
+        result = self._ask(WorkerRequest(compress=request), Tell(pb.CompressEvent, emit)).compress
         result.versions.update(self._versions)
         return pb.CompressEvent(result=result)
 
@@ -87,24 +81,14 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         return self._analyses.stream(request, lambda emit: self._analyse(request, emit), context)
 
     def _analyse(self, request: pb.AnalyseRequest, emit: Emit[pb.AnalyseEvent]) -> pb.AnalyseEvent:
-        asked = WorkerRequest(analyse=request)
-        result = self._ask(asked, emit, lambda progress: pb.AnalyseEvent(progress=progress)).analyse
+        result = self._ask(WorkerRequest(analyse=request), Tell(pb.AnalyseEvent, emit)).analyse
         result.versions.update(self._versions)
         return pb.AnalyseEvent(result=result)
 
-    def _ask(
-        self, request: WorkerRequest, emit: Emit[Event], progress_event: Callable[[Progress], Event]
-    ) -> WorkerReply:
+    def _ask(self, request: WorkerRequest, tell: Tell[Any]) -> WorkerReply:
         """The worker's reply, its progress told; the machine is shared meanwhile."""
-
-        def waiting(reason: str) -> None:
-            emit(progress_event(Progress(stage=WAITING, message=reason)))
-
-        def on_reply(reply: WorkerReply) -> None:
-            emit(progress_event(reply.progress))
-
-        with machine_lock(self._locks, exclusive=False, waiting=waiting):
-            return self._work.ask(KEY, request, on_reply, emit.check, waiting)
+        with machine_lock(self._locks, exclusive=False, waiting=tell.waiting):
+            return self._work.ask(KEY, request, tell.reply, tell.idle, tell.waiting)
 
     def close(self) -> None:
         """End the worker, whatever it does."""
@@ -147,4 +131,4 @@ class _Here:
 
 
 def _start(data: Path, allow_code: bool) -> WorkerProcess[WorkerReply]:
-    return WorkerProcess("pqbench_compressor.worker", WorkerReply, [str(data), *(["allow-code"] if allow_code else [])])
+    return WorkerProcess("pqbench_compressor.worker", WorkerReply, [str(data), *([ALLOW_CODE] if allow_code else [])])

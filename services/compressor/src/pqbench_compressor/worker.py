@@ -15,9 +15,8 @@ from pqbench.common.v1.common_pb2 import Progress
 from pqbench.compressor.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_wire.blobs import BlobStore
+from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.workers import answer
-
-ALLOW_CODE = "allow-code"
 
 
 class Worker:

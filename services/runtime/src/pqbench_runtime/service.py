@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import grpc
 
-from pqbench.common.v1.common_pb2 import Progress
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
@@ -22,19 +22,17 @@ from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Cancelled, Failed, InvalidInput, TooLarge, Unavailable
+from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable
 from pqbench_wire.inputs import check_preprocessing
-from pqbench_wire.jobs import WAITING, Emit, Jobs
+from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
 from pqbench_wire.process import machine_lock, source_version, versions_of
-from pqbench_wire.workers import Idle, SessionWorker, WorkerProcess
+from pqbench_wire.workers import SessionWorker
 
 MAX_BATCH = 65_536
 MAX_ENGINES = 8  # in one Measure
 MAX_TOOL_SECONDS = 600  # of one tool in Profile and CrossCheck
 MAX_PIXELS = 1 << 28  # batch x height x width x channels
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "tensorrt")
-Event = TypeVar("Event", pb.BuildEngineEvent, pb.MeasureEvent, pb.PredictEvent, pb.ProfileEvent,
-                pb.CrossCheckEvent, pb.TryArtifactEvent)  # fmt: skip
 
 
 class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
@@ -44,7 +42,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self.store = BlobStore(data / "blobs")
         self.engines = Engines(data / "engines", self.store)
         self._locks = locks
-        self._session = SessionWorker(self._worker)
+        self._session = SessionWorker(partial(start_worker, self.store.root))
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
         libraries = versions_of(*LIBRARIES)
         salt = repr(sorted((self._versions | libraries).items())) + host.cpu_name() + host.nvidia()
@@ -119,13 +117,13 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         )
 
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
-        self._session.unload(_while_active(context))
+        self._session.unload(while_active(context))
         return pb.UnloadResponse()
 
     def infer(self, request: InferRequest, context: grpc.ServicerContext) -> InferResult:
         """One batch through a built engine, for the Open Inference Protocol; waits while something is measured."""
 
-        idle = _while_active(context)
+        idle = while_active(context)
         with machine_lock(self._locks, exclusive=False, waiting=idle):
             asked = WorkerRequest(infer=request)
             return self._session.ask(_process_key([request.engine]), asked, lambda reply: None, idle, idle).infer
@@ -135,24 +133,24 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._session.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
-        tell = _Tell(pb.BuildEngineEvent, emit)
+        tell = Tell(pb.BuildEngineEvent, emit)
         reply = self._throwaway(WorkerRequest(build=request), tell, exclusive=False)
         reply.build.model_name = self.engines.add(reply.build.engine)
         return pb.BuildEngineEvent(result=reply.build)
 
     def _measure(self, request: pb.MeasureRequest, emit: Emit[pb.MeasureEvent]) -> pb.MeasureEvent:
-        tell = _Tell(pb.MeasureEvent, emit)
+        tell = Tell(pb.MeasureEvent, emit)
         key = _process_key(request.engines, request.repeat)
         reply = self._ask(key, WorkerRequest(measure=request), tell, exclusive=True)
         return pb.MeasureEvent(result=reply.measure)
 
     def _predict(self, request: pb.PredictRequest, emit: Emit[pb.PredictEvent]) -> pb.PredictEvent:
-        tell = _Tell(pb.PredictEvent, emit)
+        tell = Tell(pb.PredictEvent, emit)
         reply = self._ask(_process_key([request.engine]), WorkerRequest(predict=request), tell, exclusive=False)
         return pb.PredictEvent(result=reply.predict)
 
     def _try_artifact(self, request: pb.TryArtifactRequest, emit: Emit[pb.TryArtifactEvent]) -> pb.TryArtifactEvent:
-        backend, tell = BACKENDS.load(request.backend), _Tell(pb.TryArtifactEvent, emit)
+        backend, tell = BACKENDS.load(request.backend), Tell(pb.TryArtifactEvent, emit)
         result = pb.TryArtifactResult()
         for way in ("", *backend.WAYS) if isinstance(backend, Shipped) else ():
             result.trials.append(self._trial(request, way, tell))
@@ -160,7 +158,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
                 break
         return pb.TryArtifactEvent(result=result)
 
-    def _trial(self, request: pb.TryArtifactRequest, way: str, tell: _Tell[Any]) -> pb.ArtifactTrial:
+    def _trial(self, request: pb.TryArtifactRequest, way: str, tell: Tell[Any]) -> pb.ArtifactTrial:
         """One way, in a process of its own: that it crashes is a finding."""
         asked = WorkerRequest(trial=TrialRequest(request=request, way=way))
         try:
@@ -169,29 +167,26 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             return pb.ArtifactTrial(way=way, problem=str(error))
 
     def _profile(self, request: pb.ProfileRequest, emit: Emit[pb.ProfileEvent]) -> pb.ProfileEvent:
-        tell = _Tell(pb.ProfileEvent, emit)
+        tell = Tell(pb.ProfileEvent, emit)
         reply = self._ask(_process_key([request.engine]), WorkerRequest(profile=request), tell, exclusive=True)
         return pb.ProfileEvent(result=reply.profile)
 
     def _cross_check(self, request: pb.CrossCheckRequest, emit: Emit[pb.CrossCheckEvent]) -> pb.CrossCheckEvent:
         """In a worker of its own: no engine of an earlier measurement holds memory or threads meanwhile."""
-        tell = _Tell(pb.CrossCheckEvent, emit)
+        tell = Tell(pb.CrossCheckEvent, emit)
         self._session.unload(tell.waiting)
         reply = self._throwaway(WorkerRequest(cross_check=request), tell, exclusive=True)
         return pb.CrossCheckEvent(result=reply.cross_check)
 
-    def _ask(self, key: str, request: WorkerRequest, tell: _Tell[Any], exclusive: bool) -> WorkerReply:
+    def _ask(self, key: str, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
         """Ask the session's worker while holding the machine."""
         with machine_lock(self._locks, exclusive, tell.waiting):
             return self._session.ask(key, request, tell.reply, tell.idle, tell.waiting)
 
-    def _throwaway(self, request: WorkerRequest, tell: _Tell[Any], exclusive: bool) -> WorkerReply:
+    def _throwaway(self, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
         """Ask a worker that lives for this question, while holding the machine."""
-        with machine_lock(self._locks, exclusive, tell.waiting), closing(self._worker()) as worker:
+        with machine_lock(self._locks, exclusive, tell.waiting), closing(start_worker(self.store.root)) as worker:
             return worker.ask(request, tell.reply, tell.idle)
-
-    def _worker(self) -> WorkerProcess[WorkerReply]:
-        return start_worker(self.store.root)
 
     def _backend(self, name: str) -> pb.Backend:
         backend = pb.Backend(plugin=BACKENDS.describe(name))
@@ -209,34 +204,6 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def _usable(self, event: Any) -> bool:
         return all(self.store.has(blob) for blob in blobs_in(event))
-
-
-def _while_active(context: grpc.ServicerContext) -> Callable[..., None]:
-    """Raises Cancelled once the caller is gone."""
-
-    def check(*_: object) -> None:
-        if not context.is_active():
-            raise Cancelled("the caller gave up")
-
-    return check
-
-
-class _Tell(Generic[Event]):
-    """Tells a job's listeners of what its worker says, and the worker of listeners that are gone."""
-
-    def __init__(self, event: type[Event], emit: Emit[Event]) -> None:
-        self._event: type[Event] = event
-        self._emit: Emit[Event] = emit
-        self.idle: Idle = emit.check
-
-    def reply(self, reply: WorkerReply) -> None:
-        """Forward progress or a log."""
-        told = {"progress": reply.progress} if reply.HasField("progress") else {"log": reply.log}
-        self._emit(self._event(**told))
-
-    def waiting(self, reason: str) -> None:
-        """Say what is waited for."""
-        self._emit(self._event(progress=Progress(stage=WAITING, message=reason)))
 
 
 def _process_key(engines: Any, repeat: int = 0) -> str:

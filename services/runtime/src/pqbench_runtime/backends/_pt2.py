@@ -23,6 +23,8 @@ from importlib import resources
 from math import prod
 from typing import Any, NoReturn
 
+import torch
+
 from pqbench_wire.errors import InvalidInput
 
 BROKEN = (  # what reading a field that is missing or of another type raises, and a damaged archive
@@ -38,56 +40,22 @@ MEMBERS = re.compile(
 OURS = {"data/sample_inputs/model.pt": b"", "archive_format": b"pt2", "archive_version": b"0", ".data/version": b"6\n",
         "byteorder": b"little"}  # fmt: skip
 NAME, FQN = r"(?!__)[A-Za-z_]\w{0,255}", r"(?!__)[\w/-]{1,128}(\.(?!__)[\w/-]{1,128})*"
-TAKEN = {
-    *keyword.kwlist,
-    "torch",
-    "self",
-    "device",
-    "inf",
-    "nan",
-    "NoneType",
-    "fx_pytree",
-    "pytree",
-    "math",
-    "getattr",
-    "slice",
-    "complex",
-    "forward",
-}  # names in the code that torch.fx writes; fmt: skip
+TAKEN = {  # names in the code that torch.fx writes
+    *keyword.kwlist, "torch", "self", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree", "math", "getattr",
+    "slice", "complex", "forward",
+}  # fmt: skip
 WORDS = re.compile(r"[\w ,.>-]{0,256}", re.ASCII)  # "floor", "tanh", "bij,bjk->bik"; another is an assertion's message
 SYMBOL = r"[su]\d{1,4}"
-SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 2,
-    7: 4,
-    8: 8,
-    9: 4,
-    10: 8,
-    11: 16,
-    12: 1,
-    13: 2,
-    28: 2,
-    29: 1,
-    30: 1,
-    31: 1,
-    32: 1,
-    33: 1,
-    34: 4,
-    35: 8,
-}  # bytes of an element of each dtype; fmt: skip
+SIZES = {  # bytes of an element of each dtype, by its number in torch.export's schema
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2,
+    28: 2, 29: 1, 30: 1, 31: 1, 32: 1, 33: 1, 34: 4, 35: 8,
+}  # fmt: skip
 SCALARS = re.compile(
     r"_operator\.(add|sub|mul|floordiv|mod|pow|truediv|neg|eq|ne|le|ge|lt|gt|and_|or_)"
     r"|torch\.sym_(int|float|max|min|not|ite)|math\.trunc"
 )
 NUMBERS = {"as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool"}
 SCOPES = {"torch.ops.higher_order.wrap_with_set_grad_enabled", "torch.ops.higher_order.wrap_with_autocast"}
-QUANTIZED = re.compile(  # exist only once torch.ao.quantization.fx._decomposed is imported; pqbench's writer makes none
-    r"torch\.ops\.quantized_decomposed\.(de)?quantize_per_(tensor|channel)\.(default|tensor|tensor2)"
-)
 ATEN = re.compile(r"torch\.ops\.aten\.([a-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 ALLOWED = {
     line for line in (resources.files(__package__) / "_pt2_operators.txt").read_text().splitlines() if line[0] != "#"
@@ -230,23 +198,20 @@ def _node(node: dict[str, Any]) -> dict[str, Any]:
 @cache
 def _registered() -> frozenset[str]:
     """PyTorch's operators by their full names, without those that only TorchScript has (aten::save, aten::format)."""
-    import torch
-
     return frozenset(torch._C._dispatch_get_all_op_names())
 
 
 def _operator(target: str) -> str:
     target = ZEROED.get(target, target)
-    if SCALARS.fullmatch(target) or target in SCOPES or QUANTIZED.fullmatch(target):
+    if SCALARS.fullmatch(target) or target in SCOPES:
         return target
-    if (found := ATEN.fullmatch(target)) and found[1] in ALLOWED and found[2] in ONLY.get(found[1], (found[2],)):
-        import torch
-
-        if f"aten::{found[1]}.{found[2]}".removesuffix(".default") in _registered():
-            schema = getattr(getattr(torch.ops.aten, found[1]), found[2])._schema
-            if not any(argument.is_out for argument in schema.arguments):
-                return target
-    _no(f"operator {target[:100]!r} is not on the list")
+    found = ATEN.fullmatch(target)
+    if found is None or found[1] not in ALLOWED or found[2] not in ONLY.get(found[1], (found[2],)):
+        _no(f"operator {target[:100]!r} is not on the list")
+    if f"aten::{found[1]}.{found[2]}".removesuffix(".default") not in _registered():
+        _no(f"operator {target[:100]!r} is none of this PyTorch")
+    schema = getattr(getattr(torch.ops.aten, found[1]), found[2])._schema
+    return _no(f"operator {target[:100]!r} writes elsewhere") if any(a.is_out for a in schema.arguments) else target
 
 
 def _expression(value: str) -> str:
