@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,42 @@ def test_commands_name_a_damaged_ledger(
     lines = done.err.strip().splitlines()
     assert done.code == 2 and len(lines) == 1, done.err
     assert lines[0].startswith(f"error: {ledger} is damaged: ") and "restore the file" in lines[0]
+
+
+def test_records_of_another_content_are_made_again(
+    finished: tuple[Path, Path], tmp_path: Path, pqbench: Pqbench
+) -> None:
+    """Valid JSON that nobody recorded: commands name it, --continue makes it again."""
+    manifest, data = finished
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    run = newest_run(copy)
+    cell = rows_of(run)[1]["Cell"]
+    with sqlite3.connect(run / "ledger.sqlite") as db:
+        db.execute("UPDATE cells SET row = '{}'")
+        db.execute("UPDATE steps SET result = '[]' WHERE kind IN ('build', 'score')")
+    db.close()
+    for arguments in (["why", run, cell], ["compare", run, run], ["report", run], ["recommend", run]):
+        done = pqbench(*arguments)
+        assert done.code == 2 and len(done.err.strip().splitlines()) == 1, done.err
+        assert "is damaged" in done.err and "--continue" in done.err
+    again = pqbench("run", manifest, "--continue", "--data", copy)
+    assert again.code == 0 and "was damaged: it is made again" in again.out + again.err, again.out + again.err
+    assert same(rows_of(run)) == same(rows_of(newest_run(data)))
+
+
+def test_a_ledger_that_lost_everything_is_not_begun_anew(
+    finished: tuple[Path, Path], tmp_path: Path, pqbench: Pqbench
+) -> None:
+    manifest, data = finished
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    run = newest_run(copy)
+    (run / "ledger.sqlite").write_bytes(b"")
+    before = (run / "results.csv").read_bytes()
+    done = pqbench("run", manifest, "--continue", "--data", copy)
+    assert done.code == 2 and "is empty, but the run had begun" in done.err
+    assert (run / "results.csv").read_bytes() == before
 
 
 def test_a_file_size_limit_is_one_line_and_the_run_can_go_on(

@@ -10,13 +10,16 @@ from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Images
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_orchestrator.execute import measuring_silence
 from pqbench_orchestrator.services import Services
 from pqbench_orchestrator.tables import Row, time_columns
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import WAITING
 
 MS = 1000
+MOST_TOOLS = 4  # that one cross-check runs, each as long
 OURS = "host time around the call, host array in, host array out"
 Line = dict[str, Any]  # who, definition, statistic, latency, compute, h2d, d2h (ms), note
 Results = Mapping[str, dict[str, Any]]  # of a cell's steps, by role
@@ -25,10 +28,12 @@ Results = Mapping[str, dict[str, Any]]  # of a cell's steps, by role
 class Again:
     """One cell, and the service that its target runs in."""
 
-    def __init__(self, row: Row, results: Results, services: Services, store: BlobStore) -> None:
+    def __init__(
+        self, row: Row, results: Results, services: Services, store: BlobStore, say: Callable[[str], None]
+    ) -> None:
         if "measure" not in results:
             raise InvalidInput(f"cell {row['Cell']} was not timed")
-        self._row, self._results, self._services, self._store = row, results, services, store
+        self._row, self._results, self._services, self._store, self._say = row, results, services, store, say
         self._inputs = json_format.ParseDict(results["inputs"], Images())
         self._before = json_format.ParseDict(results["measure"], runtime_pb2.MeasureResult())
 
@@ -39,19 +44,21 @@ class Again:
         self._services.client(self._place).pull(self._store, [result.samples])
         return result
 
-    def check(self, seconds: float, say: Callable[[str], None]) -> list[Line]:
+    def check(self, seconds: float) -> list[Line]:
         """What the run said, what Measure says now, what the makers' tools say, and what Measure says after them."""
         lines = [_ours("pqbench, in the run", self._before)]
-        say(f"measuring {self._row['Recipe']}, batch {self._row['Batch Size']}")
+        self._say(f"measuring {self._row['Recipe']}, batch {self._row['Batch Size']}")
         lines.append(_ours("pqbench, now", self._measure(["build"])))
-        say("running the other tools")
+        self._say("running the other tools")
         client = self._services.client(self._place)
         stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
         asked = runtime_pb2.CrossCheckRequest(
             engine=self._engine("build"), inputs=self._inputs, seconds=seconds, run=str(uuid.uuid4())
         )
-        lines += [_theirs(tool) for tool in client.result(stub.CrossCheck, asked).tools]
-        say("measuring once more")
+        lines += [
+            _theirs(tool) for tool in client.result(stub.CrossCheck, asked, self._tell, MOST_TOOLS * seconds).tools
+        ]
+        self._say("measuring once more")
         return [*lines, _ours("pqbench, after them", self._measure(["build"]))]
 
     @property
@@ -72,8 +79,13 @@ class Again:
             run=f"again {uuid.uuid4()}",
         )
         client.push(self._store, blobs_in(asked))
-        result: runtime_pb2.MeasureResult = client.result(stub.Measure, asked)
+        result: runtime_pb2.MeasureResult = client.result(stub.Measure, asked, self._tell, measuring_silence(asked))
         return result
+
+    def _tell(self, event: Any) -> None:
+        """Say that the machine is waited for; measuring itself is left alone."""
+        if event.WhichOneof("event") == "progress" and event.progress.stage == WAITING:
+            self._say(event.progress.message)
 
 
 def confirmed_row(row: Row, result: runtime_pb2.MeasureResult, store: BlobStore) -> Row:

@@ -39,11 +39,14 @@ def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
     if out.exists() and any(out.iterdir()):
         raise InvalidInput(f"{out} is not empty")
     row, results = cell_of(run, cell)
+    record = environment.read(run)
+    if row["Target"] not in record["targets"]:
+        raise InvalidInput(f"{run / environment.FILE} lacks target {row['Target']}: it is not this run's")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         folder = Path(name) / "bundle"
         folder.mkdir()
-        _write(folder, row, results, store, environment.read(run))
+        _write(folder, row, results, store, record)
         if out.exists():
             out.rmdir()
         folder.replace(out)
@@ -51,7 +54,7 @@ def export_cell(run: Path, cell: str, out: Path, store: BlobStore) -> Path:
 
 
 def _write(
-    folder: Path, row: dict[str, Any], results: dict[str, Any], store: BlobStore, environment: dict[str, Any]
+    folder: Path, row: dict[str, Any], results: dict[str, Any], store: BlobStore, record: dict[str, Any]
 ) -> None:
     variant = json_format.ParseDict(results["variant"], CompressResult())
     build = json_format.ParseDict(results["build"], BuildEngineResult())
@@ -72,8 +75,8 @@ def _write(
     card = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
         row=row, history=history, preprocessing=preprocessing, inputs=list(build.engine.preprocessing.inputs),
         model=model, engine=engine, build=build,
-        compressor=dict(variant.versions), target=environment["targets"][row["Target"]],
-        started=environment["started"],
+        compressor=dict(variant.versions), target=record["targets"][row["Target"]],
+        started=record["started"],
         notes=json.loads(variant.notes_json or "{}"),
     )  # fmt: skip
     (folder / "model_card.md").write_text(card, encoding="utf-8")

@@ -113,10 +113,8 @@ def side_of(folder: Path, target: str = "") -> Side:
         targets = sorted({row["Target"] for row in rows})
         if target and target not in targets:
             raise InvalidInput(f"{folder} has no target {target!r}, only {', '.join(targets)}")
-        steps = {key.removeprefix("cell "): json.loads(text) for key, text in ledger.description().items()
-                 if key.startswith("cell ")}  # fmt: skip
         for row in (row for row in rows if target in ("", row["Target"])):
-            own = steps.get(row["Cell"], {})
+            own = ledger.steps_of(row["Cell"])
             results = {role: _result(ledger, own.get(role, "")) for role in ("build", "score", "inputs")}
             key = tuple(row.get(column) for column in IDENTITY) + (() if target else (row["Target"],))
             cells[key].append(

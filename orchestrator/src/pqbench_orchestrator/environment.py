@@ -54,8 +54,10 @@ def read(run: Path) -> dict[str, Any]:
     path = run / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found | {"started": found["started"], "targets": dict(found["targets"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(target["versions"], dict) for target in found["targets"].values()):
+            raise ValueError("a target has no versions")
+        return found | {"started": str(found["started"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
             f"{path} is missing or damaged: {first_line(error)}; remove it: run --continue {run} writes it anew"
         ) from error

@@ -71,7 +71,6 @@ class Execution:
     cache: StepCache
     datasets: dict[str, Data]
     watcher: Watcher
-    stall_seconds: float
     steps: dict[str, Step] = field(default_factory=dict)  # of the plans so far, by key
 
     def run(self, plan: Plan, keep: bool = False) -> None:
@@ -188,12 +187,12 @@ class Execution:
     def call(self, step: Step, stub: Any, method: str, request: Any, silence: float = 0.0) -> Any:
         """The result of a long call: inputs pushed before, outputs pulled after.
 
-        `silence`: seconds for which it may rightly report no progress, besides those that the manifest allows.
+        `silence`: seconds for which it may rightly report no progress, besides the manifest's `stall_seconds`.
         """
         client = self.services.client(step.place)
         client.push(self.store, blobs_in(request))
         call = getattr(stub(client.channel), method)
-        result = client.result(call, request, lambda event: self._forward(step, event), self.stall_seconds + silence)
+        result = client.result(call, request, lambda event: self._forward(step, event), silence)
         client.pull(self.store, blobs_in(result))
         return result
 
@@ -347,12 +346,17 @@ def _measure(execution: Execution, step: Step, needs: Results) -> dict[str, Any]
         run=f"{step.spec['run']} {step.key}",  # replicates and targets may ask the same: each is measured for itself
         repeat=step.spec["repeat"],
     )
-    asked = request.settings  # warm-up, each probe of a rate, and energy report nothing until they are done
-    each = asked.warmup_seconds + asked.max_seconds + asked.energy_seconds
-    silence = each * len(engines) * max(1, asked.concurrency)
+    silence = measuring_silence(request)
     return json_format.MessageToDict(
         execution.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Measure", request, silence)
     )
+
+
+def measuring_silence(request: runtime_pb2.MeasureRequest) -> float:
+    """Seconds for which a measurement may report nothing: warm-up, each probe of a rate, and energy are silent."""
+    settings = request.settings
+    each = settings.warmup_seconds + settings.max_seconds + settings.energy_seconds
+    return each * len(request.engines) * max(1, settings.concurrency)
 
 
 def _profile(execution: Execution, step: Step, needs: Results) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The ledger: the append-only record of every step and cell of a run; and the cache of steps of all runs.
+"""The ledger: the record of every step and cell of a run; and the cache of steps of all runs.
 
-Plain SQLite. A row is only ever added; the newest row of a key counts.
+Plain SQLite. A step's or cell's row is added, never changed: the newest row of a key counts. Facts of the run are
+replaced. Every value carries a digest, so that one which was damaged is noticed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from pqbench_wire.errors import InvalidInput
 
 LOCKED_SECONDS = 30.0  # that another process may hold the file
 LEDGER_ADVICE = "make room, give access or restore the file; nothing else of the run was touched"
+REDONE_ADVICE = "pqbench run --continue does it again, or restore the file"
 CACHE_ADVICE = "make room or give access and go on with --continue"
 CELLS = "cells"  # of the description: keys of the newest plan's cells
+WITH_DIGESTS = 1  # SQLite's user_version of a ledger whose values all carry a digest; older ones have 0
 FILE = "ledger.sqlite"  # in the run's folder
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -119,10 +122,17 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 
 class Ledger:
-    """One run's ledger file; with `read_only` nothing is written, and a missing file is InvalidInput."""
+    """One run's ledger file; with `read_only` nothing is written, and a missing file is InvalidInput.
+
+    A value that was damaged is InvalidInput when it is read.
+    """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self._db = _Database(path, SCHEMA, LEDGER_ADVICE, read_only)
+        if not read_only and self.is_empty:
+            self._db.rows(f"PRAGMA user_version = {WITH_DIGESTS}")
+        ((version,),) = self._db.rows("PRAGMA user_version")
+        self._has_digests = version >= WITH_DIGESTS
 
     def __enter__(self) -> Ledger:
         return self
@@ -130,13 +140,73 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever recorded."""
+        count = "SELECT (SELECT count(*) FROM run) + (SELECT count(*) FROM steps) + (SELECT count(*) FROM cells)"
+        return self._db.rows(count) == [(0,)]
+
     def describe(self, values: dict[str, str]) -> None:
-        """Note facts about the run: its id, its start, its manifest's digest."""
-        self._db.write("INSERT OR REPLACE INTO run VALUES (?, ?)", values.items())
+        """Note facts about the run: the number of its steps, the name of its manifest, the steps of each cell."""
+        sealed = [(key, self._sealed(key, value)) for key, value in values.items()]
+        self._db.write("INSERT OR REPLACE INTO run VALUES (?, ?)", sealed)
 
     def description(self) -> dict[str, str]:
         """The facts noted so far."""
-        return dict(self._db.rows("SELECT key, value FROM run"))
+        return {key: self._opened(key, value) for key, value in self._db.rows("SELECT key, value FROM run")}
+
+    def fact(self, name: str) -> str | None:
+        """One of the facts, or None."""
+        rows = self._db.rows("SELECT value FROM run WHERE key = ?", (name,))
+        return self._opened(name, rows[0][0]) if rows else None
+
+    def steps_of(self, cell: str) -> dict[str, str]:
+        """The keys of a cell's steps by role; ledgers of old versions may lack them."""
+        text = self.fact(f"cell {cell}")
+        if text is None and self._has_digests:
+            raise InvalidInput(f"{self._db.path} is damaged: it lacks the steps of cell {cell}; {REDONE_ADVICE}")
+        return dict(self._db.read_json(text)) if text else {}
+
+    def confirmation(self, cell: str) -> dict[str, Any] | None:
+        """The columns of the newest measurement after a choice of this cell, or None."""
+        text = self.fact(self._name_of_confirmation(cell))
+        return dict(self._db.read_json(text)) if text else None
+
+    def confirm(self, cell: str, columns: dict[str, Any]) -> None:
+        """Note the columns of a measurement made after a choice of this cell."""
+        self.describe({self._name_of_confirmation(cell): json.dumps(columns)})
+
+    def _name_of_confirmation(self, cell: str) -> str:
+        """By the measurement that it confirms, so that another version's is not taken for it."""
+        return f"confirmed {self.steps_of(cell).get('measure')}"
+
+    def discard_damaged(self) -> list[str]:
+        """Remove every value that was damaged, so that it is made again; returns what each was."""
+        found = []
+        for what, query, remove in (
+            ("fact", "SELECT rowid, key, value FROM run", "DELETE FROM run WHERE rowid = ?"),
+            ("step", "SELECT id, key || ' ' || outcome, result FROM steps", "DELETE FROM steps WHERE id = ?"),
+            ("cell", "SELECT id, key, row FROM cells", "DELETE FROM cells WHERE id = ?"),
+        ):
+            for row, name, text in self._db.rows(query):
+                try:
+                    self._opened(name, text)
+                except InvalidInput:
+                    found.append(f"{what} {name}")
+                    self._db.write(remove, [(row,)])
+        return found
+
+    def _sealed(self, name: str, text: str) -> str:
+        return f"{text}\n{_digest(name + text)}" if self._has_digests else text
+
+    def _opened(self, name: str, value: Any) -> Any:
+        """What was sealed under a name; None where nothing was."""
+        if value is None or not self._has_digests:
+            return value
+        text, _, digest = str(value).rpartition("\n")
+        if digest != _digest(name + text):
+            raise InvalidInput(f"{self._db.path} is damaged: {name} is not what was recorded; {REDONE_ADVICE}")
+        return text
 
     def record(
         self,
@@ -151,7 +221,7 @@ class Ledger:
         result: dict[str, Any] | None = None,
     ) -> None:
         """Add a row for a step; it is on disk when this returns."""
-        text = None if result is None else json.dumps(result, sort_keys=True)
+        text = None if result is None else self._sealed(f"{key} {outcome}", json.dumps(result, sort_keys=True))
         row = (key, kind, label, place, outcome, reason, time.time() - seconds, seconds, text)
         self._db.write(
             "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
@@ -167,9 +237,10 @@ class Ledger:
         )
         if not newest:
             return None
-        *fields, text = newest[0]
-        result = self._db.read_json(text) if text else None
+        *fields, value = newest[0]
         names = ("key", "kind", "outcome", "reason", "seconds")
+        text = self._opened(f"{key} {fields[names.index('outcome')]}", value)
+        result = self._db.read_json(text) if text else None
         return StepRecord(**dict(zip(names, fields, strict=True)), result=result)
 
     def steps(self) -> list[dict[str, Any]]:
@@ -186,16 +257,19 @@ class Ledger:
         now = time.time()
         self._db.write(
             "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)",
-            [(key, outcome, reason, now, json.dumps(columns)) for key, outcome, reason, columns in rows],
+            [
+                (key, outcome, reason, now, self._sealed(key, json.dumps(columns)))
+                for key, outcome, reason, columns in rows
+            ],
         )
 
     def cells(self) -> list[dict[str, Any]]:
         """The newest columns of every cell of the newest plan, in its order."""
         rows = self._db.rows("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
-        newest = {key: self._db.read_json(row) for key, row in rows}
+        newest = {key: self._db.read_json(self._opened(key, row)) for key, row in rows}
         if not all(isinstance(row, dict) for row in newest.values()):
             raise InvalidInput(f"{self._db.path} is damaged: a cell has no columns; {LEDGER_ADVICE}")
-        planned = self.description().get(CELLS)  # not in the ledgers of old runs
+        planned = self.fact(CELLS)  # not in the ledgers of old runs
         return [newest[key] for key in (self._db.read_json(planned) if planned else newest) if key in newest]
 
     def close(self) -> None:
@@ -211,8 +285,7 @@ def cell_of(run: Path, cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InvalidInput(f"{run} has no cell {cell!r}; the last column of results.csv names them")
         if rows[cell]["Outcome"] != "ok":
             raise InvalidInput(f"cell {cell} is {rows[cell]['Outcome']}: {rows[cell]['Reason']}")
-        steps = json.loads(ledger.description()[f"cell {cell}"])
-        records = {role: ledger.step(key) for role, key in steps.items()}
+        records = {role: ledger.step(key) for role, key in ledger.steps_of(cell).items()}
     return rows[cell], {role: record.result for role, record in records.items() if record is not None}
 
 

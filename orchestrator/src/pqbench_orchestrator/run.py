@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pqbench_orchestrator import environment, sensitivity, tables
+from pqbench_orchestrator import environment, samples, sensitivity, tables
 from pqbench_orchestrator.again import Again, confirmed_row
 from pqbench_orchestrator.compare import versions_of_a_run
 from pqbench_orchestrator.execute import Execution, Nobody, Watcher
@@ -145,8 +145,8 @@ def executing(folder: Path, settings: Settings, watcher: Watcher) -> Iterator[Pr
 
 def complete(folder: Path, ready: Prepared, made: Plan, settings: Settings) -> list[tables.Row]:
     """Do a plan's steps, write tables and report, also when interrupted, and measure again what is recommended."""
-    record = _environment(folder, ready)
     ready.execution.ledger.describe({"steps": str(len(made.steps)), "manifest": ready.manifest.name})
+    record = _environment(folder, ready)
     try:
         ready.execution.run(made)
     except BaseException:
@@ -184,7 +184,7 @@ def check(folder: Path, cell: str, settings: Settings, seconds: float) -> list[d
     row, results = cell_of(folder, cell)
     with _services_of(folder, settings) as services:
         settings.say(f"starting {row['Target']}")
-        return Again(row, results, services, BlobStore(settings.data / "blobs")).check(seconds, settings.say)
+        return Again(row, results, services, BlobStore(settings.data / "blobs"), settings.say).check(seconds)
 
 
 def goal_of(folder: Path, changes: dict[str, Any]) -> Goal:
@@ -217,15 +217,10 @@ def recommended(folder: Path) -> list[tuple[Recommendation, tables.Row | None]]:
 
 def confirmed(folder: Path, found: Recommendation) -> tables.Row | None:
     """What the newest measurement after the choice says of a recommended cell, if there is one."""
+    if found.best is None:
+        return None
     with Ledger(folder / LEDGER, read_only=True) as ledger:
-        told = ledger.description()
-    text = told.get(_confirmation(told, found.best.row["Cell"])) if found.best else None
-    return json.loads(text) if text else None
-
-
-def _confirmation(told: dict[str, str], cell: str) -> str:
-    """Its name in the ledger: by the measurement that it confirms, so that other versions' is not taken for it."""
-    return f"confirmed {json.loads(told[f'cell {cell}'])['measure']}"
+        return ledger.confirmation(found.best.row["Cell"])
 
 
 def _confirm(
@@ -242,13 +237,13 @@ def _confirm(
         for _ in range(REMEASUREMENTS):
             say(f"measuring {row['Recipe']} on {row['Target']} again, after the choice")
             try:
-                columns = confirmed_row(row, Again(row, results, services, store).confirm(), store)
+                columns = confirmed_row(row, Again(row, results, services, store, say).confirm(), store)
             except PqbenchError as error:  # the run itself is complete: its recommendation says what it lacks
                 columns = {"Error": str(error)}
             if columns.get("Stable") is not False:
                 break
         with Ledger(folder / LEDGER) as ledger:
-            ledger.describe({_confirmation(ledger.description(), row["Cell"]): json.dumps(columns)})
+            ledger.confirm(row["Cell"], columns)
 
 
 def _services_of(folder: Path, settings: Settings) -> Services:
@@ -280,12 +275,13 @@ def write_outputs(folder: Path, ready: Prepared, made: Plan, record: dict[str, A
     """Write the cells into the ledger, the tables and the report; returns the table."""
     ledger, store = ready.execution.ledger, ready.execution.store
     table = tables.rows(made, ledger, store)
-    ledger.record_cells((row["Cell"], row["Outcome"], row["Reason"], row) for row in table)
     ledger.describe({f"cell {cell.key}": json.dumps(cell.steps) for cell in made.cells})
+    ledger.record_cells((row["Cell"], row["Outcome"], row["Reason"], row) for row in table)
     ledger.describe({CELLS: json.dumps([cell.key for cell in made.cells])})
     tables.write_csv(table, folder / "results.csv")
     tables.write_parquet(table, folder / "results.parquet")
     tables.write_samples(made, ledger, store, folder / SAMPLES)
+    ledger.describe({SAMPLES: samples.digest_of(folder)})
     _write_report(folder, table, record, dump(ready.manifest))
     if (folder / THESIS).is_file():
         write_experiment(table, folder.parent, (folder / MANIFEST).stat().st_mtime)
@@ -301,7 +297,7 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
         datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
     cache = StepCache(settings.data / "steps.sqlite", settings.note)
-    ledger = Ledger(folder / LEDGER if folder else Path(":memory:"))
+    ledger = _ledger(folder, settings.note)
     logs = (folder or settings.data) / "logs"
     try:
         with from_inventory(
@@ -319,12 +315,28 @@ def prepared(manifest_path: Path, folder: Path | None, settings: Settings, watch
                 cache=cache,
                 datasets=datasets,
                 watcher=watcher,
-                stall_seconds=manifest.stall_seconds,
             )
             yield Prepared(manifest=manifest, facts=facts, plan=made, execution=execution)
     finally:
         ledger.close()
         cache.close()
+
+
+def _ledger(folder: Path | None, note: Callable[[str], None]) -> Ledger:
+    """A run's ledger without what was damaged in it. Raises InvalidInput for one that lost all it had."""
+    if folder is None:
+        return Ledger(Path(":memory:"))
+    ledger = Ledger(folder / LEDGER)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ledger.close)
+        if ledger.is_empty and (folder / environment.FILE).is_file():
+            raise InvalidInput(
+                f"{folder / LEDGER} is empty, but the run had begun: restore the file, or begin a new run"
+            )
+        for what in ledger.discard_damaged():
+            note(f"note: {folder / LEDGER}: the record of {what} was damaged: it is made again")
+        stack.pop_all()
+    return ledger
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pqbench_orchestrator.launch.docker import DockerLauncher
 from pqbench_orchestrator.launch.endpoint import EndpointLauncher
 from pqbench_orchestrator.launch.process import ProcessLauncher
 from pqbench_orchestrator.manifest import Inventory, Manifest, Place
-from pqbench_wire.client import Client
+from pqbench_wire.client import STALLED_AFTER, Client
 from pqbench_wire.errors import Timeout, Unavailable
 
 COMPRESSOR = "compressor"
@@ -41,10 +41,14 @@ class Launcher(Protocol):
 
 
 class Services:
-    """Connections to the compressors and to each target."""
+    """Connections to the compressors and to each target.
 
-    def __init__(self, launchers: dict[str, Launcher]) -> None:
+    A long call of theirs that reports no progress for `stalled_after` seconds is ended.
+    """
+
+    def __init__(self, launchers: dict[str, Launcher], stalled_after: float = STALLED_AFTER) -> None:
         self._launchers = launchers
+        self._stalled_after = stalled_after
         self._clients: dict[str, Client] = {}
         self._down: dict[str, Unavailable] = {}  # what did not start, which takes minutes to find out
         self._starting = {name: threading.Lock() for name in launchers}  # the survey asks services at once
@@ -63,10 +67,12 @@ class Services:
 
     def _start(self, name: str) -> Client:
         try:
-            return self._launchers[name].start()
+            client = self._launchers[name].start()
         except Unavailable as error:
             self._down[name] = error
             raise
+        client.stalled_after = self._stalled_after
+        return client
 
     def swapped(self, name: str) -> bool:
         """Whether the service takes turns with others."""
@@ -132,7 +138,7 @@ def from_inventory(
         launchers[name] = launcher(place, module, data, logs / f"{name.replace(' ', '-')}.log", allow_code)
     if compressor is not None:
         launchers[COMPRESSOR] = compressor
-    return Services(launchers)
+    return Services(launchers, manifest.stall_seconds)
 
 
 def is_compressor(name: str) -> bool:

@@ -23,7 +23,7 @@ SHORT = 60.0  # seconds: calls that look something up
 LONG = 6 * 3600.0  # seconds: calls that compress, build, measure
 TRANSFER = 3600.0  # seconds: one blob
 FROZEN_AFTER = 30.0  # seconds without an event, heartbeats included, of a long call
-STALLED_AFTER = 900.0  # seconds without progress
+STALLED_AFTER = 900.0  # seconds without progress, after which a long call is ended
 TICK = 1.0  # seconds
 
 Stub = TypeVar("Stub")
@@ -43,6 +43,7 @@ class Client:
         tls_key: Path | None = None,
     ) -> None:
         self.address = address
+        self.stalled_after = STALLED_AFTER
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         limits = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
         options = [*limits, *KEEPALIVE]
@@ -74,15 +75,15 @@ class Client:
         method: Callable[..., Iterator[Any]],
         request: Message,
         deadline: float = LONG,
-        stalled_after: float = STALLED_AFTER,
+        silence: float = 0.0,
     ) -> Iterator[Any]:
         """The events of a long call; leaving the iteration cancels it.
 
         Raises Frozen where the service gives no sign of life, and Timeout where no progress is reported for
-        `stalled_after` seconds.
+        the client's `stalled_after` seconds and the `silence` in which there rightly is none.
         """
         events = method(request, timeout=deadline, metadata=self._metadata)
-        watch = _Watch(events, self.address, stalled_after)
+        watch = _Watch(events, self.address, self.stalled_after + silence)
         try:
             with _translated():
                 for event in events:
@@ -99,10 +100,10 @@ class Client:
         method: Callable[..., Iterator[Any]],
         request: Message,
         on_event: Callable[[Any], None] = lambda _: None,
-        stalled_after: float = STALLED_AFTER,
+        silence: float = 0.0,
     ) -> Any:
         """The result of a long call; every other event goes to `on_event`. Raises as `stream`."""
-        for event in self.stream(method, request, LONG, stalled_after):
+        for event in self.stream(method, request, LONG, silence):
             if event.WhichOneof("event") == "result":
                 return event.result
             on_event(event)

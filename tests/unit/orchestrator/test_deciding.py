@@ -177,6 +177,7 @@ def test_the_rows_of_old_runs_are_of_one_instance_and_stream(tmp_path: Path) -> 
     row = {"Model": "m", "Dataset": "d", "Recipe": "r", "Batch Size": 1, "Target": "t", "Cell": "c", "Outcome": "ok"}
     row |= {"Pruner": "-", "Quantizer": "-"}
     ledger.record_cells([("c", "ok", "", row)])
+    ledger.describe({"cell c": "{}"})
     ledger.close()
     (cell,) = side_of(folder).cells
     assert cell == (*KEY, "t")

@@ -18,7 +18,7 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming, GpuReading, MeasureResult, PredictResult
 from pqbench_orchestrator.dataset import DATASETS, Data, Split, chosen, fit
 from pqbench_orchestrator.execute import HANDLERS
-from pqbench_orchestrator.ledger import CELLS, Ledger, StepCache
+from pqbench_orchestrator.ledger import CELLS, FILE, Ledger, StepCache
 from pqbench_orchestrator.manifest import Recipe, Target
 from pqbench_orchestrator.plan import Cell, Plan, Step
 from pqbench_orchestrator.report.details import boxes
@@ -203,6 +203,7 @@ def test_a_board_that_two_engines_share_has_no_power_of_one() -> None:
 
 @pytest.mark.parametrize("columns", ["0 AS build, ", ""])
 def test_samples_are_read_with_and_without_replicates(columns: str, tmp_path: Path) -> None:
+    Ledger(tmp_path / FILE).close()
     with calls_of(tmp_path) as nothing:
         assert nothing.execute("SELECT * FROM calls").fetchall() == []
     said = f"SELECT 'c' AS cell, {columns}'variant' AS role, 0 AS block, 0.0 AS start, 0.5 AS latency"

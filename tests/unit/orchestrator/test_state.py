@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 
 from pqbench_orchestrator import environment
 from pqbench_orchestrator.clean import clean
-from pqbench_orchestrator.ledger import FILE, Ledger, StepCache
+from pqbench_orchestrator.ledger import FILE, SCHEMA, Ledger, StepCache
 from pqbench_orchestrator.samples import FILE as SAMPLES
-from pqbench_orchestrator.samples import calls_of
+from pqbench_orchestrator.samples import calls_of, digest_of
 from pqbench_orchestrator.serve import application
 from pqbench_orchestrator.tables import write_csv
 from pqbench_wire.blobs import BlobStore
@@ -74,6 +74,53 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         one.step("k")
 
 
+@pytest.mark.parametrize(
+    ("statement", "read"),
+    [
+        ("UPDATE steps SET result = '{}'", lambda ledger: ledger.step("k")),
+        ("UPDATE steps SET result = replace(result, '7', '8')", lambda ledger: ledger.step("k")),
+        ("UPDATE steps SET outcome = 'cached'", lambda ledger: ledger.step("k")),
+        ("UPDATE cells SET row = '{}'", lambda ledger: ledger.cells()),
+        ("UPDATE cells SET row = replace(row, 'ok', 'no')", lambda ledger: ledger.cells()),
+        ("UPDATE run SET value = '[]' WHERE key LIKE 'cell %'", lambda ledger: ledger.steps_of("c")),
+        ("DELETE FROM run WHERE key LIKE 'cell %'", lambda ledger: ledger.steps_of("c")),
+        ("UPDATE run SET value = '3' WHERE key LIKE 'confirmed %'", lambda ledger: ledger.confirmation("c")),
+    ],
+)
+def test_a_changed_value_is_noticed_and_made_again(
+    statement: str, read: Callable[[Ledger], object], tmp_path: Path
+) -> None:
+    """Also where it is still valid JSON: a wrong number would be believed."""
+    path = a_run(tmp_path / "run", {"size": 7}) / FILE
+    with Ledger(path) as ledger:
+        ledger.confirm("c", {"Stable": True})
+        read(ledger)
+        assert ledger.discard_damaged() == []
+    with sqlite3.connect(path) as db:
+        db.execute(statement)
+    db.close()
+    with Ledger(path, read_only=True) as ledger, pytest.raises(InvalidInput, match=f"{path} is damaged: .*--continue"):
+        read(ledger)
+    with Ledger(path) as ledger:
+        assert len(ledger.discard_damaged()) == (0 if statement.startswith("DELETE") else 1)
+        assert ledger.discard_damaged() == []
+
+
+def test_the_ledgers_of_older_versions_have_no_digests(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with sqlite3.connect(path) as db:
+        db.executescript(SCHEMA)
+        db.execute("INSERT INTO run VALUES ('cells', '[\"c\"]')")
+        db.execute("INSERT INTO cells VALUES (1, 'c', 'ok', '', 0.0, ?)", (json.dumps(ROW),))
+    db.close()
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.cells() == [ROW] and ledger.steps_of("c") == {}
+    with Ledger(path) as ledger:
+        assert ledger.discard_damaged() == []
+        ledger.describe({"steps": "3"})
+        assert ledger.cells() == [ROW] and ledger.fact("steps") == "3"
+
+
 def test_reading_writes_nothing_even_where_nothing_can_be_written(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
@@ -114,14 +161,37 @@ def test_a_cache_that_cannot_be_reached_is_not_set_aside(tmp_path: Path) -> None
     assert (tmp_path / "steps.sqlite").is_dir()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"started": 1}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"started": 1}',
+        "\xff",
+        '{"started": "x", "targets": []}',
+        '{"started": "x", "targets": {"a": 1}}',
+        '{"started": "x", "targets": {"a": {"versions": 1}}}',
+    ],
+)
 def test_a_damaged_environment_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / environment.FILE).write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidInput, match=f"{environment.FILE} is missing or damaged: .*remove it"):
         environment.read(tmp_path)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"others' calls")])
+def test_samples_that_are_not_the_recorded_ones_are_named(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    (tmp_path / SAMPLES).write_bytes(b"calls")
+    with Ledger(tmp_path / FILE) as ledger:
+        ledger.describe({SAMPLES: digest_of(tmp_path)})
+    damage(tmp_path / SAMPLES)
+    with pytest.raises(InvalidInput, match=f"{SAMPLES} is missing or damaged; .*--continue"), calls_of(tmp_path):
+        pass
+
+
 def test_damaged_samples_are_named(tmp_path: Path) -> None:
+    Ledger(tmp_path / FILE).close()
     (tmp_path / SAMPLES).write_bytes(b"PAR1 and no more PAR1")
     with pytest.raises(InvalidInput, match=f"{SAMPLES} is damaged"), calls_of(tmp_path) as connection:
         connection.execute("SELECT count(*) FROM calls").fetchall()

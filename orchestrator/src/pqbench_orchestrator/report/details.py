@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,11 +39,10 @@ def details(run: Path, rows: Iterable[Row]) -> Details:
     """Of every cell that was measured."""
     thinned = _samples(run)
     with Ledger(run / FILE, read_only=True) as ledger:
-        steps = ledger.description()
         return {
-            row["Cell"]: _detail(ledger, json.loads(steps[f"cell {row['Cell']}"]), thinned.get(row["Cell"], {}))
+            row["Cell"]: _detail(ledger, ledger.steps_of(row["Cell"]), thinned.get(row["Cell"], {}))
             for row in rows
-            if row["Outcome"] == "ok" and f"cell {row['Cell']}" in steps
+            if row["Outcome"] == "ok"
         }
 
 
