@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from pqbench_orchestrator.report.page import Report, write_report
-from pqbench_orchestrator.tables import THESIS_COLUMNS
+from pqbench_orchestrator.output.report.page import Report, write_report
+from pqbench_orchestrator.results.tables import THESIS_COLUMNS, from_row
 
 RESULT = Path(__file__).parent / "results/report.json"
 LIMIT_SECONDS = 3.0
@@ -44,7 +44,7 @@ def invented(count: int) -> Report:
         recipe, place = divmod(number, len(combinations))
         cell, batch = f"{number:012x}", combinations[place][3]
         times = rng.lognormal(np.log(batch), 0.05, 200)
-        table.append(row(cell, combinations[place], recipe, times))
+        table.append(from_row(row(cell, combinations[place], recipe, times)))
         boxes[cell] = [float(q) for q in np.quantile(times, [0.05, 0.25, 0.5, 0.75, 0.95])]
         details[cell] = detail(times)
     host = {"os": "invented", "python": "3", "cores": 1, "memory_bytes": 2**30}

@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 
-from pqbench_orchestrator.manifest import Goal
-from pqbench_orchestrator.recommend import chosen_on, violations
+from pqbench_orchestrator.config.manifest import Goal
+from pqbench_orchestrator.decide.recommend import judged_on, violations
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.tables import from_row
 
 RESULT = Path(__file__).parent / "results/search.json"
 AMOUNTS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
@@ -74,9 +76,9 @@ def timed(command: str, path: Path, folder: Path) -> tuple[float, dict[str, Any]
     return time.perf_counter() - begin, found
 
 
-def feasible(row: dict[str, Any], judged_on: str) -> bool:
+def feasible(cell: CellResult, judged: str) -> bool:
     """By the rule of the recommendation: accuracy on the images that judge."""
-    return row["Outcome"] == "ok" and not violations([row], Goal(max_drop=MAX_DROP), judged_on)
+    return cell.is_ok and not violations([cell], Goal(max_drop=MAX_DROP), judged)
 
 
 def main() -> int:
@@ -90,13 +92,13 @@ def main() -> int:
         path.write_text(yaml.safe_dump(manifest(options.folder.resolve(), options.model), sort_keys=False))
         search_seconds, searched = timed("search", path, Path(name, "search"))
         grid_seconds, grid = timed("run", path, Path(name, "grid"))
-    rows = {row["Recipe"]: row for row in grid["cells"]}
-    judged_on = chosen_on(grid["cells"])
-    speed = {recipe: float(row.get("Speedup") or 1) for recipe, row in rows.items() if feasible(row, judged_on)}
+    cells = {row["Recipe"]: from_row(row) for row in grid["cells"]}
+    judged = judged_on(list(cells.values()))
+    speed = {recipe: cell.speedup or 1.0 for recipe, cell in cells.items() if feasible(cell, judged)}
     best = max(speed, key=lambda recipe: speed[recipe])
     chosen = searched["recommendations"][0]["best"]["Recipe"]
     found = {
-        "recipes": len(rows), "feasible": len(speed), "grid_s": grid_seconds, "search_s": search_seconds,
+        "recipes": len(cells), "feasible": len(speed), "grid_s": grid_seconds, "search_s": search_seconds,
         "time_ratio": search_seconds / grid_seconds, "grid_best": best, "grid_best_speedup": speed[best],
         "search_best": chosen, "search_best_speedup_in_grid": speed.get(chosen), "model": options.model,
         "quality_ratio": speed[best] / speed[chosen] if chosen in speed else None, "max_drop": MAX_DROP,

@@ -23,14 +23,16 @@ from fidelity import SETTINGS, Case, case
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench_orchestrator.compare import Session, Side, compare
-from pqbench_orchestrator.stats import BETTER, SAME, WORSE, Ratio, paired_speedup, verdict
+from pqbench_orchestrator.decide.compare import Identity, Session, Side, compare
+from pqbench_orchestrator.results.cell import OK, CellResult, Timing
+from pqbench_orchestrator.statistics import BETTER, SAME, WORSE, Ratio, paired_speedup, verdict
 from pqbench_runtime import timing
 from pqbench_runtime.backend import BACKENDS, Job, Shape
 from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
 
 RESULT = Path(__file__).parent / "results/verdicts.json"
+IDENTITY = Identity("m", "d", "r", 1, 1, None)
 SLOWDOWN, RIGHT, REPEATS = 0.05, 18 / 20, 5
 Call = Callable[[], object]
 Judge = Callable[[Case, Precision, float, argparse.Namespace], tuple[str, Ratio]]
@@ -106,7 +108,7 @@ def compared(
     for which in [which for turn in order for which in turn][: 2 * REPEATS]:
         sides[which].append(alone(one, precision, slowdown if which else 0.0, options))
     old, new = (
-        Side(name=name, cells={("cell",): sessions}, run=Path(name))
+        Side(name=name, sessions={IDENTITY: sessions}, run=Path(name))
         for name, sessions in zip(("run", run), sides, strict=True)
     )
     (change,) = compare(old, new)
@@ -120,8 +122,11 @@ def alone(one: Case, precision: Precision, slowdown: float, options: argparse.Na
     settings = pb.MeasureSettings(**SETTINGS, min_seconds=seconds, max_seconds=seconds)
     with tempfile.TemporaryDirectory() as folder:
         (found,) = timing.measure([[loaded(one, precision, slowdown, options.threads, folder)]], settings)
-    row = {"Outcome": "ok", "Inference Time (ms)": 1e3 * float(np.median(found.latency))}
-    return Session(row=row, blocks=[])
+    timing_found = Timing(median_ms=1e3 * float(np.median(found.latency)))
+    cell = CellResult(
+        key="c", model="m", dataset="d", recipe="r", target="t", batch_size=1, outcome=OK, timing=timing_found
+    )
+    return Session(cell=cell, blocks=[])
 
 
 def main() -> int:

@@ -19,9 +19,9 @@ from pqbench_compressor import finetune, recalibrate
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Files
 from pqbench_orchestrator.cli import app
+from pqbench_orchestrator.config.load import load_manifest
 from pqbench_orchestrator.dataset import DATASETS
-from pqbench_orchestrator.manifest import load_manifest
-from pqbench_orchestrator.survey import _model, step_message
+from pqbench_orchestrator.planning.survey import _model, step_message
 from pqbench_runtime.backend import BACKENDS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import parse_config

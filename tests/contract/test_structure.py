@@ -17,9 +17,12 @@ SOURCES = {
     "pqbench_runtime": ROOT / "services/runtime/src/pqbench_runtime",
     "pqbench_orchestrator": ROOT / "orchestrator/src/pqbench_orchestrator",
 }
-# The way of the data: a module may import only from those before it.
-ORDER = ["yaml_file", "dataset", "manifest", "metric", "ledger", "stats", "launch", "services", "survey", "plan", "execute", "why", "tables", "samples", "compare", "recommend", "tracking", "again", "thesis", "environment", "bundle",
-         "report", "sensitivity", "run", "clean", "search", "serve", "web", "listing", "doctor", "display", "cli", "api"]  # fmt: skip
+# The way of the data: a folder or module may import only from those before it.
+ORDER = ["dataset", "datasets", "metric", "metrics", "statistics", "config", "store", "steps", "planning", "execution",
+         "results", "decide", "output", "experiment", "commands", "cli", "api"]  # fmt: skip
+
+
+LONGEST_MODULE = 400  # lines
 
 
 def imports(path: Path) -> set[str]:
@@ -56,14 +59,41 @@ def test_no_arrow_runs_back() -> None:
     """Imports inside the orchestrator follow the way of the data."""
     folder = SOURCES["pqbench_orchestrator"]
     rank = {name: index for index, name in enumerate(ORDER)}
-    names = {p.stem for p in folder.iterdir() if p.stem in rank or (p.suffix == ".py" and not p.stem.startswith("__"))}
+    names = {p.stem for p in folder.iterdir() if not p.name.startswith("__")}
     assert names == set(ORDER), names ^ set(ORDER)
+    for (room, other), place in arrows("pqbench_orchestrator").items():
+        assert rank[other] <= rank[room], f"{place}: {room} imports {other}"
+
+
+@pytest.mark.parametrize("package", sorted(SOURCES))
+def test_rooms_import_each_other_in_one_direction(package: str) -> None:
+    """No loop between the folders and modules of a distribution, so that they have an order."""
+    found = arrows(package)
+    rooms = {room for pair in found for room in pair}
+    while rooms:
+        leaves = {room for room in rooms if not any(a == room and b in rooms - {room} for a, b in found)}
+        loop = {pair: place for pair, place in found.items() if pair[0] != pair[1] and set(pair) <= rooms}
+        assert leaves, f"a loop: {loop}"
+        rooms -= leaves
+
+
+@pytest.mark.parametrize("package", sorted(SOURCES))
+def test_modules_are_short(package: str) -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in SOURCES[package].rglob("*.py")}
+    assert {str(path): count for path, count in lines.items() if count > LONGEST_MODULE} == {}
+
+
+def arrows(package: str) -> dict[tuple[str, str], str]:
+    """Which folder or module of a distribution imports which, with one place where it does."""
+    folder, found = SOURCES[package], {}
     for path in folder.rglob("*.py"):
-        own = path.relative_to(folder).parts[0].removesuffix(".py")
+        room = path.relative_to(folder).parts[0].removesuffix(".py")
         for name in imports(path):
             parts = name.split(".")
-            if parts[0] == "pqbench_orchestrator" and len(parts) > 1 and own in rank and parts[1] in rank:
-                assert rank[parts[1]] <= rank[own], f"{path}: {own} imports {name}"
+            is_own = parts[0] == package and len(parts) > 1
+            if is_own and ((folder / parts[1]).is_dir() or (folder / f"{parts[1]}.py").is_file()):
+                found[room, parts[1]] = str(path)
+    return found
 
 
 @pytest.mark.parametrize(

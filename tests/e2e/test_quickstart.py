@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from pqbench_orchestrator.tables import THESIS_COLUMNS
+from pqbench_orchestrator.results.tables import THESIS_COLUMNS
 
 from .conftest import ROOT, Pqbench, rows_of
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pqbench_orchestrator.report.page import write_report
+from pqbench_orchestrator.output.report.page import write_report
 
 from .conftest import ROOT, Pqbench, Watched, rows_of
 

@@ -52,7 +52,7 @@ def onnx(folder: Path) -> Iterator[Target]:
 
 @contextmanager
 def manifests(folder: Path) -> Iterator[Target]:
-    from pqbench_orchestrator.manifest import load_manifest
+    from pqbench_orchestrator.config.load import load_manifest
 
     seeds = [path.read_bytes() for path in sorted((ROOT / "data/manifests").glob("*.yaml"))]
     yield seeds, _by_file(folder / "m.yaml", load_manifest)
@@ -60,7 +60,8 @@ def manifests(folder: Path) -> Iterator[Target]:
 
 @contextmanager
 def inventories(folder: Path) -> Iterator[Target]:
-    from pqbench_orchestrator.manifest import load_inventory, load_manifest
+    from pqbench_orchestrator.config.inventory import load_inventory
+    from pqbench_orchestrator.config.load import load_manifest
 
     manifest = load_manifest(ROOT / "data/manifests/quickstart.yaml")
     seeds = [path.read_bytes() for path in sorted((ROOT / "data/inventories").glob("*.yaml"))]
@@ -69,7 +70,7 @@ def inventories(folder: Path) -> Iterator[Target]:
 
 @contextmanager
 def ini(folder: Path) -> Iterator[Target]:
-    from pqbench_orchestrator.thesis import load_ini
+    from pqbench_orchestrator.config.thesis import load_ini
 
     yield [(ROOT / "tests/data/config.ini").read_bytes()], _by_file(folder / "config.ini", load_ini)
 

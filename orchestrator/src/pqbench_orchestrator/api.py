@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pqbench_orchestrator import run
-from pqbench_orchestrator.execute import Nobody
-from pqbench_orchestrator.launch.inprocess import InProcessLauncher
-from pqbench_orchestrator.tables import Row
+from pqbench_orchestrator.execution.execute import NullWatcher
+from pqbench_orchestrator.execution.launch.inprocess import InProcessLauncher
+from pqbench_orchestrator.execution.session import Settings
+from pqbench_orchestrator.experiment import execute, new_run
+from pqbench_orchestrator.results.tables import Row, as_row
 from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
 
@@ -68,8 +69,9 @@ def benchmark(
         manifest.write_text(yaml.safe_dump(_plain(values), sort_keys=False), encoding="utf-8")
         launcher = InProcessLauncher(Path(data), allow_code)
         try:
-            options = run.Settings(data=Path(data), compressor=launcher, allow_code=allow_code, is_new=True)
-            return run.execute(run.new_run(manifest, options), options, Nobody(), lambda _: None)
+            options = Settings(data=Path(data), compressor=launcher, allow_code=allow_code, is_new=True)
+            cells = execute(new_run(manifest, options), options, NullWatcher(), lambda _: None)
+            return [as_row(cell) for cell in cells]
         finally:
             launcher.stop()
             for key in keys:

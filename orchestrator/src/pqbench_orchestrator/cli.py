@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,16 +18,25 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from pqbench_orchestrator import compare, display, doctor, recommend, run, tracking
-from pqbench_orchestrator.bundle import export_cell
-from pqbench_orchestrator.clean import clean
-from pqbench_orchestrator.execute import Nobody
-from pqbench_orchestrator.ledger import cell_of
-from pqbench_orchestrator.listing import KINDS, listing
-from pqbench_orchestrator.report.export import latex, markdown, write_figures
-from pqbench_orchestrator.tables import Row, count_outcomes
-from pqbench_orchestrator.why import explain
-from pqbench_wire.blobs import BlobStore
+from pqbench_orchestrator import experiment
+from pqbench_orchestrator.commands import doctor
+from pqbench_orchestrator.commands.clean import clean
+from pqbench_orchestrator.commands.plugins import KINDS, listing
+from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.decide import compare
+from pqbench_orchestrator.decide.recommend import broken_again
+from pqbench_orchestrator.decide.remeasure import Line
+from pqbench_orchestrator.execution.execute import NullWatcher
+from pqbench_orchestrator.execution.session import Settings, session_of_manifest
+from pqbench_orchestrator.output import comparison, recommendation, sensitivity, terminal
+from pqbench_orchestrator.output.bundle import export_cell
+from pqbench_orchestrator.output.mlflow import check_reachable
+from pqbench_orchestrator.output.report.export import latex, markdown, write_figures
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.collect import finished_cell
+from pqbench_orchestrator.results.tables import as_row, count_outcomes
+from pqbench_orchestrator.results.why import explain
+from pqbench_orchestrator.store.run_folder import MANIFEST, REPORT, TRIALS, RunFolder
 from pqbench_wire.errors import InvalidInput, PqbenchError
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -88,31 +99,32 @@ def run_command(
 ) -> None:
     """Run an experiment: manifest in, tables and report out."""
     if mlflow:
-        tracking.check_reachable(mlflow)
-    with display.LiveDisplay(errors) as live:
+        check_reachable(mlflow)
+    with terminal.LiveDisplay(errors) as live:
         settings = _settings(live, manifest, data, inventory, allow_code, again)
-        folder = run.run_to_continue(manifest, settings) if again else run.new_run(manifest, settings)
+        begin = experiment.run_to_continue if again else experiment.new_run
+        run = begin(manifest, settings)
         try:
-            table = run.execute(folder, settings, live, live.planned)
+            cells = experiment.execute(run, settings, live, live.planned)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what is finished is kept: {_go_on('run', folder, settings)}", markup=False)
+            errors.print(f"interrupted; what is finished is kept: {_go_on('run', run, settings)}", markup=False)
             raise
     if as_json:
-        print(json.dumps({"run": str(folder), "cells": table}))
+        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
     else:
-        console.print(display.results_table(table))
-        show(f"{display.summary(table)}\nreport: {folder / 'report.html'}")
-    logged = not mlflow or _tracked(folder, table, mlflow)
-    outcomes = count_outcomes(table)
+        console.print(terminal.results_table(cells))
+        show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+    logged = not mlflow or _tracked(run, cells, mlflow)
+    outcomes = count_outcomes(cells)
     raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
 
 
 def _settings(
-    live: display.LiveDisplay, manifest: Path, data: Path, inventory: Path | None, allow_code: bool, again: bool
-) -> run.Settings:
+    live: terminal.LiveDisplay, manifest: Path, data: Path, inventory: Path | None, allow_code: bool, again: bool
+) -> Settings:
     """Of a run or a search. One that is continued by its folder has the data folder that it lies in."""
     is_folder = again and manifest.is_dir()
-    return run.Settings(
+    return Settings(
         data=manifest.resolve().parent.parent if is_folder else data,
         inventory=inventory,
         allow_code=allow_code,
@@ -123,16 +135,16 @@ def _settings(
     )
 
 
-def _go_on(command: str, folder: Path, settings: run.Settings) -> str:
+def _go_on(command: str, run: RunFolder, settings: Settings) -> str:
     """The command that goes on with an interrupted run."""
     more = f" --inventory {settings.inventory}" if settings.inventory else ""
-    return f"pqbench {command} --continue {folder}{more}{' --allow-code' if settings.allow_code else ''}"
+    return f"pqbench {command} --continue {run}{more}{' --allow-code' if settings.allow_code else ''}"
 
 
-def _tracked(folder: Path, table: list[Row], uri: str) -> bool:
+def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
     """Whether MLflow took the run, which is complete without it."""
     try:
-        run.track(folder, table, uri)
+        experiment.track(run, cells, uri)
     except PqbenchError as error:
         errors.print(f"the run is complete, but MLflow did not take it: {error}", markup=False)
         return False
@@ -152,27 +164,27 @@ def search_command(
     as_json: Json = False,
 ) -> None:
     """Find the recipe to ship without trying all: cheap trials that Optuna proposes, the best of them in full."""
-    from pqbench_orchestrator import search  # Optuna takes a second to import
+    from pqbench_orchestrator.decide.search import space_of  # Optuna takes a second to import
 
-    with display.LiveDisplay(errors) as live:
+    with terminal.LiveDisplay(errors) as live:
         settings = _settings(live, manifest, data, inventory, allow_code, again)
-        search.space_of(run.read_experiment(manifest / run.MANIFEST if manifest.is_dir() else manifest))
-        made = run.run_to_continue if again else run.new_run
-        folder = made(manifest, settings, search=True)
+        space_of(read_experiment(manifest / MANIFEST if manifest.is_dir() else manifest))
+        begin = experiment.run_to_continue if again else experiment.new_run
+        run = begin(manifest, settings, search=True)
         try:
-            table = search.search(folder, settings, live, live.note, trials)
+            cells = experiment.search(run, settings, live, live.note, trials)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what was tried is kept: {_go_on('search', folder, settings)}", markup=False)
+            errors.print(f"interrupted; what was tried is kept: {_go_on('search', run, settings)}", markup=False)
             raise
-    found = run.recommended(folder)
+    found = experiment.recommended(run)
     if as_json:
-        print(json.dumps({"run": str(folder), "cells": table,
-                          "recommendations": [recommend.as_json(one, again) for one, again in found]}))  # fmt: skip
+        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells],
+                          "recommendations": [recommendation.as_json(*one) for one in found]}))  # fmt: skip
     else:
-        console.print(display.results_table(table))
+        console.print(terminal.results_table(cells))
         for one, confirmed in found:
-            show("\n".join(recommend.text(one, str(folder), confirmed)))
-        show(f"trials: {folder / run.TRIALS}\nreport: {folder / 'report.html'}")
+            show("\n".join(recommendation.text(one, str(run), confirmed)))
+        show(f"trials: {run / TRIALS}\nreport: {run / REPORT}")
     raise typer.Exit(_decided(found))
 
 
@@ -185,15 +197,15 @@ def plan_command(
     as_json: Json = False,
 ) -> None:
     """Show the steps, what is cached already, and what cannot run and why; do no work."""
-    settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, note=_note)
-    with run.prepared(manifest, None, settings, Nobody()) as ready:
-        state = {step.key: ready.execution.state(step) for step in ready.plan.steps}
+    settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=_note)
+    with session_of_manifest(manifest, settings, NullWatcher()) as session:
+        state = {step.key: session.execution.state(step) for step in session.plan.steps}
     if as_json:
-        print(json.dumps(_plan_json(ready.plan, state)))
+        print(json.dumps(_plan_json(session.plan, state)))
         return
-    console.print(display.plan_table(ready.plan, state))
-    if any(cell.outcome for cell in ready.plan.cells):
-        console.print(display.refusals_table(ready.plan))
+    console.print(terminal.plan_table(session.plan, state))
+    if any(cell.outcome for cell in session.plan.cells):
+        console.print(terminal.refusals_table(session.plan))
 
 
 @app.command("sensitivity")
@@ -206,13 +218,13 @@ def sensitivity_command(
     as_json: Json = False,
 ) -> None:
     """Prune and round one layer at a time: accuracy against amount, as table and plot."""
-    with display.LiveDisplay(errors) as live:
-        settings = run.Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note)
-        rows, page = run.sensitivities(manifest, settings, images)
+    with terminal.LiveDisplay(errors) as live:
+        settings = Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note)
+        points, page = experiment.sensitivities(manifest, settings, images)
     if as_json:
-        print(json.dumps({"page": str(page), "rows": rows}))
+        print(json.dumps({"page": str(page), "rows": [sensitivity.as_row(point) for point in points]}))
     else:
-        show(f"{len(rows)} points: {page.with_suffix('.csv')}\npage: {page}")
+        show(f"{len(points)} points: {page.with_suffix('.csv')}\npage: {page}")
 
 
 @app.command("report")
@@ -223,12 +235,12 @@ def report_command(
     ] = None,
 ) -> None:
     """Write a run's report.html anew from its ledger; with --figures, its figures and tables as files too."""
-    page, table = run.report_again(folder)
+    page, cells = experiment.report_again(RunFolder(folder))
     show(str(page))
     if figures is None:
         return
     files = write_figures(page, figures)
-    for name, content in (("results.md", markdown(table)), ("results.tex", latex(table))):
+    for name, content in (("results.md", markdown(cells)), ("results.tex", latex(cells))):
         (figures / name).write_text(content, encoding="utf-8")
         files.append(figures / name)
     show("\n".join(str(path) for path in files))
@@ -237,13 +249,13 @@ def report_command(
 @app.command("export")
 def export_command(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
-    cell: Annotated[str, typer.Argument(help="Cell, as the table's last column names it.", show_default=False)],
+    cell: Annotated[str, typer.Argument(help="Cell, as the column Cell of results.csv names it.", show_default=False)],
     out: Annotated[Path, typer.Option(help="New folder for the bundle.", show_default=False)],
     data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
 ) -> None:
     """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
-    store = BlobStore((data or folder.resolve().parent.parent) / "blobs")
-    show(str(export_cell(folder, cell, out, store)))
+    run = RunFolder(folder)
+    show(str(export_cell(run, cell, out, run.blobs(data))))
 
 
 @app.command("compare")
@@ -263,11 +275,11 @@ def compare_command(
     least = _points(tolerance, "--tolerance") / 100
     changes = compare.compare(compare.side(old), compare.side(new), anyway, least)
     if as_json:
-        print(json.dumps([compare.as_json(one) for one in changes]))
+        print(json.dumps([comparison.as_json(one) for one in changes]))
     elif markdown:
-        print(compare.markdown(changes, old, new), end="")
+        print(comparison.markdown(changes, old, new), end="")
     else:
-        console.print(display.changes_table(changes))
+        console.print(terminal.changes_table(changes))
     if limit is not None:
         raise typer.Exit(_gate(changes, limit, least))
 
@@ -281,10 +293,10 @@ def _gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
         raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
     if untold:
         errors.print(f"{len(untold)} of {len(changes)} cells could not be compared")
-    if any(one.apart for one in told) and limit < tolerance:
+    if any(one.is_apart for one in told) and limit < tolerance:
         errors.print(f"no change under {tolerance:.1%} is told between two runs or single sessions: --tolerance")
     if worse:
-        lost = sum(one.lost for one in worse)
+        lost = sum(one.is_lost for one in worse)
         errors.print(
             f"{len(worse)} of {len(changes)} cells got worse{f', {lost} of them do not run any more' if lost else ''}"
         )
@@ -319,32 +331,34 @@ def recommend_command(
     as_json: Json = False,
 ) -> None:
     """The recipe to ship under constraints, its figures with intervals, what is not told apart, what it costs."""
-    wanted = {"Model": model, "Dataset": dataset, "Target": target, "Batch Size": batch_size}
-    chosen = run.goal_of(folder, {
+    run = RunFolder(folder)
+    goal = experiment.goal_of(run, {
         "minimize": minimize or None,
         "max_drop": _points(max_drop, "--max-drop") if max_drop else None,
         "p99_seconds": _seconds(p99, "--p99") if p99 else None,
         "max_megabytes": max_size,
     })  # fmt: skip
-    with display.LiveDisplay(errors) as live:
-        settings = run.Settings(data=data or folder.resolve().parent.parent, inventory=inventory, say=live.say)
-        found = run.recommendations(
-            folder, settings, chosen, lambda row: all(not v or row[name] in v for name, v in wanted.items()), measure
-        )
+
+    def is_wanted(cell: CellResult) -> bool:
+        filters = ((model, cell.model), (dataset, cell.dataset), (target, cell.target), (batch_size, cell.batch_size))
+        return all(not chosen or value in chosen for chosen, value in filters)
+
+    with terminal.LiveDisplay(errors) as live:
+        settings = Settings(data=data or run.data, inventory=inventory, say=live.say)
+        found = experiment.recommendations(run, settings, goal, is_wanted, measure)
     if not found:
         raise InvalidInput(f"{folder}: no timed cell is left by these filters")
     if as_json:
-        print(json.dumps([recommend.as_json(one, again) for one, again in found]))
+        print(json.dumps([recommendation.as_json(*one) for one in found]))
     else:
-        for one, again in found:
-            show("\n".join(recommend.text(one, str(folder), again)) + "\n")
+        for one, confirmed in found:
+            show("\n".join(recommendation.text(one, str(run), confirmed)) + "\n")
     raise typer.Exit(_decided(found))
 
 
-def _decided(found: list[tuple[recommend.Recommendation, Row | None]]) -> int:
+def _decided(found: experiment.Recommended) -> int:
     """0 where there is a recipe to ship for everything, proven on images enough, and within bounds measured again."""
-    kept = [one.best is not None and not recommend.broken_again(one, again) and recommend.is_proven(one)
-            for one, again in found]  # fmt: skip
+    kept = [one.is_proven and not broken_again(one, confirmed) for one, confirmed in found]
     return OK if kept and all(kept) else SOME_FAILED
 
 
@@ -364,43 +378,50 @@ def _seconds(text: str, option: str) -> float:
 @app.command("why")
 def why_command(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
-    cell: Annotated[str, typer.Argument(help="Cell, as the table's last column names it.", show_default=False)],
+    cell: Annotated[str, typer.Argument(help="Cell, as the column Cell of results.csv names it.", show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Why is this cell not faster: speed-up in theory, time by precision, conversions, fallbacks, what binds it."""
-    row, results = cell_of(folder, cell)
-    if "profile" not in results or results["profile"] is None:
-        raise InvalidInput(f"cell {cell}: {row.get('Why') or 'no profile; set measure.profile_seconds and run again'}")
-    found = explain(row, results)
+    result, results = finished_cell(RunFolder(folder), cell)
+    if "profile" not in results:
+        known = result.causes.text if result.causes else ""
+        raise InvalidInput(f"cell {cell}: {known or 'no profile; set measure.profile_seconds and run again'}")
+    found = explain(result, results)
     if as_json:
         layers = [json_format.MessageToDict(layer) for layer in found.layers]
         print(
             json.dumps({"text": found.text, "bound_by": found.flags, "precisions": found.precisions, "layers": layers})
         )
         return
-    about = f"{row['Model']}, {row['Recipe']}, {row['Target']}, batch {row['Batch Size']}"
+    about = f"{result.model}, {result.recipe}, {result.target}, batch {result.batch_size}"
     console.print(about, style="bold", markup=False)
     console.print(found.text, highlight=False, markup=False)
-    console.print(display.layers_table(found))
+    console.print(terminal.layers_table(found))
 
 
 @app.command("check")
 def check_command(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
-    cell: Annotated[str, typer.Argument(help="Cell, as the table's last column names it.", show_default=False)],
+    cell: Annotated[str, typer.Argument(help="Cell, as the column Cell of results.csv names it.", show_default=False)],
     inventory: InventoryPath = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long each tool runs.")] = 3.0,
     data: Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a cell's engine again, beside trtexec, benchmark_app and the like with the same settings."""
-    root = data or folder.resolve().parent.parent
-    with display.LiveDisplay(errors) as live:
-        lines = run.check(folder, cell, run.Settings(data=root, inventory=inventory, say=live.say), seconds)
+    run = RunFolder(folder)
+    settings = Settings(data=data or run.data, inventory=inventory)
+    with terminal.LiveDisplay(errors) as live:
+        lines = experiment.check(run, cell, replace(settings, say=live.say), seconds)
     if as_json:
-        print(json.dumps(lines))
+        print(json.dumps([_line_json(line) for line in lines]))
     else:
-        console.print(display.check_table(lines))
+        console.print(terminal.check_table(lines))
+
+
+def _line_json(line: Line) -> dict[str, Any]:
+    own = {"who": line.tool, "definition": line.definition, "statistic": line.statistic, **line.ms, "note": line.note}
+    return own if line.command is None else own | {"command": line.command}
 
 
 @app.command("serve")
@@ -411,7 +432,7 @@ def serve_command(
     ] = 8765,
 ) -> None:
     """Show all runs in a browser: live progress, history, reports, comparisons. Runs go on without it."""
-    from pqbench_orchestrator.serve import serve  # the web server takes a second to import
+    from pqbench_orchestrator.output.web.serve import serve  # the web server takes a second to import
 
     experiments = (data / "experiments").resolve()
     if not experiments.is_dir():

@@ -15,7 +15,7 @@ from pqbench.common.v1.common_pb2 import Form, Input, Preprocessing
 from pqbench_compressor import export, normal_form, onnx_check
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_compressor.quantizers._graph import Graph
-from pqbench_orchestrator.survey import _beside
+from pqbench_orchestrator.planning.survey import _beside
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, normalise
 from pqbench_wire.onnx_walk import external_locations

@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pqbench_orchestrator import compare
 from pqbench_orchestrator.cli import _gate, _go_on, _points, _settings
-from pqbench_orchestrator.display import LiveDisplay
-from pqbench_orchestrator.ledger import StepRecord
-from pqbench_orchestrator.plan import Step
-from pqbench_orchestrator.run import Settings
-from pqbench_orchestrator.stats import SAME
+from pqbench_orchestrator.decide import compare
+from pqbench_orchestrator.execution.session import Settings
+from pqbench_orchestrator.output.terminal import LiveDisplay
+from pqbench_orchestrator.statistics import SAME
+from pqbench_orchestrator.steps.profile import Profile
+from pqbench_orchestrator.steps.step import Step
+from pqbench_orchestrator.store.ledger import StepRecord
+from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_wire.errors import InvalidInput
+
+from .cells import cell
+
+IDENTITY = compare.Identity("m", "d", "r", 1, 1, None)
+SPEC = Profile(target="t", seconds=1.0, run_name="r")
 
 
 @pytest.mark.parametrize(("text", "points"), [("1%", 1.0), ("1", 1.0), ("0.5%", 0.5), ("0", 0.0)])
@@ -30,12 +37,12 @@ def test_what_is_no_percentage_is_refused(text: str) -> None:
 
 
 def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    refused = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, reason="scenario: a and b")
+    refused = compare.Change(identity=IDENTITY, verdict=compare.NOT_COMPARABLE, reason="scenario: a and b")
     with pytest.raises(InvalidInput, match="no cell could be compared"):
         _gate([refused], 0.03, 0.05)
-    row = {"Outcome": "ok", "Inference Time (ms)": 1.0}
-    lost = compare.Change(cell=("m",), verdict=compare.NOT_COMPARABLE, old=row, new={"Outcome": "failed"}, lost=True)
-    same = compare.Change(cell=("m",), verdict=SAME, apart=True)
+    timed, failed = cell({"Inference Time (ms)": 1.0}), cell({"Outcome": "failed"})
+    lost = compare.Change(identity=IDENTITY, verdict=compare.NOT_COMPARABLE, old=timed, new=failed, is_lost=True)
+    same = compare.Change(identity=IDENTITY, verdict=SAME, is_apart=True)
     assert _gate([same], 0.1, 0.05) == 0 and capsys.readouterr().err == ""
     assert _gate([same, lost], 0.03, 0.05) == 1
     said = capsys.readouterr().err
@@ -53,14 +60,17 @@ def test_a_run_is_continued_where_it_lies(tmp_path: Path) -> None:
     by_manifest = _settings(live, manifest, Path("data"), None, False, again=True)
     assert (by_manifest.data, by_manifest.manifest) == (Path("data"), manifest)
     settings = Settings(data=tmp_path, inventory=Path("i.yaml"), allow_code=True)
-    assert _go_on("run", Path("x"), settings) == "pqbench run --continue x --inventory i.yaml --allow-code"
+    assert _go_on("run", RunFolder(Path("x")), settings) == "pqbench run --continue x --inventory i.yaml --allow-code"
 
 
 def test_what_looks_like_markup_in_a_reason_is_shown_as_it_is() -> None:
     written = io.StringIO()
     live = LiveDisplay(Console(file=written, width=200))
-    step = Step(key="k", kind="build", label="m[/x]", place="target t", spec={}, needs={}, stage=(0,))
+    step = Step(key="k", label="m[/x]", place="target t", spec=SPEC, needs={}, stage=(0,))
     live.finished(
-        step, StepRecord(key="k", kind="build", outcome="failed", reason="bad [/red] [shape]", seconds=0.0, result=None)
+        step,
+        StepRecord(
+            key="k", kind="profile", label="l", place="p", outcome="failed", reason="bad [/red] [shape]", seconds=0.0
+        ),
     )
-    assert "failed build m[/x]: bad [/red] [shape]" in written.getvalue()
+    assert "failed profile m[/x]: bad [/red] [shape]" in written.getvalue()

@@ -1,0 +1,64 @@
+"""`pqbench clean`: what a data folder keeps that no run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pqbench.common.v1.common_pb2 import Blob
+from pqbench_orchestrator.steps.step import blobs_of
+from pqbench_orchestrator.store.run_folder import RunFolder, runs_in
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.process import machine_lock
+
+CACHES = ("results", "training", "trt_caches", "engines")  # of services: made again when they are wanted
+STEPS = "steps.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """What was removed, or would be."""
+
+    files: int
+    size: int  # bytes
+    kept: int  # bytes of blobs that runs refer to
+
+
+def clean(data: Path, remove: bool) -> Cleaned:
+    """Find, and with `remove` remove, services' kept results, caches, and the blobs that no run's ledger names.
+
+    Raises InvalidInput while a run is being executed, or where a ledger cannot be read: its blobs are not known.
+    """
+    if not (data / "blobs").is_dir():
+        raise InvalidInput(f"{data}: not a data folder of pqbench: it has no blobs")
+    if busy := [run for run in runs_in(data) if run.is_running]:
+        raise InvalidInput(f"{busy[0]} is being executed: wait until it has ended")
+    needed = {blob.sha256 for run in runs_in(data) for blob in _blobs_of(run)}
+    waste: list[Path] = []
+    kept = 0
+    waste += [path for path in (data / "blobs").glob(".partial-*") if path.is_file()]
+    for path in (data / "blobs").glob("*/*"):
+        if path.name in needed:
+            kept += path.stat().st_size
+        else:
+            waste.append(path)
+    waste += [path for name in CACHES for path in (data / name).rglob("*") if path.is_file()]
+    waste += [path for path in data.glob(f"{STEPS}*") if path.is_file()]
+    size = sum(path.stat().st_size for path in waste)
+    if remove:
+        with machine_lock(None, exclusive=True, waiting=_busy):  # no service works
+            for path in waste:
+                path.unlink(missing_ok=True)
+    return Cleaned(files=len(waste), size=size, kept=kept)
+
+
+def _busy(reason: str) -> None:
+    raise InvalidInput(f"a service of yours works: {reason}; clean when it has ended")
+
+
+def _blobs_of(run: RunFolder) -> Iterator[Blob]:
+    """All blobs that a run refers to."""
+    with run.ledger() as ledger:
+        for document in ledger.documents():
+            yield from blobs_of(document)

@@ -1,0 +1,1 @@
+"""What an experiment is and where it runs: manifest, inventory, the thesis' config.ini."""

@@ -1,0 +1,113 @@
+"""The inventory: WHERE the services of a manifest run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from pqbench_orchestrator.config.manifest import Manifest, Target
+from pqbench_orchestrator.config.strict import Name, Strict, load
+from pqbench_orchestrator.config.tensorrt_images import Version
+from pqbench_wire.catalog import unknown
+from pqbench_wire.errors import InvalidInput
+
+
+class ProcessPlace(Strict):
+    """A local process, started and ended by pqbench."""
+
+    allow_code: bool = False
+    python: str = ""  # interpreter of another environment; default: the one that runs pqbench
+
+
+class EndpointPlace(Strict):
+    """A running service."""
+
+    address: Annotated[str, Field(pattern=r"^(unix:.+|.+:\d+)$")]
+    token_file: Path | None = None
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class DockerPlace(Strict):
+    """A container, started and ended by pqbench; containers run one at a time."""
+
+    image: str = ""
+    tensorrt: Version = ""  # in place of an image: the TensorRT version
+    gpus: bool | None = None  # default: with a TensorRT version
+
+    @model_validator(mode="after")
+    def _one_image(self) -> DockerPlace:
+        if bool(self.image) == bool(self.tensorrt):
+            raise ValueError("needs exactly one of: image, tensorrt")
+        return self
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether the container is given the GPUs."""
+        return bool(self.tensorrt) if self.gpus is None else self.gpus
+
+
+class Place(Strict):
+    """Where one service runs: {process: {}}, {endpoint: {address: host:port}} or {docker: {image: name}}."""
+
+    process: ProcessPlace | None = None
+    endpoint: EndpointPlace | None = None
+    docker: DockerPlace | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("endpoint"), str):
+            return value | {"endpoint": {"address": value["endpoint"]}}
+        if isinstance(value, dict) and isinstance(value.get("docker"), str):
+            return value | {"docker": {"image": value["docker"]}}
+        return {"process": {}} if value in ("process", {"process": None}) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Place:
+        if sum(way is not None for way in (self.process, self.endpoint, self.docker)) != 1:
+            raise ValueError("needs exactly one of: process, endpoint, docker")
+        return self
+
+
+LOCAL = Place(process=ProcessPlace())
+
+
+class Inventory(Strict):
+    """Where the compressors and the targets run; what is not named is a local process."""
+
+    compressor: Place = LOCAL
+    compressors: dict[Name, Place] = Field(default_factory=dict)  # others, asked for the plug-ins that the first lacks
+    targets: dict[str, Place] = Field(default_factory=dict)
+    # For targets that are not named: by backend, or "tensorrt 10".
+    backends: dict[str, Place] = Field(default_factory=dict)
+
+    def place_of(self, target: Target) -> Place | None:
+        """Where a target runs: as named here, as its backend does here, as the manifest says."""
+        by_kind = (self.backends[kind] for kind in _kinds(target) if kind in self.backends)
+        return self.targets.get(target.name) or next(by_kind, None) or named_place(target)
+
+
+def load_inventory(path: Path, manifest: Manifest) -> Inventory:
+    """The inventory in a YAML file. Raises InvalidInput with file and key."""
+    inventory = load(path, Inventory)
+    names = [target.name for target in manifest.targets]
+    for name in inventory.targets:
+        if name not in names:
+            raise InvalidInput(f"{path}: targets: {unknown('target', name, names)}")
+    return inventory
+
+
+def named_place(target: Target) -> Place | None:
+    """The container that a manifest's target names."""
+    named = target.image or target.tensorrt
+    return Place(docker=DockerPlace(image=target.image, tensorrt=target.tensorrt)) if named else None
+
+
+def _kinds(target: Target) -> tuple[str, ...]:
+    """What an inventory may call its place, the most exact first: "tensorrt 10", "tensorrt"."""
+    major = target.tensorrt.partition(".")[0]
+    return (f"{target.backend} {major}", target.backend) if major else (target.backend,)

@@ -1,0 +1,249 @@
+"""The manifest: WHAT to measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, model_validator
+
+from pqbench_orchestrator.config.recipes import WITHOUT_METHOD, Recipe, Step
+from pqbench_orchestrator.config.strict import Name, Strict
+from pqbench_orchestrator.config.tensorrt_images import Version
+from pqbench_wire.catalog import unknown
+from pqbench_wire.client import STALLED_AFTER
+
+SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
+NUMBERS = ("batch_sizes", "concurrency")
+
+
+class Input(Strict):
+    """A model's input, where the model does not know it (a user's own code or ONNX file)."""
+
+    height: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=8192)]
+    channels: Literal[1, 3] = 3
+    resize: Annotated[int, Field(ge=0, le=8192)] = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> Input:
+        if {len(self.mean), len(self.std)} - {self.channels, 1} or 0 in self.std:
+            raise ValueError(f"mean and std need {self.channels} values each, std none of 0")
+        return self
+
+
+class Tensor(Strict):
+    """One input of a model that takes no image."""
+
+    dtype: Literal["float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"] = "float32"
+    shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = ()  # without the batch axis
+
+
+def _names_a_model(name: str) -> str:
+    if not name.strip("/") or name.endswith("/"):
+        raise ValueError(f"a model is family/name, file.py:function or file.onnx, got {name[:60]!r}")
+    return name
+
+
+class Model(Strict):
+    """A model: family/name, path/to/file.py:function or path/to/file.onnx."""
+
+    model: Annotated[str, AfterValidator(_names_a_model)]
+    weights: Annotated[str, Field(min_length=1)] = "default"  # default, none, or a path to safetensors or .pth
+    weights_key: str = ""  # of several state dicts in the file: which
+    name: Name | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: Input | None = None
+    # In place of an image: what the model takes, in the order of its arguments.
+    inputs: dict[Name, Tensor] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Model:
+        if self.preprocessing and self.inputs:
+            raise ValueError("give preprocessing, for an image, or inputs; not both")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return (
+            self.name or Path(self.model).name
+            if self.is_file
+            else self.name or self.model.partition("/")[2] or self.model
+        )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the model is the user's own file."""
+        return self.model.endswith(".onnx") or ".py:" in self.model
+
+
+class Dataset(Strict):
+    """A dataset plug-in, or path/to/file.py:function, and its configuration."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    name: Name | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    test_images: Annotated[int | None, Field(ge=2)] = None  # a seeded choice of so many; default: all
+    train_images: Annotated[int | None, Field(ge=2)] = None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or (Path(self.dataset).name if self.is_own else self.dataset)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the dataset is a function in the user's own file."""
+        return ".py:" in self.dataset
+
+
+class Target(Strict):
+    """A runtime backend with its options; the inventory says where it runs, or an image is named here."""
+
+    name: Name
+    backend: Annotated[str, Field(min_length=1)]
+    options: dict[str, Any] = Field(default_factory=dict)
+    image: str = ""  # container image of the runtime
+    tensorrt: Version = ""  # or the TensorRT version that it is to have, as "10" or "10.16"
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Target:
+        if self.image and self.tensorrt:
+            raise ValueError("give image or tensorrt, not both")
+        return self
+
+
+class Measure(Strict):
+    """How engines are timed; times in seconds, for each engine."""
+
+    scenario: Literal["single-stream", "multi-stream", "offline", "server"] = "single-stream"
+    paired: bool = True  # a variant interleaved with its baseline; false: each cell for itself
+    warmup_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2
+    warmup_iterations: Annotated[int, Field(ge=1)] = 10
+    min_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
+    min_iterations: Annotated[int, Field(ge=1)] = 30
+    max_seconds: Annotated[float, Field(gt=0, le=3600)] = 12.0
+    stability: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    windows: Annotated[int, Field(ge=6, le=1000)] = 6
+    discard: Annotated[int, Field(ge=0)] = 2
+    rate: Annotated[float | None, Field(gt=0)] = None  # server: calls a second; default: the highest that meets p99
+    p99_seconds: Annotated[float | None, Field(gt=0)] = None  # server
+    energy_seconds: Annotated[float, Field(ge=0, le=600)] = 2.0  # of a run of its own, where there is a counter
+    profile_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2  # of a run of its own under the profiler; 0: none
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Measure:
+        if self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds ({self.max_seconds:g}) is less than min_seconds ({self.min_seconds:g})")
+        serves = self.scenario == "server"
+        if serves and self.rate is None and self.p99_seconds is None:
+            raise ValueError("scenario server needs rate, or p99_seconds to search the highest rate for")
+        if not serves and (self.rate is not None or self.p99_seconds is not None):
+            raise ValueError(f"rate and p99_seconds are of scenario server, not of {self.scenario}")
+        return self
+
+
+class EarlyStopping(Strict):
+    """Stop scoring a cell whose accuracy is hopeless: a sequential test that errs once in a hundred."""
+
+    max_drop: Annotated[float, Field(gt=0, lt=100)]  # points below the baseline that are still acceptable
+    margin: Annotated[float, Field(gt=0, lt=100)] = 5.0  # points beyond, at which a cell is hopeless
+
+
+class Goal(Strict):
+    """What is recommended: the cheapest recipe that keeps the constraints."""
+
+    minimize: Literal["latency", "size", "energy"] = "latency"
+    max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0  # points of accuracy below the baseline
+    p99_seconds: Annotated[float | None, Field(gt=0)] = None
+    max_megabytes: Annotated[float | None, Field(gt=0)] = None  # of the engine, 10^6 bytes
+
+
+class Search(Strict):
+    """How `pqbench search` looks through the recipes in place of trying all."""
+
+    trials: Annotated[int | None, Field(ge=1)] = None  # tried cheaply; default: a third of the recipes, at least 12
+    promoted: Annotated[int, Field(ge=1)] = 3  # of these, tried in full
+    seconds: Annotated[float, Field(gt=0, le=600)] = 0.3  # of a cheap measurement
+
+
+class Manifest(Strict):
+    """An experiment: every model x dataset x recipe x target x batch size x repeat is a cell."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    models: Annotated[tuple[Model, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1)]
+    recipes: Annotated[tuple[Recipe, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(min_length=1)] = (1,)
+    concurrency: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (1,)
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    build_replicates: Annotated[int, Field(ge=1, le=100)] = 1
+    early_stopping: EarlyStopping | None = None  # of accuracy; default: every image is scored
+    metrics: tuple[str, ...] = ("top1", "top5", "agreement", "sqnr")
+    measure: Measure = Measure()
+    goal: Goal = Goal()
+    search: Search = Search()
+    # On which images recipes are chosen: held-out training images, a half of the split that scores, or all of that;
+    # auto: held-out ones for weights that pqbench trained, which never saw them, the half for others, which may have.
+    selection: Literal["auto", "held-out", "half", "whole"] = "auto"
+    try_artifacts: bool = True  # load each artifact in a fresh process with the runtime's defaults, as a user will
+    verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
+    stall_seconds: Annotated[float, Field(ge=10)] = STALLED_AFTER  # without progress, after which a step has failed
+
+    @model_validator(mode="after")
+    def _unique(self) -> Manifest:
+        groups: dict[str, Any] = {"models": self.models, "datasets": self.datasets, "recipes": self.all_recipes}
+        for key, items in groups.items():
+            _reject_repeats(key, [item.label for item in items])
+        names = [target.name for target in self.targets]
+        _reject_repeats("targets", names)
+        for recipe in self.recipes:
+            for name in recipe.targets or ():
+                if name not in names:
+                    raise ValueError(f"recipe {recipe.label!r}: targets: {unknown('target', name, names)}")
+        _reject_repeats("batch_sizes", [str(size) for size in self.batch_sizes])
+        _reject_repeats("concurrency", [str(count) for count in self.concurrency])
+        if self.measure.scenario == "single-stream" and self.concurrency != (1,):
+            raise ValueError("concurrency is of the scenarios multi-stream, offline and server; single-stream has 1")
+        return self
+
+    @property
+    def all_recipes(self) -> tuple[Recipe, ...]:
+        """The recipes with their lists of amounts written out."""
+        return tuple(one for recipe in self.recipes for one in recipe.expanded())
+
+    def key_of(self, steps: tuple[Step, ...]) -> str:
+        """Where the last of `steps`, with which a recipe begins, is written: "recipes.1.steps.0.prune (recipe 'x')"."""
+        for index, recipe in enumerate(self.recipes):
+            for one in recipe.expanded():
+                if steps and one.steps[: len(steps)] == steps:
+                    place = [i for i, step in enumerate(recipe.steps) if step.method != "none"][len(steps) - 1]
+                    return f"recipes.{index}.steps.{place}.{steps[-1].kind} (recipe {one.label!r})"
+        return "recipes"
+
+
+def dump(manifest: Manifest) -> str:
+    """The manifest as YAML that `load_manifest` reads back."""
+    values = manifest.model_dump(mode="json")
+    for recipe in values["recipes"]:
+        recipe["steps"] = [_long_form(step) for step in recipe["steps"]]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _long_form(step: dict[str, Any]) -> dict[str, Any]:
+    method = {} if step["kind"] in WITHOUT_METHOD else {"method": step["method"]}
+    return {step["kind"]: method | step["config"]}
+
+
+def _reject_repeats(key: str, labels: list[str]) -> None:
+    for label in labels:
+        if labels.count(label) > 1:
+            hint = "" if key in NUMBERS else "; give one of them another name"
+            raise ValueError(f"{key}: {label!r} is given twice{hint}")

@@ -1,0 +1,121 @@
+"""Recipes: ordered lists of compression steps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from pqbench_orchestrator.config.strict import Name, Strict
+from pqbench_wire.catalog import unknown
+
+WITHOUT_METHOD = {"recalibrate": "batch-norm", "finetune": "gradient"}  # kinds of steps with one way each
+KINDS = ("prune", *WITHOUT_METHOD, "quantize")
+
+
+class Step(Strict):
+    """One step of a recipe: {prune: {method: …, …}}, {recalibrate: {…}}, {finetune: {…}} or {quantize: …}."""
+
+    kind: Literal["prune", "recalibrate", "finetune", "quantize"]
+    method: str
+    config: dict[str, Any]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the method is a class in the user's own file."""
+        return ".py:" in self.method
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"a step is a mapping, as {{prune: {{…}}}}, got {json.dumps(value)[:60]}")
+        if set(value) == {"kind", "method", "config"}:
+            return value
+        if len(value) != 1:
+            raise ValueError(
+                f"a step has one kind; got {', '.join(map(str, value)) or 'none'}: write one list item for each"
+            )
+        kind, config = next(iter(value.items()))
+        if kind not in KINDS:
+            raise ValueError(unknown("step", str(kind), KINDS))
+        if isinstance(config, str) and kind not in WITHOUT_METHOD:
+            config = {"method": config}
+        config = {} if config is None else config
+        if not isinstance(config, dict):
+            wanted = "a mapping" if kind in WITHOUT_METHOD else "a method's name, or a mapping with method"
+            raise ValueError(f"{kind} takes {wanted}, got {json.dumps(config)[:60]}")
+        config = dict(config)
+        if kind not in WITHOUT_METHOD and "method" not in config:
+            raise ValueError(f"{kind} needs a method")
+        return {"kind": kind, "method": WITHOUT_METHOD.get(kind) or config.pop("method"), "config": config}
+
+    @model_validator(mode="after")
+    def _counts(self) -> Step:
+        """An amount is a number or a list of them; a class of the user's own may call so what it likes."""
+        if "amount" in self.config and not self.is_own:
+            given = self.config["amount"]
+            if given == []:
+                raise ValueError(f"{self.kind}.amount: an empty list gives no recipe")
+            for amount in given if isinstance(given, list) else [given]:
+                if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+                    raise ValueError(
+                        f"{self.kind}.amount must be a number, as 0.5, or a list of numbers, "
+                        f"got {json.dumps(amount)[:60]}"
+                    )
+        return self
+
+
+class Recipe(Strict):
+    """An ordered list of steps; none is the baseline. A list as `amount` stands for one recipe each."""
+
+    name: Name | None = None
+    steps: tuple[Step, ...] = ()
+    targets: tuple[str, ...] | None = None  # only on these; default: on all
+
+    @model_validator(mode="after")
+    def _quantizes_last(self) -> Recipe:
+        if any(step.kind == "quantize" for step in self.steps[:-1]):
+            raise ValueError("steps: quantize must be the last step: what follows would undo it")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or " + ".join(_short(step) for step in self.steps) or "baseline"
+
+    @property
+    def identity(self) -> str:
+        """What the recipe does, whatever its name."""
+        return json.dumps([step.model_dump() for step in self.steps], sort_keys=True)
+
+    def expanded(self) -> list[Recipe]:
+        """One recipe for each amount; steps with method `none` dropped."""
+        steps = [step for step in self.steps if step.method != "none"]
+        choices = [_amounts(step) for step in steps]
+        many = any(len(choice) > 1 for choice in choices)
+        made = []
+        for chosen in itertools.product(*choices):
+            amounts = " ".join(_written(s.config["amount"]) for s in chosen if "amount" in s.config)
+            name = f"{self.name} {amounts}" if self.name and many else self.name
+            made.append(Recipe.model_construct(name=name, steps=tuple(chosen), targets=self.targets))
+        return made
+
+
+def _amounts(step: Step) -> list[Step]:
+    amounts = step.config.get("amount")
+    if not isinstance(amounts, list):
+        return [step]
+    return [step.model_copy(update={"config": step.config | {"amount": amount}}) for amount in amounts]
+
+
+def _short(step: Step) -> str:
+    amount = step.config.get("amount")
+    name = step.kind if step.kind in WITHOUT_METHOD else step.method.rpartition(":")[2]
+    return f"{name} {amount:g}" if isinstance(amount, (int, float)) else name
+
+
+def _written(amount: Any) -> str:
+    return f"{amount:g}" if isinstance(amount, (int, float)) else str(amount)

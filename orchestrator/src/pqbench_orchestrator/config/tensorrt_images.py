@@ -1,0 +1,23 @@
+"""NVIDIA's container images by the TensorRT version in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+# NVIDIA's images by the TensorRT version in them; the version that counts is the one that the runtime reports.
+TENSORRT_TAGS = {
+    "8": "24.01", "8.6": "24.01",
+    "10": "26.05", "10.0": "24.05", "10.9": "25.03", "10.11": "25.06", "10.16": "26.05",
+    "11": "26.07", "11.0": "26.06", "11.1": "26.07",
+}  # fmt: skip
+
+
+def _has_an_image(version: str) -> str:
+    if version and version not in TENSORRT_TAGS:
+        raise ValueError(f"no image is known with TensorRT {version}, only {', '.join(TENSORRT_TAGS)}; give an image")
+    return version
+
+
+Version = Annotated[str, AfterValidator(_has_an_image)]

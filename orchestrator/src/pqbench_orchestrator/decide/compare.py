@@ -1,0 +1,424 @@
+"""Compare: two runs, two targets of a run, two machines; per cell the change of latency, with interval and verdict.
+
+What differs in a setting that matters is not compared unless one says so: the difference would be the setting's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from google.protobuf import json_format
+
+from pqbench.common.v1.common_pb2 import Blob, Images
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.tables import recorded
+from pqbench_orchestrator.results.timing import speedup_error
+from pqbench_orchestrator.statistics import (
+    APART,
+    BETTER,
+    NORMAL,
+    SAME,
+    TOLERANCE,
+    WORSE,
+    PairedDifference,
+    Ratio,
+    paired_difference,
+    unpaired_ratio,
+    verdict,
+)
+from pqbench_orchestrator.store.ledger import StepResult
+from pqbench_orchestrator.store.run_folder import RunFolder
+from pqbench_orchestrator.store.samples import calls_of
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+NOT_COMPARABLE = "not comparable"
+# Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
+TIMED_OPTIONS = ("threads", "transfers", "cuda_graph", "spin", "mode")
+DEFAULTS = {"transfers": True}  # what a backend does that has no such option
+OTHER_IMAGES = "the accuracies are not of the same images: their intervals are compared"
+
+
+class Identity(NamedTuple):
+    """What makes two cells the same on both sides."""
+
+    model: str
+    dataset: str
+    recipe: str
+    batch_size: int
+    concurrency: int
+    target: str | None  # None where targets are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One measurement of a cell."""
+
+    cell: CellResult
+    blocks: list[float]  # medians of its blocks, seconds
+    layers: Mapping[str, str] = field(default_factory=dict)  # compute layers by name: what they execute in
+    right: np.ndarray | None = None  # whether each image was put into its class, bool [N]
+    images: str = ""  # digest of the labels of these images, in order; empty where not all were scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What is compared: sessions by cell."""
+
+    name: str
+    sessions: dict[Identity, list[Session]]
+    is_of_target: bool = False  # its cells are named without their target
+    run: Path = Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One cell on both sides; `ratio` is new over old latency: of the geometric means `new_ms` and `old_ms`, or of what
+    each takes of its own run's baseline."""
+
+    identity: Identity
+    verdict: str
+    reason: str = ""
+    old_ms: float | None = None
+    new_ms: float | None = None
+    old_speedup: float | None = None  # over its own run's baseline; where given, `ratio` is that of the two
+    new_speedup: float | None = None
+    ratio: Ratio | None = None
+    old: CellResult | None = None  # of the first session
+    new: CellResult | None = None
+    layers: list[str] = field(default_factory=list)  # layers that execute in another precision
+    accuracy: PairedDifference | None = None  # new minus old, where both scored the same images
+    is_apart: bool = False  # two runs or single sessions: how those differ without a reason is not in the interval
+    is_lost: bool = False  # every session had a sound time, and not all have one any more
+
+    @property
+    def accuracy_verdict(self) -> str:
+        """Better, worse or same by McNemar's test, or by the intervals of other images; empty where it is not known."""
+        if self.accuracy is not None:
+            if self.accuracy.indistinguishable:
+                return SAME
+            return BETTER if self.accuracy.points > 0 else WORSE
+        old, new = _interval(self.old), _interval(self.new)
+        if old is None or new is None:
+            return ""
+        if new[1] < old[0]:
+            return WORSE
+        return BETTER if new[0] > old[1] else SAME
+
+
+def side(text: str) -> Side:
+    """The side that "RUN" or "RUN:TARGET" names. Raises InvalidInput."""
+    folder, target = _split(text)
+    return side_of(RunFolder(folder), target)
+
+
+def side_of(run: RunFolder, target: str = "") -> Side:
+    """A run's cells, or those of one of its targets. Raises InvalidInput."""
+    store, blocks = run.blobs(), _blocks(run)
+    sessions: dict[Identity, list[Session]] = defaultdict(list)
+    with run.ledger() as ledger:
+        cells = recorded(ledger)
+        targets = sorted({cell.target for cell in cells})
+        if target and target not in targets:
+            raise InvalidInput(f"{run} has no target {target!r}, only {', '.join(targets)}")
+        for cell in (cell for cell in cells if target in ("", cell.target)):
+            results = ledger.results_of(cell.key)
+            key = Identity(
+                cell.model, cell.dataset, cell.recipe, cell.batch_size, cell.concurrency,
+                None if target else cell.target,
+            )  # fmt: skip
+            stopped = cell.accuracy is not None and cell.accuracy.stopped_early
+            sessions[key].append(
+                Session(
+                    cell=cell,
+                    blocks=blocks.get(cell.key, []),
+                    layers=_layers(results.get("build", {})),
+                    right=_right(results.get("score", {}), store),
+                    images="" if stopped else _labels(results.get("inputs", {})),
+                )
+            )
+    name = f"{run}:{target}" if target else str(run)
+    return Side(name=name, is_of_target=bool(target), sessions=dict(sessions), run=run.path.resolve())
+
+
+def compare(old: Side, new: Side, anyway: bool = False, tolerance: float = APART) -> list[Change]:
+    """Every cell of either side; `anyway`: also where settings that matter differ. Raises InvalidInput.
+
+    `tolerance`: the change of latency, as a share, that counts as none between two runs and between single sessions.
+    The sessions of one run's targets alternate: there their interval decides, from 1 % on.
+    """
+    if old.is_of_target != new.is_of_target:
+        raise InvalidInput(f"name a target on both sides or on none: {old.name} and {new.name}")
+    pairs = (
+        _Pair(
+            identity=key,
+            old=old.sessions.get(key, []),
+            new=new.sessions.get(key, []),
+            two_runs=old.run != new.run,
+        )
+        for key in dict.fromkeys([*old.sessions, *new.sessions])
+    )
+    return [pair.change(anyway, tolerance) for pair in pairs]
+
+
+def versions_of_a_run(
+    run: RunFolder, record: Mapping[str, Any], present: Collection[str]
+) -> list[tuple[str, str, list[Change]]]:
+    """Each two targets of a run that differ in nothing but the version or device: names, and what changed.
+
+    `record`: the run's environment; `present`: the targets that have cells.
+    """
+    targets = [(name, target) for name, target in record["targets"].items() if name in present]
+    pairs = [
+        (a, b) for i, (a, one) in enumerate(targets) for b, other in targets[i + 1 :] if _differ_in_version(one, other)
+    ]
+    sides = {name: side_of(run, name) for name in dict.fromkeys(name for pair in pairs for name in pair)}
+    return [(a, b, compare(sides[a], sides[b])) for a, b in pairs]
+
+
+def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
+    """Cells that got slower by more than a share `limit`, beyond chance, or less accurate, or do not run any more."""
+    return [
+        one
+        for one in changes
+        if one.is_lost
+        or one.accuracy_verdict == WORSE
+        or (one.verdict == WORSE and one.ratio is not None and one.ratio.value > 1 + limit)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The sessions of one cell on both sides."""
+
+    identity: Identity
+    old: list[Session]
+    new: list[Session]
+    two_runs: bool
+
+    def change(self, anyway: bool, tolerance: float) -> Change:
+        reason = self._hindrance(anyway)
+        if reason:
+            return self._not_comparable(reason)
+        by_rate, by_speedup = self._by_rate, self._by_speedup
+        ratio = self._ratio()
+        is_apart = self._alone or self.two_runs
+        return Change(
+            identity=self.identity,
+            verdict=verdict(ratio, tolerance if is_apart else TOLERANCE),
+            reason="; ".join(dict.fromkeys(self._notes(by_rate, by_speedup))),
+            old_ms=_mean(_timed(self.old, False)) * 1e3,
+            new_ms=_mean(_timed(self.new, False)) * 1e3,
+            old_speedup=1 / _mean(_relative(self.old)) if by_speedup else None,
+            new_speedup=1 / _mean(_relative(self.new)) if by_speedup else None,
+            ratio=ratio,
+            layers=changed_layers(self.old[0].layers, self.new[0].layers),
+            accuracy=self._accuracy,
+            is_apart=is_apart,
+            old=self.old[0].cell,
+            new=self.new[0].cell,
+        )
+
+    def _not_comparable(self, reason: str) -> Change:
+        return Change(
+            identity=self.identity,
+            verdict=NOT_COMPARABLE,
+            reason=reason,
+            accuracy=self._accuracy,
+            old=self.old[0].cell if self.old else None,
+            new=self.new[0].cell if self.new else None,
+            is_lost=_all_sound(self.old) and not _all_sound(self.new),
+        )
+
+    def _hindrance(self, anyway: bool) -> str:
+        """Why the sides cannot be compared; empty where they can."""
+        reason = next((text for name, sessions in self._sides if (text := _unsound(name, sessions))), "")
+        if not reason and not anyway:
+            reason = settings_differ(self.old[0].cell, self.new[0].cell)
+        if not reason and self._by_rate and self._alone:
+            reason = "highest rates are compared over sessions: set repeats"
+        return reason
+
+    def _notes(self, by_rate: bool, by_speedup: bool) -> list[str]:
+        notes = ["one session: what differs between sessions is not in the interval"] if self._alone else []
+        if by_speedup:
+            notes.append("two runs: latency over each run's own baseline")
+        if by_rate:
+            notes.append("the change is that of the time for a call at the highest rate")
+        if self._accuracy is None and _interval(self.old[0].cell) and _interval(self.new[0].cell):
+            notes.append(OTHER_IMAGES)
+        return notes + [
+            f"{name}: {one.cell.timing.unstable_reason}"
+            for name, sessions in self._sides
+            for one in sessions
+            if one.cell.timing is not None and one.cell.is_unstable
+        ]
+
+    @property
+    def _sides(self) -> tuple[tuple[str, list[Session]], ...]:
+        return (("old", self.old), ("new", self.new))
+
+    @property
+    def _alone(self) -> bool:
+        return min(len(self.old), len(self.new)) == 1
+
+    @property
+    def _by_rate(self) -> bool:
+        """Whether the highest rate was searched on both sides."""
+        return all(_is_searched(one.cell) for one in (*self.old[:1], *self.new[:1])) and bool(self.old and self.new)
+
+    @property
+    def _by_speedup(self) -> bool:
+        return self.two_runs and not self._by_rate and all(_relative(side) for side in (self.old, self.new))
+
+    @property
+    def _accuracy(self) -> PairedDifference | None:
+        if not (self.old and self.new):
+            return None
+        old, new = self.old[0], self.new[0]
+        if old.right is None or new.right is None or not old.images or old.images != new.images:
+            return None
+        return paired_difference(new.right, old.right)
+
+    def _ratio(self) -> Ratio:
+        """New over old latency; of two runs each over its own baseline: the machine may have changed between them."""
+        if not self._by_speedup:
+            return unpaired_ratio(_timed(self.new, self._by_rate), _timed(self.old, self._by_rate))
+        if not self._alone:
+            return unpaired_ratio(_relative(self.new), _relative(self.old))
+        value = _mean(_relative(self.new)) / _mean(_relative(self.old))
+        errors = (speedup_error([one.cell.comparison for one in side]) for side in (self.old, self.new))
+        half = NORMAL * math.hypot(*errors)
+        return Ratio(value=value, low=value * math.exp(-half), high=value * math.exp(half))
+
+
+def settings_differ(old: CellResult, new: CellResult) -> str:
+    """The first setting that matters and differs; empty where none does."""
+    if old.scenario != new.scenario:
+        return f"scenario: {old.scenario} and {new.scenario}"
+    before, after = _settings(old), _settings(new)
+    for name in [name for name in before if name in after]:
+        if before[name] != after[name]:
+            return f"{name}: {before[name]} and {after[name]}"
+    return ""
+
+
+def _settings(cell: CellResult) -> dict[str, Any]:
+    """Those that matter and that the backend has."""
+    options = DEFAULTS | json.loads((cell.engine and cell.engine.options) or "{}")
+    found = {f"option {name}": options[name] for name in TIMED_OPTIONS if name in options}
+    rate = "searched" if _is_searched(cell) else (cell.server and cell.server.rate_per_s)
+    others = {"calls a second": rate, "CUDA graph": cell.timing and cell.timing.cuda_graph}
+    return found | {name: value for name, value in others.items() if value is not None}
+
+
+def changed_layers(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Compute layers that both engines have, by name, and that execute in another precision: "conv1: FP16 → FP32"."""
+    return [f"{n}: {p} → {new[n]}" for n, p in old.items() if n in new and new[n] != p]
+
+
+def _differ_in_version(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """A target that was not there is not compared."""
+    same = ("backend", "options")
+    known = all(target["device"] for target in (one, other))
+    return known and all(one.get(name) == other.get(name) for name in same) and one != other
+
+
+def _unsound(name: str, sessions: Sequence[Session]) -> str:
+    """Why a side cannot be compared."""
+    if not sessions:
+        return f"not in the {name} side"
+    if bad := [one.cell for one in sessions if not one.cell.is_ok]:
+        return f"{bad[0].outcome} in the {name} side: {bad[0].reason}"
+    if not all(_is_timed(one.cell) for one in sessions):
+        return f"not timed in the {name} side"
+    if any(one.cell.is_invalid for one in sessions):
+        return f"the server run of the {name} side is invalid"
+    return ""
+
+
+def _all_sound(sessions: Sequence[Session]) -> bool:
+    return bool(sessions) and all(_is_timed(one.cell) and not one.cell.is_invalid for one in sessions)
+
+
+def _is_timed(cell: CellResult) -> bool:
+    return cell.is_ok and cell.median_ms is not None
+
+
+def _is_searched(cell: CellResult) -> bool:
+    return bool(cell.server and cell.server.is_searched)
+
+
+def _interval(cell: CellResult | None) -> tuple[float, float] | None:
+    """Of its accuracy, in percent."""
+    accuracy = cell.accuracy if cell is not None else None
+    if accuracy is None or accuracy.low_percent is None or accuracy.high_percent is None:
+        return None
+    return accuracy.low_percent, accuracy.high_percent
+
+
+def _timed(sessions: Sequence[Session], by_rate: bool) -> list[float]:
+    """Independent medians in seconds: of the sessions, or of the blocks of a single one; `by_rate`: seconds a call."""
+    if by_rate:
+        return [1 / one.cell.server.rate_per_s for one in sessions if one.cell.server]
+    if len(sessions) == 1 and sessions[0].blocks:
+        return sessions[0].blocks  # the tolerance makes up for what sessions differ
+    return [one.cell.median_ms / 1e3 for one in sessions if one.cell.median_ms is not None]
+
+
+def _relative(sessions: Sequence[Session]) -> list[float]:
+    """Latency over the baseline's of the same session, of each; empty where one was not paired."""
+    speedups = [one.cell.speedup if one.cell.is_paired else None for one in sessions]
+    known = [1 / value for value in speedups if value]
+    return known if len(known) == len(speedups) else []
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Geometric: the ratio of two of them is what is compared."""
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def _layers(build: StepResult) -> dict[str, str]:
+    layers = json_format.ParseDict(build, BuildEngineResult()).layers
+    return {layer.name: layer.precision for layer in layers if layer.compute}
+
+
+def _labels(inputs: StepResult) -> str:
+    labels = json_format.ParseDict(inputs, Images()).labels
+    return f"{labels.sha256} {labels.size}" if labels.size else ""
+
+
+def _right(score: StepResult, store: BlobStore) -> np.ndarray | None:
+    """Of the variant; None where the model is no classifier, or the blob is gone."""
+    if "right" not in score:
+        return None
+    blob = json_format.ParseDict(score["right"], Blob())
+    return store.array(blob)[0] if store.has(blob) else None
+
+
+def _blocks(run: RunFolder) -> dict[str, list[float]]:
+    """Medians of each cell's blocks, of the variant; seconds."""
+    query = "SELECT cell, block, median(latency) FROM calls WHERE role = 'variant' GROUP BY ALL ORDER BY ALL"
+    found: dict[str, list[float]] = defaultdict(list)
+    with calls_of(run.path) as connection:
+        for cell, _, median in connection.execute(query).fetchall():
+            found[cell].append(median)
+    return dict(found)
+
+
+def _split(text: str) -> tuple[Path, str]:
+    """Folders and targets may hold colons themselves: the folder is what there is."""
+    parts = text.split(":")
+    for count in range(len(parts), 0, -1):
+        folder = Path(":".join(parts[:count]))
+        if folder.is_dir():
+            return folder, ":".join(parts[count:])
+    return Path(text), ""

@@ -1,0 +1,314 @@
+"""The decision: the recipe to ship under constraints, what is statistically indistinguishable from it, what it costs.
+
+Accuracy is judged on images that nothing was fitted to: held-out training images for weights that pqbench trained
+itself; a seeded half of the scoring split for others, which may have seen the training images, and then the other half
+reports; or the whole scoring split. The recommendation says which, how many images judged, and what loss they can show.
+The figures to quote are those of images that did not judge, and of a measurement made after the choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from pqbench_orchestrator.config.manifest import Goal
+from pqbench_orchestrator.results.cell import CellResult, Confirmation, PartAccuracy, Timing
+from pqbench_orchestrator.results.timing import speedup_error
+from pqbench_orchestrator.statistics import APART, NORMAL, TOLERANCE, images_for, least_loss_shown
+
+UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
+COMPARED = "its baseline, which was not found to compute the model"
+USELESS = "its artifact, which gives wrong outputs or none"
+CHANCE = "accuracy above chance"
+HELD_OUT = "held-out training images"
+HALF = "a half of the scoring split, whose other half reports"
+SCORED = "the split that scores: no other images were set aside for choices"
+NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
+
+
+class Group(NamedTuple):
+    """Among which cells there is one recommendation."""
+
+    model: str
+    dataset: str
+    batch_size: int
+    concurrency: int
+
+
+class Judgement(NamedTuple):
+    """How a recipe did on the images that judge."""
+
+    percent: float
+    images: int
+    change: float | None  # in points; None for a baseline that is compared with nothing
+    change_low: float | None
+
+
+def _of_whole(cell: CellResult) -> Judgement | None:
+    found = cell.accuracy
+    if found is None or found.top1_percent is None:
+        return None
+    points, low = (found.change.points, found.change.low) if found.change else (None, None)
+    return Judgement(found.top1_percent, found.images or 0, points, low)
+
+
+def _of_part(part: PartAccuracy | None) -> Judgement | None:
+    return Judgement(part.percent, part.images, part.change.points, part.change.low) if part else None
+
+
+JUDGES: dict[str, Callable[[CellResult], Judgement | None]] = {  # the first that a run has
+    HELD_OUT: lambda cell: _of_part(cell.held_out),
+    HALF: lambda cell: _of_part(cell.selection),
+    SCORED: _of_whole,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A recipe on a target: its first repeat, and its cost over all repeats.
+
+    A latency is the target's baseline latency, over the whole run, by the paired speed-up: the cell's own median moves
+    with the machine. Where the highest rate was searched, the cost is the time for a call at that rate.
+    """
+
+    cell: CellResult
+    cost: float
+    error: float = math.inf  # standard error of the cost's logarithm against the target's baseline; infinite: unpaired
+    violations: dict[str, float] = field(default_factory=dict)  # constraint -> by what share it is broken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The answer for one group of cells."""
+
+    group: Group
+    goal: Goal
+    best: Candidate | None
+    runners_up: list[Candidate]  # feasible, and statistically indistinguishable from the best
+    nearest: Candidate | None = None  # where nothing is feasible: the one that breaks the constraints least
+    binding: list[str] = field(default_factory=list)  # constraints without which something would be feasible
+    judged_on: str = HELD_OUT
+
+    @property
+    def images(self) -> int:
+        """How many images judged the best; 0 where none did."""
+        return judged_images(self.best.cell, self.judged_on) if self.best else 0
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether there is a best, and the images that judged it are enough for the bound on accuracy."""
+        if self.best is None:
+            return False
+        return self.best.cell.is_baseline or not self.images or least_loss_shown(self.images) <= self.goal.max_drop
+
+
+def recommend(
+    cells: Iterable[CellResult], goal: Goal, keep: Callable[[CellResult], bool] = lambda _: True
+) -> list[Recommendation]:
+    """A recommendation for each model, dataset, batch size and concurrency among the cells that `keep` lets through."""
+    groups: dict[Group, list[CellResult]] = defaultdict(list)
+    for cell in cells:
+        if cell.is_ok and cell.median_ms is not None and keep(cell):
+            groups[Group(cell.model, cell.dataset, cell.batch_size, cell.concurrency)].append(cell)
+    return [_choose(group, members, goal) for group, members in groups.items()]
+
+
+def _choose(group: Group, cells: Sequence[CellResult], goal: Goal) -> Recommendation:
+    judged = judged_on(cells)
+    candidates = sorted(_candidates(cells, goal, judged), key=lambda one: one.cost)
+    feasible = [one for one in candidates if not one.violations]
+    if not feasible:
+        nearest = min(candidates, key=lambda one: sum(one.violations.values()), default=None)
+        return Recommendation(
+            group=group, goal=goal, best=None, runners_up=[], nearest=nearest, binding=_binding(candidates),
+            judged_on=judged,
+        )  # fmt: skip
+    best, *others = feasible
+    alike = [one for one in others if not is_distinguishable(best, one, goal)]
+    return Recommendation(group=group, goal=goal, best=best, runners_up=alike, judged_on=judged)
+
+
+def judgement(cell: CellResult, judged: str) -> Judgement | None:
+    """How a cell did on the images that judge; None where none did."""
+    return None if judged == NOTHING else JUDGES[judged](cell)
+
+
+def judged_images(cell: CellResult, judged: str) -> int:
+    """How many images judged; 0 where none did."""
+    found = judgement(cell, judged)
+    return found.images if found else 0
+
+
+def judged_on(cells: Sequence[CellResult]) -> str:
+    """The images on which accuracy is judged."""
+    for what, judge in JUDGES.items():
+        found = (judge(cell) for cell in cells if not cell.is_baseline)
+        if any(one is not None and one.change is not None for one in found):
+            return what
+    return SCORED if all(cell.is_baseline for cell in cells) else NOTHING
+
+
+def judged_percent(cell: CellResult) -> float:
+    """Accuracy on the images on which recipes are chosen; 0 where none is known."""
+    found = (judge(cell) for judge in JUDGES.values())
+    return next((one.percent for one in found if one is not None), 0.0)
+
+
+def _candidates(cells: Sequence[CellResult], goal: Goal, judged: str) -> list[Candidate]:
+    """One for each recipe and target; cells without a figure for the cost are none."""
+    repeats: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
+    for cell in cells:
+        repeats[cell.recipe, cell.target].append(cell)
+    references = {target: baseline_latency(cells, target) for target in {cell.target for cell in cells}}
+    found = []
+    for members in repeats.values():
+        reference = references[members[0].target]
+        costs = [cost for cell in members if (cost := cost_of(cell, goal, reference)) is not None]
+        if costs:
+            error = _error(members, reference) if goal.minimize == "latency" else math.inf
+            broken = violations(members, goal, judged)
+            found.append(Candidate(cell=members[0], cost=median(costs), error=error, violations=broken))
+    return found
+
+
+def baseline_latency(cells: Sequence[CellResult], target: str) -> float | None:
+    """The median of what all paired measurements on a target, and its own, say of its baseline, in ms.
+
+    None where nothing was paired with it.
+    """
+    members = [cell for cell in cells if cell.target == target]
+    paired = [one for cell in members if (one := cell.comparison) is not None and one.is_paired]
+    times = [one.baseline_ms for one in paired if one.baseline_ms is not None]
+    if not times:
+        return None
+    own = [cell.median_ms for cell in members if cell.is_baseline and cell.median_ms is not None]
+    return median([*times, *own])
+
+
+def cost_of(cell: CellResult, goal: Goal, baseline_ms: float | None) -> float | None:
+    """What the goal minimizes; None where it is not known. Of a rate that was searched: ms a call at it."""
+    if goal.minimize == "latency" and cell.server is not None and cell.server.is_searched:
+        return 1e3 / cell.server.rate_per_s
+    if goal.minimize == "latency" and baseline_ms is not None and cell.is_baseline:
+        return baseline_ms
+    if goal.minimize == "latency" and baseline_ms is not None and cell.is_paired and cell.speedup:
+        return baseline_ms / cell.speedup
+    return own_cost(cell, goal)
+
+
+def own_cost(cell: CellResult, goal: Goal) -> float | None:
+    """The cell's own figure of what the goal minimizes: ms, bytes, mJ an image."""
+    if goal.minimize == "size":
+        return cell.engine_bytes
+    if goal.minimize == "energy":
+        return cell.timing.energy.mj_per_image if cell.timing and cell.timing.energy else None
+    return cell.median_ms
+
+
+def _error(repeats: Sequence[CellResult], baseline_ms: float | None) -> float:
+    """Of the mean of all repeats' logarithms; the baseline's is 0, exactly."""
+    if baseline_ms is None:
+        return math.inf
+    if repeats[0].is_baseline:
+        return 0.0
+    return speedup_error([cell.comparison for cell in repeats])
+
+
+def violations(cells: Sequence[CellResult], goal: Goal, judged: str) -> dict[str, float]:
+    """How far a cell's repeats break each constraint, as a share of its bound; infinite where there is none."""
+    first = cells[0]
+    found = {} if judged == NOTHING else _accuracy_violations(first, goal, judged)
+    if first.fidelity.is_baseline_verified is False:
+        found[COMPARED] = math.inf
+    if first.fidelity.artifact_works is False:
+        found[USELESS] = math.inf
+    if any(cell.is_invalid for cell in cells):
+        found[INVALID] = math.inf
+    p99 = max(((cell.timing.p99_ms or 0.0) if cell.timing else 0.0) for cell in cells)
+    bounds = (
+        ("p99", p99 / 1e3, goal.p99_seconds),
+        ("max-size", (first.engine_bytes or 0) / 1e6, goal.max_megabytes),
+    )
+    for name, value, bound in bounds:
+        if bound is not None and value > bound:
+            found[name] = value / bound - 1
+    return found
+
+
+def _accuracy_violations(cell: CellResult, goal: Goal, judged: str) -> dict[str, float]:
+    found, accuracy = {}, cell.accuracy
+    if accuracy is not None and accuracy.classes and (accuracy.low_percent or 0.0) <= 100 / accuracy.classes:
+        found[CHANCE] = math.inf
+    if cell.is_baseline:
+        return found
+    judged_cell = judgement(cell, judged)
+    change = judged_cell.change if judged_cell else None
+    if change is None:
+        found[UNKNOWN_ACCURACY] = math.inf
+    elif -change > goal.max_drop:
+        found["max-drop"] = (-change - goal.max_drop) / max(goal.max_drop, 0.1)
+    return found
+
+
+def broken_again(found: Recommendation, confirmed: Confirmation | None) -> dict[str, float]:
+    """What the measurement after the choice says is broken of the constraints on time."""
+    if found.best is None or confirmed is None or confirmed.timing is None:
+        return {}
+    return violations([dataclasses.replace(found.best.cell, timing=confirmed.timing)], found.goal, NOTHING)
+
+
+def _binding(candidates: Sequence[Candidate]) -> list[str]:
+    """Constraints that alone keep everything out; all that are broken where no single one does."""
+    names = sorted({name for one in candidates for name in one.violations})
+    alone = [name for name in names if any(set(one.violations) == {name} for one in candidates)]
+    return alone or names
+
+
+def is_distinguishable(best: Candidate, other: Candidate, goal: Goal) -> bool:
+    """Whether another candidate's cost is higher beyond chance.
+
+    Latencies on one target by their paired speed-ups over the same baseline; what was measured apart by a margin for
+    what sessions differ.
+    """
+    difference = math.log(other.cost / best.cost)
+    if goal.minimize == "size":
+        return difference > 0
+    error = math.hypot(best.error, other.error) if best.cell.target == other.cell.target else math.inf
+    if math.isinf(error):
+        return difference > math.log1p(APART)
+    return difference > max(math.log1p(TOLERANCE), NORMAL * error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubts:
+    """What keeps a best from being relied on."""
+
+    images_needed: int | None = None  # too few judged for the bound: so many are needed; 0: no number suffices
+    loss_not_excluded: float | None = None  # points, beyond the bound, that its interval allows
+    unstable_reason: str | None = None
+    warnings: str | None = None
+
+
+def doubts_of(found: Recommendation, confirmed: Confirmation | None) -> Doubts:
+    """Too few images for the bound, a loss that its interval allows, times that do not settle, warnings."""
+    assert found.best is not None
+    cell, bound = found.best.cell, found.goal.max_drop
+    judged = judgement(cell, found.judged_on) if found.images else None
+    low = judged.change_low if judged and not cell.is_baseline else None
+    timing = last_timing(found.best, confirmed)
+    return Doubts(
+        images_needed=None if found.is_proven else images_for(bound) if bound else 0,
+        loss_not_excluded=-low if low is not None and low < -bound else None,
+        unstable_reason=(timing.unstable_reason or "") if timing and timing.is_stable is False else None,
+        warnings=cell.fidelity.warnings,
+    )
+
+
+def last_timing(best: Candidate, confirmed: Confirmation | None) -> Timing | None:
+    """The times that count: those measured after the choice, where there are any."""
+    return confirmed.timing if confirmed is not None and confirmed.timing is not None else best.cell.timing

@@ -1,0 +1,316 @@
+"""`pqbench search`: a multi-objective search over the manifest's recipes in place of the grid that `run` would try.
+
+Optuna's TPE (Ozaki et al. 2022) proposes recipes under the goal's constraints; between its proposals the search walks
+along a recipe's amounts towards the largest that is still feasible, because cost falls and accuracy suffers with the
+amount. Trials are cheap: accuracy on the images that judge, a short measurement. The best are then tried in full.
+Every step is shared with runs of the same data folder, and an interrupted search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from pqbench_orchestrator.config.manifest import Manifest
+from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.decide.recommend import (
+    INVALID,
+    cost_of,
+    judged_images,
+    judged_on,
+    judged_percent,
+    own_cost,
+    violations,
+)
+from pqbench_orchestrator.execution import environment
+from pqbench_orchestrator.execution.session import Session
+from pqbench_orchestrator.planning.plan import Plan, plan
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.collect import collect
+from pqbench_orchestrator.results.tables import as_row, from_row, harmless, title_of
+from pqbench_orchestrator.statistics import pareto_front
+from pqbench_orchestrator.steps.step import Step
+from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.jobs import first_line
+
+FEWEST_TRIALS, SHARE = 12, 3  # of the recipes one in SHARE is tried, and FEWEST at least
+RECIPE, AMOUNT = "recipe", "amount of {}"
+BROKEN = 1e6  # objectives and constraint of what could not run
+BASELINE = Recipe(name="baseline")
+UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The recipes by the entry of the manifest that they stand for, each entry's by rising amount."""
+
+    families: Mapping[str, Sequence[Recipe]]
+
+    def recipe(self, family: str, index: int) -> Recipe:
+        return self.families[family][index]
+
+    @property
+    def size(self) -> int:
+        """How many recipes there are."""
+        return sum(len(recipes) for recipes in self.families.values())
+
+    def distributions(self, family: str) -> dict[str, BaseDistribution]:
+        """What a trial of a family chooses."""
+        made: dict[str, BaseDistribution] = {RECIPE: CategoricalDistribution(list(self.families))}
+        if len(self.families[family]) > 1:
+            made[AMOUNT.format(family)] = IntDistribution(0, len(self.families[family]) - 1)
+        return made
+
+
+@dataclass(kw_only=True)
+class Tried:
+    """What cheap trials found, by family and index of the amount."""
+
+    cost: dict[tuple[str, int], float] = field(default_factory=dict)
+    feasible: dict[tuple[str, int], bool] = field(default_factory=dict)
+    cells: dict[tuple[str, int], CellResult] = field(default_factory=dict)
+    baselines: dict[str, float] = field(default_factory=dict)  # target -> latency of the baseline when first seen, ms
+
+
+def space_of(manifest: Manifest) -> Space:
+    """The space that a manifest spans. Raises InvalidInput for more than one question at a time."""
+    for name in ("models", "datasets", "batch_sizes", "concurrency"):
+        if len(getattr(manifest, name)) > 1:
+            raise InvalidInput(
+                f"search answers one question: {name} must have one entry, not {len(getattr(manifest, name))}"
+            )
+    families: dict[str, list[Recipe]] = {}
+    for entry in manifest.recipes:
+        recipes = sorted((recipe for recipe in entry.expanded() if recipe.steps), key=_amount)
+        if recipes and entry.label in families:
+            raise InvalidInput(f"recipes: two entries are called {entry.label!r}; give one another name")
+        families |= {entry.label: recipes} if recipes else {}
+    if not families:
+        raise InvalidInput("search needs recipes with steps to choose from")
+    return Space(families=families)
+
+
+class Search:
+    """A search in a run's folder; `tell` is told of each trial and of the front so far."""
+
+    def __init__(
+        self, run: RunFolder, session: Session, tell: Callable[[str], None], trials: int | None = None
+    ) -> None:
+        self._run, self._session, self._tell = run, session, tell
+        self._space = space_of(session.manifest)
+        wanted = trials or session.manifest.search.trials or max(FEWEST_TRIALS, -(-self._space.size // SHARE))
+        self._trials = min(wanted, self._space.size)
+        self._tried = Tried()
+
+    def explore(self) -> None:
+        """Cheap trials until there are enough of them."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            study = self._study()
+            for trial in study.get_trials(states=[TrialState.COMPLETE]):
+                told = trial.user_attrs
+                self._remember(told["family"], told["index"], from_row(json.loads(told["row"])))
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"{self._run / STUDY} is damaged or in use: {first_line(error)}; restore it, or begin the search anew"
+            ) from error
+        while len(self._tried.cost) < self._trials:
+            family, index = self._next(study)
+            cell = self._evaluate(self._space.recipe(family, index))
+            if cell.outcome != "unavailable":  # what is not there now may be there when the search goes on
+                study.add_trial(self._trial(family, index, cell))
+            self._remember(family, index, cell)
+            self._report(family, index, cell)
+            self._write()
+
+    def promoted(self) -> Plan:
+        """The plan of what is worth trying in full: the cheapest feasible recipes, and the baseline."""
+        goal = self._session.manifest.goal
+        names = sorted(self._tried.cost, key=lambda key: (not self._tried.feasible[key], self._tried.cost[key]))
+        chosen = tuple(self._space.recipe(*key) for key in names[: self._session.manifest.search.promoted])
+        self._tell(f"in full: {', '.join(recipe.label for recipe in chosen)} ({goal.minimize})")
+        manifest = self._session.manifest.model_copy(update={"recipes": (BASELINE, *chosen)})
+        return plan(manifest, self._session.facts, self._run.name, environment.own_versions())
+
+    def _next(self, study: optuna.Study) -> tuple[str, int]:
+        """First the middle of every entry, then in turn a step along the best entry's amounts and TPE's proposal."""
+        for family, recipes in self._space.families.items():
+            if not any((family, index) in self._tried.cost for index in range(len(recipes))):
+                return family, len(recipes) // 2
+        if len(self._tried.cost) % 2 == 0 and (step := self._step()) is not None:
+            return step
+        return self._proposed(study) or self._step() or self._any()
+
+    def _step(self) -> tuple[str, int] | None:
+        """Along the amounts of the entry that promises most: between the largest feasible and the smallest not."""
+        for family in sorted(self._space.families, key=self._promise):
+            last = len(self._space.families[family]) - 1
+            known = {
+                index: self._tried.feasible[family, index]
+                for index in range(last + 1)
+                if (family, index) in self._tried.cost
+            }
+            low = max((index for index, good in known.items() if good), default=-1)
+            high = min((index for index, good in known.items() if not good and index > low), default=last + 1)
+            if high - low > 1:
+                return family, (low + high) // 2
+        return None
+
+    def _promise(self, family: str) -> float:
+        """The cost that an entry could still come to: that of its cheapest trial, feasible or not."""
+        costs = [cost for (name, _), cost in self._tried.cost.items() if name == family]
+        return min(costs, default=-math.inf)
+
+    def _proposed(self, study: optuna.Study) -> tuple[str, int] | None:
+        """A recipe of TPE's that was not tried yet."""
+        for _ in range(20):
+            trial = study.ask()
+            family = trial.suggest_categorical(RECIPE, list(self._space.families))
+            last = len(self._space.families[family]) - 1
+            index = trial.suggest_int(AMOUNT.format(family), 0, last) if last else 0
+            study.tell(trial, state=TrialState.FAIL)  # what it is worth is added with its attributes
+            if (family, index) not in self._tried.cost:
+                return family, index
+        return None
+
+    def _any(self) -> tuple[str, int]:
+        every = ((family, index) for family, recipes in self._space.families.items() for index in range(len(recipes)))
+        return next(key for key in every if key not in self._tried.cost)
+
+    def _evaluate(self, recipe: Recipe) -> CellResult:
+        """A cheap trial's result on the cheapest target, feasible if any is; without a cost where none could run it."""
+        chosen, measure = self._session.manifest.search, self._session.manifest.measure
+        quick = measure.model_copy(update={
+            "warmup_seconds": 0.05, "warmup_iterations": 3, "min_iterations": 12,
+            "min_seconds": chosen.seconds, "max_seconds": 2 * chosen.seconds,
+            "energy_seconds": measure.energy_seconds if self._by_energy else 0.0,
+        })  # fmt: skip
+        update = {"recipes": (BASELINE, recipe), "measure": quick, "repeats": 1, "build_replicates": 1}
+        manifest = self._session.manifest.model_copy(update=update)
+        name, versions = f"{self._run.name} cheap", environment.own_versions()
+        whole = plan(manifest, self._session.facts, name, versions, cheap=True)
+        mine = {cell.key for cell in whole.cells if cell.recipe.steps}
+        execution = self._session.execution
+        execution.run(Plan(steps=_needed(whole, mine), cells=whole.cells), keep=True)
+        cells = [cell for cell in collect(whole, execution.ledger, execution.store) if cell.key in mine]
+        return min(cells, key=lambda cell: (self._broken(cell), self._cost_of(cell)))
+
+    def _cost_of(self, cell: CellResult) -> float:
+        """What the goal minimizes; infinite where it could not run. A latency as if the machine had not changed."""
+        if not self._ran(cell):
+            return math.inf
+        if cell.comparison is not None and cell.comparison.baseline_ms is not None:
+            self._tried.baselines.setdefault(cell.target, cell.comparison.baseline_ms)
+        return cost_of(cell, self._session.manifest.goal, self._tried.baselines.get(cell.target)) or math.inf
+
+    def _ran(self, cell: CellResult) -> bool:
+        is_timed = cell.is_ok and cell.median_ms is not None
+        return is_timed and own_cost(cell, self._session.manifest.goal) is not None
+
+    @property
+    def _by_energy(self) -> bool:
+        return self._session.manifest.goal.minimize == "energy"
+
+    def _remember(self, family: str, index: int, cell: CellResult) -> None:
+        key, ran = (family, index), self._ran(cell)
+        self._tried.cost[key] = self._cost_of(cell)
+        self._tried.feasible[key] = ran and not self._broken(cell)
+        self._tried.cells[key] = cell
+
+    def _broken(self, cell: CellResult) -> float:
+        """By how much the constraints are broken, by the same rule as the recommendation's."""
+        if not self._ran(cell):
+            return BROKEN
+        shares = violations([cell], self._session.manifest.goal, judged_on([cell]))
+        shares.pop(INVALID, None)  # a cheap trial of a server has too few calls to be valid
+        return min(BROKEN, sum(shares.values()))
+
+    def _trial(self, family: str, index: int, cell: CellResult) -> FrozenTrial:
+        """A trial for TPE: cost and accuracy as objectives, broken constraints beside them."""
+        distributions, ran = self._space.distributions(family), self._ran(cell)
+        return optuna.create_trial(
+            params={RECIPE: family} | {name: index for name in distributions if name != RECIPE},
+            distributions=distributions,
+            values=[self._cost_of(cell), -judged_percent(cell)] if ran else [BROKEN, BROKEN],
+            user_attrs={"family": family, "index": index, "row": json.dumps(as_row(cell))},
+            constraints={"goal": self._broken(cell)},
+        )
+
+    def _study(self) -> optuna.Study:
+        sampler = optuna.samplers.TPESampler(
+            seed=self._session.manifest.seed, n_startup_trials=len(self._space.families)
+        )
+        storage = f"sqlite:///{(self._run / STUDY).resolve()}"
+        return optuna.create_study(
+            study_name=self._question,
+            storage=storage,
+            sampler=sampler,
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+
+    @property
+    def _question(self) -> str:
+        """What the trials are about: those of another space or goal are not gone on with."""
+        space = {name: [recipe.identity for recipe in recipes] for name, recipes in self._space.families.items()}
+        asked = json.dumps([space, self._session.manifest.goal.model_dump(), self._session.manifest.search.seconds])
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    def _report(self, family: str, index: int, cell: CellResult) -> None:
+        feasible = "" if self._tried.feasible[family, index] else ", not feasible"
+        figures = f"{self._shown(cell)}{feasible}" if self._ran(cell) else f"{cell.outcome}: {cell.reason}"
+        front = "; ".join(f"{one.recipe} {self._shown(one)}" for one in self.front())
+        count, label = len(self._tried.cost), self._space.recipe(family, index).label
+        self._tell(f"{count}/{self._trials} {label}: {figures}\n  front: {front or 'nothing feasible yet'}")
+
+    def front(self) -> list[CellResult]:
+        """Feasible cells that no other beats in both cost and accuracy, by rising cost."""
+        cells = [cell for key, cell in self._tried.cells.items() if self._tried.feasible[key]]
+        return [cells[i] for i in pareto_front([(self._cost_of(cell), judged_percent(cell)) for cell in cells])]
+
+    def _shown(self, cell: CellResult) -> str:
+        return f"{self._cost_of(cell):.4g} {UNIT[self._session.manifest.goal.minimize]}, {judged_percent(cell):.2f} %"
+
+    def _write(self) -> None:
+        """The trials so far as CSV."""
+        cost = f"Cost ({UNIT[self._session.manifest.goal.minimize]})"
+        shared = {path: title_of(path) for path in ("recipe", "target", "outcome", "reason")}
+        speedup = title_of("timing.comparison.speedup")
+        names = (*shared.values(), cost, "Judged Accuracy", "Judged Images", speedup, "Feasible")
+        with (self._run / TRIALS).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            for key, cell in self._tried.cells.items():
+                row: dict[str, Any] = {title: getattr(cell, path) for path, title in shared.items()}
+                if self._ran(cell):
+                    row |= {cost: self._tried.cost[key], "Judged Accuracy": judged_percent(cell)}
+                row |= {"Judged Images": judged_images(cell, judged_on([cell])), speedup: cell.speedup}
+                writer.writerow(harmless(row | {"Feasible": self._tried.feasible[key]}))
+
+
+def _needed(whole: Plan, cells: set[str]) -> tuple[Step, ...]:
+    """The steps that some cells need: the baseline is built and asked, but not timed for itself."""
+    steps = {step.key: step for step in whole.steps}
+    wanted: set[str] = set()
+    waiting = [key for cell in whole.cells if cell.key in cells for key in cell.steps.values()]
+    while waiting:
+        key = waiting.pop()
+        if key not in wanted:
+            wanted.add(key)
+            waiting += steps[key].needs.values()
+    return tuple(step for step in whole.steps if step.key in wanted)
+
+
+def _amount(recipe: Recipe) -> tuple[float, ...]:
+    return tuple(float(step.config["amount"]) for step in recipe.steps if "amount" in step.config)

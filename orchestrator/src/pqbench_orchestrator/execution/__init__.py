@@ -1,0 +1,1 @@
+"""Doing the plan: services, steps, the environment record."""

@@ -1,0 +1,63 @@
+"""The environment record of a run: what measured, on what, with which versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pqbench_orchestrator.planning.survey import Survey
+from pqbench_wire.process import source_version, versions_of
+
+LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "duckdb")
+
+
+def own_versions() -> dict[str, str]:
+    """What decides the orchestrator's own steps: preparing and scoring."""
+    own = {name.replace("_", "-"): source_version(name) for name in ("pqbench_orchestrator", "pqbench_wire")}
+    return own | versions_of("numpy", "pillow", "scikit-learn")
+
+
+def record(facts: Survey, run: str) -> dict[str, Any]:
+    """The record as JSON; what cannot be read is absent."""
+    return {
+        "run": run,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": _host(),
+        "git_commit": _git_commit(),
+        "orchestrator": own_versions() | versions_of(*LIBRARIES),
+        "compressors": facts.compressor_versions,
+        "targets": {
+            name: {
+                "backend": t.backend,
+                "device": t.device,
+                "options": t.options_json,
+                "versions": t.versions,
+                "environment": t.environment,
+            }
+            for name, t in facts.targets.items()
+        },
+    }
+
+
+def _host() -> dict[str, Any]:
+    return {
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": os.getloadavg(),
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

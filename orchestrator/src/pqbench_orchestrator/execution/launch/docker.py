@@ -1,0 +1,165 @@
+"""A service as a container, one of them at a time: that is how runtimes are swapped on a device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import docker
+import psutil
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import DeviceRequest
+
+from pqbench_orchestrator.config.inventory import DockerPlace
+from pqbench_orchestrator.config.tensorrt_images import TENSORRT_TAGS
+from pqbench_wire.client import Client
+from pqbench_wire.errors import Unavailable
+from pqbench_wire.health import serving
+from pqbench_wire.jobs import first_line
+from pqbench_wire.process import lock_folder, process_name
+
+START_SECONDS = 180.0
+STOP_SECONDS = 10
+PORT = "50051/tcp"
+OWNER = "pqbench.owner"  # label: the process that started a container, and ends it
+LAST_LINES = 5
+
+
+class DockerLauncher:
+    """Starts an image of pqbench with the caller's user and the shared folder `data`; reached over loopback."""
+
+    swapped = True
+
+    def __init__(self, place: DockerPlace, data: Path, log: Path) -> None:
+        self._place, self._data, self._log = place, data.resolve(), log
+        self._image = place.image or tensorrt_image(place.tensorrt)
+        self._container: Any = None
+        self._token: Path | None = None
+
+    def start(self) -> Client:
+        """Start it, wait for its health and connect. Raises Unavailable with the container's last lines."""
+        engine = _engine()
+        _remove_orphans(engine)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        token = secrets.token_urlsafe()
+        self._token = self._log.with_suffix(".token")
+        self._token.unlink(missing_ok=True)
+        with open(self._token, "x", opener=_private) as file:  # nobody else may read it at any moment
+            file.write(token)
+        try:
+            own = {"PQBENCH_IMAGE": f"{self._image} {engine.images.get(self._image).id}"}  # for environment records
+            self._container = engine.containers.create(self._image, environment=own, **self._options())  # never pulled
+            self._container.start()
+        except ImageNotFound as error:
+            self.stop()
+            raise Unavailable(f"there is no image {self._image}: {self._how_to_build()}") from error
+        except APIError as error:
+            self.stop()
+            raise Unavailable(f"{self._image} cannot be started: {error.explanation or first_line(error)}") from error
+        client = Client(self._address(), token=token)
+        client.wait_ready(START_SECONDS)
+        return client
+
+    def alive(self) -> bool:
+        """Whether the container runs."""
+        return self._status() == "running"
+
+    def last_words(self) -> str:
+        """The container's last lines."""
+        if self._container is None:
+            return ""
+        with contextlib.suppress(NotFound):
+            text = self._container.logs(tail=LAST_LINES).decode(errors="replace")
+            return " | ".join(line.strip() for line in text.splitlines() if line.strip())
+        return f"the container of {self._image} is gone"
+
+    def stop(self) -> None:
+        """End and remove it; its output is kept in the log."""
+        if self._container is not None:
+            with contextlib.suppress(NotFound):
+                self._container.stop(timeout=STOP_SECONDS)
+                with self._log.open("ab") as log:
+                    log.write(self._container.logs())
+                self._container.remove(force=True, v=True)
+            self._container = None
+        if self._token is not None:
+            self._token.unlink(missing_ok=True)
+
+    def _options(self) -> dict[str, Any]:
+        """What a container may: write the shared folder, use the GPUs that it was given, and nothing else."""
+        locks = lock_folder()
+        self._data.mkdir(parents=True, exist_ok=True)
+        gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._place.uses_gpus else []
+        return {
+            "command": ["--listen", "0.0.0.0:50051", "--token-file", "/token", "--insecure-token", "--locks", "/locks"],
+            "user": f"{os.getuid()}:{os.getgid()}",
+            "volumes": [f"{self._data}:/data", f"{locks}:/locks", f"{self._token}:/token:ro"],
+            "ports": {PORT: ("127.0.0.1", None)},
+            "device_requests": gpus,
+            "labels": {OWNER: process_name(os.getpid())},
+            "init": True,
+            "read_only": True,
+            "tmpfs": {"/tmp": "exec,mode=1777,size=8g"},  # noqa: S108
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+        }
+
+    def _address(self) -> str:
+        """The address on loopback, once the service says that it serves."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._status() == "running" and time.monotonic() < deadline:
+            ports = self._container.attrs["NetworkSettings"]["Ports"].get(PORT) or []
+            addresses = [f"127.0.0.1:{port['HostPort']}" for port in ports]
+            if addresses and serving(addresses[0]):
+                return addresses[0]
+            time.sleep(0.2)
+        words, status = self.last_words(), self._status()
+        self.stop()
+        state = "did not become healthy" if status == "running" else f"ended ({status})"
+        raise Unavailable(f"the container of {self._image} {state}: {words or 'no output'}")
+
+    def _status(self) -> str:
+        if self._container is None:
+            return "not started"
+        try:
+            self._container.reload()
+        except NotFound:
+            return "gone"
+        state = self._container.attrs["State"]
+        return str(state["Status"]) if state["Running"] else f"exit code {state['ExitCode']}"
+
+    def _how_to_build(self) -> str:
+        if not self._place.tensorrt:
+            return f"docker pull {self._image}, or build it from services/runtime/Dockerfile"
+        base = f"nvcr.io/nvidia/tensorrt:{TENSORRT_TAGS[self._place.tensorrt]}-py3"
+        arguments = f"--build-arg BASE_IMAGE={base} --build-arg EXTRA=tensorrt"
+        return f"docker build -f services/runtime/Dockerfile {arguments} -t {self._image} ."
+
+
+def tensorrt_image(version: str) -> str:
+    """The image of a runtime with a TensorRT version, such as "10.16"."""
+    return f"pqbench-runtime:tensorrt-{TENSORRT_TAGS[version]}"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _engine() -> Any:
+    try:
+        return docker.from_env()
+    except DockerException as error:
+        raise Unavailable(f"the Docker engine does not answer: {first_line(error)}") from error
+
+
+def _remove_orphans(engine: Any) -> None:
+    """Remove containers whose orchestrator was killed."""
+    living = {process_name(pid) for pid in psutil.pids()}
+    for container in engine.containers.list(all=True, filters={"label": OWNER}):
+        if container.labels[OWNER] not in living:
+            with contextlib.suppress(NotFound, APIError):  # another orchestrator removes it too
+                container.remove(force=True, v=True)

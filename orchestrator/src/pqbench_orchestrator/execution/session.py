@@ -1,0 +1,127 @@
+"""A manifest with its services running, its plan made: what every command that executes something works in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pqbench_orchestrator.config.inventory import Inventory, load_inventory
+from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.config.manifest import Manifest
+from pqbench_orchestrator.execution import environment
+from pqbench_orchestrator.execution.execute import Execution, Watcher
+from pqbench_orchestrator.execution.services import Launcher, Services, from_inventory
+from pqbench_orchestrator.planning.plan import Plan, plan
+from pqbench_orchestrator.planning.survey import Survey, load_datasets, survey
+from pqbench_orchestrator.store.ledger import Ledger
+from pqbench_orchestrator.store.run_folder import MANIFEST, RunFolder
+from pqbench_orchestrator.store.step_cache import StepCache
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line says besides the manifest."""
+
+    data: Path
+    inventory: Path | None = None
+    allow_code: bool = False
+    say: Callable[[str], None] = field(default=lambda _: None)
+    compressor: Launcher | None = None  # in place of the inventory's
+    note: Callable[[str], None] = field(default=lambda _: None)  # what stays to be read
+    manifest: Path | None = None  # the user's file, of which a run keeps a copy
+    is_new: bool = False  # the run's folder was made for this call, and is nobody else's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A manifest with its plan, services running."""
+
+    manifest: Manifest
+    facts: Survey
+    plan: Plan
+    execution: Execution
+
+
+@contextlib.contextmanager
+def session_of_run(run: RunFolder, settings: Settings, watcher: Watcher) -> Iterator[Session]:
+    """Hold a run's folder alone, with its plan, services running. Of a wrong manifest's new run nothing is left."""
+    with run.held(), contextlib.ExitStack() as stack:
+        try:
+            manifest = run.manifest()
+            ledger = stack.enter_context(_healed(run, settings.note))
+            session = stack.enter_context(_session(manifest, run, ledger, settings, watcher))
+        except InvalidInput:
+            if settings.is_new and not run.has_begun:
+                run.remove()
+            raise
+        yield session
+
+
+@contextlib.contextmanager
+def session_of_manifest(file: Path, settings: Settings, watcher: Watcher) -> Iterator[Session]:
+    """The plan of a manifest's file, its services running; nothing of a run is written."""
+    manifest = read_experiment(file)
+    with (
+        Ledger(Path(":memory:")) as ledger,
+        _session(manifest, None, ledger, dataclasses.replace(settings, manifest=file), watcher) as session,
+    ):
+        yield session
+
+
+def services_of_run(run: RunFolder, settings: Settings) -> Services:
+    """The services of a run that was made, started on first use."""
+    manifest = run.manifest()
+    return from_inventory(manifest, inventory_of(manifest, settings), settings.data, run / "logs", False)
+
+
+def inventory_of(manifest: Manifest, settings: Settings) -> Inventory:
+    """Where the services of a manifest run. Raises InvalidInput."""
+    return load_inventory(settings.inventory, manifest) if settings.inventory else Inventory()
+
+
+@contextlib.contextmanager
+def _session(
+    manifest: Manifest, run: RunFolder | None, ledger: Ledger, settings: Settings, watcher: Watcher
+) -> Iterator[Session]:
+    inventory = inventory_of(manifest, settings)
+    file = settings.manifest or (run / MANIFEST if run else None)
+    with _naming(file):
+        datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
+    store = BlobStore(settings.data / "blobs")
+    logs = run / "logs" if run else settings.data / "logs"
+    with (
+        contextlib.closing(StepCache(settings.data / "steps.sqlite", settings.note)) as cache,
+        from_inventory(manifest, inventory, settings.data, logs, settings.allow_code, settings.compressor) as services,
+    ):
+        with _naming(file):
+            facts = survey(manifest, services, store, datasets, settings.say)
+        for note in facts.notes:
+            settings.note(f"note: {note}")
+        execution = Execution(
+            services=services, store=store, ledger=ledger, cache=cache, datasets=datasets, watcher=watcher
+        )
+        steps_and_cells = plan(manifest, facts, run.name if run else "plan", environment.own_versions())
+        yield Session(manifest=manifest, facts=facts, plan=steps_and_cells, execution=execution)
+
+
+@contextlib.contextmanager
+def _healed(run: RunFolder, note: Callable[[str], None]) -> Iterator[Ledger]:
+    """A run's ledger, to write, without what was damaged in it."""
+    with run.ledger_to_write() as ledger:
+        for what in ledger.discard_damaged():
+            note(f"note: {run}: the record of {what} was damaged: it is made again")
+        yield ledger
+
+
+@contextlib.contextmanager
+def _naming(file: Path | None) -> Iterator[None]:
+    """Name the manifest's file in what is wrong with it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{file}: {error}" if file else str(error)) from error

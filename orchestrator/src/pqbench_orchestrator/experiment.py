@@ -1,0 +1,183 @@
+"""Experiments: what each command does, from the parts that do it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.config.manifest import Goal
+from pqbench_orchestrator.decide.recommend import Recommendation, recommend
+from pqbench_orchestrator.decide.remeasure import Line, Remeasurement
+from pqbench_orchestrator.decide.sensitivity import Point, analyse
+from pqbench_orchestrator.execution import environment
+from pqbench_orchestrator.execution.execute import NullWatcher, Watcher
+from pqbench_orchestrator.execution.services import Services
+from pqbench_orchestrator.execution.session import (
+    Session,
+    Settings,
+    inventory_of,
+    services_of_run,
+    session_of_manifest,
+    session_of_run,
+)
+from pqbench_orchestrator.output import mlflow, sensitivity
+from pqbench_orchestrator.output.outputs import cells_of, confirmed, write_outputs, write_report
+from pqbench_orchestrator.planning.plan import Plan
+from pqbench_orchestrator.results.cell import CellResult, Confirmation
+from pqbench_orchestrator.results.collect import finished_cell
+from pqbench_orchestrator.results.tables import confirmation_as_row
+from pqbench_orchestrator.store.run_folder import REPORT, RunFolder, folder_to_continue, new_folder
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.catalog import first_problem
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, PqbenchError
+
+Recommended = list[tuple[Recommendation, Confirmation | None]]
+
+
+def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
+    """Make the folder of a new run, or search, of a manifest's file; raises InvalidInput before anything is made."""
+    manifest = read_experiment(file)
+    inventory_of(manifest, settings)
+    return new_folder(settings.data, file, manifest, search)
+
+
+def run_to_continue(path: Path, settings: Settings, search: bool = False) -> RunFolder:
+    """The run, or search, to continue: the folder itself, or the newest of the manifest at `path`."""
+    return folder_to_continue(settings.data, path, search)
+
+
+def execute(run: RunFolder, settings: Settings, watcher: Watcher, planned: Callable[[Plan], None]) -> list[CellResult]:
+    """Do what is left of a run and write its outputs, also when interrupted. `planned` is told the plan before."""
+    with session_of_run(run, settings, watcher) as session:
+        planned(session.plan)
+        return complete(run, session, session.plan, settings)
+
+
+def search(
+    run: RunFolder, settings: Settings, watcher: Watcher, tell: Callable[[str], None], trials: int | None = None
+) -> list[CellResult]:
+    """Search in a folder, or go on there; returns the cells that were tried in full.
+
+    `tell` is told of each trial and of the front so far.
+    """
+    from pqbench_orchestrator.decide.search import Search  # Optuna takes a second to import
+
+    with session_of_run(run, settings, watcher) as session:
+        found = Search(run, session, tell, trials)
+        found.explore()
+        return complete(run, session, found.promoted(), settings)
+
+
+def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -> list[CellResult]:
+    """Do a plan's steps, write the outputs, also when interrupted, and measure again what is recommended."""
+    execution = session.execution
+    execution.ledger.begin(session.manifest.name, len(plan.steps))
+    record = run.write_environment(environment.record(session.facts, run.name))
+    try:
+        execution.run(plan)
+    except BaseException:
+        with contextlib.suppress(PqbenchError):  # what ended the run matters more
+            write_outputs(run, plan, execution.ledger, execution.store, record)  # of what there is
+        raise
+    cells = _whole_outputs(run, session, plan, record)
+    chosen = recommend(cells, session.manifest.goal)
+    if any(one.best is not None for one in chosen):
+        _confirm(run, chosen, execution.services, execution.store, settings.say)
+        write_report(run, cells, record)
+    return cells
+
+
+def _whole_outputs(run: RunFolder, session: Session, plan: Plan, record: dict[str, Any]) -> list[CellResult]:
+    """The outputs of a finished plan; steps whose blobs prove to be damaged only now are done again."""
+    execution = session.execution
+    for _ in plan.steps:
+        try:
+            return write_outputs(run, plan, execution.ledger, execution.store, record)
+        except BlobCorrupt:
+            execution.run(plan)
+    return write_outputs(run, plan, execution.ledger, execution.store, record)
+
+
+def track(run: RunFolder, cells: Sequence[CellResult], uri: str) -> None:
+    """Log a finished run to MLflow."""
+    versions = {
+        f"{name} {key}": value
+        for name, target in run.environment()["targets"].items()
+        for key, value in target["versions"].items()
+    }
+    mlflow.log_run(uri, run.path, run.manifest().name, cells, versions)
+
+
+def sensitivities(file: Path, settings: Settings, images: int) -> tuple[list[Point], Path]:
+    """Analyse the layers of a manifest's models; returns the points and the page that shows them."""
+    with session_of_manifest(file, settings, NullWatcher()) as session:
+        execution = session.execution
+        points = analyse(
+            session.manifest, session.facts, execution.services, execution.store, execution.datasets, images,
+            settings.say,
+        )  # fmt: skip
+        return points, sensitivity.write(points, sensitivity.folder_for(session.manifest, settings.data))
+
+
+def check(run: RunFolder, cell: str, settings: Settings, seconds: float) -> list[Line]:
+    """A cell of a run measured again, beside vendor tools."""
+    found, results = finished_cell(run, cell)
+    with services_of_run(run, settings) as services:
+        settings.say(f"starting {found.target}")
+        return Remeasurement(found, results, services, run.blobs(settings.data), settings.say).check(seconds)
+
+
+def goal_of(run: RunFolder, changes: dict[str, Any]) -> Goal:
+    """The goal of a run's manifest with what is given in its place. Raises InvalidInput."""
+    values = run.manifest().goal.model_dump()
+    try:
+        return Goal.model_validate(values | {name: value for name, value in changes.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+
+
+def recommendations(
+    run: RunFolder, settings: Settings, goal: Goal, keep: Callable[[CellResult], bool], measure: bool
+) -> Recommended:
+    """What to ship, each with a measurement made after the choice: an earlier one, or, with `measure`, a new one."""
+    found = recommend(cells_of(run), goal, keep)
+    if measure:
+        with services_of_run(run, settings) as services:
+            _confirm(run, found, services, run.blobs(settings.data), settings.say)
+    return [(one, confirmed(run, one)) for one in found]
+
+
+def recommended(run: RunFolder) -> Recommended:
+    """What a run recommends by its manifest's goal, as it is recorded."""
+    found = recommend(cells_of(run), run.manifest().goal)
+    return [(one, confirmed(run, one)) for one in found]
+
+
+def report_again(run: RunFolder) -> tuple[Path, list[CellResult]]:
+    """Write a run's report anew from its ledger; returns the page and the cells."""
+    cells = cells_of(run)
+    write_report(run, cells, run.environment())
+    return run / REPORT, cells
+
+
+def _confirm(
+    run: RunFolder,
+    found: Sequence[Recommendation],
+    services: Services,
+    store: BlobStore,
+    say: Callable[[str], None],
+) -> None:
+    """Measure again what was recommended, where no earlier call could: the figures that chose it flatter it."""
+    for one in found:
+        earlier = confirmed(run, one)
+        if one.best is None or (earlier is not None and earlier.timing is not None):
+            continue
+        cell, results = finished_cell(run, one.best.cell.key)
+        confirmation = Remeasurement(cell, results, services, store, say).confirm()
+        with run.ledger_to_write() as ledger:
+            ledger.confirm(cell.key, confirmation_as_row(confirmation))

@@ -1,0 +1,107 @@
+"""`pqbench export`: one cell of a run as a folder that can be deployed, with a card that says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+from jinja2 import Environment, StrictUndefined
+
+from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
+from pqbench.compressor.v1.compressor_pb2 import CompressResult
+from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.collect import finished_cell
+from pqbench_orchestrator.results.tables import as_row
+from pqbench_orchestrator.store.ledger import StepResult
+from pqbench_orchestrator.store.run_folder import ENVIRONMENT, RunFolder
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.inputs import Inputs, load_inputs
+
+SAMPLES = 8  # images whose outputs the bundle records
+ENGINES = {"onnxruntime": "engine.onnx", "onnxruntime-cuda": "engine.onnx", "onnxruntime-tensorrt": "engine.onnx",
+           "openvino": "engine.blob", "pytorch": "engine.pt2", "pytorch-cuda": "engine.pt2",
+           "tensorrt": "engine.plan"}  # fmt: skip
+
+
+def export_cell(run: RunFolder, key: str, out: Path, store: BlobStore) -> Path:
+    """Write the bundle of a run's cell to the new folder `out`; returns it. Raises InvalidInput.
+
+    model.onnx or model.pt2: the variant; engine.*: what was timed; checkpoint.safetensors and
+    history.json: its weights and what was done to them; preprocessing.json; sample.npz: uint8 images
+    [n, H, W, C], or other inputs by name, and the float32 outputs [n, values] that the engine gave;
+    cell.json; model_card.md.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InvalidInput(f"{out} is not empty")
+    cell, results = finished_cell(run, key)
+    record = run.environment()
+    if cell.target not in record["targets"]:
+        raise InvalidInput(f"{run / ENVIRONMENT} lacks target {cell.target}: it is not this run's")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as name:
+        folder = Path(name) / "bundle"
+        folder.mkdir()
+        _write(folder, cell, results, store, record)
+        if out.exists():
+            out.rmdir()
+        folder.replace(out)
+    return out
+
+
+def _write(
+    folder: Path, cell: CellResult, results: dict[str, StepResult], store: BlobStore, record: dict[str, Any]
+) -> None:
+    variant = json_format.ParseDict(results["variant"], CompressResult())
+    build = json_format.ParseDict(results["build"], BuildEngineResult())
+    model = "model.pt2" if cell.form == "PT2" else "model.onnx"
+    artifact = next(a for a in variant.artifacts if Form.Name(a.form) == f"FORM_{cell.form}")
+    _copy(store, artifact.blob, folder / model)
+    engine = ENGINES.get(cell.backend, "engine.bin")
+    _copy(store, build.engine.blob, folder / engine)
+    history: list[Any] = []
+    if variant.checkpoint.sha256:
+        _copy(store, variant.checkpoint, folder / "checkpoint.safetensors")
+        history = _history(folder / "checkpoint.safetensors")
+    preprocessing = json_format.MessageToDict(build.engine.preprocessing)
+    for name, value in (("history", history), ("preprocessing", preprocessing), ("cell", as_row(cell))):
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1), encoding="utf-8")
+    _write_sample(folder / "sample.npz", results, build.engine.preprocessing, store)
+    template = (resources.files("pqbench_orchestrator.output") / "model_card.md").read_text(encoding="utf-8")
+    card = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
+        row=as_row(cell), history=history, preprocessing=preprocessing, inputs=list(build.engine.preprocessing.inputs),
+        model=model, engine=engine, build=build,
+        compressor=dict(variant.versions), target=record["targets"][cell.target],
+        started=record["started"],
+        notes=json.loads(variant.notes_json or "{}"),
+    )  # fmt: skip
+    (folder / "model_card.md").write_text(card, encoding="utf-8")
+
+
+def _write_sample(path: Path, results: dict[str, Any], preprocessing: Preprocessing, store: BlobStore) -> None:
+    outputs = json_format.ParseDict(results["predict"]["outputs"], Blob())
+    prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0]
+    if "indices" in results["predict"]:  # scoring stopped early: these are the examples that the outputs are of
+        prepared = prepared[store.array_of(results["predict"]["indices"])]
+    prepared = prepared[:SAMPLES]
+    inputs = prepared.arrays if isinstance(prepared, Inputs) else {"images": prepared}
+    np.savez(path, outputs=store.array(outputs)[:SAMPLES], **inputs)  # type: ignore[arg-type]
+
+
+def _copy(store: BlobStore, blob: Blob, path: Path) -> None:
+    shutil.copyfile(store.path(blob), path)
+
+
+def _history(checkpoint: Path) -> list[Any]:
+    """What was done to the weights, from the header of a safetensors file."""
+    with checkpoint.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    history: list[Any] = json.loads(header["__metadata__"]["pqbench"])["history"]
+    return history

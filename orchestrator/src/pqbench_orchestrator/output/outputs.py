@@ -1,0 +1,80 @@
+"""A run's outputs: its cells in the ledger, its tables, samples and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pqbench_orchestrator.config.manifest import dump
+from pqbench_orchestrator.decide.compare import versions_of_a_run
+from pqbench_orchestrator.decide.recommend import Recommendation, recommend
+from pqbench_orchestrator.output import sensitivity
+from pqbench_orchestrator.output.recommendation import text
+from pqbench_orchestrator.output.report.details import boxes, details
+from pqbench_orchestrator.output.report.page import Report
+from pqbench_orchestrator.output.report.page import write_report as write_page
+from pqbench_orchestrator.output.thesis_csv import write_experiment
+from pqbench_orchestrator.planning.plan import Plan
+from pqbench_orchestrator.results.cell import CellResult, Confirmation
+from pqbench_orchestrator.results.collect import collect, samples_of
+from pqbench_orchestrator.results.tables import as_row, confirmation_from_row, recorded, write_csv, write_parquet
+from pqbench_orchestrator.store.ledger import Ledger
+from pqbench_orchestrator.store.run_folder import CSV, PARQUET, REPORT, RunFolder
+from pqbench_orchestrator.store.samples import write_samples
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+
+
+def write_outputs(
+    run: RunFolder, plan: Plan, ledger: Ledger, store: BlobStore, record: Mapping[str, Any]
+) -> list[CellResult]:
+    """Write the cells into the ledger, the tables, the samples and the report; returns the cells.
+
+    `record`: the run's environment. Raises BlobCorrupt where a blob proves to be damaged.
+    """
+    cells = collect(plan, ledger, store)
+    ledger.record_plan({cell.key: cell.steps for cell in plan.cells})
+    ledger.record_cells((cell.key, cell.outcome, cell.reason, as_row(cell)) for cell in cells)
+    write_csv(cells, run / CSV)
+    write_parquet(cells, run / PARQUET)
+    write_samples(samples_of(plan, ledger, store), run.path, ledger)
+    write_report(run, cells, record)
+    if run.is_of_thesis:
+        write_experiment(cells, run.path.parent, run.started)
+    return cells
+
+
+def write_report(run: RunFolder, cells: Sequence[CellResult], record: Mapping[str, Any]) -> None:
+    """Write a run's page."""
+    manifest = run.manifest()
+    report = Report(
+        run=run.name,
+        table=cells,
+        record=dict(record),
+        manifest=dump(manifest),
+        details=details(run, cells),
+        boxes=boxes(run),
+        recommendations=[text(one, str(run), confirmed(run, one)) for one in recommend(cells, manifest.goal)],
+        trials=run.trials(),
+        versions=versions_of_a_run(run, record, {cell.target for cell in cells}),
+        sensitivity=sensitivity.figures_of(run.path.parent, manifest),
+    )
+    write_page(run / REPORT, report)
+
+
+def cells_of(run: RunFolder) -> list[CellResult]:
+    """A run's cells as they are recorded. Raises InvalidInput where there is none yet."""
+    with run.ledger() as ledger:
+        cells = recorded(ledger)
+    if not cells:
+        raise InvalidInput(f"{run}: no cell is recorded yet; {run.command_to_continue}")
+    return cells
+
+
+def confirmed(run: RunFolder, found: Recommendation) -> Confirmation | None:
+    """What the newest measurement after the choice says of a recommended cell, if there is one."""
+    if found.best is None:
+        return None
+    with run.ledger() as ledger:
+        row = ledger.confirmation(found.best.cell.key)
+    return confirmation_from_row(row) if row is not None else None

@@ -1,0 +1,186 @@
+"""Recommendations as texts for people and JSON for scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pqbench_orchestrator.config.manifest import Goal
+from pqbench_orchestrator.decide.recommend import (
+    Doubts,
+    Recommendation,
+    broken_again,
+    doubts_of,
+    judged_images,
+    judgement,
+    last_timing,
+)
+from pqbench_orchestrator.results.cell import Accuracy, CellResult, Comparison, PartAccuracy, Timing
+from pqbench_orchestrator.results.cell import Confirmation as Confirmed
+from pqbench_orchestrator.results.tables import as_row, confirmation_as_row, title_of
+from pqbench_orchestrator.statistics import least_loss_shown
+
+
+def as_json(found: Recommendation, confirmed: Confirmed | None) -> dict[str, Any]:
+    """A recommendation for scripts."""
+    best = found.best
+    timing = last_timing(best, confirmed) if best else None
+    images = found.images if best else None
+    return {
+        "group": _group(found),
+        "goal": found.goal.model_dump(),
+        "chosen_on": found.judged_on,
+        "images": images,
+        "least_loss_shown": least_loss_shown(images) if images else None,
+        "proven": found.is_proven if best else None,
+        "stable": timing.is_stable if timing else None,
+        "doubts": _doubts(found, doubts_of(found, confirmed)) if best else [],
+        "best": as_row(best.cell) if best else None,
+        "confirmed": confirmation_as_row(confirmed) if confirmed else None,
+        "runners_up": [as_row(one.cell) for one in found.runners_up],
+        "nearest": as_row(found.nearest.cell) if found.nearest else None,
+        "binding": found.binding,
+    }
+
+
+def text(found: Recommendation, run: str, confirmed: Confirmed | None = None) -> list[str]:
+    """The recommendation as lines. `confirmed`: what a measurement after the choice says of the best."""
+    where = ", ".join(f"{name.lower()} {value}" for name, value in _group(found).items())
+    lines = [f"{where}: minimize {found.goal.minimize} with {constraints(found.goal)}"]
+    if found.best is None:
+        return [*lines, *_infeasible(found)]
+    cell = found.best.cell
+    return [
+        *lines,
+        f"{'Ship' if found.is_proven else 'Not proven:'} {cell.recipe} on {cell.target}: {figures(cell)}.",
+        *_doubts(found, doubts_of(found, confirmed)),
+        *_confirmation(found, confirmed),
+        f"Accuracy was judged on {found.judged_on}{_judged(cell, found.judged_on)}.",
+        *_runners_up(found),
+        f"pqbench export {run} {cell.key} --out bundle",
+    ]
+
+
+def constraints(goal: Goal) -> str:
+    """The constraints in words."""
+    parts = [f"at most {goal.max_drop:g} points of accuracy lost"]
+    if goal.p99_seconds is not None:
+        parts.append(f"p99 at most {goal.p99_seconds * 1e3:g} ms")
+    if goal.max_megabytes is not None:
+        parts.append(f"at most {goal.max_megabytes:g} MB")
+    return ", ".join(parts)
+
+
+def figures(cell: CellResult) -> str:
+    """Times, accuracy with its interval and change, size and energy of one cell."""
+    parts = [times(cell.timing)] if cell.timing else []
+    parts += _accuracy(cell.accuracy, cell.report, cell.is_baseline)
+    if cell.engine_bytes:
+        parts.append(f"{cell.engine_bytes / 1e6:.3f} MB")
+    energy = cell.timing.energy if cell.timing else None
+    if energy is not None and energy.mj_per_image is not None:
+        parts.append(f"{energy.mj_per_image:.2f} mJ an image")
+    return ", ".join(parts)
+
+
+def times(timing: Timing) -> str:
+    """Median with interval, 99th percentile, rate and speed-up of one measurement."""
+    interval = f"{timing.median_low_ms:.3f}–{timing.median_high_ms:.3f}"
+    shown = f"{timing.median_ms:.3f} ms ({interval}), p99 {timing.p99_ms:.3f} ms"
+    if timing.server is not None:
+        shown += f", {timing.server.rate_per_s:.4g} calls a second"
+    return shown + _speedup(timing.comparison) + (", unstable" if timing.is_stable is False else "")
+
+
+def _group(found: Recommendation) -> dict[str, Any]:
+    return {title_of(name): value for name, value in found.group._asdict().items()}
+
+
+def _speedup(against: Comparison | None) -> str:
+    if against is None or against.speedup is None:
+        return ""
+    interval = ""
+    if against.speedup_high is not None:
+        interval = f" ({against.speedup_low:.2f}–{against.speedup_high:.2f})"
+    return f", {against.speedup:.2f}× the baseline's speed{interval}"
+
+
+def _accuracy(whole: Accuracy | None, report: PartAccuracy | None, is_baseline: bool) -> list[str]:
+    """On the images that report, where some are set aside for that."""
+    if whole is None or whole.top1_percent is None:
+        return []
+    if report is not None:
+        parts = [f"accuracy {report.percent:.2f} % on {report.images} images"]
+    elif whole.low_percent is not None and whole.high_percent is not None:
+        parts = [f"accuracy {whole.top1_percent:.2f} % ({whole.low_percent:.2f}–{whole.high_percent:.2f})"]
+    else:
+        parts = [f"accuracy {whole.top1_percent:.2f} %"]
+    change = report.change if report is not None else whole.change
+    if change is not None and not is_baseline:
+        alike = ", indistinguishable from the baseline" if whole.is_indistinguishable else ""
+        parts.append(f"{change.points:+.2f} points ({change.low:+.2f} to {change.high:+.2f}{alike})")
+    return parts
+
+
+def _doubts(found: Recommendation, doubts: Doubts) -> list[str]:
+    lines = []
+    if doubts.images_needed is not None:
+        needed = f"; {doubts.images_needed} are needed" if doubts.images_needed else ""
+        lines.append(
+            f"A loss of at most {found.goal.max_drop:g} points cannot be shown on {found.images} images{needed}."
+        )
+    if doubts.loss_not_excluded is not None:
+        lines.append(f"By its interval a loss of {doubts.loss_not_excluded:.2f} points is not excluded.")
+    if doubts.unstable_reason is not None:
+        lines.append(f"Its times are unstable: {doubts.unstable_reason}.")
+    if doubts.warnings:
+        lines.append(f"Warning: {doubts.warnings}.")
+    return lines
+
+
+def _confirmation(found: Recommendation, confirmed: Confirmed | None) -> list[str]:
+    if confirmed is None:
+        return ["It was not measured again after the choice: these figures flatter it."]
+    if confirmed.timing is None:
+        return [f"It could not be measured again after the choice: {confirmed.error}."]
+    broken = broken_again(found, confirmed)
+    return [
+        f"Measured again after the choice: {times(confirmed.timing)}.",
+        *([f"Measured again it breaks {_shares(broken)}."] if broken else []),
+    ]
+
+
+def _judged(cell: CellResult, judged: str) -> str:
+    """What the images that judged say, and the smallest loss that so many can show."""
+    images, found = judged_images(cell, judged), judgement(cell, judged)
+    if not images or found is None:
+        return ""
+    change = "" if found.change is None or cell.is_baseline else f"{found.change:+.2f} points on "
+    return f": {change}{images} images, which show no loss under {least_loss_shown(images):.2f} points"
+
+
+def _runners_up(found: Recommendation) -> list[str]:
+    if not found.runners_up:
+        return []
+    others = "; ".join(
+        f"{one.cell.recipe} on {one.cell.target} ({times(one.cell.timing)})"
+        for one in found.runners_up
+        if one.cell.timing
+    )
+    return [f"Statistically indistinguishable from it: {others}."]
+
+
+def _infeasible(found: Recommendation) -> list[str]:
+    if found.nearest is None:
+        return [f"No cell has a figure for {found.goal.minimize}."]
+    cell = found.nearest.cell
+    return [
+        f"No cell is feasible; what binds is {' and '.join(found.binding)}.",
+        f"The nearest is {cell.recipe} on {cell.target}, "
+        f"which breaks {_shares(found.nearest.violations)}: {figures(cell)}.",
+    ]
+
+
+def _shares(broken: Mapping[str, float]) -> str:
+    return ", ".join(n if math.isinf(share) else f"{n} by {share:.0%} of its bound" for n, share in broken.items())

@@ -1,0 +1,233 @@
+"""What a person sees in the terminal: live progress, the plan, the results."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pqbench_orchestrator.decide.compare import Change
+from pqbench_orchestrator.decide.remeasure import PARTS, Line
+from pqbench_orchestrator.output.comparison import COLUMNS, texts
+from pqbench_orchestrator.planning.places import shown
+from pqbench_orchestrator.planning.plan import Plan
+from pqbench_orchestrator.results.cell import CellResult, Timing
+from pqbench_orchestrator.results.tables import count_outcomes, count_unstable
+from pqbench_orchestrator.results.why import Why
+from pqbench_orchestrator.steps.step import Step
+from pqbench_orchestrator.store.ledger import StepRecord
+
+COLOURS = {"ok": "green", "cached": "cyan", "refused": "yellow", "unavailable": "magenta", "failed": "red"}
+SECONDS_A_LINE = 5  # at least, between lines of progress in a log
+
+
+class LiveDisplay:
+    """A progress bar over the steps. It draws only when something happens: a timer would disturb measurements."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
+        self._task = self._progress.add_task("planning", total=None)
+        self._last_line = time.monotonic()
+        self._interrupted = False
+
+    def __enter__(self) -> LiveDisplay:
+        self._progress.start()
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, *_: object) -> NoReturn:
+        """Raise, and again at the next event: an exception that meets native code between two calls gets lost."""
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def say(self, text: str) -> None:
+        """Describe what is going on; where no bar can be drawn, as in a container's log, a line now and then."""
+        self._progress.update(self._task, description=text, refresh=True)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= SECONDS_A_LINE:
+            self._last_line = now
+            task = self._progress.tasks[self._task]
+            self.note(f"{task.completed:.0f}/{task.total or '?'} {text}")
+
+    def note(self, text: str) -> None:
+        """Print something that stays."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def planned(self, plan: Plan) -> None:
+        """Take over the number of steps."""
+        self._progress.update(self._task, total=len(plan.steps), refresh=True)
+
+    def started(self, step: Step) -> None:
+        """Show the step."""
+        self._stop_if_interrupted()
+        self.say(f"{shown(step.place)}: {step.kind} {step.label}")
+
+    def progress(self, step: Step, stage: str, fraction: float) -> None:
+        """Show how far the step is; not while it measures."""
+        self._stop_if_interrupted()
+        if step.kind != "measure" or stage.startswith("waiting"):
+            self.say(f"{shown(step.place)}: {stage} {step.label} {fraction:.0%}")
+
+    def finished(self, step: Step, record: StepRecord) -> None:
+        """Count the step; print what went wrong."""
+        self._progress.advance(self._task)
+        self._progress.refresh()
+        if record.outcome == "failed":
+            what = escape(f"{step.kind} {step.label}: {record.reason}")
+            self._console.print(f"[red]failed[/] {what}", highlight=False)
+
+
+def results_table(table: Sequence[CellResult]) -> Table:
+    """The results as a terminal table."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Model", "Recipe", "Target", "Batch"):
+        view.add_column(name)
+    for name in ("Accuracy %", "Median ms", "95 % interval", "Speed-up", "Engine MB"):
+        view.add_column(name, justify="right")
+    view.add_column("Executed in")
+    view.add_column("Outcome")
+    for cell in table:
+        view.add_row(*_texts(cell))
+    return view
+
+
+def _texts(cell: CellResult) -> list[str]:
+    colour = COLOURS.get(cell.outcome, "white")
+    outcome = f"[{colour}]{cell.outcome}[/]"
+    if cell.is_unstable:
+        outcome += " [yellow](unstable)[/]"
+    if cell.fidelity.warnings:
+        outcome += " [yellow](warning)[/]"
+    return [
+        escape(cell.model),
+        escape(cell.recipe),
+        escape(cell.target),
+        str(cell.batch_size),
+        number(cell.top1_percent, 2),
+        number(cell.median_ms, 3),
+        _interval(cell.timing),
+        number(cell.speedup, 2),
+        number(None if cell.engine_bytes is None else cell.engine_bytes / 1e6, 3),
+        (cell.engine.executed_precision or "") if cell.engine else "",
+        outcome,
+    ]
+
+
+def _interval(timing: Timing | None) -> str:
+    if timing is None or timing.median_low_ms is None or timing.median_high_ms is None:
+        return ""
+    return f"{timing.median_low_ms:.3f}-{timing.median_high_ms:.3f}"
+
+
+def number(value: object, digits: int) -> str:
+    """A number with so many digits after the point, or nothing."""
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
+
+
+def plan_table(plan: Plan, state: Mapping[str, str]) -> Table:
+    """The steps of a plan; `state` says of each key whether it is cached."""
+    view = Table(title=f"{len(plan.steps)} steps", header_style="bold")
+    for name in ("Where", "Step", "What", "State"):
+        view.add_column(name)
+    for step in plan.steps:
+        colour = COLOURS.get(state[step.key], "white")
+        view.add_row(escape(step.place), step.kind, escape(step.label), f"[{colour}]{state[step.key]}[/]")
+    return view
+
+
+def refusals_table(plan: Plan) -> Table:
+    """The cells that cannot run, with their reasons."""
+    stopped = [cell for cell in plan.cells if cell.outcome]
+    view = Table(title=f"{len(stopped)} of {len(plan.cells)} cells will not run", header_style="bold")
+    for name in ("Model", "Recipe", "Target", "Batch", "Outcome", "Reason"):
+        view.add_column(name)
+    for cell in stopped:
+        texts = (cell.model, cell.recipe.label, cell.target.name, str(cell.batch_size), cell.outcome, cell.reason)
+        view.add_row(*map(escape, texts))
+    return view
+
+
+VERDICTS = {"better": "green", "worse": "red", "same": "cyan", "not comparable": "yellow"}
+
+
+def changes_table(changes: list[Change]) -> Table:
+    """What changed between two sides, a line a cell."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        view.add_column(name, justify="right" if name.endswith(" ms") else "left")
+    for change in changes:
+        shown = [escape(text) for text in texts(change)]
+        shown[COLUMNS.index("Verdict")] = f"[{VERDICTS[change.verdict]}]{change.verdict}[/]"
+        view.add_row(*shown)
+    return view
+
+
+MOST_LAYERS = 15
+
+
+def layers_table(why: Why) -> Table:
+    """The layers that take most of the time."""
+    whole = sum(layer.seconds for layer in why.layers) or 1e-12
+    longest = sorted(why.layers, key=lambda layer: -layer.seconds)[:MOST_LAYERS]
+    title = f"{len(longest)} of {len(why.layers)} layers, the longest first"
+    view = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Layer", "Type", "Executed in", "By"):
+        view.add_column(name, overflow="fold")
+    for name in ("Time ms", "Share"):
+        view.add_column(name, justify="right")
+    for layer in longest:
+        texts = (layer.name, layer.type, layer.precision, layer.provider)
+        view.add_row(*map(escape, texts), number(layer.seconds * 1e3, 4), f"{layer.seconds / whole:.1%}")
+    return view
+
+
+def check_table(lines: Sequence[Line]) -> Table:
+    """What each tool says of one engine, in ms."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    parts = [part for part in PARTS if any(part in line.ms for line in lines)]
+    view.add_column("Tool")
+    for part in parts:
+        view.add_column(f"{part} ms", justify="right")
+    for name in ("Statistic", "What is timed", "Note"):
+        view.add_column(name)
+    for line in lines:
+        figures = [number(line.ms.get(part), 4) for part in parts]
+        view.add_row(line.tool, *figures, line.statistic, line.definition, escape(line.note))
+    return view
+
+
+def summary(table: Sequence[CellResult]) -> str:
+    """How many cells ended how, and a line for each reason."""
+    counts = count_outcomes(table)
+    lines = [f"{len(table)} cells: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())]
+    unstable = count_unstable(table)
+    lines[0] += f"; {unstable} of them unstable" if unstable else ""
+    reasons = Counter((cell.outcome, cell.reason) for cell in table if cell.reason)
+    reasons += Counter(("warning", f"{cell.recipe} on {cell.target}: {cell.fidelity.warnings}")
+                       for cell in table if cell.fidelity.warnings)  # fmt: skip
+    return "\n".join([*lines, *(f"  {count} {outcome}: {reason}" for (outcome, reason), count in reasons.items())])

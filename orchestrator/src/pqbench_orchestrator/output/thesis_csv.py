@@ -1,0 +1,30 @@
+"""The thesis' CSV: its eleven columns, its names, its file name."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pqbench_orchestrator.config.thesis import UNPRUNED
+from pqbench_orchestrator.results.cell import OFF, CellResult
+from pqbench_orchestrator.results.tables import THESIS_COLUMNS, as_row, harmless, title_of
+
+
+def write_experiment(table: Sequence[CellResult], folder: Path, started: float) -> Path:
+    """The thesis' CSV, Experiment_<start time>.csv: its eleven columns and no other; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"Experiment_{time.strftime('%Y-%m-%d_%H-%M-%S', time.localtime(started))}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, THESIS_COLUMNS, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(harmless(as_row(cell) | _thesis_names(cell.recipe)) for cell in table)
+    return path
+
+
+def _thesis_names(recipe: str) -> dict[str, str]:
+    """Pruner and quantizer of a recipe that `_recipe` named."""
+    pruning, _, quantizer = recipe.partition(" + ")
+    pruner = OFF if pruning == UNPRUNED else pruning.rpartition(" ")[0]
+    return {title_of("pruner"): pruner, title_of("quantizer"): quantizer or OFF}

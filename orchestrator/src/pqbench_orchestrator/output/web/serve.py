@@ -1,0 +1,167 @@
+"""`pqbench serve`: a web page of this machine over all runs, with the live progress of one that goes on.
+
+It only reads. A run neither knows of it nor waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from jinja2 import Environment, StrictUndefined
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from pqbench_orchestrator.decide import compare
+from pqbench_orchestrator.output import comparison
+from pqbench_orchestrator.results.tables import count_outcomes, count_unstable, recorded
+from pqbench_orchestrator.store.ledger import FILE as LEDGER
+from pqbench_orchestrator.store.ledger import StepRecord
+from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT, RunFolder
+from pqbench_orchestrator.store.samples import FILE as SAMPLES
+from pqbench_wire.errors import InvalidInput, PqbenchError
+
+POLL_SECONDS = 1.0  # a ledger is looked at so often while somebody watches
+LAST_STEPS = 12
+FILES = (REPORT, CSV, PARQUET, SAMPLES, MANIFEST, ENVIRONMENT)
+LOCAL = ["localhost", "127.0.0.1", "testserver"]
+
+
+def application(experiments: Path) -> FastAPI:
+    """The pages over the runs in a folder."""
+    app = FastAPI(title="pqbench", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)  # no other site's page can ask in its name
+
+    @app.get("/", response_class=HTMLResponse)
+    def index() -> str:
+        return _page("runs.html", runs=runs(experiments))
+
+    @app.get("/api/runs")
+    def api_runs() -> list[dict[str, Any]]:
+        return runs(experiments)
+
+    @app.get("/runs/{run}", response_class=HTMLResponse)
+    def run_page(run: str) -> str:
+        folder = _run(experiments, run)
+        return _page("run.html", run=run, state=progress(folder), files=[f for f in FILES if (folder / f).is_file()])
+
+    @app.get("/runs/{run}/events")
+    async def events(run: str, request: Request) -> StreamingResponse:
+        return StreamingResponse(_events(_run(experiments, run), request), media_type="text/event-stream")
+
+    @app.get("/runs/{run}/{name}")
+    def file(run: str, name: str) -> FileResponse:
+        path = _run(experiments, run) / name
+        if name not in FILES or not path.is_file():
+            raise HTTPException(404, f"run {run} has no {name}")
+        return FileResponse(path)
+
+    @app.get("/compare", response_class=HTMLResponse)
+    def compare_page(old: str, new: str, anyway: bool = False) -> str:
+        try:
+            found = compare.compare(_side(experiments, old), _side(experiments, new), anyway)
+        except PqbenchError as error:
+            raise HTTPException(400, str(error)) from error
+        changes = [(one.verdict, comparison.texts(one)) for one in found]
+        return _page("compare.html", old=old, new=new, anyway=anyway, columns=comparison.COLUMNS, changes=changes)
+
+    return app
+
+
+def _run(experiments: Path, name: str) -> RunFolder:
+    """A run's folder. Nothing else below the experiments, and nothing beside them, can be named."""
+    folder = experiments / name
+    if folder.parent != experiments or not (folder / LEDGER).is_file():
+        raise HTTPException(404, f"there is no run {name}")
+    return RunFolder(folder)
+
+
+def _side(experiments: Path, text: str) -> compare.Side:
+    run, colon, target = text.partition(":")
+    return compare.side(f"{_run(experiments, run)}{colon}{target}")
+
+
+def serve(experiments: Path, port: int) -> None:
+    """Serve on loopback until interrupted."""
+    uvicorn.run(application(experiments), host="127.0.0.1", port=port, log_level="warning")
+
+
+def runs(experiments: Path) -> list[dict[str, Any]]:
+    """All runs, the newest first."""
+    folders = [path.parent for path in experiments.glob(f"*/{LEDGER}")]
+    newest_first = sorted(folders, key=lambda one: one.stat().st_mtime, reverse=True)
+    return [_summary(RunFolder(folder)) for folder in newest_first]
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    cells, manifest, problem = [], "", ""
+    try:
+        with run.ledger() as ledger:
+            cells, manifest = recorded(ledger), ledger.manifest_name
+    except InvalidInput as error:  # one damaged run hides no other
+        problem = str(error)
+    return {
+        "run": run.name,
+        "problem": problem,
+        "manifest": manifest,
+        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
+        "running": run.is_running,
+        "cells": len(cells),
+        "outcomes": dict(count_outcomes(cells)),
+        "unstable": count_unstable(cells),
+        "targets": sorted({cell.target for cell in cells}),
+        "report": (run / REPORT).is_file(),
+    }
+
+
+def progress(run: RunFolder) -> dict[str, Any]:
+    """How far a run is: steps, what it does now, what ended last, what went wrong."""
+    try:
+        with run.ledger() as ledger:
+            steps, planned = ledger.steps(), ledger.planned_steps
+    except InvalidInput as error:
+        raise HTTPException(500, str(error)) from error
+    ended = [step for step in steps if step.outcome != "started"]
+    now = [step for step in steps if step.outcome == "started"]
+    failed = [step for step in ended if step.outcome == "failed"]
+    return {
+        "running": run.is_running,
+        "done": len(ended),
+        "total": max(planned, len(ended)),
+        "now": [f"{step.place}: {step.kind} {step.label}" for step in now[-1:]],
+        "last": [_step(step) for step in ended[-LAST_STEPS:][::-1]],
+        "failed": [_step(step) for step in failed[:LAST_STEPS]],
+    }
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    names = ("key", "kind", "label", "place", "outcome", "reason", "seconds")
+    return {name: getattr(step, name) for name in names}
+
+
+async def _events(run: RunFolder, request: Request) -> AsyncIterator[str]:
+    """The progress, whenever it changes, until the run has ended or nobody listens."""
+    told = ""
+    while not await request.is_disconnected():
+        state = await asyncio.to_thread(progress, run)
+        text = json.dumps(state)
+        if text != told:
+            told = text
+            yield f"data: {text}\n\n"
+        if not state["running"]:
+            yield "event: end\ndata: {}\n\n"
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _page(name: str, **values: Any) -> str:
+    style = (resources.files("pqbench_orchestrator.output.report") / "page.css").read_text(encoding="utf-8")
+    template = (resources.files("pqbench_orchestrator.output.web") / name).read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(style=style, **values)

@@ -1,0 +1,1 @@
+"""What there is and what to do: survey and plan."""

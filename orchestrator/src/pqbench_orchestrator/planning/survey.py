@@ -1,0 +1,418 @@
+"""What the plan must know before it is made: what the services can do, what the data are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from google.protobuf import json_format
+
+from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
+from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Target
+from pqbench_orchestrator.config.recipes import Recipe, Step
+from pqbench_orchestrator.dataset import DATASETS, Data
+from pqbench_orchestrator.metric import METRICS
+from pqbench_orchestrator.planning.places import COMPRESSOR, of_target
+from pqbench_wire.blobs import BlobStore, blob_of
+from pqbench_wire.catalog import unknown
+from pqbench_wire.client import Client, blobs_in
+from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Unavailable
+from pqbench_wire.onnx_walk import external_locations
+
+ONNX = "onnx"  # the plug-in for an ONNX file
+OWN_CODE = "code"  # the plug-in for a user's own file
+SHORT_NAMES = "thesis"  # the family whose members need not name it
+WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
+
+
+class Services(Protocol):
+    """What the survey asks of whoever runs the services."""
+
+    @property
+    def compressors(self) -> list[str]:
+        """The places of the compressors, the first to be asked first."""
+        ...
+
+    def client(self, name: str) -> Client:
+        """A client of the service at a place; starts it if need be. Raises Unavailable."""
+        ...
+
+    def swapped(self, name: str) -> bool:
+        """Whether the service takes turns with others."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFacts:
+    """What the compressor says of a recipe on a model."""
+
+    refused: str = ""
+    unavailable: str = ""
+    compressor: str = COMPRESSOR  # which one has the plug-ins
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    trains: bool = False
+    precision: str = ""  # name in Precision
+    forms: tuple[str, ...] = ()  # names in Form
+    needs_training: tuple[bool, ...] = ()  # of each step
+    needs_baseline: tuple[bool, ...] = ()
+    needs_labels: tuple[bool, ...] = ()
+    uses_training: tuple[bool, ...] = ()  # where there is a training split
+    classes: int = 0  # outputs of the classifier; 0: not known
+    fixed_batch: int = 0  # the only batch size that the model takes; 0: any
+    notes: tuple[str, ...] = ()  # what the manifest's author should know
+    unchecked: bool = False  # checking did not end
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Name -> type and shape of what the model takes; empty: an image."""
+        return {one["name"]: _kind(one["dtype"], one.get("shape", ())) for one in self.preprocessing.get("inputs", ())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFacts:
+    """What a runtime says of its backend."""
+
+    backend: str = ""
+    unavailable: str = ""
+    options_json: str = "{}"  # with every default filled in
+    routes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # precision name -> form names, best first
+
+    def form(self, precision: str, made: tuple[str, ...]) -> str:
+        """The form in which this target runs a precision, out of those that are made; empty if none."""
+        return next((form for form in self.routes.get(precision, ()) if form in made), "")
+
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What the data are."""
+
+    fingerprints: dict[str, str]  # split -> digest
+    inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
+    unlabelled: tuple[str, ...] = ()  # splits without labels
+    labels: int = 0  # the model needs at least so many outputs: one more than the largest label, or mapped output
+    classes: int = 0  # that are scored
+    scores_all: bool = False  # all outputs of a model, not only those of the classes
+    notes: tuple[str, ...] = ()  # what the manifest's author should know, such as files that were skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """Facts, all immutable; the plan is a pure function of them and the manifest."""
+
+    models: dict[str, dict[str, Any]]  # label -> compressor Model as JSON
+    recipes: dict[tuple[str, str], RecipeFacts]  # (model label, recipe identity), beginnings of recipes too
+    targets: dict[str, TargetFacts]
+    datasets: dict[str, DatasetFacts]
+    compressor_versions: dict[str, dict[str, str]]  # of each compressor
+
+    @property
+    def notes(self) -> list[str]:
+        """What the manifest's author should know, each said once."""
+        said = [f"model {label}: {note}" for (label, _), facts in self.recipes.items() for note in facts.notes]
+        for (label, identity), facts in self.recipes.items():
+            for dataset, data in self.datasets.items():
+                if identity == Recipe().identity and 0 < data.classes < facts.classes and data.scores_all:
+                    said.append(
+                        f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no "
+                        "map from classes to outputs: an image is right where its label's output is largest"
+                    )
+        said += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
+        return list(dict.fromkeys(said))
+
+
+def survey(
+    manifest: Manifest,
+    services: Services,
+    store: BlobStore,
+    datasets: dict[str, Data],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Survey:
+    """Ask every service. Raises InvalidInput, with the manifest's key, for what its author must change."""
+    for index, name in enumerate(manifest.metrics):
+        with _at(f"metrics.{index}"):
+            METRICS.load(name)
+    progress("starting services, asking what they can do")
+    models = {}
+    for index, model in enumerate(manifest.models):
+        with _at(f"models.{index}"):
+            models[model.label] = _model(model, store)
+    with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # they spend seconds importing their libraries
+        compressor = pool.submit(_ask_compressors, manifest, services, store, models, progress)
+        together = [target for target in manifest.targets if not services.swapped(of_target(target.name))]
+        answers = {target.name: pool.submit(_ask_target, manifest, target, services) for target in together}
+    versions, recipes = compressor.result()
+    found = {name: answer.result() for name, answer in answers.items()}
+    for target in manifest.targets:
+        if target.name not in found:
+            progress(f"asking {target.name} what it can do")
+            found[target.name] = _ask_target(manifest, target, services)
+    targets = {target.name: found[target.name] for target in manifest.targets}
+    return Survey(
+        models={label: json_format.MessageToDict(model) for label, model in models.items()},
+        recipes=recipes,
+        targets=targets,
+        datasets={label: _dataset_facts(data) for label, data in datasets.items()},
+        compressor_versions=versions,
+    )
+
+
+@contextmanager
+def _at(key: str) -> Iterator[None]:
+    """Name the manifest's key in what is wrong with it."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{key}: {error}") from error
+
+
+def _kind(dtype: object, shape: Iterable[object]) -> str:
+    return f"{dtype} [{', '.join(str(size) for size in shape)}]"
+
+
+def _dataset_facts(data: Data) -> DatasetFacts:
+    inputs = data.split("test").inputs or {}
+    return DatasetFacts(
+        fingerprints={name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()},
+        inputs={name: _kind(array.dtype, array.shape[1:]) for name, array in inputs.items()},
+        unlabelled=tuple(name for name, split in data.splits.items() if not split.labelled),
+        labels=1 + (max(data.outputs) if data.outputs else max(int(s.labels.max()) for s in data.splits.values())),
+        classes=len(data.classes),
+        scores_all=data.outputs is None and not inputs and data.split("test").labelled,
+        notes=tuple(dict.fromkeys(note for split in data.splits.values() for note in split.notes)),
+    )
+
+
+def load_datasets(
+    manifest: Manifest, root: Path, allow_code: bool = False, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Data]:
+    """The manifest's datasets by label. Raises InvalidInput, Refused or Unavailable with what to do."""
+    found = {}
+    for index, dataset in enumerate(manifest.datasets):
+        with _at(f"datasets.{index} ({dataset.label})"):
+            found[dataset.label] = _dataset(dataset, root, allow_code, progress)
+    return found
+
+
+def _dataset(dataset: Dataset, root: Path, allow_code: bool, progress: Callable[[str], None]) -> Data:
+    name, values = dataset.dataset, dataset.config
+    if dataset.is_own:
+        name, values = OWN_CODE, {"function": dataset.dataset, "arguments": dataset.config}
+    if name == OWN_CODE and not allow_code:
+        raise InvalidInput(f"dataset {dataset.label} is your own code: allow it with --allow-code")
+    if name not in DATASETS.names:
+        raise InvalidInput(unknown("dataset", name, DATASETS.names))
+    plugin = DATASETS.load(name)
+    config = DATASETS.configure(name, json.dumps(values))
+    return plugin.load(config, root, lambda fraction: progress(f"downloading {dataset.label}: {fraction:.0%}"))
+
+
+def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
+    plugin, name, code = _split_name(model.model)
+    message = compressor_pb2.Model(
+        plugin=plugin, name=name, config_json=json.dumps(model.config, sort_keys=True), weights_key=model.weights_key
+    )
+    if code is not None:
+        message.code.CopyFrom(store.put_file(_existing(code, "model:")))
+        for location, path in _beside(code) if plugin == ONNX else ():
+            message.external.add(location=location, blob=store.put_file(path))
+    message.weights = WEIGHTS.get(model.weights, compressor_pb2.WEIGHTS_FILE)
+    if message.weights == compressor_pb2.WEIGHTS_FILE:
+        message.file.CopyFrom(store.put_file(_existing(Path(model.weights), "weights: default, none, or a file;")))
+    if model.preprocessing is not None:
+        values = model.preprocessing.model_dump()
+        for key in ("mean", "std"):
+            values[key] = list(values[key]) * (values["channels"] if len(values[key]) == 1 else 1)
+        message.preprocessing.CopyFrom(Preprocessing(**values))
+    for name_of, tensor in model.inputs.items():
+        message.preprocessing.inputs.add(name=name_of, dtype=tensor.dtype, shape=tensor.shape)
+    return message
+
+
+def _beside(file: Path) -> Iterator[tuple[str, Path]]:
+    """The files in its folder that an ONNX file keeps its weights in, by the names that it gives them.
+
+    Raises InvalidInput for one that is missing, or that is not in the file's own folder.
+    """
+    for location in external_locations(file):
+        path = file.parent / location
+        outside = Path(location).is_absolute() or ".." in Path(location).parts
+        if outside or path.resolve() != file.parent.resolve() / location:  # a link may lead outside
+            raise InvalidInput(f"{file} keeps weights in {location!r}, which is not in its own folder")
+        yield location, _existing(path, f"{file} keeps weights in {location!r};")
+
+
+def _split_name(name: str) -> tuple[str, str, Path | None]:
+    """Plug-in, member and the user's file of a model's name in the manifest."""
+    if name.endswith(".onnx"):
+        return ONNX, Path(name).name, Path(name)
+    if ".py:" in name:
+        path, _, function = name.rpartition(":")
+        return OWN_CODE, function, Path(path)
+    family, slash, member = name.partition("/")
+    return (family, member, None) if slash else (SHORT_NAMES, name, None)
+
+
+def _existing(path: Path, what: str) -> Path:
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
+        shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:100]}… ({len(str(path))} characters)"
+        raise InvalidInput(f"{what} there is no file {shown}")
+    return path
+
+
+def _ask_compressors(
+    manifest: Manifest,
+    services: Services,
+    store: BlobStore,
+    models: dict[str, compressor_pb2.Model],
+    progress: Callable[[str], None],
+) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], RecipeFacts]]:
+    """Versions of each compressor, and each recipe's facts from the first that has its plug-ins."""
+    versions: dict[str, dict[str, str]] = {}
+    recipes: dict[tuple[str, str], RecipeFacts] = {}
+    wanted = [(label, identity) for label in models for identity in _with_beginnings(manifest)]
+    for name in services.compressors:
+        missing = [key for key in wanted if key not in recipes or recipes[key].unavailable]
+        if missing:
+            versions[name], found = _ask_compressor(name, manifest, services, store, models, missing, progress)
+            recipes |= {key: facts for key, facts in found.items() if key not in recipes or not facts.unavailable}
+    return versions, recipes
+
+
+def _ask_compressor(
+    name: str,
+    manifest: Manifest,
+    services: Services,
+    store: BlobStore,
+    models: dict[str, compressor_pb2.Model],
+    wanted: list[tuple[str, str]],
+    progress: Callable[[str], None],
+) -> tuple[dict[str, str], dict[tuple[str, str], RecipeFacts]]:
+    try:
+        client = services.client(name)
+        stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
+        capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
+    except (Unavailable, Timeout) as error:
+        return {}, dict.fromkeys(wanted, RecipeFacts(unavailable=f"{name}: {error}"))
+    known = [p.name for p in capabilities.plugins if p.kind == "model"]
+    beginnings = _with_beginnings(manifest)
+    recipes: dict[tuple[str, str], RecipeFacts] = {}
+    keys = {model.label: f"models.{index} ({model.label})" for index, model in enumerate(manifest.models)}
+    for label, identity in wanted:
+        model, recipe = models[label], beginnings[identity]
+        with _at(keys[label] if not recipe.steps else manifest.key_of(recipe.steps)):
+            if model.plugin not in known:
+                raise InvalidInput(unknown("family", model.plugin, known))
+            client.push(store, blobs_in(model))
+            for step in (step for step in recipe.steps if step.is_own):
+                client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), "method:"))])
+            baseline = recipes.get((label, Recipe().identity))
+            if baseline is not None and baseline.unchecked:
+                recipes[label, identity] = baseline  # its model would have to run for this recipe too
+                continue
+            progress(f"checking {label}: {recipe.label}")
+            request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
+            recipes[label, identity] = dataclasses.replace(
+                _check(client, stub, request, manifest.stall_seconds), compressor=name
+            )
+    return dict(capabilities.versions), recipes
+
+
+def _with_beginnings(manifest: Manifest) -> dict[str, Recipe]:
+    """Every recipe and every beginning of one, the baseline first, by identity."""
+    parts = [Recipe(steps=recipe.steps[:n]) for recipe in manifest.all_recipes for n in range(len(recipe.steps) + 1)]
+    return {part.identity: part for part in (Recipe(), *parts)}
+
+
+def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seconds: float) -> RecipeFacts:
+    """What cannot be checked is refused with its reason: it does not end the plan of the others."""
+    try:
+        answer = client.call(stub.Check, request, seconds)
+    except Refused as error:
+        return RecipeFacts(refused=str(error))
+    except Unavailable as error:
+        return RecipeFacts(unavailable=str(error))
+    except Timeout:
+        reason = f"it could not be checked within {seconds:.0f} s: its model may never end (stall_seconds)"
+        return RecipeFacts(refused=reason, unchecked=True)
+    except InvalidInput:
+        raise
+    except PqbenchError as error:
+        return RecipeFacts(refused=f"it cannot be checked: {error}")
+    return RecipeFacts(
+        refused=answer.refused,
+        preprocessing=json_format.MessageToDict(answer.preprocessing),
+        trains=answer.trains,
+        precision=Precision.Name(answer.precision),
+        forms=tuple(Form.Name(form) for form in answer.forms),
+        needs_training=tuple(needs.training_images for needs in answer.needs),
+        needs_baseline=tuple(needs.baseline for needs in answer.needs),
+        needs_labels=tuple(needs.labels for needs in answer.needs),
+        uses_training=tuple(needs.training_images_if_any for needs in answer.needs),
+        classes=answer.classes,
+        fixed_batch=answer.fixed_batch,
+        notes=tuple(answer.notes),
+    )
+
+
+def _ask_target(manifest: Manifest, target: Target, services: Services) -> TargetFacts:
+    with _at(f"targets.{manifest.targets.index(target)} ({target.name})"):
+        return _asked(target, services)
+
+
+def _asked(target: Target, services: Services) -> TargetFacts:
+    try:
+        client = services.client(of_target(target.name))
+        stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
+        request = runtime_pb2.GetCapabilitiesRequest(backends=[target.backend])
+        capabilities = client.call(stub.GetCapabilities, request)
+        options = json.dumps(target.options, sort_keys=True)
+        checked = client.call(stub.Check, runtime_pb2.CheckRequest(backend=target.backend, options_json=options))
+    except (Unavailable, Timeout) as error:
+        return TargetFacts(unavailable=str(error))
+    backend = capabilities.backends[0]
+    if not _has_version(backend.versions.get("tensorrt", ""), target.tensorrt):
+        reason = f"TensorRT {target.tensorrt} is wanted; the image has {backend.versions.get('tensorrt') or 'none'}"
+        return TargetFacts(unavailable=reason)
+    routes: dict[str, tuple[str, ...]] = {}
+    for route in checked.routes:
+        precision = Precision.Name(route.precision)
+        routes[precision] = (*routes.get(precision, ()), Form.Name(route.form))
+    return TargetFacts(
+        backend=target.backend,
+        options_json=checked.options_json,
+        routes=routes,
+        versions=dict(backend.versions) | dict(capabilities.versions),
+        device=checked.device,
+        environment=dict(capabilities.environment),
+    )
+
+
+def _has_version(version: str, wanted: str) -> bool:
+    parts = wanted.split(".") if wanted else []
+    return version.split(".")[: len(parts)] == parts
+
+
+def step_message(step: Step) -> compressor_pb2.Step:
+    """A manifest's step as the compressor takes it; a user's own class travels as its file's blob."""
+    if not step.is_own:
+        config_json = json.dumps(step.config, sort_keys=True)
+        return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=config_json)
+    path, _, name = step.method.rpartition(":")
+    config_json = json.dumps({"name": name, "arguments": step.config}, sort_keys=True)
+    return compressor_pb2.Step(kind=step.kind, plugin=OWN_CODE, config_json=config_json, code=blob_of(Path(path)))

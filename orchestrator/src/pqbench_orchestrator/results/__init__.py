@@ -1,0 +1,1 @@
+"""Results of cells, and their tables."""

@@ -1,0 +1,48 @@
+"""Measure: the times of an engine, interleaved with its baseline's where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from google.protobuf import json_format
+
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, engine_of, images_of
+from pqbench_orchestrator.store.ledger import StepResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """How it is timed, in which run and session."""
+
+    KIND: ClassVar[str] = "measure"
+    REUSED: ClassVar[bool] = False
+
+    target: str  # targets with equal options share engines, but each is measured for itself
+    settings: Json  # MeasureSettings
+    run_name: str
+    repeat: int
+
+    def identity(self) -> Json:
+        """All of it."""
+        return asdict(self)
+
+    def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
+        """MeasureResult. `needs`: build, inputs; baseline where it is interleaved with its baseline."""
+        request = runtime_pb2.MeasureRequest(
+            engines=[engine_of(needs[role]) for role in ("build", "baseline") if role in needs],
+            inputs=images_of(needs["inputs"]),
+            settings=runtime_pb2.MeasureSettings(**self.settings),  # scenarios by their names
+            run=f"{self.run_name} {step.key}",  # replicates and targets may ask the same: each is measured for itself
+            repeat=self.repeat,
+        )
+        stub, silence = runtime_pb2_grpc.RuntimeServiceStub, measuring_silence(request)
+        return json_format.MessageToDict(work.call(step, stub, "Measure", request, silence))
+
+
+def measuring_silence(request: runtime_pb2.MeasureRequest) -> float:
+    """Seconds for which a measurement may report nothing: warm-up, each probe of a rate, and energy are silent."""
+    settings = request.settings
+    each = settings.warmup_seconds + settings.max_seconds + settings.energy_seconds
+    return each * len(request.engines) * max(1, settings.concurrency)

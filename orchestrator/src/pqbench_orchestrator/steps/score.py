@@ -1,0 +1,69 @@
+"""Score: metrics of a prediction over the whole split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from google.protobuf import json_format
+
+from pqbench_orchestrator.dataset import Data, SplitName
+from pqbench_orchestrator.metric import METRICS, Outputs
+from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, images_of
+from pqbench_orchestrator.store.ledger import StepResult
+from pqbench_wire.errors import Failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Which metrics, on which split."""
+
+    KIND: ClassVar[str] = "score"
+    REUSED: ClassVar[bool] = True
+
+    dataset: str  # its label
+    fingerprint: str  # of the split's content
+    split: SplitName
+    is_labelled: bool
+    metrics: tuple[str, ...]
+
+    def identity(self) -> Json:
+        """A label decides nothing."""
+        return {"metrics": self.metrics, "data": self.fingerprint, "labelled": self.is_labelled}
+
+    def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
+        """{metrics, images, stopped}, and for labelled images {classes, right: a blob bool [2, N]}.
+
+        `needs`: predict, baseline, inputs. A model of a larger label set is scored on the dataset's outputs.
+        """
+        store, data = work.store, work.datasets[self.dataset]
+        labels = np.asarray(store.array(images_of(needs["inputs"]).labels))
+        variant, baseline = (store.array_of(needs[role]["outputs"]) for role in ("predict", "baseline"))
+        if "indices" in needs["predict"]:
+            indices = store.array_of(needs["predict"]["indices"])
+            labels, baseline = labels[indices], baseline[indices]
+        classifies = not needs["predict"].get("flattened", False)
+        if classifies and self.is_labelled:
+            _check_labels(f"dataset {self.dataset}", data, labels, variant.shape[1])
+        columns = list(data.outputs) if classifies and data.outputs is not None else slice(None)
+        outputs = Outputs(variant=variant[:, columns], baseline=baseline[:, columns], labels=labels)
+        applies = {"labels": classifies and self.is_labelled, "classes": classifies, "values": True}
+        metrics = {name: METRICS.load(name) for name in self.metrics}
+        scored: dict[str, Any] = {
+            "stopped": needs["predict"].get("stopped", ""),
+            "metrics": {name: m.score(outputs) if applies[m.COMPARES] else None for name, m in metrics.items()},
+            "images": len(labels),
+        }
+        if applies["labels"]:
+            scored["classes"] = outputs.variant.shape[1]
+            scored["right"] = json_format.MessageToDict(store.put_array(np.stack(outputs.right)))
+        return scored
+
+
+def _check_labels(name: str, data: Data, labels: np.ndarray, count: int) -> None:
+    """Raise Failed where a label has no output among the model's `count`."""
+    if data.outputs is not None and max(data.outputs) >= count:
+        raise Failed(f"{name} scores output {max(data.outputs)}; the model has {count}")
+    if data.outputs is None and int(labels.max()) >= count:
+        raise Failed(f"{name} has label {int(labels.max())}; the model has {count} outputs")

@@ -1,0 +1,44 @@
+"""Verify: how near an engine's outputs are to the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
+from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, engine_of, images_of
+from pqbench_orchestrator.store.ledger import StepResult
+from pqbench_wire import fidelity
+from pqbench_wire.errors import Failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """A baseline must compute the model; what a variant computes is a figure."""
+
+    KIND: ClassVar[str] = "verify"
+    REUSED: ClassVar[bool] = True
+
+    is_baseline: bool
+
+    def identity(self) -> Json:
+        """All of it."""
+        return asdict(self)
+
+    def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
+        """{sqnr_db, images}. `needs`: build, variant, inputs. Raises Failed for a baseline that is wrong."""
+        request = runtime_pb2.PredictRequest(engine=engine_of(needs["build"]), inputs=images_of(needs["inputs"]))
+        result = work.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
+        outputs, reference = work.store.array(result.outputs), work.store.array_of(needs["variant"]["reference"])
+        if outputs.shape != reference.shape:
+            raise Failed(
+                f"computes something else: outputs {list(outputs.shape)}, the model's own are {list(reference.shape)}"
+            )
+        decibels = fidelity.sqnr(reference, outputs)
+        least = fidelity.least_of_engine(needs["build"].get("executed", {}))
+        if self.is_baseline and decibels < least:
+            raise Failed(
+                f"computes something else: the engine's outputs are {decibels:.1f} dB from the model's own "
+                f"on {len(outputs)} images; its precision reaches {least:.0f} dB at least"
+            )
+        return {"sqnr_db": decibels, "images": len(outputs)}

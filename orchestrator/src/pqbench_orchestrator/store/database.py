@@ -1,0 +1,80 @@
+"""SQLite files whose troubles are one line: which file, what is wrong, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pqbench_wire.errors import InvalidInput
+
+LOCKED_SECONDS = 30.0  # that another process may hold the file
+
+
+class Database:
+    """An SQLite file whose troubles are one line: which file, what is wrong, what to do."""
+
+    def __init__(self, path: Path, schema: str, advice: str, read_only: bool = False) -> None:
+        self.path, self._advice = path, advice
+        with self._translated():
+            if read_only:
+                self._db = _reading(path)
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=LOCKED_SECONDS)
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.executescript(schema)
+                stack.pop_all()
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        with self._translated():
+            return self._db.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Write rows in one transaction; they are on disk when this returns."""
+        with self._translated(), self._db:
+            self._db.executemany(statement, rows)
+
+    def read_json(self, text: str) -> Any:
+        """A value that the file holds as JSON."""
+        with self._translated():
+            return json.loads(text)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # full, locked, read-only, of another schema
+            raise InvalidInput(f"{self.path}: {error}; {self._advice}") from error
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise InvalidInput(f"{self.path} is damaged: {error}; {self._advice}") from error
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, no files of SQLite's own either where no writer has left any."""
+    if not path.is_file():
+        raise InvalidInput(f"{path.parent}: not a run: it has no {path.name}")
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    is_written = path.with_name(f"{path.name}-wal").exists()
+    db = sqlite3.connect(address if is_written else f"{address}&immutable=1", uri=True, timeout=LOCKED_SECONDS)
+    with contextlib.ExitStack() as stack:
+        stack.callback(db.close)
+        db.execute("SELECT count(*) FROM run")
+        stack.pop_all()
+    return db
+
+
+def digest_of_text(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()

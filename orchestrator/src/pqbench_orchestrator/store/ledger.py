@@ -1,0 +1,252 @@
+"""The ledger: the record of every step and cell of a run, in SQLite.
+
+A step's or cell's row is added, never changed: the newest row of a key counts. Facts of the run are replaced. Every
+value carries a digest, so that one which was damaged is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pqbench_orchestrator.store.database import Database, digest_of_text
+from pqbench_wire.errors import InvalidInput
+
+ADVICE = "make room, give access or restore the file; nothing else of the run was touched"
+REDONE_ADVICE = "pqbench run --continue does it again, or restore the file"
+WITH_DIGESTS = 1  # SQLite's user_version of a ledger whose values all carry a digest; older ones have 0
+FILE = "ledger.sqlite"  # in the run's folder
+# Names of facts in the table `run`.
+CELLS = "cells"  # keys of the newest plan's cells, in its order
+MANIFEST, STEPS, SAMPLES = "manifest", "steps", "samples.parquet"
+STEPS_OF, CONFIRMED = "cell {}", "confirmed {}"  # by a cell's key, and by the key of the measurement that is confirmed
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS steps (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL, label TEXT NOT NULL, place TEXT NOT NULL,
+    outcome TEXT NOT NULL, reason TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, result TEXT
+);
+CREATE INDEX IF NOT EXISTS steps_key ON steps (key);
+CREATE TABLE IF NOT EXISTS cells (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL,
+    recorded REAL NOT NULL, row TEXT NOT NULL
+);
+"""
+
+
+StepResult = dict[str, Any]  # a step's result as JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """The newest row of a step."""
+
+    key: str
+    kind: str
+    label: str
+    place: str
+    outcome: str  # started, ok, cached, refused, unavailable, failed
+    reason: str
+    seconds: float
+    result: StepResult | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its result can be used."""
+        return self.outcome in ("ok", "cached")
+
+
+COLUMNS = "key, kind, label, place, outcome, reason, seconds"
+
+
+class Ledger:
+    """One run's ledger file; with `read_only` nothing is written, and a missing file is InvalidInput.
+
+    A value that was damaged is InvalidInput when it is read.
+    """
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self._db = Database(path, SCHEMA, ADVICE, read_only)
+        if not read_only and self.is_empty:
+            self._db.rows(f"PRAGMA user_version = {WITH_DIGESTS}")
+        ((version,),) = self._db.rows("PRAGMA user_version")
+        self._has_digests = version >= WITH_DIGESTS
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever recorded."""
+        count = "SELECT (SELECT count(*) FROM run) + (SELECT count(*) FROM steps) + (SELECT count(*) FROM cells)"
+        return self._db.rows(count) == [(0,)]
+
+    def begin(self, manifest: str, steps: int) -> None:
+        """Note the manifest's name and the number of steps of the plan that is about to be done."""
+        self._note({MANIFEST: manifest, STEPS: str(steps)})
+
+    @property
+    def manifest_name(self) -> str:
+        """The name of the run's manifest; empty where none was noted."""
+        return self._fact(MANIFEST) or ""
+
+    @property
+    def planned_steps(self) -> int:
+        """The number of steps of the newest plan; 0 where none was noted."""
+        return int(self._db.read_json(self._fact(STEPS) or "0"))
+
+    def record(
+        self,
+        *,
+        key: str,
+        kind: str,
+        label: str,
+        place: str,
+        outcome: str,
+        reason: str = "",
+        seconds: float = 0.0,
+        result: StepResult | None = None,
+    ) -> None:
+        """Add a row for a step; it is on disk when this returns."""
+        text = None if result is None else self._sealed(f"{key} {outcome}", json.dumps(result, sort_keys=True))
+        row = (key, kind, label, place, outcome, reason, time.time() - seconds, seconds, text)
+        self._db.write(
+            "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [row],
+        )
+
+    def step(self, key: str) -> StepRecord | None:
+        """The newest row of a step, or None."""
+        query = f"SELECT {COLUMNS}, result FROM steps WHERE key = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
+        rows = self._db.rows(query, (key,))
+        return self._step_record(*rows[0]) if rows else None
+
+    def steps(self) -> list[StepRecord]:
+        """The newest row of every step without its result, in the order in which these were written."""
+        rows = self._db.rows(
+            f"SELECT {COLUMNS}, NULL FROM steps AS s"  # noqa: S608
+            " WHERE id = (SELECT max(id) FROM steps WHERE key = s.key) ORDER BY id"
+        )
+        return [self._step_record(*row) for row in rows]
+
+    def _step_record(self, *row: Any) -> StepRecord:
+        *fields, value = row
+        record = StepRecord(**dict(zip(COLUMNS.split(", "), fields, strict=True)))
+        text = self._opened(f"{record.key} {record.outcome}", value)
+        return replace(record, result=self._db.read_json(text)) if text else record
+
+    def record_plan(self, cells: Mapping[str, Mapping[str, str]]) -> None:
+        """Note the keys of each cell's steps by role, of the newest plan's cells in its order."""
+        self._note({STEPS_OF.format(cell): json.dumps(dict(steps)) for cell, steps in cells.items()})
+        self._note({CELLS: json.dumps(list(cells))})
+
+    def steps_of(self, cell: str) -> dict[str, str]:
+        """The keys of a cell's steps by role; ledgers of old versions may lack them."""
+        text = self._fact(STEPS_OF.format(cell))
+        if text is None and self._has_digests:
+            raise InvalidInput(f"{self._db.path} is damaged: it lacks the steps of cell {cell}; {REDONE_ADVICE}")
+        return dict(self._db.read_json(text)) if text else {}
+
+    def results_of(self, cell: str) -> dict[str, StepResult]:
+        """The results of a cell's steps by role, of those that have one."""
+        records = {role: self.step(key) for role, key in self.steps_of(cell).items()}
+        return {role: one.result for role, one in records.items() if one is not None and one.result is not None}
+
+    def record_cells(self, rows: Iterable[tuple[str, str, str, dict[str, Any]]]) -> None:
+        """Add a row (key, outcome, reason, columns) for each cell."""
+        now = time.time()
+        self._db.write(
+            "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)",
+            [
+                (key, outcome, reason, now, self._sealed(key, json.dumps(columns)))
+                for key, outcome, reason, columns in rows
+            ],
+        )
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The newest columns of every cell of the newest plan, in its order."""
+        rows = self._db.rows("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
+        newest = {key: self._db.read_json(self._opened(key, row)) for key, row in rows}
+        if not all(isinstance(row, dict) for row in newest.values()):
+            raise InvalidInput(f"{self._db.path} is damaged: a cell has no columns; {ADVICE}")
+        planned = self._fact(CELLS)  # not in the ledgers of old runs
+        return [newest[key] for key in (self._db.read_json(planned) if planned else newest) if key in newest]
+
+    def confirm(self, cell: str, columns: dict[str, Any]) -> None:
+        """Note the columns of a measurement made after a choice of this cell."""
+        self._note({self._name_of_confirmation(cell): json.dumps(columns)})
+
+    def confirmation(self, cell: str) -> dict[str, Any] | None:
+        """The columns of the newest measurement after a choice of this cell, or None."""
+        text = self._fact(self._name_of_confirmation(cell))
+        return dict(self._db.read_json(text)) if text else None
+
+    def _name_of_confirmation(self, cell: str) -> str:
+        """By the measurement that it confirms, so that another version's is not taken for it."""
+        return CONFIRMED.format(self.steps_of(cell).get("measure"))
+
+    def record_samples(self, digest: str) -> None:
+        """Note the digest of the run's samples."""
+        self._note({SAMPLES: digest})
+
+    @property
+    def samples_digest(self) -> str | None:
+        """The digest of the run's samples; None in ledgers of old versions."""
+        return self._fact(SAMPLES)
+
+    def documents(self) -> Iterator[Any]:
+        """Every value that it holds as JSON."""
+        for step in self.steps():
+            record = self.step(step.key)
+            yield record.result if record is not None else None
+        for name, value in self._db.rows("SELECT key, value FROM run"):
+            if name not in (MANIFEST, SAMPLES):
+                yield self._db.read_json(self._opened(name, value))
+
+    def discard_damaged(self) -> list[str]:
+        """Remove every value that was damaged, so that it is made again; returns what each was."""
+        found = []
+        for what, query, remove in (
+            ("fact", "SELECT rowid, key, value FROM run", "DELETE FROM run WHERE rowid = ?"),
+            ("step", "SELECT id, key || ' ' || outcome, result FROM steps", "DELETE FROM steps WHERE id = ?"),
+            ("cell", "SELECT id, key, row FROM cells", "DELETE FROM cells WHERE id = ?"),
+        ):
+            for row, name, text in self._db.rows(query):
+                try:
+                    self._opened(name, text)
+                except InvalidInput:
+                    found.append(f"{what} {name}")
+                    self._db.write(remove, [(row,)])
+        return found
+
+    def _note(self, facts: Mapping[str, str]) -> None:
+        sealed = [(name, self._sealed(name, value)) for name, value in facts.items()]
+        self._db.write("INSERT OR REPLACE INTO run VALUES (?, ?)", sealed)
+
+    def _fact(self, name: str) -> str | None:
+        rows = self._db.rows("SELECT value FROM run WHERE key = ?", (name,))
+        return self._opened(name, rows[0][0]) if rows else None
+
+    def _sealed(self, name: str, text: str) -> str:
+        return f"{text}\n{digest_of_text(name + text)}" if self._has_digests else text
+
+    def _opened(self, name: str, value: Any) -> Any:
+        """What was sealed under a name; None where nothing was."""
+        if value is None or not self._has_digests:
+            return value
+        text, _, digest = str(value).rpartition("\n")
+        if digest != digest_of_text(name + text):
+            raise InvalidInput(f"{self._db.path} is damaged: {name} is not what was recorded; {REDONE_ADVICE}")
+        return text
