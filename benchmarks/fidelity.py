@@ -34,11 +34,11 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench_compressor import export
 from pqbench_compressor.plugins import MODELS, QUANTIZERS, Context, Files, Source, Training
-from pqbench_orchestrator.config.manifest import Step
+from pqbench_orchestrator.config.recipes import Step
 from pqbench_orchestrator.execution.launch.process import ProcessLauncher
 from pqbench_orchestrator.output.report.page import figures_page
-from pqbench_orchestrator.planning.survey import step_message
 from pqbench_orchestrator.statistics import paired_speedup
+from pqbench_orchestrator.steps.compress import step_message
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of

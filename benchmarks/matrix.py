@@ -31,9 +31,9 @@ from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, QUANTIZERS, Context, Files, Training
 from pqbench_compressor.recalibrate import Config, recalibrate
-from pqbench_orchestrator.config.manifest import Step
+from pqbench_orchestrator.config.recipes import Step
 from pqbench_orchestrator.dataset import fit
-from pqbench_orchestrator.planning.survey import step_message
+from pqbench_orchestrator.steps.compress import step_message
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import PqbenchError, Refused
 

@@ -23,7 +23,8 @@ from fidelity import SETTINGS, Case, case
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench_orchestrator.decide.compare import Identity, Session, Side, compare
+from pqbench_orchestrator.decide.compare import compare
+from pqbench_orchestrator.decide.sides import Identity, Session, Side
 from pqbench_orchestrator.results.cell import OK, CellResult, Timing
 from pqbench_orchestrator.statistics import BETTER, SAME, WORSE, Ratio, paired_speedup, verdict
 from pqbench_runtime import timing

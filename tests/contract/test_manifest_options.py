@@ -21,7 +21,8 @@ from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Files
 from pqbench_orchestrator.cli import app
 from pqbench_orchestrator.config.load import load_manifest
 from pqbench_orchestrator.dataset import DATASETS
-from pqbench_orchestrator.planning.survey import _model, step_message
+from pqbench_orchestrator.planning.survey import _model
+from pqbench_orchestrator.steps.compress import step_message
 from pqbench_runtime.backend import BACKENDS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import parse_config

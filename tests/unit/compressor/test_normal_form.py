@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pqbench.common.v1.common_pb2 import Form, Input, Preprocessing
 from pqbench_compressor import export, normal_form, onnx_check
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
-from pqbench_compressor.quantizers._graph import Graph
 from pqbench_orchestrator.planning.survey import _beside
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, normalise

@@ -15,11 +15,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Preprocessing
-from pqbench_compressor import export
+from pqbench_compressor import export, fake_quant
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
-from pqbench_compressor.quantizers import _calibration, _fake_quant, _placement, _smoothing
+from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
 from pqbench_compressor.quantizers._calibration import Activation
-from pqbench_compressor.quantizers._graph import Graph
 from pqbench_compressor.quantizers._heldout import fewest
 from pqbench_wire.errors import InvalidInput, OutOfMemory, Refused
 
@@ -275,13 +275,13 @@ def test_rounding_in_pytorch_uses_as_many_levels_as_bits_allow(bits: int) -> Non
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(64, 4)).eval()
     before = layer[0].weight.clone()
-    _fake_quant.insert(layer, bits, bits)
-    _fake_quant.observe(layer, np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32))
+    fake_quant.insert(layer, bits, bits)
+    fake_quant.observe(layer, np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32))
     for row in layer[0].weight:
         assert len(torch.unique(row)) <= 2**bits - 1
     seen = layer[0].rounded_input.rounded(torch.linspace(-3, 3, 1000))
     assert len(torch.unique(seen)) <= 2**bits
-    _fake_quant.remove(layer)
+    fake_quant.remove(layer)
     torch.testing.assert_close(layer[0].weight, before)
     assert not layer[0]._forward_pre_hooks
 

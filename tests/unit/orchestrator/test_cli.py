@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pqbench_orchestrator.cli import _gate, _go_on, _points, _settings
-from pqbench_orchestrator.decide import compare
+from pqbench_orchestrator.cli.app import points_of
+from pqbench_orchestrator.cli.decisions import gate
+from pqbench_orchestrator.cli.experiments import command_to_go_on, settings_of
+from pqbench_orchestrator.decide import compare, sides
 from pqbench_orchestrator.execution.session import Settings
 from pqbench_orchestrator.output.terminal import LiveDisplay
 from pqbench_orchestrator.statistics import SAME
@@ -21,30 +23,30 @@ from pqbench_wire.errors import InvalidInput
 
 from .cells import cell
 
-IDENTITY = compare.Identity("m", "d", "r", 1, 1, None)
+IDENTITY = sides.Identity("m", "d", "r", 1, 1, None)
 SPEC = Profile(target="t", seconds=1.0, run_name="r")
 
 
 @pytest.mark.parametrize(("text", "points"), [("1%", 1.0), ("1", 1.0), ("0.5%", 0.5), ("0", 0.0)])
 def test_a_percentage_is_in_points_with_and_without_its_sign(text: str, points: float) -> None:
-    assert _points(text, "--max-drop") == points
+    assert points_of(text, "--max-drop") == points
 
 
 @pytest.mark.parametrize("text", ["much", "-1%", "101%", "nan", "%"])
 def test_what_is_no_percentage_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=f"--max-drop: '{text}' is"):
-        _points(text, "--max-drop")
+        points_of(text, "--max-drop")
 
 
 def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
     refused = compare.Change(identity=IDENTITY, verdict=compare.NOT_COMPARABLE, reason="scenario: a and b")
     with pytest.raises(InvalidInput, match="no cell could be compared"):
-        _gate([refused], 0.03, 0.05)
+        gate([refused], 0.03, 0.05)
     timed, failed = cell({"Inference Time (ms)": 1.0}), cell({"Outcome": "failed"})
     lost = compare.Change(identity=IDENTITY, verdict=compare.NOT_COMPARABLE, old=timed, new=failed, is_lost=True)
     same = compare.Change(identity=IDENTITY, verdict=SAME, is_apart=True)
-    assert _gate([same], 0.1, 0.05) == 0 and capsys.readouterr().err == ""
-    assert _gate([same, lost], 0.03, 0.05) == 1
+    assert gate([same], 0.1, 0.05) == 0 and capsys.readouterr().err == ""
+    assert gate([same, lost], 0.03, 0.05) == 1
     said = capsys.readouterr().err
     assert "--tolerance" in said and "1 of 2 cells got worse, 1 of them do not run any more" in said
     assert "could not be compared" not in said, "what does not run any more is counted once"
@@ -54,13 +56,16 @@ def test_a_run_is_continued_where_it_lies(tmp_path: Path) -> None:
     folder = tmp_path / "experiments/x"
     folder.mkdir(parents=True)
     live = LiveDisplay(Console(file=io.StringIO()))
-    by_folder = _settings(live, folder, Path("data"), None, False, again=True)
+    by_folder = settings_of(live, folder, Path("data"), None, False, again=True)
     assert (by_folder.data, by_folder.manifest, by_folder.is_new) == (tmp_path, None, False)
     manifest = tmp_path / "m.yaml"
-    by_manifest = _settings(live, manifest, Path("data"), None, False, again=True)
+    by_manifest = settings_of(live, manifest, Path("data"), None, False, again=True)
     assert (by_manifest.data, by_manifest.manifest) == (Path("data"), manifest)
     settings = Settings(data=tmp_path, inventory=Path("i.yaml"), allow_code=True)
-    assert _go_on("run", RunFolder(Path("x")), settings) == "pqbench run --continue x --inventory i.yaml --allow-code"
+    assert (
+        command_to_go_on("run", RunFolder(Path("x")), settings)
+        == "pqbench run --continue x --inventory i.yaml --allow-code"
+    )
 
 
 def test_what_looks_like_markup_in_a_reason_is_shown_as_it_is() -> None:

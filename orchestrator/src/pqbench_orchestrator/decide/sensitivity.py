@@ -15,8 +15,8 @@ from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.dataset import Data, prepare
 from pqbench_orchestrator.execution.services import Services
+from pqbench_orchestrator.planning.facts import Survey
 from pqbench_orchestrator.planning.plan import unsuitable
-from pqbench_orchestrator.planning.survey import Survey
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Refused

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from pqbench_orchestrator.planning.survey import Survey
+from pqbench_orchestrator.planning.facts import Survey
 from pqbench_wire.process import source_version, versions_of
 
 LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "duckdb")

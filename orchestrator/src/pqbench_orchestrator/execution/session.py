@@ -14,8 +14,9 @@ from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.execute import Execution, Watcher
 from pqbench_orchestrator.execution.services import Launcher, Services, from_inventory
+from pqbench_orchestrator.planning.facts import Survey
 from pqbench_orchestrator.planning.plan import Plan, plan
-from pqbench_orchestrator.planning.survey import Survey, load_datasets, survey
+from pqbench_orchestrator.planning.survey import load_datasets, survey
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.run_folder import MANIFEST, RunFolder
 from pqbench_orchestrator.store.step_cache import StepCache

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pqbench_orchestrator.decide.compare import Change, Identity
+from pqbench_orchestrator.decide.compare import Change
+from pqbench_orchestrator.decide.sides import Identity
 from pqbench_orchestrator.results.cell import CellResult
 
 COLUMNS = (

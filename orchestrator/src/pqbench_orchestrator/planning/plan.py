@@ -9,38 +9,17 @@ compressed once, one accuracy pass serves all batch sizes and repeats.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from google.protobuf import json_format
+from typing import Any
 
 from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Target
 from pqbench_orchestrator.config.recipes import Recipe
-from pqbench_orchestrator.dataset import SplitName
-from pqbench_orchestrator.planning.places import ORCHESTRATOR, of_target
-from pqbench_orchestrator.planning.survey import DatasetFacts, RecipeFacts, Survey, TargetFacts, step_message
-from pqbench_orchestrator.steps.build import Build
-from pqbench_orchestrator.steps.compress import Compress
-from pqbench_orchestrator.steps.measure import Measure
-from pqbench_orchestrator.steps.predict import Predict, StopEarly
-from pqbench_orchestrator.steps.prepare import Prepare
-from pqbench_orchestrator.steps.profile import Profile
-from pqbench_orchestrator.steps.score import Score
-from pqbench_orchestrator.steps.step import Spec, Step, digest, key_of
-from pqbench_orchestrator.steps.try_artifact import TryArtifact
-from pqbench_orchestrator.steps.verify import Verify
+from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts
+from pqbench_orchestrator.planning.step_graph import Load, StepGraph
+from pqbench_orchestrator.steps.step import Step, digest
 
 SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
-LATER = 1 << 20  # beyond every target's rank
 # Roles of steps that no figure of a cell needs.
 DIAGNOSTICS = ("profile", "baseline profile", "artifact", "baseline fidelity")
-TRIED_BATCHES = (1, 3)  # with which an artifact of any batch size is tried
-
-
-class Load(NamedTuple):
-    """What an engine is to do in one cell."""
-
-    batch_size: int
-    concurrency: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +55,9 @@ class Plan:
 
 def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], cheap: bool = False) -> Plan:
     """The plan of a run. `versions` are the orchestrator's own; `cheap`: only what a choice looks at."""
-    planner = _Planner(manifest, facts, run, versions, cheap)
+    graph = StepGraph(manifest, facts, run, versions, cheap)
     cells = [
-        planner.cell(model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
+        _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
         for model in manifest.models
         for dataset in manifest.datasets
         for recipe in manifest.all_recipes
@@ -88,341 +67,86 @@ def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], 
         for concurrency in manifest.concurrency
         for repeat in range(manifest.repeats)
     ]
-    return Plan(steps=tuple(sorted(planner.steps.values(), key=lambda step: step.stage)), cells=tuple(cells))
+    return Plan(steps=tuple(sorted(graph.steps.values(), key=lambda step: step.stage)), cells=tuple(cells))
 
 
-@dataclass
-class _Planner:
-    manifest: Manifest
-    facts: Survey
-    run: str
-    versions: dict[str, str]
-    cheap: bool = False
-    steps: dict[str, Step] = field(default_factory=dict)
+def _cell(
+    graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
+) -> Cell:
+    facts, runtime = graph.facts_of(model, recipe), graph.facts.targets[target.name]
+    at_once = [load.concurrency] if load.concurrency > 1 else []
+    identity = [model.label, dataset.label, recipe.label, target.name, load.batch_size, *at_once, repeat]
+    known: dict[str, Any] = {
+        "key": digest(identity)[:12],
+        "model": model.label,
+        "dataset": dataset.label,
+        "recipe": recipe,
+        "target": target,
+        "batch_size": load.batch_size,
+        "concurrency": load.concurrency,
+        "repeat": repeat,
+        "scenario": graph.manifest.measure.scenario,
+        "selection": graph.selection(model, dataset),
+        "seed": graph.manifest.seed,
+        "precision": facts.precision.removeprefix("PRECISION_"),
+        "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
+    }
+    outcome, reason = _outcome(graph, model, facts, runtime, target, dataset, load)
+    if outcome:
+        return Cell(**known, outcome=outcome, reason=reason)
+    roles = {
+        "unpruned": graph.checkpoint(model, dataset, ()),
+        "variant": graph.variant(model, dataset, recipe, target),
+        "build": graph.build(model, dataset, recipe, target, load.batch_size),
+        "fidelity": graph.verify(model, dataset, recipe, target, load.batch_size),
+        "baseline fidelity": graph.verify(model, dataset, Recipe(), target, load.batch_size),
+        "artifact": graph.try_artifact(model, dataset, recipe, target),
+        "inputs": graph.prepare(model, dataset, "test", dataset.test_images),
+        "held-out score": graph.held_out_score(model, dataset, recipe, target),
+    }
+    if not (graph.cheap and roles["held-out score"]):
+        roles["predict"] = graph.predict(model, dataset, recipe, target)
+        roles["score"] = graph.score(model, dataset, recipe, target, roles["predict"])
+    if facts.precision != SIMULATED:
+        roles |= graph.timed(model, dataset, recipe, target, load, repeat)
+    pruned = [step for step in recipe.steps if step.kind != "quantize"]
+    prefixes = (graph.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
+    return Cell(
+        **known,
+        steps={role: key for role, key in roles.items() if key},
+        preparation=(*prefixes, roles["variant"]),
+    )
 
-    def cell(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int) -> Cell:
-        facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
-        at_once = [load.concurrency] if load.concurrency > 1 else []
-        identity = [model.label, dataset.label, recipe.label, target.name, load.batch_size, *at_once, repeat]
-        known: dict[str, Any] = {
-            "key": digest(identity)[:12],
-            "model": model.label,
-            "dataset": dataset.label,
-            "recipe": recipe,
-            "target": target,
-            "batch_size": load.batch_size,
-            "concurrency": load.concurrency,
-            "repeat": repeat,
-            "scenario": self.manifest.measure.scenario,
-            "selection": self._selection(model, dataset),
-            "seed": self.manifest.seed,
-            "precision": facts.precision.removeprefix("PRECISION_"),
-            "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
-        }
-        outcome, reason = self._outcome(model, facts, runtime, target, dataset, load)
-        if outcome:
-            return Cell(**known, outcome=outcome, reason=reason)
-        roles = {
-            "unpruned": self._checkpoint(model, dataset, ()),
-            "variant": self._variant(model, dataset, recipe, target),
-            "build": self._build(model, dataset, recipe, target, load.batch_size),
-            "fidelity": self._verify(model, dataset, recipe, target, load.batch_size),
-            "baseline fidelity": self._verify(model, dataset, Recipe(), target, load.batch_size),
-            "artifact": self._try(model, dataset, recipe, target),
-            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
-            "held-out score": self._held_out_score(model, dataset, recipe, target),
-        }
-        if not (self.cheap and roles["held-out score"]):
-            roles["predict"] = self._predict(model, dataset, recipe, target)
-            roles["score"] = self._score(model, dataset, recipe, target, roles["predict"])
-        if facts.precision != SIMULATED:
-            roles |= self._timed(model, dataset, recipe, target, load, repeat)
-        pruned = [step for step in recipe.steps if step.kind != "quantize"]
-        prefixes = (self._checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
-        return Cell(
-            **known,
-            steps={role: key for role, key in roles.items() if key},
-            preparation=(*prefixes, roles["variant"]),
+
+def _outcome(
+    graph: StepGraph,
+    model: Model,
+    facts: RecipeFacts,
+    runtime: TargetFacts,
+    target: Target,
+    dataset: Dataset,
+    load: Load,
+) -> tuple[str, str]:
+    """What is known before any work."""
+    unpruned = graph.facts_of(model, Recipe())
+    if facts.unavailable or runtime.unavailable:
+        return "unavailable", facts.unavailable or runtime.unavailable
+    if refused := unpruned.refused or facts.refused:
+        return "refused", refused
+    if unpruned.fixed_batch not in (0, load.batch_size):
+        return (
+            "refused",
+            f"the file's batch is fixed at {unpruned.fixed_batch}: export it with a dynamic batch axis",
         )
-
-    def _timed(
-        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
-    ) -> dict[str, str]:
-        """The steps that take times, by role: of each replicate of the engine, and of its layers."""
-        measure = self.manifest.measure
-        roles = {"measure": self._measure(model, dataset, recipe, target, load, repeat, 0)}
-        if recipe.steps:
-            roles["baseline build"] = self._build(model, dataset, Recipe(), target, load.batch_size)
-        for replicate in range(1, self.manifest.build_replicates):
-            roles[f"build {replicate}"] = self._build(model, dataset, recipe, target, load.batch_size, replicate)
-            roles[f"measure {replicate}"] = self._measure(model, dataset, recipe, target, load, repeat, replicate)
-        if recipe.steps and not measure.paired and measure.scenario != "server":
-            roles["baseline measure"] = self._measure(model, dataset, Recipe(), target, load, repeat, 0)
-        if measure.profile_seconds and not self.cheap:
-            roles["profile"] = self._profile(model, dataset, recipe, target, load.batch_size)
-            roles["baseline profile"] = self._profile(model, dataset, Recipe(), target, load.batch_size)
-        return roles
-
-    def _outcome(
-        self, model: Model, facts: RecipeFacts, runtime: TargetFacts, target: Target, dataset: Dataset, load: Load
-    ) -> tuple[str, str]:
-        """What is known before any work."""
-        unpruned = self._facts_of(model, Recipe())
-        if facts.unavailable or runtime.unavailable:
-            return "unavailable", facts.unavailable or runtime.unavailable
-        if refused := unpruned.refused or facts.refused:
-            return "refused", refused
-        if unpruned.fixed_batch not in (0, load.batch_size):
-            return (
-                "refused",
-                f"the file's batch is fixed at {unpruned.fixed_batch}: export it with a dynamic batch axis",
-            )
-        precision = facts.precision.removeprefix("PRECISION_")
-        routes = runtime.routes.get(facts.precision)
-        if routes is None:
-            return "refused", f"{target.backend} has no route for {precision}"
-        if not runtime.form(facts.precision, facts.forms):
-            wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
-            return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
-        reason = unsuitable(facts, unpruned.classes, dataset.label, self.facts.datasets[dataset.label])
-        return ("refused", reason) if reason else ("", "")
-
-    def _prepare(
-        self, model: Model, dataset: Dataset, split: SplitName, limit: int | None, held_out: int | None = None
-    ) -> str:
-        spec = Prepare(
-            dataset=dataset.label,
-            fingerprint=self.facts.datasets[dataset.label].fingerprints[split],
-            split=split,
-            limit=limit,
-            seed=0 if limit is None else self.manifest.seed,
-            preprocessing=self._facts_of(model, Recipe()).preprocessing,
-            held_out=held_out,
-        )
-        count = f", {limit} images" if limit else ", held out" if held_out is not None else ""
-        return self._add(f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions)
-
-    def _checkpoint(self, model: Model, dataset: Dataset, steps: tuple[Any, ...]) -> str:
-        """The step that leaves the model as it is after `steps`, none of which quantizes."""
-        if self._is_onnx(model):
-            return ""
-        return self._compress(model, dataset, steps, steps[-1:], ())
-
-    def _variant(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """The step that exports a recipe's artifact in a target's form; no other target changes its key."""
-        quantize = tuple(step for step in recipe.steps if step.kind == "quantize")
-        facts = self._facts_of(model, recipe)
-        form = self.facts.targets[target.name].form(facts.precision, facts.forms)
-        return self._compress(model, dataset, recipe.steps, quantize, (form,) if form else ())
-
-    def _compress(
-        self, model: Model, dataset: Dataset, steps: tuple[Any, ...], now: tuple[Any, ...], forms: tuple[str, ...]
-    ) -> str:
-        """Apply `now`, the end of `steps`, to the checkpoint of what comes before, and export `forms`."""
-        recipe = Recipe(steps=steps)
-        facts = self._facts_of(model, recipe)
-        before = steps[: len(steps) - len(now)]
-        wanted = list(facts.needs_training)
-        if "train" in self.facts.datasets[dataset.label].fingerprints and facts.uses_training:
-            wanted = [a or b for a, b in zip(wanted, facts.uses_training, strict=True)]
-        wants_training = [wanted[len(before) + i] for i in range(len(now))]
-        wants_baseline = [facts.needs_baseline[len(before) + i] for i in range(len(now))]
-        needs = {"verification": self._prepare(model, dataset, "test", self.manifest.verification_images)}
-        is_first = not steps and not forms  # loads, or trains, the model; all else starts from its checkpoint
-        if not is_first and (parent := self._checkpoint(model, dataset, before)):
-            needs["checkpoint"] = parent
-        if any(wants_training) or (is_first and facts.trains):
-            needs["training"] = self._prepare(model, dataset, "train", dataset.train_images)
-        if any(wants_baseline):
-            needs["baseline"] = self._checkpoint(model, dataset, ())
-        spec = Compress(
-            model=self.facts.models[model.label],
-            steps=tuple(json_format.MessageToDict(step_message(step)) for step in now),
-            forms=forms,
-            seed=self.manifest.seed,
-        )
-        done = recipe.label if not forms else f"{recipe.label} -> {', '.join(f.removeprefix('FORM_') for f in forms)}"
-        versions = self.facts.compressor_versions[facts.compressor]
-        return self._add(f"{model.label}: {done}", facts.compressor, spec, needs, (1, 0), versions)
-
-    def _build(
-        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int, replicate: int = 0
-    ) -> str:
-        facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
-        spec = Build(
-            backend=target.backend,
-            options=runtime.options_json,
-            form=runtime.form(facts.precision, facts.forms),
-            batch_size=batch_size,
-            preprocessing=facts.preprocessing,
-            replicate=replicate,
-        )
-        needs = {"variant": self._variant(model, dataset, recipe, target)}
-        label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", build {replicate}" if replicate else "")
-        return self._on_target(label, target, spec, needs, 0)
-
-    def _verify(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
-        """The engine's outputs against those of the model itself."""
-        needs = {
-            "build": self._build(model, dataset, recipe, target, batch_size),
-            "variant": self._variant(model, dataset, recipe, target),
-            "inputs": self._prepare(model, dataset, "test", self.manifest.verification_images),
-        }
-        label = f"{model.label}: {recipe.label}, batch {batch_size}"
-        return self._on_target(label, target, Verify(is_baseline=not recipe.steps), needs, 1)
-
-    def _try(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """The artifact loaded as somebody does who is given the file alone."""
-        if self.cheap or not self.manifest.try_artifacts:
-            return ""
-        facts, runtime = self._facts_of(model, recipe), self.facts.targets[target.name]
-        fixed = self._facts_of(model, Recipe()).fixed_batch
-        spec = TryArtifact(
-            backend=target.backend,
-            form=runtime.form(facts.precision, facts.forms),
-            batch_sizes=(fixed,) if fixed else TRIED_BATCHES,
-            preprocessing=facts.preprocessing,
-        )
-        needs = {
-            "variant": self._variant(model, dataset, recipe, target),
-            "inputs": self._prepare(model, dataset, "test", self.manifest.verification_images),
-            "fidelity": self._verify(model, dataset, recipe, target, self._largest_batch(model)),
-        }
-        return self._on_target(f"{model.label}: {recipe.label}", target, spec, needs, 1)
-
-    def _held_out_score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """Accuracy on training images that no step saw: what a choice between recipes may look at."""
-        data = self.facts.datasets[dataset.label]
-        if self._selection(model, dataset) != "held-out":
-            return ""
-        inputs = self._prepare(model, dataset, "train", dataset.train_images, self.manifest.seed)
-
-        def predict(of: Recipe) -> str:
-            build = self._build(model, dataset, of, target, self._largest_batch(model))
-            label = f"{model.label}: {of.label} on {dataset.label}, held out"
-            return self._on_target(label, target, Predict(), {"build": build, "inputs": inputs}, 1)
-
-        needs = {"predict": predict(recipe), "baseline": predict(Recipe()), "inputs": inputs}
-        spec = Score(
-            dataset=dataset.label,
-            fingerprint=data.fingerprints["train"],
-            split="train",
-            is_labelled=True,
-            metrics=("top1",),
-        )
-        label = f"{model.label}: {recipe.label} on {dataset.label}, held out"
-        return self._add(label, ORCHESTRATOR, spec, needs, (self._rank(target), 3), self.versions)
-
-    def _predict(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        needs = {
-            "build": self._build(model, dataset, recipe, target, self._largest_batch(model)),
-            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
-        }
-        stop_early, limits = None, self.manifest.early_stopping
-        if limits is not None and recipe.steps and not self._unlabelled(dataset):
-            stop_early = StopEarly(dataset=dataset.label, max_drop=limits.max_drop, margin=limits.margin)
-            needs["baseline"] = self._predict(model, dataset, Recipe(), target)
-        # Baselines come first: where scoring may stop early, it is compared with them.
-        order = 2 if stop_early else 1
-        label = f"{model.label}: {recipe.label} on {dataset.label}"
-        return self._on_target(label, target, Predict(stop_early=stop_early), needs, order)
-
-    def _selection(self, model: Model, dataset: Dataset) -> str:
-        """On which images recipes are chosen: pretrained weights may have seen the training images."""
-        data, wanted = self.facts.datasets[dataset.label], self.manifest.selection
-        if wanted == "auto":
-            wanted = "held-out" if self._facts_of(model, Recipe()).trains else "half"
-        has_held_out = "train" in data.fingerprints and "train" not in data.unlabelled
-        return wanted if wanted != "held-out" or has_held_out else "half"
-
-    def _largest_batch(self, model: Model) -> int:
-        """With which accuracy is scored: one pass serves all batch sizes."""
-        return self._facts_of(model, Recipe()).fixed_batch or max(self.manifest.batch_sizes)
-
-    def _unlabelled(self, dataset: Dataset) -> bool:
-        return "test" in self.facts.datasets[dataset.label].unlabelled
-
-    def _score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, predict: str) -> str:
-        spec = Score(
-            dataset=dataset.label,
-            fingerprint=self.facts.datasets[dataset.label].fingerprints["test"],
-            split="test",
-            is_labelled=not self._unlabelled(dataset),
-            metrics=self.manifest.metrics,
-        )
-        needs = {
-            "predict": predict,
-            "baseline": self._predict(model, dataset, Recipe(), target),
-            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
-        }
-        label = f"{model.label}: {recipe.label} on {dataset.label}"
-        stage = (self._rank(target), 3)
-        return self._add(label, ORCHESTRATOR, spec, needs, stage, self.versions)
-
-    def _measure(
-        self,
-        model: Model,
-        dataset: Dataset,
-        recipe: Recipe,
-        target: Target,
-        load: Load,
-        repeat: int,
-        replicate: int,
-    ) -> str:
-        chosen = self.manifest.measure
-        spec = Measure(target=target.name, settings=self._settings(load), run_name=self.run, repeat=repeat)
-        needs = {
-            "build": self._build(model, dataset, recipe, target, load.batch_size, replicate),
-            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
-        }
-        if recipe.steps and chosen.paired and chosen.scenario != "server":
-            needs["baseline"] = self._build(model, dataset, Recipe(), target, load.batch_size)
-        notes = [f"batch {load.batch_size}", *([f"{load.concurrency} at once"] if load.concurrency > 1 else [])]
-        notes += [f"{what} {n}" for what, n in (("repeat", repeat), ("build", replicate)) if n]
-        label = f"{model.label}: {recipe.label}, {', '.join(notes)}"
-        return self._on_target(label, target, spec, needs, 4, repeat)
-
-    def _settings(self, load: Load) -> dict[str, Any]:
-        """The fields of MeasureSettings."""
-        chosen = self.manifest.measure.model_dump(exclude={"paired", "profile_seconds"}, exclude_none=True)
-        chosen["scenario"] = f"SCENARIO_{chosen['scenario'].replace('-', '_').upper()}"
-        return chosen | {"concurrency": load.concurrency, "seed": self.manifest.seed}
-
-    def _profile(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
-        spec = Profile(target=target.name, seconds=self.manifest.measure.profile_seconds, run_name=self.run)
-        needs = {
-            "build": self._build(model, dataset, recipe, target, batch_size),
-            "inputs": self._prepare(model, dataset, "test", dataset.test_images),
-        }
-        label = f"{model.label}: {recipe.label}, batch {batch_size}"
-        return self._on_target(label, target, spec, needs, 5)
-
-    def _on_target(
-        self, label: str, target: Target, spec: Spec, needs: dict[str, str], order: int, repeat: int = 0
-    ) -> str:
-        runtime, rank = self.facts.targets[target.name], self._rank(target)
-        # Repeats are sessions, which alternate between targets: A B, B A, A B. A drift meets all of them alike.
-        stage = (LATER + repeat, rank if repeat % 2 == 0 else -rank) if repeat else (rank, order)
-        tools = runtime.versions | {"device": runtime.device}
-        return self._add(label, of_target(target.name), spec, needs, stage, tools)
-
-    def _add(
-        self, label: str, place: str, spec: Spec, needs: dict[str, str], stage: tuple[int, ...], tools: dict[str, str]
-    ) -> str:
-        key = key_of(spec, needs, tools)
-        step = Step(key=key, label=label, place=place, spec=spec, needs=needs, stage=stage)
-        if key not in self.steps or stage < self.steps[key].stage:  # equal targets share it: the first to come does it
-            self.steps[key] = step
-        return key
-
-    def _facts_of(self, model: Model, recipe: Recipe) -> RecipeFacts:
-        return self.facts.recipes[model.label, recipe.identity]
-
-    def _is_onnx(self, model: Model) -> bool:
-        return self.facts.models[model.label]["plugin"] == "onnx"
-
-    def _rank(self, target: Target) -> int:
-        return 2 + [t.name for t in self.manifest.targets].index(target.name)
+    precision = facts.precision.removeprefix("PRECISION_")
+    routes = runtime.routes.get(facts.precision)
+    if routes is None:
+        return "refused", f"{target.backend} has no route for {precision}"
+    if not runtime.form(facts.precision, facts.forms):
+        wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
+        return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
+    reason = unsuitable(facts, unpruned.classes, dataset.label, graph.facts.datasets[dataset.label])
+    return ("refused", reason) if reason else ("", "")
 
 
 def unsuitable(facts: RecipeFacts, classes: int, dataset: str, data: DatasetFacts) -> str:

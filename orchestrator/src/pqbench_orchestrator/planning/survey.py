@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +16,19 @@ from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Target
-from pqbench_orchestrator.config.recipes import Recipe, Step
+from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.dataset import DATASETS, Data
 from pqbench_orchestrator.metric import METRICS
-from pqbench_orchestrator.planning.places import COMPRESSOR, of_target
-from pqbench_wire.blobs import BlobStore, blob_of
+from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts, kind_of
+from pqbench_orchestrator.planning.places import of_target
+from pqbench_orchestrator.steps.compress import OWN_CODE, step_message
+from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import unknown
 from pqbench_wire.client import Client, blobs_in
 from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Unavailable
 from pqbench_wire.onnx_walk import external_locations
 
 ONNX = "onnx"  # the plug-in for an ONNX file
-OWN_CODE = "code"  # the plug-in for a user's own file
 SHORT_NAMES = "thesis"  # the family whose members need not name it
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
@@ -48,88 +48,6 @@ class Services(Protocol):
     def swapped(self, name: str) -> bool:
         """Whether the service takes turns with others."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeFacts:
-    """What the compressor says of a recipe on a model."""
-
-    refused: str = ""
-    unavailable: str = ""
-    compressor: str = COMPRESSOR  # which one has the plug-ins
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-    trains: bool = False
-    precision: str = ""  # name in Precision
-    forms: tuple[str, ...] = ()  # names in Form
-    needs_training: tuple[bool, ...] = ()  # of each step
-    needs_baseline: tuple[bool, ...] = ()
-    needs_labels: tuple[bool, ...] = ()
-    uses_training: tuple[bool, ...] = ()  # where there is a training split
-    classes: int = 0  # outputs of the classifier; 0: not known
-    fixed_batch: int = 0  # the only batch size that the model takes; 0: any
-    notes: tuple[str, ...] = ()  # what the manifest's author should know
-    unchecked: bool = False  # checking did not end
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Name -> type and shape of what the model takes; empty: an image."""
-        return {one["name"]: _kind(one["dtype"], one.get("shape", ())) for one in self.preprocessing.get("inputs", ())}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetFacts:
-    """What a runtime says of its backend."""
-
-    backend: str = ""
-    unavailable: str = ""
-    options_json: str = "{}"  # with every default filled in
-    routes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # precision name -> form names, best first
-
-    def form(self, precision: str, made: tuple[str, ...]) -> str:
-        """The form in which this target runs a precision, out of those that are made; empty if none."""
-        return next((form for form in self.routes.get(precision, ()) if form in made), "")
-
-    versions: dict[str, str] = field(default_factory=dict)
-    device: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetFacts:
-    """What the data are."""
-
-    fingerprints: dict[str, str]  # split -> digest
-    inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
-    unlabelled: tuple[str, ...] = ()  # splits without labels
-    labels: int = 0  # the model needs at least so many outputs: one more than the largest label, or mapped output
-    classes: int = 0  # that are scored
-    scores_all: bool = False  # all outputs of a model, not only those of the classes
-    notes: tuple[str, ...] = ()  # what the manifest's author should know, such as files that were skipped
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """Facts, all immutable; the plan is a pure function of them and the manifest."""
-
-    models: dict[str, dict[str, Any]]  # label -> compressor Model as JSON
-    recipes: dict[tuple[str, str], RecipeFacts]  # (model label, recipe identity), beginnings of recipes too
-    targets: dict[str, TargetFacts]
-    datasets: dict[str, DatasetFacts]
-    compressor_versions: dict[str, dict[str, str]]  # of each compressor
-
-    @property
-    def notes(self) -> list[str]:
-        """What the manifest's author should know, each said once."""
-        said = [f"model {label}: {note}" for (label, _), facts in self.recipes.items() for note in facts.notes]
-        for (label, identity), facts in self.recipes.items():
-            for dataset, data in self.datasets.items():
-                if identity == Recipe().identity and 0 < data.classes < facts.classes and data.scores_all:
-                    said.append(
-                        f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no "
-                        "map from classes to outputs: an image is right where its label's output is largest"
-                    )
-        said += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
-        return list(dict.fromkeys(said))
 
 
 def survey(
@@ -177,15 +95,11 @@ def _at(key: str) -> Iterator[None]:
         raise InvalidInput(f"{key}: {error}") from error
 
 
-def _kind(dtype: object, shape: Iterable[object]) -> str:
-    return f"{dtype} [{', '.join(str(size) for size in shape)}]"
-
-
 def _dataset_facts(data: Data) -> DatasetFacts:
     inputs = data.split("test").inputs or {}
     return DatasetFacts(
         fingerprints={name: f"{split.fingerprint} {data.outputs}" for name, split in data.splits.items()},
-        inputs={name: _kind(array.dtype, array.shape[1:]) for name, array in inputs.items()},
+        inputs={name: kind_of(array.dtype, array.shape[1:]) for name, array in inputs.items()},
         unlabelled=tuple(name for name, split in data.splits.items() if not split.labelled),
         labels=1 + (max(data.outputs) if data.outputs else max(int(s.labels.max()) for s in data.splits.values())),
         classes=len(data.classes),
@@ -406,13 +320,3 @@ def _asked(target: Target, services: Services) -> TargetFacts:
 def _has_version(version: str, wanted: str) -> bool:
     parts = wanted.split(".") if wanted else []
     return version.split(".")[: len(parts)] == parts
-
-
-def step_message(step: Step) -> compressor_pb2.Step:
-    """A manifest's step as the compressor takes it; a user's own class travels as its file's blob."""
-    if not step.is_own:
-        config_json = json.dumps(step.config, sort_keys=True)
-        return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=config_json)
-    path, _, name = step.method.rpartition(":")
-    config_json = json.dumps({"name": name, "arguments": step.config}, sort_keys=True)
-    return compressor_pb2.Step(kind=step.kind, plugin=OWN_CODE, config_json=config_json, code=blob_of(Path(path)))

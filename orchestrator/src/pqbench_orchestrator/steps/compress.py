@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from google.protobuf import json_format
 
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
+from pqbench_orchestrator.config.recipes import Step as RecipeStep
 from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, images_of
 from pqbench_orchestrator.store.ledger import StepResult
+from pqbench_wire.blobs import blob_of
+
+OWN_CODE = "code"  # the plug-in for a user's own file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +52,13 @@ class Compress:
         return json_format.MessageToDict(
             work.call(step, compressor_pb2_grpc.CompressorServiceStub, "Compress", request)
         )
+
+
+def step_message(step: RecipeStep) -> compressor_pb2.Step:
+    """A manifest's step as the compressor takes it; a user's own class travels as its file's blob."""
+    if not step.is_own:
+        config_json = json.dumps(step.config, sort_keys=True)
+        return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=config_json)
+    path, _, name = step.method.rpartition(":")
+    config_json = json.dumps({"name": name, "arguments": step.config}, sort_keys=True)
+    return compressor_pb2.Step(kind=step.kind, plugin=OWN_CODE, config_json=config_json, code=blob_of(Path(path)))

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from pqbench_compressor.quantizers._graph import attribute
+from pqbench_compressor.graph import attribute
 from pqbench_wire.errors import Refused
 from pqbench_wire.jobs import first_line
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from pqbench_compressor import fake_quant
 from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.plugins import Context
-from pqbench_compressor.quantizers import _fake_quant
 
 BATCH = 64  # images
 Curves = dict[str, list[float]]  # layer -> noise at each setting, in the order of the settings
@@ -74,12 +74,12 @@ class Sensitivity:
 
     @contextmanager
     def _rounded(self, layer: nn.Module, bits: float) -> Iterator[None]:
-        _fake_quant.insert_into(layer, int(bits), int(bits))
-        _fake_quant.observe(self._module, self._inputs[:BATCH].numpy())
+        fake_quant.insert_into(layer, int(bits), int(bits))
+        fake_quant.observe(self._module, self._inputs[:BATCH].numpy())
         try:
             yield
         finally:
-            _fake_quant.remove(layer)
+            fake_quant.remove(layer)
 
     def _run(self) -> np.ndarray:
         with torch.inference_mode():

@@ -9,17 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pqbench_orchestrator.decide.compare import (
-    NOT_COMPARABLE,
-    Change,
-    Identity,
-    Session,
-    Side,
-    changed_layers,
-    compare,
-    regressions,
-    side_of,
-)
+from pqbench_orchestrator.decide.compare import NOT_COMPARABLE, Change, changed_layers, compare, regressions
+from pqbench_orchestrator.decide.sides import Identity, Session, Side, side_of
 from pqbench_orchestrator.output.comparison import markdown, texts
 from pqbench_orchestrator.statistics import BETTER, SAME, WORSE
 from pqbench_orchestrator.store.ledger import FILE, Ledger

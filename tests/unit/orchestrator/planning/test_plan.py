@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pqbench_orchestrator.config.manifest import Manifest, Recipe
+from pqbench_orchestrator.config.manifest import Manifest
+from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts
 from pqbench_orchestrator.planning.plan import Plan, plan, unsuitable
-from pqbench_orchestrator.planning.survey import DatasetFacts, RecipeFacts, Survey, TargetFacts
 from pqbench_orchestrator.steps.build import Build
 from pqbench_orchestrator.steps.predict import Predict
 from pqbench_orchestrator.steps.prepare import Prepare

@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 from jinja2 import Environment, StrictUndefined
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from pqbench_orchestrator.decide import compare
+from pqbench_orchestrator.decide import compare, sides
 from pqbench_orchestrator.output import comparison
 from pqbench_orchestrator.results.tables import count_outcomes, count_unstable, recorded
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
@@ -83,9 +83,9 @@ def _run(experiments: Path, name: str) -> RunFolder:
     return RunFolder(folder)
 
 
-def _side(experiments: Path, text: str) -> compare.Side:
+def _side(experiments: Path, text: str) -> sides.Side:
     run, colon, target = text.partition(":")
-    return compare.side(f"{_run(experiments, run)}{colon}{target}")
+    return sides.side(f"{_run(experiments, run)}{colon}{target}")
 
 
 def serve(experiments: Path, port: int) -> None:

@@ -22,7 +22,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from pqbench_compressor.quantizers._graph import COMPUTE, Graph, attribute, weight_axis
+from pqbench_compressor.graph import COMPUTE, Graph, attribute, weight_axis
 from pqbench_wire.errors import Refused
 
 Ranges = Mapping[str, tuple[float, float]]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from pqbench_compressor.graph import Graph, attribute, weight_axis
 from pqbench_compressor.quantizers._calibration import Calibration
-from pqbench_compressor.quantizers._graph import Graph, attribute, weight_axis
 from pqbench_compressor.quantizers._placement import weight_scales
 
 SMALLEST = 1e-5  # a channel's largest magnitude below which it counts as this

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers._graph import Graph
 from pqbench_compressor.quantizers._narrow import narrowed
 
 REQUIRES = ("torch", "onnx")

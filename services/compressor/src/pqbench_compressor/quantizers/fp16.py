@@ -16,10 +16,10 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration
-from pqbench_compressor.quantizers._graph import Graph
 from pqbench_compressor.quantizers._narrow import narrowed
 from pqbench_compressor.quantizers._placement import half
 from pqbench_wire.inputs import Feed

@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration, _placement
-from pqbench_compressor.quantizers._graph import Graph
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP8

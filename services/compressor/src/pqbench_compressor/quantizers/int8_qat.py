@@ -15,9 +15,10 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form as Form
 from pqbench.common.v1.common_pb2 import Precision
+from pqbench_compressor import fake_quant
 from pqbench_compressor.export import to_onnx
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers import _fake_quant, int8_static
+from pqbench_compressor.quantizers import int8_static
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.errors import Refused
 
@@ -42,15 +43,15 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     if source.module is None:
         raise Refused("an ONNX file has no PyTorch module to train")
     module = copy.deepcopy(source.module)
-    _fake_quant.insert(module, 8, 8)
-    _fake_quant.observe(module, context.training.sample(config.images, context.seed))
+    fake_quant.insert(module, 8, 8)
+    fake_quant.observe(module, context.training.sample(config.images, context.seed))
     options = Options(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Options)})
     teacher = frozen(context.baseline) if config.distill else None
     loss = train(
         module, context.training, options, seed=context.seed, report=context.report, teacher=teacher,
         resume=context.resume,
     )  # fmt: skip
-    _fake_quant.remove(module)
+    fake_quant.remove(module)
     trained = Source(onnx=lambda: to_onnx(module, context.example), module=module)
     made = int8_static.quantize(trained, int8_static.Config(images=config.images), context, forms)
     source.notes |= trained.notes | {"last_epoch_loss": loss}

@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
-from pqbench_compressor.quantizers._graph import Graph
 from pqbench_compressor.quantizers._heldout import FEW, HeldOut, fewest
 from pqbench_wire.errors import Refused
 

@@ -18,10 +18,10 @@ from pydantic import Field
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_compressor import fake_quant
 from pqbench_compressor.export import to_onnx, to_pt2
 from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers import _fake_quant
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.errors import Refused
@@ -61,8 +61,8 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     bits = _bits(module, config, context)
     for name, layer in list(module.named_modules()):
         if name in bits:
-            _fake_quant.insert_into(layer, *bits[name])
-    _fake_quant.observe(module, context.training.sample(config.images, context.seed))
+            fake_quant.insert_into(layer, *bits[name])
+    fake_quant.observe(module, context.training.sample(config.images, context.seed))
     if config.average is not None:
         source.notes["judged_on"] = context.training.judged_on(HELD_OUT, context.seed)
     if config.epochs:

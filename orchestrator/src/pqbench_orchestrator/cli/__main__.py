@@ -1,0 +1,5 @@
+"""`python -m pqbench_orchestrator.cli`."""
+
+from pqbench_orchestrator.cli import main
+
+main()

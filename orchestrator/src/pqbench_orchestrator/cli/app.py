@@ -1,0 +1,91 @@
+"""The `pqbench` command: what all its parts share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from pqbench_wire.errors import InvalidInput, PqbenchError
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+ORDER = ("run", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why", "check", "serve",
+         "clean", "list", "doctor")  # fmt: skip
+WIDE = 160  # columns of a table that no terminal shows: a file, a pipe, a log
+
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show(text: str) -> None:
+    """Print a text as it is: names and reasons may hold what Rich takes for markup."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def note(text: str) -> None:
+    """Print a note on standard error."""
+    errors.print(text, markup=False)
+
+
+class Commands(TyperGroup):
+    """The commands: an expected failure is one line and exit code 2, an interrupt is 130."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order in which help shows them."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except (PqbenchError, OSError) as error:
+            errors.print(f"error: {error}", markup=False)
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+ManifestPath = Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)]
+Data = Annotated[Path, typer.Option(help="Folder of blobs, datasets, experiments.")]
+InventoryPath = Annotated[
+    Path | None, typer.Option("--inventory", help="Where services run (YAML); default: local processes.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the Python files of the manifest: models, steps, datasets.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+RunPath = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+CellKey = Annotated[str, typer.Argument(help="Cell, as the column Cell of results.csv names it.", show_default=False)]
+BlobFolder = Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")]
+
+
+def points_of(text: str, option: str) -> float:
+    """Points of a percentage, "1%" or "1"."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise InvalidInput(f"{option}: {text!r} is no percentage; write 3%") from None
+    if not 0 <= value <= 100:
+        raise InvalidInput(f"{option}: {text!r} is out of range; write 3%")
+    return value
+
+
+def seconds_of(text: str, option: str) -> float:
+    """Seconds from "5ms", "250us" or "0.005s"."""
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+    unit = next((name for name in units if text.endswith(name)), "")
+    try:
+        value = float(text.removesuffix(unit)) * units[unit]
+    except (KeyError, ValueError):
+        raise InvalidInput(f"{option}: {text!r} is no time; write 5ms, 250us or 0.005s") from None
+    if value <= 0:
+        raise InvalidInput(f"{option}: {text!r} must be over 0")
+    return value

@@ -1,0 +1,179 @@
+"""Commands that read results and decide: compare, recommend, why, check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+from google.protobuf import json_format
+
+from pqbench_orchestrator import experiment
+from pqbench_orchestrator.cli.app import (
+    OK,
+    SOME_FAILED,
+    BlobFolder,
+    CellKey,
+    InventoryPath,
+    Json,
+    RunPath,
+    app,
+    console,
+    errors,
+    points_of,
+    seconds_of,
+    show,
+)
+from pqbench_orchestrator.decide import compare, sides
+from pqbench_orchestrator.decide.recommend import broken_again
+from pqbench_orchestrator.decide.remeasure import Line
+from pqbench_orchestrator.execution.session import Settings
+from pqbench_orchestrator.output import comparison, recommendation, terminal
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.collect import finished_cell
+from pqbench_orchestrator.results.why import explain
+from pqbench_orchestrator.store.run_folder import RunFolder
+from pqbench_wire.errors import InvalidInput
+
+
+@app.command("compare")
+def compare_command(
+    old: Annotated[str, typer.Argument(help="RUN, or RUN:TARGET.", show_default=False)],
+    new: Annotated[str, typer.Argument(help="RUN, or RUN:TARGET.", show_default=False)],
+    fail_on_regression: Annotated[
+        str, typer.Option(help="Exit 1 if a cell is slower by more than this, or less accurate; as 3%.")
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare also where settings that matter differ.")] = False,
+    tolerance: Annotated[str, typer.Option(help="Change that is none between two runs or single sessions.")] = "5%",
+    as_json: Json = False,
+) -> None:
+    """Compare two runs, two targets of a run, or two machines: better, worse, same, or not comparable and why."""
+    limit = points_of(fail_on_regression, "--fail-on-regression") / 100 if fail_on_regression else None
+    least = points_of(tolerance, "--tolerance") / 100
+    changes = compare.compare(sides.side(old), sides.side(new), anyway, least)
+    if as_json:
+        print(json.dumps([comparison.as_json(one) for one in changes]))
+    elif markdown:
+        print(comparison.markdown(changes, old, new), end="")
+    else:
+        console.print(terminal.changes_table(changes))
+    if limit is not None:
+        raise typer.Exit(gate(changes, limit, least))
+
+
+def gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
+    """The exit code of --fail-on-regression. Raises InvalidInput where nothing could be compared."""
+    worse = compare.regressions(changes, limit)
+    told = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
+    untold = [one for one in changes if one.verdict == compare.NOT_COMPARABLE and one not in worse]
+    if not told and not worse:
+        raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
+    if untold:
+        errors.print(f"{len(untold)} of {len(changes)} cells could not be compared")
+    if any(one.is_apart for one in told) and limit < tolerance:
+        errors.print(f"no change under {tolerance:.1%} is told between two runs or single sessions: --tolerance")
+    if worse:
+        lost = sum(one.is_lost for one in worse)
+        errors.print(
+            f"{len(worse)} of {len(changes)} cells got worse{f', {lost} of them do not run any more' if lost else ''}"
+        )
+    return SOME_FAILED if worse else OK
+
+
+@app.command("recommend")
+def recommend_command(
+    folder: RunPath,
+    minimize: Annotated[str, typer.Option(help="latency, size or energy; default: the manifest's goal.")] = "",
+    max_drop: Annotated[str, typer.Option(help="Accuracy that may be lost, in points, as 1%.")] = "",
+    p99: Annotated[str, typer.Option(help="Bound of the 99th percentile, as 5ms.")] = "",
+    max_size: Annotated[float | None, typer.Option(min=0, help="Bound of the engine's size in MB.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model (again for others).")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Only this target.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size.")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure the choice again where no earlier run did.")] = True,
+    inventory: InventoryPath = None,
+    data: BlobFolder = None,
+    as_json: Json = False,
+) -> None:
+    """The recipe to ship under constraints, its figures with intervals, what is indistinguishable, what it costs."""
+    run = RunFolder(folder)
+    goal = experiment.goal_of(run, {
+        "minimize": minimize or None,
+        "max_drop": points_of(max_drop, "--max-drop") if max_drop else None,
+        "p99_seconds": seconds_of(p99, "--p99") if p99 else None,
+        "max_megabytes": max_size,
+    })  # fmt: skip
+
+    def is_wanted(cell: CellResult) -> bool:
+        filters = ((model, cell.model), (dataset, cell.dataset), (target, cell.target), (batch_size, cell.batch_size))
+        return all(not chosen or value in chosen for chosen, value in filters)
+
+    with terminal.LiveDisplay(errors) as live:
+        settings = Settings(data=data or run.data, inventory=inventory, say=live.say)
+        found = experiment.recommendations(run, settings, goal, is_wanted, measure)
+    if not found:
+        raise InvalidInput(f"{folder}: no timed cell is left by these filters")
+    if as_json:
+        print(json.dumps([recommendation.as_json(*one) for one in found]))
+    else:
+        for one, confirmed in found:
+            show("\n".join(recommendation.text(one, str(run), confirmed)) + "\n")
+    raise typer.Exit(decided(found))
+
+
+def decided(found: experiment.Recommended) -> int:
+    """0 where there is a recipe to ship for everything, proven on images enough, and within bounds measured again."""
+    kept = [one.is_proven and not broken_again(one, confirmed) for one, confirmed in found]
+    return OK if kept and all(kept) else SOME_FAILED
+
+
+@app.command("why")
+def why_command(
+    folder: RunPath,
+    cell: CellKey,
+    as_json: Json = False,
+) -> None:
+    """Why is this cell not faster: speed-up in theory, time by precision, conversions, fallbacks, what binds it."""
+    result, results = finished_cell(RunFolder(folder), cell)
+    if "profile" not in results:
+        known = result.causes.text if result.causes else ""
+        raise InvalidInput(f"cell {cell}: {known or 'no profile; set measure.profile_seconds and run again'}")
+    found = explain(result, results)
+    if as_json:
+        layers = [json_format.MessageToDict(layer) for layer in found.layers]
+        print(
+            json.dumps({"text": found.text, "bound_by": found.flags, "precisions": found.precisions, "layers": layers})
+        )
+        return
+    about = f"{result.model}, {result.recipe}, {result.target}, batch {result.batch_size}"
+    console.print(about, style="bold", markup=False)
+    console.print(found.text, highlight=False, markup=False)
+    console.print(terminal.layers_table(found))
+
+
+@app.command("check")
+def check_command(
+    folder: RunPath,
+    cell: CellKey,
+    inventory: InventoryPath = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long each tool runs.")] = 3.0,
+    data: BlobFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a cell's engine again, beside trtexec, benchmark_app and the like with the same settings."""
+    run = RunFolder(folder)
+    settings = Settings(data=data or run.data, inventory=inventory)
+    with terminal.LiveDisplay(errors) as live:
+        lines = experiment.check(run, cell, replace(settings, say=live.say), seconds)
+    if as_json:
+        print(json.dumps([_line_json(line) for line in lines]))
+    else:
+        console.print(terminal.check_table(lines))
+
+
+def _line_json(line: Line) -> dict[str, Any]:
+    own = {"who": line.tool, "definition": line.definition, "statistic": line.statistic, **line.ms, "note": line.note}
+    return own if line.command is None else own | {"command": line.command}

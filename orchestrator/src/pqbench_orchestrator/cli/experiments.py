@@ -1,0 +1,206 @@
+"""Commands that execute an experiment: run, search, plan, sensitivity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pqbench_orchestrator import experiment
+from pqbench_orchestrator.cli.app import (
+    OK,
+    SOME_FAILED,
+    AllowCode,
+    Data,
+    InventoryPath,
+    Json,
+    ManifestPath,
+    app,
+    console,
+    errors,
+    note,
+    show,
+)
+from pqbench_orchestrator.cli.decisions import decided
+from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.execution.execute import NullWatcher
+from pqbench_orchestrator.execution.session import Settings, session_of_manifest
+from pqbench_orchestrator.output import recommendation, sensitivity, terminal
+from pqbench_orchestrator.output.mlflow import check_reachable
+from pqbench_orchestrator.planning.plan import Plan
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.results.tables import as_row, count_outcomes
+from pqbench_orchestrator.store.run_folder import MANIFEST, REPORT, TRIALS, RunFolder
+from pqbench_wire.errors import PqbenchError
+
+
+@app.command("run")
+def run_command(
+    manifest: Annotated[
+        Path, typer.Argument(help="Manifest (YAML), or a run's folder with --continue.", show_default=False)
+    ],
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    again: Annotated[
+        bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")
+    ] = False,
+    allow_code: AllowCode = False,
+    mlflow: Annotated[str, typer.Option(help="Also log to this MLflow tracking URI.", metavar="URI")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: manifest in, tables and report out."""
+    if mlflow:
+        check_reachable(mlflow)
+    with terminal.LiveDisplay(errors) as live:
+        settings = settings_of(live, manifest, data, inventory, allow_code, again)
+        begin = experiment.run_to_continue if again else experiment.new_run
+        run = begin(manifest, settings)
+        try:
+            cells = experiment.execute(run, settings, live, live.planned)
+        except KeyboardInterrupt:
+            errors.print(
+                f"interrupted; what is finished is kept: {command_to_go_on('run', run, settings)}", markup=False
+            )
+            raise
+    if as_json:
+        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
+    else:
+        console.print(terminal.results_table(cells))
+        show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+    logged = not mlflow or _tracked(run, cells, mlflow)
+    outcomes = count_outcomes(cells)
+    raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
+
+
+def settings_of(
+    live: terminal.LiveDisplay, manifest: Path, data: Path, inventory: Path | None, allow_code: bool, again: bool
+) -> Settings:
+    """Of a run or a search. One that is continued by its folder has the data folder that it lies in."""
+    is_folder = again and manifest.is_dir()
+    return Settings(
+        data=manifest.resolve().parent.parent if is_folder else data,
+        inventory=inventory,
+        allow_code=allow_code,
+        say=live.say,
+        note=live.note,
+        manifest=None if is_folder else manifest,
+        is_new=not again,
+    )
+
+
+def command_to_go_on(command: str, run: RunFolder, settings: Settings) -> str:
+    """The command that goes on with an interrupted run."""
+    more = f" --inventory {settings.inventory}" if settings.inventory else ""
+    return f"pqbench {command} --continue {run}{more}{' --allow-code' if settings.allow_code else ''}"
+
+
+def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
+    """Whether MLflow took the run, which is complete without it."""
+    try:
+        experiment.track(run, cells, uri)
+    except PqbenchError as error:
+        errors.print(f"the run is complete, but MLflow did not take it: {error}", markup=False)
+        return False
+    return True
+
+
+@app.command("search")
+def search_command(
+    manifest: Annotated[
+        Path, typer.Argument(help="Manifest (YAML), or a search's folder with --continue.", show_default=False)
+    ],
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    again: Annotated[bool, typer.Option("--continue", help="Go on with the newest search of this manifest.")] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Recipes to try cheaply; default: the manifest's.")] = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Find the recipe to ship without trying all: cheap trials that Optuna proposes, the best of them in full."""
+    from pqbench_orchestrator.decide.search import space_of  # Optuna takes a second to import
+
+    with terminal.LiveDisplay(errors) as live:
+        settings = settings_of(live, manifest, data, inventory, allow_code, again)
+        space_of(read_experiment(manifest / MANIFEST if manifest.is_dir() else manifest))
+        begin = experiment.run_to_continue if again else experiment.new_run
+        run = begin(manifest, settings, search=True)
+        try:
+            cells = experiment.search(run, settings, live, live.note, trials)
+        except KeyboardInterrupt:
+            errors.print(
+                f"interrupted; what was tried is kept: {command_to_go_on('search', run, settings)}", markup=False
+            )
+            raise
+    found = experiment.recommended(run)
+    if as_json:
+        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells],
+                          "recommendations": [recommendation.as_json(*one) for one in found]}))  # fmt: skip
+    else:
+        console.print(terminal.results_table(cells))
+        for one, confirmed in found:
+            show("\n".join(recommendation.text(one, str(run), confirmed)))
+        show(f"trials: {run / TRIALS}\nreport: {run / REPORT}")
+    raise typer.Exit(decided(found))
+
+
+@app.command("plan")
+def plan_command(
+    manifest: ManifestPath,
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Show the steps, what is cached already, and what cannot run and why; do no work."""
+    settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=note)
+    with session_of_manifest(manifest, settings, NullWatcher()) as session:
+        state = {step.key: session.execution.state(step) for step in session.plan.steps}
+    if as_json:
+        print(json.dumps(_plan_json(session.plan, state)))
+        return
+    console.print(terminal.plan_table(session.plan, state))
+    if any(cell.outcome for cell in session.plan.cells):
+        console.print(terminal.refusals_table(session.plan))
+
+
+@app.command("sensitivity")
+def sensitivity_command(
+    manifest: ManifestPath,
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    allow_code: AllowCode = False,
+    images: Annotated[int, typer.Option(min=16, help="Held-out training images.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Prune and round one layer at a time: accuracy against amount, as table and plot."""
+    with terminal.LiveDisplay(errors) as live:
+        settings = Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note)
+        points, page = experiment.sensitivities(manifest, settings, images)
+    if as_json:
+        print(json.dumps({"page": str(page), "rows": [sensitivity.as_row(point) for point in points]}))
+    else:
+        show(f"{len(points)} points: {page.with_suffix('.csv')}\npage: {page}")
+
+
+def _plan_json(plan: Plan, state: dict[str, str]) -> dict[str, Any]:
+    steps = [
+        {
+            "key": s.key,
+            "kind": s.kind,
+            "label": s.label,
+            "place": s.place,
+            "needs": list(s.needs.values()),
+            "state": state[s.key],
+        }
+        for s in plan.steps
+    ]
+    cells = [
+        {"cell": c.key, "model": c.model, "dataset": c.dataset, "recipe": c.recipe.label, "target": c.target.name,
+         "batch_size": c.batch_size, "concurrency": c.concurrency, "repeat": c.repeat,
+         "outcome": c.outcome or "planned", "reason": c.reason}
+        for c in plan.cells
+    ]  # fmt: skip
+    return {"steps": steps, "cells": cells}

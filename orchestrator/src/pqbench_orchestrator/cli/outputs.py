@@ -1,0 +1,63 @@
+"""Commands that write what people look at: report, export, serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pqbench_orchestrator import experiment
+from pqbench_orchestrator.cli.app import BlobFolder, CellKey, Data, RunPath, app, console, show
+from pqbench_orchestrator.output.bundle import export_cell
+from pqbench_orchestrator.output.report.export import latex, markdown, write_figures
+from pqbench_orchestrator.store.run_folder import RunFolder
+from pqbench_wire.errors import InvalidInput
+
+
+@app.command("report")
+def report_command(
+    folder: RunPath,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as SVG and PNG and the table as Markdown and LaTeX.")
+    ] = None,
+) -> None:
+    """Write a run's report.html anew from its ledger; with --figures, its figures and tables as files too."""
+    page, cells = experiment.report_again(RunFolder(folder))
+    show(str(page))
+    if figures is None:
+        return
+    files = write_figures(page, figures)
+    for name, content in (("results.md", markdown(cells)), ("results.tex", latex(cells))):
+        (figures / name).write_text(content, encoding="utf-8")
+        files.append(figures / name)
+    show("\n".join(str(path) for path in files))
+
+
+@app.command("export")
+def export_command(
+    folder: RunPath,
+    cell: CellKey,
+    out: Annotated[Path, typer.Option(help="New folder for the bundle.", show_default=False)],
+    data: BlobFolder = None,
+) -> None:
+    """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
+    run = RunFolder(folder)
+    show(str(export_cell(run, cell, out, run.blobs(data))))
+
+
+@app.command("serve")
+def serve_command(
+    data: Data = Path("data"),
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="On loopback; from elsewhere, through an SSH tunnel.")
+    ] = 8765,
+) -> None:
+    """Show all runs in a browser: live progress, history, reports, comparisons. Runs go on without it."""
+    from pqbench_orchestrator.output.web.serve import serve  # the web server takes a second to import
+
+    experiments = (data / "experiments").resolve()
+    if not experiments.is_dir():
+        raise InvalidInput(f"{experiments}: there are no runs yet; pqbench run makes the first")
+    console.print(f"http://127.0.0.1:{port}/", highlight=False)
+    serve(experiments, port)
