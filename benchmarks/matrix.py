@@ -28,6 +28,8 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Images, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
+from pqbench_compressor.checks import Checker
+from pqbench_compressor.loading import Loader
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, QUANTIZERS, Context, Files, Training
 from pqbench_compressor.recalibrate import Config, recalibrate
@@ -139,11 +141,11 @@ def as_written(kind: str, name: str, config: dict[str, Any]) -> pb.Step:
     return step_message(Step.model_validate({kind: ({"method": name} if name else {}) | config}))
 
 
-def cell(pipeline: Pipeline, subject: Subject, technique: Technique) -> str:
+def cell(loader: Loader, resume: Path, subject: Subject, technique: Technique) -> str:
     """What the table says of a technique on a model."""
-    request = subject.request(technique)
+    request, pipeline = subject.request(technique), Pipeline(loader, resume)
     try:
-        refused = pipeline.check(pb.CheckRequest(model=request.model, steps=request.steps)).refused
+        refused = Checker(loader).check(pb.CheckRequest(model=request.model, steps=request.steps)).refused
         if refused:
             raise Refused(refused)
         if any(config.get("distill") for _, _, config in technique[1]):
@@ -158,15 +160,15 @@ def cell(pipeline: Pipeline, subject: Subject, technique: Technique) -> str:
 def run(models: list[str], pictures: list[Image.Image], techniques: list[Technique], cells: Cells, save: Any) -> None:
     """Fill in the cells that are missing; `save` is called after each."""
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = Pipeline(store=BlobStore(Path(folder, "blobs")), allow_code=False, resume=Path(folder, "training"))
+        loader, resume = Loader(store=BlobStore(Path(folder, "blobs")), allow_code=False), Path(folder, "training")
         for model in models:
             missing = [t for t in techniques if model not in cells.setdefault(t[0], {})]
             if not missing:
                 continue
-            subject = Subject(model, pictures, pipeline.store)
+            subject = Subject(model, pictures, loader.store)
             for technique in missing:
                 begin = time.monotonic()
-                cells[technique[0]][model] = cell(pipeline, subject, technique)
+                cells[technique[0]][model] = cell(loader, resume, subject, technique)
                 print(
                     f"{model:18} {technique[0]:28} {time.monotonic() - begin:6.1f} s  {cells[technique[0]][model]}",
                     flush=True,

@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from pqbench_compressor import finetune, recalibrate
-from pqbench_compressor.pipeline import Pipeline
+from pqbench_compressor.loading import Loader
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Files
 from pqbench_orchestrator.cli import app
 from pqbench_orchestrator.config.load import load_manifest
@@ -208,6 +208,6 @@ def test_the_key_of_a_models_weights_arrives(tmp_path: Path, store: BlobStore, k
     chosen = {"weights_key": key} if key else {}
     manifest = manifest_with(tmp_path, models=[{"model": "digits/resnet", "weights": "w.pth"} | chosen])
     message = _model(manifest.models[0], store)
-    loaded, note = Pipeline(store=store, allow_code=False, resume=tmp_path).with_weights(message)
+    loaded, note = Loader(store=store, allow_code=False).with_weights(message)
     assert {float(parameter.detach().mean()) for parameter in loaded.parameters()} == {value}
     assert ("model_ema (weights_key)" in note) == (not key), "what was left is said where nothing was chosen"

@@ -17,6 +17,8 @@ from torch import nn
 from pqbench.common.v1.common_pb2 import Form, Images, Precision, Preprocessing
 from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, export, statistics, weights
+from pqbench_compressor.checks import Checker
+from pqbench_compressor.loading import Loader
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_compressor.plugins import MODELS, PRUNERS, Context, Files, Training
 from pqbench_compressor.training import Options, frozen, train
@@ -44,7 +46,12 @@ def context(training: Training) -> Context:
 
 @pytest.fixture
 def pipeline(store: BlobStore) -> Pipeline:
-    return Pipeline(store=store, allow_code=False, resume=store.root / "training")
+    return Pipeline(Loader(store=store, allow_code=False), store.root / "training")
+
+
+@pytest.fixture
+def checker(store: BlobStore) -> Checker:
+    return Checker(Loader(store=store, allow_code=False))
 
 
 def quiet(stage: str, fraction: float, message: str) -> None:
@@ -163,17 +170,17 @@ def test_statistics_count_by_hand() -> None:
     ("kinds", "reason"),
     [(["quantize", "finetune"], "quantize must be the last step"), (["quantize", "quantize"], "must be the last")],
 )
-def test_an_impossible_recipe_is_refused(pipeline: Pipeline, kinds: list[str], reason: str) -> None:
+def test_an_impossible_recipe_is_refused(checker: Checker, kinds: list[str], reason: str) -> None:
     steps = [pb.Step(kind=kind, plugin="fp16" if kind == "quantize" else "") for kind in kinds]
-    assert reason in pipeline.check(pb.CheckRequest(model=MODEL, steps=steps)).refused
+    assert reason in checker.check(pb.CheckRequest(model=MODEL, steps=steps)).refused
 
 
-def test_check_says_what_a_recipe_needs(pipeline: Pipeline) -> None:
+def test_check_says_what_a_recipe_needs(checker: Checker) -> None:
     steps = [
         pb.Step(kind="finetune", config_json='{"distill": true}'),
         pb.Step(kind="quantize", plugin="int8-static"),
     ]
-    answer = pipeline.check(pb.CheckRequest(model=MODEL, steps=steps))
+    answer = checker.check(pb.CheckRequest(model=MODEL, steps=steps))
     assert [(n.training_images, n.baseline) for n in answer.needs] == [(True, True), (True, False)]
     assert answer.precision == Precision.PRECISION_INT8
     assert Form.FORM_PT2 not in answer.forms
@@ -188,9 +195,9 @@ def test_check_says_what_a_recipe_needs(pipeline: Pipeline) -> None:
         (pb.Step(kind="polish"), "unknown kind of step 'polish'"),
     ],
 )
-def test_a_wrong_step_is_one_clear_line(pipeline: Pipeline, step: pb.Step, problem: str) -> None:
+def test_a_wrong_step_is_one_clear_line(checker: Checker, step: pb.Step, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem):
-        pipeline.check(pb.CheckRequest(model=MODEL, steps=[step]))
+        checker.check(pb.CheckRequest(model=MODEL, steps=[step]))
 
 
 def test_user_code_needs_consent(store: BlobStore, digit_images: Images, tmp_path: Path) -> None:
@@ -200,9 +207,9 @@ def test_user_code_needs_consent(store: BlobStore, digit_images: Images, tmp_pat
     preprocessing = Preprocessing(height=16, width=16, channels=1, mean=[0.5], std=[0.5])
     model = pb.Model(plugin="code", name="net", weights=pb.WEIGHTS_DEFAULT, code=code, preprocessing=preprocessing)
     request = pb.CompressRequest(model=model, forms=[Form.FORM_ONNX, Form.FORM_PT2], verification=digit_images)
-    allowing = Pipeline(store=store, allow_code=True, resume=tmp_path)
+    allowing = Pipeline(Loader(store=store, allow_code=True), tmp_path)
     with pytest.raises(Refused, match="--allow-code"):
-        Pipeline(store=store, allow_code=False, resume=tmp_path).compress(request, quiet)
+        Pipeline(Loader(store=store, allow_code=False), tmp_path).compress(request, quiet)
     result = allowing.compress(request, quiet)
     assert result.statistics.parameters == 2570 and len(result.artifacts) == 2
     request.model.name = "nothing"
@@ -222,7 +229,7 @@ def test_a_form_that_fails_takes_no_other_with_it(
         raise Failed("torch.export: no")
 
     monkeypatch.setattr(export, "to_pt2", broken)
-    pipeline = Pipeline(store=store, allow_code=True, resume=tmp_path)
+    pipeline = Pipeline(Loader(store=store, allow_code=True), tmp_path)
     result = pipeline.compress(request, quiet)
     assert [artifact.form for artifact in result.artifacts] == [Form.FORM_ONNX]
     assert [(f.form, f.reason, f.message) for f in result.failures] == [(Form.FORM_PT2, "FAILED", "torch.export: no")]
@@ -232,7 +239,12 @@ def test_a_form_that_fails_takes_no_other_with_it(
 
 
 def test_an_onnx_file_can_be_quantized_but_not_pruned(
-    pipeline: Pipeline, store: BlobStore, digit_images: Images, context: Context, digits_preprocessing: Preprocessing
+    pipeline: Pipeline,
+    checker: Checker,
+    store: BlobStore,
+    digit_images: Images,
+    context: Context,
+    digits_preprocessing: Preprocessing,
 ) -> None:
     code = store.put(export.to_onnx(network(), context.example))
     model = pb.Model(plugin="onnx", name="x.onnx", code=code, preprocessing=digits_preprocessing)
@@ -245,7 +257,7 @@ def test_an_onnx_file_can_be_quantized_but_not_pruned(
     )
     assert result.artifacts[0].precision == Precision.PRECISION_INT8
     assert not result.statistics.HasField("macs")
-    assert "pruned" in pipeline.check(pb.CheckRequest(model=model, steps=[pb.Step(kind="prune", plugin="removal",
+    assert "pruned" in checker.check(pb.CheckRequest(model=model, steps=[pb.Step(kind="prune", plugin="removal",
         config_json='{"amount": 0.5}')])).refused  # fmt: skip
 
 
@@ -272,16 +284,16 @@ def test_labels_of_a_subset_are_right_among_its_outputs() -> None:
 
 
 def test_a_file_that_is_quantized_already_is_measured_as_it_is_and_not_quantized_again(
-    pipeline: Pipeline, store: BlobStore, shared_cases: Path
+    pipeline: Pipeline, checker: Checker, store: BlobStore, shared_cases: Path
 ) -> None:
     given = (shared_cases / "onnx/already-quantized.onnx").read_bytes()
     preprocessing = Preprocessing(height=32, width=32, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
     model = pb.Model(plugin="onnx", name="q.onnx", code=store.put(given), preprocessing=preprocessing)
     for method in ("int8-static", "fp16"):
         steps = [pb.Step(kind="quantize", plugin=method)]
-        refused = pipeline.check(pb.CheckRequest(model=model, steps=steps)).refused
+        refused = checker.check(pb.CheckRequest(model=model, steps=steps)).refused
         assert refused == "this file is quantized already: it has DequantizeLinear nodes"
-    answer = pipeline.check(pb.CheckRequest(model=model))
+    answer = checker.check(pb.CheckRequest(model=model))
     assert (answer.refused, answer.precision, answer.classes) == ("", Precision.PRECISION_INT8, 10)
     assert list(answer.forms) == [Form.FORM_QDQ_TOOL]
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

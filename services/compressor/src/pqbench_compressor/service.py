@@ -1,4 +1,4 @@
-"""CompressorService: turns requests into calls of the pipeline and back."""
+"""CompressorService: turns requests into calls of its worker and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -21,9 +21,6 @@ from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
 from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.process import Waiting, machine_lock, source_version, versions_of
 from pqbench_wire.workers import Idle, OnReply, SessionWorker, WorkerProcess, patiently
-
-if TYPE_CHECKING:
-    from pqbench_compressor.pipeline import Pipeline
 
 KEY = "compressor"  # of the one session of workers
 LIBRARIES = (
@@ -113,7 +110,6 @@ class _Here:
 
     def __init__(self, data: Path, allow_code: bool) -> None:
         self._data, self._allow_code = data, allow_code
-        self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
     def ask(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle, waiting: Waiting) -> WorkerReply:
@@ -121,10 +117,9 @@ class _Here:
             return self.ask_if_free(key, request, on_reply, idle)
 
     def ask_if_free(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle) -> WorkerReply:
-        from pqbench_compressor.worker import Worker, pipeline_over  # imports torch: seconds, once it is needed
+        from pqbench_compressor.worker import worker_over  # imports torch: seconds, once it is needed
 
-        self._pipeline = self._pipeline or pipeline_over(self._data, self._allow_code)
-        return Worker(self._pipeline, on_reply).handle(request)
+        return worker_over(self._data, self._allow_code, on_reply).handle(request)
 
     def abort(self) -> None:
         """It ends with this process."""

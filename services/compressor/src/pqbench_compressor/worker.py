@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pqbench.common.v1.common_pb2 import Progress
 from pqbench.compressor.v1.worker_pb2 import WorkerReply, WorkerRequest
+from pqbench_compressor.checks import Checker
+from pqbench_compressor.loading import Loader
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.own_code import ALLOW_CODE
@@ -20,15 +22,15 @@ from pqbench_wire.workers import answer
 
 
 class Worker:
-    """The work of a pipeline; progress is sent."""
+    """Checks and compresses with what a loader can load; progress is sent."""
 
-    def __init__(self, pipeline: Pipeline, send: Callable[[WorkerReply], None]) -> None:
-        self._pipeline, self._send = pipeline, send
+    def __init__(self, loader: Loader, resume: Path, send: Callable[[WorkerReply], None]) -> None:
+        self._checker, self._pipeline, self._send = Checker(loader), Pipeline(loader, resume), send
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
         """The reply to one request."""
         if request.HasField("check"):
-            return WorkerReply(check=self._pipeline.check(request.check))
+            return WorkerReply(check=self._checker.check(request.check))
         if request.HasField("analyse"):
             return WorkerReply(analyse=self._pipeline.analyse(request.analyse, self._report))
         return WorkerReply(compress=self._pipeline.compress(request.compress, self._report))
@@ -37,15 +39,15 @@ class Worker:
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction, message=message)))
 
 
-def pipeline_over(data: Path, allow_code: bool) -> Pipeline:
-    """The pipeline over a service's data folder."""
-    return Pipeline(store=BlobStore(data / "blobs"), allow_code=allow_code, resume=data / "training")
+def worker_over(data: Path, allow_code: bool, send: Callable[[WorkerReply], None]) -> Worker:
+    """A worker over a service's data folder."""
+    return Worker(Loader(store=BlobStore(data / "blobs"), allow_code=allow_code), data / "training", send)
 
 
 def main() -> None:
     """Serve requests from the pipe until it ends."""
-    pipeline = pipeline_over(Path(sys.argv[4]), ALLOW_CODE in sys.argv[5:])
-    answer(lambda send: Worker(pipeline, send), WorkerRequest, WorkerReply)
+    data, allow_code = Path(sys.argv[4]), ALLOW_CODE in sys.argv[5:]
+    answer(lambda send: worker_over(data, allow_code, send), WorkerRequest, WorkerReply)
 
 
 if __name__ == "__main__":
