@@ -20,9 +20,10 @@ from pqbench.runtime.v1.runtime_pb2 import (
     LoadReading,
     MeasureSettings,
 )
-from pqbench_runtime import scenarios, timing
+from pqbench_runtime import scenarios, server_rate, timing
 from pqbench_runtime.scenarios import Call
 from pqbench_runtime.stability import is_stable, judge
+from pqbench_runtime.summary import median_interval, summarise
 from pqbench_runtime.timing import Samples
 from pqbench_wire.errors import InvalidInput
 
@@ -100,7 +101,7 @@ def test_an_unstable_engine_is_measured_longer_and_marked() -> None:
 
 
 def judged(own: Samples, gpu: Any = (), load: Any = ()) -> EngineTiming:
-    made = timing.summarise(own)
+    made = summarise(own)
     judge(made, np.asarray(own.latency), own.medians, settings(), gpu, load)
     return made
 
@@ -149,7 +150,7 @@ def test_two_modes_are_told_from_one(latency: Any, bimodal: bool) -> None:
 
 def test_statistics_on_known_data() -> None:
     latency = list(np.arange(1, 1002) / 1000)
-    figures = timing.summarise(Samples(latency=latency, medians=[0.5, 0.49, 0.51], calls=1001, busy=2.0))
+    figures = summarise(Samples(latency=latency, medians=[0.5, 0.49, 0.51], calls=1001, busy=2.0))
     assert figures.median == pytest.approx(0.501) and figures.mean == pytest.approx(0.501)
     assert figures.p90 == pytest.approx(0.901) and figures.p99 == pytest.approx(0.991)
     assert figures.p999 == pytest.approx(1.0) and figures.max == pytest.approx(1.001)
@@ -163,7 +164,7 @@ def test_the_medians_interval_covers_as_often_as_it_says_though_blocks_differ(bl
     hits = 0
     for _ in range(2000):
         noise = rng.normal(0, 0.05, (blocks, 1))  # shared by a block's calls
-        low, high = timing.median_interval(list(np.median(np.exp(noise + rng.normal(0, 0.5, (blocks, 21))), axis=1)))
+        low, high = median_interval(list(np.median(np.exp(noise + rng.normal(0, 0.5, (blocks, 21))), axis=1)))
         hits += low <= 1.0 <= high
     assert hits / 2000 == pytest.approx(covers, abs=0.012)
 
@@ -194,13 +195,13 @@ def test_multi_stream_waits_for_the_slowest() -> None:
     own = timing.measure([[sleeper(0.001), sleeper(0.004)]], settings(scenario=SCENARIO_MULTI_STREAM))[0]
     assert min(own.latency) >= 0.004
     assert own.calls == 2 * len(own.latency)
-    assert timing.summarise(own).calls_per_second == pytest.approx(2 / np.mean(own.latency), rel=0.2)
+    assert summarise(own).calls_per_second == pytest.approx(2 / np.mean(own.latency), rel=0.2)
 
 
 def test_offline_keeps_every_instance_busy() -> None:
     chosen = settings(scenario=SCENARIO_OFFLINE, min_seconds=0.09, max_seconds=0.09)
     one, four = (timing.measure([[sleeper(0.003)] * n], chosen)[0] for n in (1, 4))
-    assert timing.summarise(four).calls_per_second > 2.5 * timing.summarise(one).calls_per_second
+    assert summarise(four).calls_per_second > 2.5 * summarise(one).calls_per_second
     assert four.start == sorted(four.start) and len(four.start) == len(four.latency) == four.calls
 
 
@@ -231,10 +232,10 @@ def test_the_highest_rate_that_meets_a_bound_is_searched() -> None:
     own = timing.measure([[sleeper(0.002)]], chosen)[0]
     assert own.server is not None
     rates = [probe.rate for probe in own.server.probes]
-    assert len(rates) >= timing.PROBES and own.server.rate == rates[-1] and 50 < rates[-1] < 500
+    assert len(rates) >= server_rate.PROBES and own.server.rate == rates[-1] and 50 < rates[-1] < 500
     assert {probe.met for probe in own.server.probes} == {True, False}
     assert own.server.met == (np.percentile(own.latency, 99) <= 0.02)
-    assert own.calls >= timing.LEAST_CALLS and own.server.valid
+    assert own.calls >= server_rate.LEAST_CALLS and own.server.valid
     fixed = timing.measure(
         [[sleeper(0.002)]], settings(scenario=SCENARIO_SERVER, rate=100, min_seconds=0.1, max_seconds=0.5)
     )[0]
@@ -254,7 +255,7 @@ def test_an_engine_that_cannot_keep_up_is_invalid_and_does_not_go_on_for_ever() 
 def test_what_waits_in_a_queue_is_not_unstable() -> None:
     rng = np.random.default_rng(0)
     queued = Samples(medians=[1.0, 1.2, 1.5], latency=[*rng.normal(1, 0.02, 60), *rng.normal(2, 0.02, 40)])
-    made = timing.summarise(queued)
+    made = summarise(queued)
     judge(made, np.asarray(queued.latency), queued.medians, settings(scenario=SCENARIO_SERVER), [], [])
     assert made.stable and not judged(queued).stable
 

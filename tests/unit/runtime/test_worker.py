@@ -17,8 +17,11 @@ from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Prep
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_runtime.backend import Built, Layer, Route
+from pqbench_runtime.building import _check_precision, executed_precisions
+from pqbench_runtime.feeds import padded
+from pqbench_runtime.loaded import MAX_ENGINES
 from pqbench_runtime.service import RuntimeServicer
-from pqbench_runtime.worker import MAX_ENGINES, Worker, _check_precision, _padded, executed_precisions
+from pqbench_runtime.worker import Worker
 from pqbench_runtime.workers import start_worker
 from pqbench_wire import frames
 from pqbench_wire.blobs import BlobStore
@@ -176,9 +179,9 @@ def test_an_engine_in_another_precision_is_an_error() -> None:
 
 def test_padding_repeats_images() -> None:
     images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
-    assert _padded(images, 5).ravel().tolist() == [0, 1, 2, 0, 1]
+    assert padded(images, 5).ravel().tolist() == [0, 1, 2, 0, 1]
     with pytest.raises(InvalidInput, match="no images"):
-        _padded(images[:0], 5)
+        padded(images[:0], 5)
 
 
 def test_memory_errors_are_told_apart() -> None:
@@ -225,4 +228,4 @@ def test_no_engine_of_a_measurement_is_unloaded_for_another(store: BlobStore, in
         windows=6, scenario=pb.SCENARIO_OFFLINE, concurrency=6,
     )  # fmt: skip
     result = worker.measure(pb.MeasureRequest(engines=engines, inputs=inputs, settings=settings, run="r"))
-    assert len(worker._loaded) == 12 > MAX_ENGINES and len(result.timings) == 2
+    assert len(worker._engines._loaded) == 12 > MAX_ENGINES and len(result.timings) == 2

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Call = Callable[[], object]
+Instances = Sequence[Call]  # of one engine, which work at the same time
 clock = time.perf_counter
 OVERTIME = 1.5  # of the time of all arrivals, after which an engine that cannot keep up takes no more calls
 NEVER_SLEEP = 200e-6  # before an arrival: a sleeping thread wakes too late, so the rest is waited for awake

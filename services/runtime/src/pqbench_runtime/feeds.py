@@ -1,0 +1,35 @@
+"""What engines are fed with: prepared examples in batches of the engine's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from pqbench.common.v1.common_pb2 import Images
+from pqbench.runtime.v1.runtime_pb2 import Engine
+from pqbench.runtime.v1.worker_pb2 import Tensor
+from pqbench_wire.blobs import BlobStore
+from pqbench_wire.errors import InvalidInput
+from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs
+
+
+def first_batch(store: BlobStore, inputs: Images, engine: Engine) -> Feed:
+    """The first batch of a prepared split."""
+    prepared = load_inputs(store, inputs, engine.preprocessing)[0]
+    return as_feed(padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
+
+
+def feed_of(tensors: Iterable[Tensor], engine: Engine) -> Feed:
+    """The batch that a request's tensors are."""
+    arrays = {t.name: np.frombuffer(t.data, t.dtype).reshape(tuple(t.shape)).copy() for t in tensors}
+    return Inputs(arrays) if engine.preprocessing.inputs else next(iter(arrays.values()))
+
+
+def padded(images: Feed, size: int) -> Feed:
+    """`size` images: those given, repeated as often as it takes."""
+    if not len(images):
+        raise InvalidInput("the prepared split has no images")
+    if isinstance(images, Inputs):
+        return Inputs({name: np.resize(array, (size, *array.shape[1:])) for name, array in images.arrays.items()})
+    return images if len(images) == size else np.resize(images, (size, *images.shape[1:]))
