@@ -201,13 +201,13 @@ def test_what_tensorrt_rejects_is_told(
     use(version)
     form = UNTYPED if version[0] == "8" else Form.FORM_ONNX
     options = {} if version[0] == "8" else {"typing": "strong"}
-    with pytest.raises(Failed, match=f"TensorRT {version} cannot read this model"):
+    with pytest.raises(InvalidInput, match="is not an ONNX file"):
         build("tensorrt", b"this is no model", form, FP32, training.preprocessing, **options)
     source = Source(onnx=lambda: export.to_onnx(trained, context.example), module=trained)
     plugin = QUANTIZERS.load("int8-static")
     unsigned = plugin.quantize(source, plugin.Config(), context, (Form.FORM_QDQ_UNSIGNED,))[Form.FORM_QDQ_UNSIGNED]
     quantized = SIGNED if version[0] == "8" else TYPED
-    with pytest.raises((Failed, Refused), match="UINT8 is not supported|INT32 is not supported|opset"):
+    with pytest.raises((Failed, Refused), match=f"TensorRT {version} cannot read this model: .*(UINT8 is not|INT32 is not) supported|opset"):
         build("tensorrt", unsigned, quantized, INT8, training.preprocessing, **options)
 
 
