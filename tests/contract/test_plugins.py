@@ -58,6 +58,9 @@ def test_a_plugin_is_one_documented_file(catalog: Catalog, name: str) -> None:
     assert description.available and len(description.summary) > 20
     if catalog is METRICS:
         return
+    if catalog is BACKENDS:
+        assert set(module.TIMED) <= {field.name for field in dataclasses.fields(module.Config)}
+        assert Path(module.ENGINE_FILE).name == module.ENGINE_FILE and Path(module.ENGINE_FILE).suffix
     assert dataclasses.is_dataclass(module.Config)
     assert module.Config.__dataclass_params__.frozen
     assert all(field.kw_only for field in dataclasses.fields(module.Config))

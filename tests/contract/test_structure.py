@@ -22,7 +22,7 @@ ORDER = ["dataset", "datasets", "metric", "metrics", "statistics", "config", "st
          "results", "decide", "output", "experiment", "commands", "cli", "api"]  # fmt: skip
 
 
-LONGEST_MODULE = 400  # lines
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
 
 
 def imports(path: Path) -> set[str]:
@@ -81,6 +81,31 @@ def test_rooms_import_each_other_in_one_direction(package: str) -> None:
 def test_modules_are_short(package: str) -> None:
     lines = {path: len(path.read_text().splitlines()) for path in SOURCES[package].rglob("*.py")}
     assert {str(path): count for path, count in lines.items() if count > LONGEST_MODULE} == {}
+
+
+@pytest.mark.parametrize("package", sorted(SOURCES))
+def test_functions_are_short(package: str) -> None:
+    found = {
+        f"{path}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in SOURCES[package].rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    }
+    assert {name: lines for name, lines in found.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_a_wrong_name_of_a_figure_is_a_type_error(tmp_path: Path) -> None:
+    """A record of results by title, or a misspelt attribute, does not pass the type checker."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from pqbench_orchestrator.results.cell import CellResult\n\n\n"
+        "def median(cell: CellResult) -> float | None:\n    return cell.medain_ms\n\n\n"
+        "def title(cell: CellResult) -> object:\n    return cell['Inference Time (ms)']\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(wrong)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and '"CellResult" has no attribute "medain_ms"' in done.stdout, done.stdout
+    assert 'Value of type "CellResult" is not indexable' in done.stdout
 
 
 def arrows(package: str) -> dict[tuple[str, str], str]:

@@ -207,7 +207,10 @@ def test_what_tensorrt_rejects_is_told(
     plugin = QUANTIZERS.load("int8-static")
     unsigned = plugin.quantize(source, plugin.Config(), context, (Form.FORM_QDQ_UNSIGNED,))[Form.FORM_QDQ_UNSIGNED]
     quantized = SIGNED if version[0] == "8" else TYPED
-    with pytest.raises((Failed, Refused), match=f"TensorRT {version} cannot read this model: .*(UINT8 is not|INT32 is not) supported|opset"):
+    with pytest.raises(
+        (Failed, Refused),
+        match=f"TensorRT {version} cannot read this model: .*(UINT8 is not|INT32 is not) supported|opset",
+    ):
         build("tensorrt", unsigned, quantized, INT8, training.preprocessing, **options)
 
 

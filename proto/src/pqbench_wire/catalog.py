@@ -1,5 +1,7 @@
 """Plug-ins: one file (or, rarely, folder) each in a package's folder, found by its name, imported on first use.
 
+The folder that PQBENCH_PLUGINS names may hold more, in a folder of the same name as the package's.
+
 A plug-in module has `REQUIRES`, a tuple of importable names, and `Config`, a frozen keyword-only
 dataclass whose fields say their unit and meaning. `REQUIRES` is read from the source, so that
 listing a plug-in imports none of its libraries.
@@ -22,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pqbench.common.v1.common_pb2 import Plugin
 from pqbench_wire.errors import InvalidInput, Unavailable
+from pqbench_wire.process import own_plugins
 
 # Import names whose package goes by another name.
 PACKAGES = {
@@ -43,9 +46,7 @@ class Catalog:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """The plug-ins by name: that of the file or folder, with hyphens."""
-        spec = find_spec(self.package)
-        folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-        paths = [path for folder in folders for path in Path(folder).iterdir()]
+        paths = [path for folder in self._folders() for path in Path(folder).iterdir()]
         modules = {p.stem for p in paths if p.suffix == ".py" or (p / "__init__.py").is_file()}
         return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_")))
 
@@ -75,6 +76,15 @@ class Catalog:
         if plugin.available and schema:
             plugin.config_schema_json = json.dumps(TypeAdapter(self._module(name).Config).json_schema(), sort_keys=True)
         return plugin
+
+    def _folders(self) -> list[str]:
+        """The package's own folder and, from now on a part of it, the user's."""
+        folders: list[str] = importlib.import_module(self.package).__path__  # type: ignore[assignment]
+        added = own_plugins()
+        more = added / self.package.rpartition(".")[2] if added else None
+        if more and more.is_dir() and str(more) not in folders:
+            folders.append(str(more))
+        return folders
 
     def _module(self, name: str) -> ModuleType:
         try:

@@ -24,6 +24,7 @@ from typing import Any
 from pqbench_wire.errors import InvalidInput
 
 LOCK_POLL = 0.1  # seconds
+PLUGINS = "PQBENCH_PLUGINS"  # environment variable: a folder of the user's own plug-ins
 PR_SET_PDEATHSIG = 1
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
@@ -56,12 +57,19 @@ def process_name(pid: int) -> str:
 
 
 @functools.cache
+def own_plugins() -> Path | None:
+    """The folder of a user's own plug-ins, by the environment variable PQBENCH_PLUGINS."""
+    name = os.environ.get(PLUGINS)
+    return Path(name) if name else None
+
+
 def source_version(package: str) -> str:
-    """The distribution's version and a digest of its source: a changed line is another tool."""
+    """The distribution's version and a digest of its source and the user's plug-ins: a changed line is another tool."""
     spec = find_spec(package)
-    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    added = own_plugins()
     digest = hashlib.sha256()
-    for path in sorted(p for folder in folders for p in Path(folder).rglob("*.py")):
+    for path in sorted(p for folder in [*folders, *([added] if added else [])] for p in folder.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{metadata.version(package.replace('_', '-'))}+{digest.hexdigest()[:12]}"
 

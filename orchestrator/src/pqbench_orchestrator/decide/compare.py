@@ -31,8 +31,6 @@ from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_wire.errors import InvalidInput
 
 NOT_COMPARABLE = "not comparable"
-# Options that change what is timed rather than how the runtime works; a difference forbids a comparison.
-TIMED_OPTIONS = ("threads", "transfers", "cuda_graph", "spin", "mode")
 DEFAULTS = {"transfers": True}  # what a backend does that has no such option
 OTHER_IMAGES = "the accuracies are not of the same images: their intervals are compared"
 
@@ -86,6 +84,7 @@ def compare(old: Side, new: Side, anyway: bool = False, tolerance: float = APART
             old=old.sessions.get(key, []),
             new=new.sessions.get(key, []),
             two_runs=old.run != new.run,
+            timed_options=old.timed_options | new.timed_options,
         )
         for key in dict.fromkeys([*old.sessions, *new.sessions])
     )
@@ -126,6 +125,7 @@ class _Pair:
     old: list[Session]
     new: list[Session]
     two_runs: bool
+    timed_options: frozenset[str]
 
     def change(self, anyway: bool, tolerance: float) -> Change:
         reason = self._hindrance(anyway)
@@ -165,7 +165,7 @@ class _Pair:
         """Why the sides cannot be compared; empty where they can."""
         reason = next((text for name, sessions in self._sides if (text := _unsound(name, sessions))), "")
         if not reason and not anyway:
-            reason = settings_differ(self.old[0].cell, self.new[0].cell)
+            reason = settings_differ(self.old[0].cell, self.new[0].cell, self.timed_options)
         if not reason and self._by_rate and self._alone:
             reason = "highest rates are compared over sessions: set repeats"
         return reason
@@ -223,21 +223,21 @@ class _Pair:
         return Ratio(value=value, low=value * math.exp(-half), high=value * math.exp(half))
 
 
-def settings_differ(old: CellResult, new: CellResult) -> str:
+def settings_differ(old: CellResult, new: CellResult, timed_options: Collection[str]) -> str:
     """The first setting that matters and differs; empty where none does."""
     if old.scenario != new.scenario:
         return f"scenario: {old.scenario} and {new.scenario}"
-    before, after = _settings(old), _settings(new)
+    before, after = (_settings(cell, timed_options) for cell in (old, new))
     for name in [name for name in before if name in after]:
         if before[name] != after[name]:
             return f"{name}: {before[name]} and {after[name]}"
     return ""
 
 
-def _settings(cell: CellResult) -> dict[str, Any]:
+def _settings(cell: CellResult, timed_options: Collection[str]) -> dict[str, Any]:
     """Those that matter and that the backend has."""
     options = DEFAULTS | json.loads((cell.engine and cell.engine.options) or "{}")
-    found = {f"option {name}": options[name] for name in TIMED_OPTIONS if name in options}
+    found = {f"option {name}": options[name] for name in sorted(timed_options) if name in options}
     rate = "searched" if _is_searched(cell) else (cell.server and cell.server.rate_per_s)
     others = {"calls a second": rate, "CUDA graph": cell.timing and cell.timing.cuda_graph}
     return found | {name: value for name, value in others.items() if value is not None}

@@ -50,7 +50,7 @@ def analyse(
         known = facts.recipes[model.label, Recipe().identity]
         if known.refused or known.unavailable:
             raise Refused(f"model {model.label}: {known.refused or known.unavailable}")
-        if model.is_file and model.model.endswith(".onnx"):
+        if not known.has_module:
             raise Refused(f"model {model.label}: layers are analysed in PyTorch; an ONNX file has no module")
         preprocessing = json_format.ParseDict(known.preprocessing, Preprocessing())
         if known.inputs:

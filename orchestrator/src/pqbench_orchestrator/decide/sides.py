@@ -21,6 +21,9 @@ from pqbench_orchestrator.store.samples import calls_of
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
+# Options that changed what is timed when runs did not note which do.
+OLD_TIMED_OPTIONS = ("threads", "transfers", "cuda_graph", "spin", "mode")
+
 
 class Identity(NamedTuple):
     """What makes two cells the same on both sides."""
@@ -51,6 +54,7 @@ class Side:
     name: str
     sessions: dict[Identity, list[Session]]
     is_of_target: bool = False  # its cells are named without their target
+    timed_options: frozenset[str] = frozenset()  # options of its targets that change what is timed
     run: Path = Path()
 
 
@@ -86,7 +90,20 @@ def side_of(run: RunFolder, target: str = "") -> Side:
                 )
             )
     name = f"{run}:{target}" if target else str(run)
-    return Side(name=name, is_of_target=bool(target), sessions=dict(sessions), run=run.path.resolve())
+    return Side(
+        name=name,
+        is_of_target=bool(target),
+        sessions=dict(sessions),
+        run=run.path.resolve(),
+        timed_options=_timed_options(run),
+    )
+
+
+def _timed_options(run: RunFolder) -> frozenset[str]:
+    """Those that the run's backends named; runs of old versions noted none."""
+    targets = run.environment()["targets"].values() if run.has_begun else ()
+    named = {name for target in targets for name in target.get("timed_options", ())}
+    return frozenset(named or OLD_TIMED_OPTIONS)
 
 
 def _layers(build: StepResult) -> dict[str, str]:

@@ -37,6 +37,8 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
                 "backend": t.backend,
                 "device": t.device,
                 "options": t.options_json,
+                "timed_options": list(t.timed_options),
+                "engine_file": t.engine_file,
                 "versions": t.versions,
                 "environment": t.environment,
             }

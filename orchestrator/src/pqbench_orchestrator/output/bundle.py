@@ -26,9 +26,6 @@ from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import Inputs, load_inputs
 
 SAMPLES = 8  # images whose outputs the bundle records
-ENGINES = {"onnxruntime": "engine.onnx", "onnxruntime-cuda": "engine.onnx", "onnxruntime-tensorrt": "engine.onnx",
-           "openvino": "engine.blob", "pytorch": "engine.pt2", "pytorch-cuda": "engine.pt2",
-           "tensorrt": "engine.plan"}  # fmt: skip
 
 
 def export_cell(run: RunFolder, key: str, out: Path, store: BlobStore) -> Path:
@@ -64,7 +61,7 @@ def _write(
     model = "model.pt2" if cell.form == "PT2" else "model.onnx"
     artifact = next(a for a in variant.artifacts if Form.Name(a.form) == f"FORM_{cell.form}")
     _copy(store, artifact.blob, folder / model)
-    engine = ENGINES.get(cell.backend, "engine.bin")
+    engine = record["targets"][cell.target].get("engine_file") or "engine.bin"  # runs of old versions name none
     _copy(store, build.engine.blob, folder / engine)
     history: list[Any] = []
     if variant.checkpoint.sha256:

@@ -29,6 +29,7 @@ class RecipeFacts:
     fixed_batch: int = 0  # the only batch size that the model takes; 0: any
     notes: tuple[str, ...] = ()  # what the manifest's author should know
     unchecked: bool = False  # checking did not end
+    has_module: bool = True  # checkpoints of it can be kept; else it is a file that can only be quantized
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -53,6 +54,8 @@ class TargetFacts:
 
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    timed_options: tuple[str, ...] = ()  # that change what is timed
+    engine_file: str = ""  # what an engine's file is called in a bundle
     environment: dict[str, str] = field(default_factory=dict)
 
 

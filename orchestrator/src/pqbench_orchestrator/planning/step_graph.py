@@ -80,7 +80,7 @@ class StepGraph:
 
     def checkpoint(self, model: Model, dataset: Dataset, steps: tuple[Any, ...]) -> str:
         """The step that leaves the model as it is after `steps`, none of which quantizes."""
-        if self._is_onnx(model):
+        if self._is_file(model):
             return ""
         return self._compress(model, dataset, steps, steps[-1:], ())
 
@@ -294,8 +294,8 @@ class StepGraph:
     def facts_of(self, model: Model, recipe: Recipe) -> RecipeFacts:
         return self.facts.recipes[model.label, recipe.identity]
 
-    def _is_onnx(self, model: Model) -> bool:
-        return self.facts.models[model.label]["plugin"] == "onnx"
+    def _is_file(self, model: Model) -> bool:
+        return not self.facts_of(model, Recipe()).has_module
 
     def _rank(self, target: Target) -> int:
         return 2 + [t.name for t in self.manifest.targets].index(target.name)

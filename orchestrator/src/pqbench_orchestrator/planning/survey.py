@@ -281,6 +281,7 @@ def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seco
         classes=answer.classes,
         fixed_batch=answer.fixed_batch,
         notes=tuple(answer.notes),
+        has_module=answer.has_module,
     )
 
 
@@ -313,6 +314,8 @@ def _asked(target: Target, services: Services) -> TargetFacts:
         routes=routes,
         versions=dict(backend.versions) | dict(capabilities.versions),
         device=checked.device,
+        timed_options=tuple(checked.timed_options),
+        engine_file=checked.engine_file,
         environment=dict(capabilities.environment),
     )
 

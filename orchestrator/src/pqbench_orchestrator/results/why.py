@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from pqbench.compressor.v1.compressor_pb2 import CompressResult, Statistics
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult, LayerTime, ProfileResult
-from pqbench_orchestrator.results.cell import OFF, CellResult
+from pqbench_orchestrator.results.cell import CellResult
 
 CONVERTING = re.compile(
     r"quantizelinear|fakequantize|reorder|reformat|cast|convert|transpose|_to_copy|^to$|memcpy", re.IGNORECASE
@@ -27,6 +27,7 @@ ARITHMETIC = {"INT8": 4, "FP8": 4, "FP16": 2, "BF16": 2}  # products at once whe
 OUTSIDE_BOUND = 0.3  # of a call outside of its layers: the host, not the layers, decides
 MEMORY_BOUND = 0.5  # of what a plain copy moves, that reading the weights alone takes
 CONVERTING_BOUND = 0.2
+LEAST_ZEROS = 0.1  # share of the weights
 FEW_CONVOLUTIONS = 5  # layers that a sentence names
 
 
@@ -82,7 +83,7 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
         _fallbacks(fell_back, profile.layers),
         f"{outside:.0%} of a call is outside of its layers." if outside is not None and outside > 0.05 else "",
         f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves." if memory > 0.2 else "",
-        _zeros(variant, cell),
+        _zeros(variant),
     ]
     return Why(
         text=" ".join(sentence for sentence in sentences if sentence),
@@ -179,9 +180,9 @@ def _fallbacks(names: Sequence[str], layers: Sequence[LayerTime]) -> str:
     return f"{len(names)} of {count} compute layers run wider than asked for: {listed}{more}."
 
 
-def _zeros(statistics: Statistics, cell: CellResult) -> str:
+def _zeros(statistics: Statistics) -> str:
     """Zeros that are stored and multiplied like other numbers."""
     share = 1 - statistics.nonzeros / statistics.parameters if statistics.parameters else 0.0
-    if share < 0.1 or cell.pruner in (OFF, "removal"):
+    if share < LEAST_ZEROS:
         return ""
     return f"{share:.0%} of its weights are zeros, which this runtime stores and multiplies like any others."

@@ -33,12 +33,13 @@ class Checker:
         answer = pb.CheckResponse(
             preprocessing=info.preprocessing,
             classes=info.classes,
+            has_module=not self._loader.is_file(request.model),
             trains=info.trains and request.model.weights == pb.WEIGHTS_DEFAULT,
             precision=quantizer.PRECISION if quantizer else Precision.PRECISION_FP32,
             forms=quantizer.FORMS if quantizer else FP32_FORMS,
             needs=[_message(step.needs()) for step in recipe],
         )
-        if request.model.plugin == "onnx":
+        if not answer.has_module:
             self._check_file(request.model, info, recipe, answer)
         elif not recipe:
             self._check_module(request.model, info, answer)
@@ -81,13 +82,13 @@ class Checker:
             answer.classes = outputs_of(module, example)[0].shape[1]
 
     def _refusal(self, model: pb.Model, recipe: list[steps.Step]) -> str:
-        if early := steps.order_refusal([step.kind for step in recipe], model.plugin == "onnx"):
+        if early := steps.order_refusal([step.kind for step in recipe], self._loader.is_file(model)):
             return early
         labelled = [step for step in recipe if step.needs().labels]
         if labelled and (names := [one.name for one in self._loader.info(model).preprocessing.inputs]):
             return f"{labelled[0].label} needs an image classifier; this model takes {', '.join(names)}"
         tried = [step for step in recipe if step.kind in ("prune", "recalibrate", "finetune")]
-        if model.plugin == "onnx" or not (tried or labelled):
+        if self._loader.is_file(model) or not (tried or labelled):
             return ""
         module, classes, example = _architecture(self._loader, canonical(model))
         if labelled and not is_classifier(module, example):

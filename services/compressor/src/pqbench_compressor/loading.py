@@ -43,6 +43,10 @@ class Loader:
         check_preprocessing(info.preprocessing)
         return info
 
+    def is_file(self, model: pb.Model) -> bool:
+        """Whether a model is a file without a module, which can only be quantized."""
+        return bool(getattr(MODELS.load(model.plugin), "IS_FILE", False))
+
     def load(self, request: pb.CompressRequest, context: Context) -> tuple[nn.Module, checkpoint.History]:
         """The module of a request, from its checkpoint or its weights, and what was done to it before."""
         model, files = request.model, self.files(request.model)

@@ -38,12 +38,12 @@ class Pipeline:
     def compress(self, request: pb.CompressRequest, report: Report) -> pb.CompressResult:
         """Apply the request's steps and export its forms."""
         recipe = self._loader.recipe(request.steps)
-        if refused := steps.order_refusal([step.kind for step in recipe], request.model.plugin == "onnx"):
+        if refused := steps.order_refusal([step.kind for step in recipe], self._loader.is_file(request.model)):
             raise Refused(refused)
         seconds: dict[str, float] = {}
         torch.manual_seed(request.seed)
         context = self._context(request, report, self._resume / hashlib.sha256(canonical(request)).hexdigest())
-        if request.model.plugin == "onnx":
+        if self._loader.is_file(request.model):
             return self._quantize_file(request, recipe, context, seconds)
         with _timed(seconds, "load"):
             module, history = self._loader.load(request, context)

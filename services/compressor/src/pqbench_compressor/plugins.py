@@ -157,7 +157,8 @@ class Files:
 class ModelPlugin(Protocol):
     """A family of models.
 
-    One of a user's own modules says OWN = True: they are run once while planning.
+    One of a user's own modules says OWN = True: they are run once while planning. One of files that have no module and
+    can only be quantized says IS_FILE = True.
     """
 
     REQUIRES: ClassVar[tuple[str, ...]]

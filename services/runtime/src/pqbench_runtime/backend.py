@@ -101,6 +101,9 @@ class GpuOptions:
     tf32: Annotated[bool, Field(description="let FP32 products run in TF32, as every library does by default")] = True
 
 
+GPU_TIMED = ("transfers", "spin", "cuda_graph")  # of these, what changes what is timed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Built:
     """A built engine: its bytes, its layers, and the settings it was really built with."""
@@ -181,11 +184,16 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A runtime library on a device."""
+    """A runtime library on a device.
+
+    One that runs on a GPU says ON_GPU = True: NVML is read while it measures.
+    """
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]  # its options: threads, provider, ...
     ROUTES: ClassVar[tuple[Route, ...]]
+    TIMED: ClassVar[tuple[str, ...]]  # options that change what is timed: where they differ, times are not compared
+    ENGINE_FILE: ClassVar[str]  # what an engine's file is called in a bundle
 
     def versions(self) -> dict[str, str]:
         """The versions that decide an engine."""
@@ -212,7 +220,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class CrossChecked(Protocol):
-    """A backend with tools of its makers' that time the same engine."""
+    """A backend with vendor tools that time the same engine."""
 
     def cross_checks(
         self, engine: Path, precision: Precision, shape: Shape, options: Any, batch: Feed, seconds: float

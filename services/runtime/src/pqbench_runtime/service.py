@@ -66,6 +66,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             options_json=json.dumps(asdict(options), sort_keys=True),
             device=module.device(options),
             routes=[pb.Route(**asdict(route)) for route in module.ROUTES if route.holds(options)],
+            timed_options=module.TIMED,
+            engine_file=module.ENGINE_FILE,
         )
 
     def BuildEngine(

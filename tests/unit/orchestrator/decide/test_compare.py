@@ -37,7 +37,7 @@ def session(ms: float, blocks: int = 6, noise: float = 0.002, seed: int = 0, **c
 
 
 def side(*sessions: Session) -> Side:
-    return Side(name="s", sessions={KEY: list(sessions)})
+    return Side(name="s", sessions={KEY: list(sessions)}, timed_options=frozenset({"threads"}))
 
 
 def changed(old: Side, new: Side, anyway: bool = False) -> Change:

@@ -93,7 +93,7 @@ class CheckRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("preprocessing", "classes", "trains", "refused", "precision", "forms", "needs", "notes", "fixed_batch")
+    __slots__ = ("preprocessing", "classes", "trains", "refused", "precision", "forms", "needs", "notes", "fixed_batch", "has_module")
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class CheckResponse(_message.Message):
     NEEDS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     FIXED_BATCH_FIELD_NUMBER: _ClassVar[int]
+    HAS_MODULE_FIELD_NUMBER: _ClassVar[int]
     preprocessing: _common_pb2.Preprocessing
     classes: int
     trains: bool
@@ -112,7 +113,8 @@ class CheckResponse(_message.Message):
     needs: _containers.RepeatedCompositeFieldContainer[StepNeeds]
     notes: _containers.RepeatedScalarFieldContainer[str]
     fixed_batch: int
-    def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., fixed_batch: _Optional[int] = ...) -> None: ...
+    has_module: bool
+    def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., fixed_batch: _Optional[int] = ..., has_module: _Optional[bool] = ...) -> None: ...
 
 class StepNeeds(_message.Message):
     __slots__ = ("training_images", "baseline", "labels", "training_images_if_any")

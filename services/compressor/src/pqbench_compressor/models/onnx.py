@@ -17,6 +17,7 @@ from pqbench_wire.errors import InvalidInput, Refused
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
+IS_FILE = True  # it has no module: it can only be quantized
 
 
 @dataclass(frozen=True, kw_only=True)

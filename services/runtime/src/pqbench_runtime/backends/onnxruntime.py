@@ -22,6 +22,8 @@ from pqbench_wire.inputs import Feed, named
 from pqbench_wire.process import versions_of
 
 REQUIRES = ("onnx", "onnxruntime")
+TIMED = ("threads",)
+ENGINE_FILE = "engine.onnx"
 PROVIDER = "CPUExecutionProvider"
 ROUTES = (
     Route(

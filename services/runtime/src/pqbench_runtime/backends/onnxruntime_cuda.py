@@ -12,7 +12,7 @@ import onnx
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import cuda
-from pqbench_runtime.backend import Built, GpuOptions, Job, Profile, Route, Shape
+from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, Route, Shape
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
 from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
@@ -21,6 +21,8 @@ from pqbench_wire.process import versions_of
 
 REQUIRES = ("onnx", "onnxruntime", "pynvml")
 ON_GPU = True
+TIMED = GPU_TIMED
+ENGINE_FILE = "engine.onnx"
 PROVIDER = "CUDAExecutionProvider"
 ROUTES = (
     Route(

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import cuda
-from pqbench_runtime.backend import UNKNOWN, Built, GpuOptions, Job, Layer, Profile, Route, Shape
+from pqbench_runtime.backend import GPU_TIMED, UNKNOWN, Built, GpuOptions, Job, Layer, Profile, Route, Shape
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
 from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
@@ -29,6 +29,8 @@ from pqbench_wire.process import versions_of
 
 REQUIRES = ("onnx", "onnxruntime", "flatbuffers", "pynvml")
 ON_GPU = True
+TIMED = GPU_TIMED
+ENGINE_FILE = "engine.onnx"
 PROVIDER = "TensorrtExecutionProvider"
 FP32, FP16, BF16, INT8 = (
     Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_BF16, Precision.PRECISION_INT8

@@ -29,6 +29,8 @@ from pqbench_wire.jobs import first_line
 from pqbench_wire.process import leashed, versions_of
 
 REQUIRES = ("openvino",)
+TIMED = ("threads", "transfers")
+ENGINE_FILE = "engine.blob"
 ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,

@@ -24,6 +24,8 @@ from pqbench_wire.jobs import first_line
 from pqbench_wire.process import versions_of
 
 REQUIRES = ("torch",)
+TIMED = ("threads", "mode")
+ENGINE_FILE = "engine.pt2"
 ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,

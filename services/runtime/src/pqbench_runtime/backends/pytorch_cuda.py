@@ -17,7 +17,7 @@ from torch.utils.benchmark import Timer
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import cuda, gpu
-from pqbench_runtime.backend import Built, Call, CrossCheck, GpuOptions, Job, Profile, Route, Shape
+from pqbench_runtime.backend import GPU_TIMED, Built, Call, CrossCheck, GpuOptions, Job, Profile, Route, Shape
 from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled
 from pqbench_runtime.cuda import Pinned, Stream
 from pqbench_runtime.device_call import WARM_UP, DeviceCall
@@ -28,6 +28,8 @@ from pqbench_wire.process import versions_of
 
 REQUIRES = ("torch", "pynvml")
 ON_GPU = True
+TIMED = (*GPU_TIMED, "mode")
+ENGINE_FILE = "engine.pt2"
 DEVICE = "cuda"
 ROUTES = (
     Route(

@@ -9,7 +9,7 @@ import tensorrt as trt
 
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
-from pqbench_runtime.backend import Built, CrossCheck, Job, Profile, Shape
+from pqbench_runtime.backend import GPU_TIMED, Built, CrossCheck, Job, Profile, Shape
 from pqbench_runtime.backends.tensorrt.building import build_plan
 from pqbench_runtime.backends.tensorrt.inspector import layers_of
 from pqbench_runtime.backends.tensorrt.options import Config
@@ -21,6 +21,8 @@ from pqbench_wire.inputs import Feed
 __all__ = ["ON_GPU", "REQUIRES", "ROUTES", "Config", "build", "cross_checks", "device", "load", "profile", "versions"]
 REQUIRES = ("tensorrt", "pynvml")
 ON_GPU = True
+TIMED = GPU_TIMED
+ENGINE_FILE = "engine.plan"
 ROUTES = routes_of(trt.__version__)
 
 
