@@ -19,7 +19,8 @@ from pqbench_wire.errors import (
 )
 
 DOMAIN = "pqbench"
-MAX_TEXT = 1000  # characters: gRPC carries the text in headers of a few KB, twice
+MAX_TEXT = 1000  # characters
+MAX_BYTES = 6500  # of both of its copies: gRPC refuses headers over 8 KB, now and then
 # What gRPC itself raises carries no reason: a dead connection, a deadline, a size limit.
 BY_CODE: dict[grpc.StatusCode, type[PqbenchError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -37,13 +38,28 @@ def to_status(error: PqbenchError) -> grpc.Status:
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     number = code_pb2.Code.Value(code)
-    return rpc_status.to_status(status_pb2.Status(code=number, message=str(error)[:MAX_TEXT], details=[detail]))
+    return rpc_status.to_status(status_pb2.Status(code=number, message=_fitting(str(error)), details=[detail]))
+
+
+def _fitting(text: str) -> str:
+    """The beginning of a text that headers can carry: once as it is, once with `%` and what is not ASCII as %XX."""
+    size = 0
+    for index, character in enumerate(text[:MAX_TEXT]):
+        data = character.encode(errors="replace")
+        is_plain = len(data) == 1 and character.isprintable() and character != "%"
+        size += len(data) * (2 if is_plain else 4)
+        if size > MAX_BYTES:
+            return text[:index]
+    return text[:MAX_TEXT]
 
 
 def from_rpc_error(error: grpc.RpcError) -> PqbenchError:
     """What a client raises in place of gRPC's own error."""
     code, text = error.code(), error.details() or error.code().name
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except ValueError:  # gRPC replaced the code, but not the details
+        status = None
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
