@@ -1,29 +1,133 @@
-"""A run's folder."""
+"""A run's folder: made, found again, held alone, and read where it is damaged."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from pqbench_orchestrator.store.run_folder import ENVIRONMENT, RunFolder
+from pqbench_orchestrator.config.load import load_manifest
+from pqbench_orchestrator.store.ledger import FILE, Ledger
+from pqbench_orchestrator.store.run_folder import (
+    ENVIRONMENT,
+    LOCK,
+    MANIFEST,
+    STUDY,
+    TRIALS,
+    RunFolder,
+    folder_to_continue,
+    new_folder,
+    runs_in,
+)
 from pqbench_wire.errors import InvalidInput
+
+TEXT = """
+name: my run
+models: [{model: digits/resnet}]
+datasets: [{dataset: digits}]
+recipes: [{name: baseline}]
+targets: [{name: t, backend: onnxruntime}]
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "m.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def made(tmp_path: Path, manifest: Path, search: bool = False) -> RunFolder:
+    return new_folder(tmp_path / "data", manifest, load_manifest(manifest), search)
+
+
+def test_a_new_run_has_a_name_of_its_own_and_the_manifest(tmp_path: Path, manifest: Path) -> None:
+    first, second = made(tmp_path, manifest), made(tmp_path, manifest)
+    assert first.path != second.path and first.name.startswith("my-run-") and first.data == tmp_path / "data"
+    assert first.manifest() == load_manifest(manifest) and not first.is_search and not first.has_begun
+
+
+def test_the_newest_run_of_a_manifest_is_continued(tmp_path: Path, manifest: Path) -> None:
+    data = tmp_path / "data"
+    first, second = made(tmp_path, manifest), made(tmp_path, manifest)
+    os.utime(first / MANIFEST, (2e9, 2e9))
+    assert folder_to_continue(data, manifest) == first and folder_to_continue(data, second.path) == second
+    manifest.write_text(TEXT + "seed: 3\n")
+    with pytest.raises(InvalidInput, match="no run of this manifest in .*; leave out --continue"):
+        folder_to_continue(data, manifest)
+
+
+def test_runs_and_searches_are_not_mixed_up(tmp_path: Path, manifest: Path) -> None:
+    search = made(tmp_path, manifest, search=True)
+    assert search.is_search and (search / STUDY).is_file() and search.name.startswith("search-")
+    with pytest.raises(InvalidInput, match=f"is a search: pqbench search --continue {search}"):
+        folder_to_continue(tmp_path / "data", search.path)
+    assert folder_to_continue(tmp_path / "data", manifest, search=True) == search
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=f"not a run: it has no {MANIFEST}"):
+        folder_to_continue(tmp_path, tmp_path)
+    with pytest.raises(InvalidInput, match="not a run: it has no ledger.sqlite"):
+        RunFolder(tmp_path).ledger()
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path, manifest: Path) -> None:
+    run = made(tmp_path, manifest)
+    assert not run.is_running
+    with run.held():
+        assert run.is_running and RunFolder(run.path).is_running
+        with pytest.raises(InvalidInput, match="is being executed by another process"), run.held():
+            pass
+    (run / LOCK).write_text("999999999-0")
+    assert not run.is_running, "the process that the lock names has ended"
+
+
+def test_a_continued_run_keeps_its_start(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    first = run.write_environment({"started": "1", "targets": {}})
+    assert run.has_begun and "continued" not in first
+    again = run.write_environment({"started": "2", "targets": {}})
+    assert (again["started"], again["continued"]) == ("1", "2") and run.environment() == again
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "{",
-        "[]",
-        '{"started": 1}',
-        "\xff",
-        '{"started": "x", "targets": []}',
-        '{"started": "x", "targets": {"a": 1}}',
-        '{"started": "x", "targets": {"a": {"versions": 1}}}',
-    ],
-)
+    ["", "{", "[]", '{"started": 1}', "\xff", '{"started": "x", "targets": []}', '{"started": "x", "targets": {"a": 1}}',
+     '{"started": "x", "targets": {"a": {"versions": 1}}}'],
+)  # fmt: skip
 def test_a_damaged_environment_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / ENVIRONMENT).write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidInput, match=f"{ENVIRONMENT} is missing or damaged: .*remove it"):
         RunFolder(tmp_path).environment()
+
+
+def test_a_ledger_that_lost_everything_is_not_begun_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.ledger_to_write().close()
+    (run / ENVIRONMENT).write_text(json.dumps({"started": "x", "targets": {}}))
+    with pytest.raises(InvalidInput, match="is empty, but the run had begun: restore the file"):
+        run.ledger_to_write()
+    with Ledger(run / FILE) as ledger:
+        ledger.begin("m", 3)
+    with run.ledger_to_write() as ledger, run.ledger() as reading:
+        assert ledger.planned_steps == reading.planned_steps == 3
+
+
+def test_trials_of_a_search_are_read_and_damage_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.trials() == []
+    (run / TRIALS).write_text("Recipe,Feasible\na,True\n")
+    assert run.trials() == [{"Recipe": "a", "Feasible": "True"}]
+    (run / TRIALS).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInput, match=f"{TRIALS} is damaged: .*--continue"):
+        run.trials()
+
+
+def test_the_runs_of_a_data_folder_are_those_with_a_ledger(tmp_path: Path, manifest: Path) -> None:
+    run = made(tmp_path, manifest)
+    assert runs_in(tmp_path / "data") == []
+    run.ledger_to_write().close()
+    assert runs_in(tmp_path / "data") == [run]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from pqbench_orchestrator.store.ledger import FILE, Ledger
 from pqbench_orchestrator.store.samples import FILE as SAMPLES
-from pqbench_orchestrator.store.samples import calls_of
+from pqbench_orchestrator.store.samples import Measured, calls_of, write_samples
 from pqbench_wire.blobs import blob_of
 from pqbench_wire.errors import InvalidInput
 
@@ -42,3 +43,30 @@ def test_damaged_samples_are_named(tmp_path: Path) -> None:
     (tmp_path / SAMPLES).write_bytes(b"PAR1 and no more PAR1")
     with pytest.raises(InvalidInput, match=f"{SAMPLES} is damaged"), calls_of(tmp_path) as connection:
         connection.execute("SELECT count(*) FROM calls").fetchall()
+
+
+def test_every_call_of_every_engine_is_kept(tmp_path: Path) -> None:
+    paired = {"latency_0": np.array([1.0, 2.0]), "block_0": np.array([0, 1]), "start_0": np.array([0.0, 1.0]),
+              "latency_1": np.array([4.0]), "block_1": np.array([0]), "start_1": np.array([0.5])}  # fmt: skip
+    on_gpu = {
+        "latency_0": np.array([9.0]),
+        "block_0": np.array([0]),
+        "start_0": np.array([0.0]),
+        "compute_0": np.array([8.0]),
+    }
+    with Ledger(tmp_path / FILE) as ledger:
+        measured = [Measured(cell="a", build=0, arrays=paired), Measured(cell="a", build=1, arrays=on_gpu)]
+        write_samples(measured, tmp_path, ledger)
+    with calls_of(tmp_path) as calls:
+        found = calls.execute("SELECT cell, role, latency FROM calls ORDER BY latency").fetchall()
+    assert found == [("a", "variant", 1.0), ("a", "variant", 2.0), ("a", "baseline", 4.0)], "of first engines"
+    whole = duckdb.read_parquet(str(tmp_path / SAMPLES))
+    assert whole.filter("build = 1").project("compute").fetchall() == [(8.0,)]
+    assert whole.filter("compute IS NULL").count("*").fetchall() == [(3,)], "null where a device has no events"
+
+
+def test_a_run_without_times_has_no_samples(tmp_path: Path) -> None:
+    with Ledger(tmp_path / FILE) as ledger:
+        write_samples([], tmp_path, ledger)
+    with calls_of(tmp_path) as calls:
+        assert calls.execute("SELECT count(*) FROM calls").fetchall() == [(0,)]

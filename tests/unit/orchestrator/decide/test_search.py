@@ -1,0 +1,121 @@
+"""The search: its space, its walk along the amounts, and what it tries in full."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pqbench_orchestrator.config.manifest import Manifest
+from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.decide.search import Search, space_of
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
+from pqbench_wire.errors import InvalidInput
+
+from ..cells import cell
+
+AMOUNTS = [round(0.1 * n, 1) for n in range(1, 10)]
+
+
+def manifest(**changes: Any) -> Manifest:
+    values: dict[str, Any] = {
+        "name": "s",
+        "models": [{"model": "digits/resnet"}],
+        "datasets": [{"dataset": "digits"}],
+        "recipes": [
+            {"name": "baseline"},
+            {"name": "l1", "steps": [{"prune": {"method": "l1-global", "amount": AMOUNTS}}]},
+            {"name": "removal", "steps": [{"prune": {"method": "removal", "amount": AMOUNTS}}]},
+        ],
+        "targets": [{"name": "t", "backend": "onnxruntime"}],
+        "goal": {"max_drop": 1.0},
+        "search": {"promoted": 2},
+    }
+    return Manifest.model_validate(values | changes)
+
+
+def test_the_space_has_the_entries_with_steps_by_rising_amount() -> None:
+    space = space_of(manifest())
+    assert list(space.families) == ["l1", "removal"] and space.size == 18
+    assert [recipe.steps[0].config["amount"] for recipe in space.families["removal"]] == AMOUNTS
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"batch_sizes": [1, 8]}, "one question: batch_sizes must have one entry, not 2"),
+     ({"recipes": [{"name": "baseline"}]}, "needs recipes with steps")],
+)  # fmt: skip
+def test_what_is_no_question_is_one_clear_line(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        space_of(manifest(**changes))
+
+
+class Landscape(Search):
+    """A search over a made-up truth: removal gets faster with its amount and is feasible up to 0.6, l1 gains nothing."""
+
+    def __init__(self, run: RunFolder, session: Any, trials: int, unavailable: bool = False) -> None:
+        self.said: list[str] = []
+        self.tried: list[str] = []
+        self._unavailable = unavailable
+        super().__init__(run, session, self.said.append, trials)
+
+    def _evaluate(self, recipe: Recipe) -> CellResult:
+        self.tried.append(recipe.label)
+        if self._unavailable:
+            return cell({"Recipe": recipe.label, "Outcome": "unavailable", "Reason": "gone"})
+        step = recipe.steps[0]
+        amount = float(step.config["amount"])
+        speedup = 1 / (1 - amount) if step.method == "removal" else 1.0
+        drop = 0.0 if amount <= 0.6 else 5.0
+        return cell({
+            "Recipe": recipe.label, "Inference Time (ms)": 10 / speedup, "Baseline Time (ms)": 10.0, "Paired": True,
+            "Speedup": speedup, "P99 (ms)": 1.0, "Held-out Change": -drop, "Held-out Accuracy": 90 - drop,
+        })  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def session(**changes: Any) -> Any:
+    return SimpleNamespace(manifest=manifest(**changes), facts=None, execution=None)
+
+
+def test_the_best_amount_is_found_without_trying_all(run: RunFolder) -> None:
+    search = Landscape(run, session(), trials=10)
+    search.explore()
+    assert len(search.tried) == len(set(search.tried)) == 10
+    assert search.front()[0].recipe == "removal 0.6", "the largest amount that is feasible"
+    assert "front:" in search.said[-1] and search.said[0].startswith("1/10")
+    with (run / TRIALS).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and {row["Feasible"] for row in rows} == {"True", "False"}
+
+
+def test_an_interrupted_search_goes_on_where_it_was(run: RunFolder) -> None:
+    first = Landscape(run, session(), trials=4)
+    first.explore()
+    second = Landscape(run, session(), trials=8)
+    second.explore()
+    assert len(second.tried) == 4 and not set(first.tried) & set(second.tried)
+    other = Landscape(run, session(goal={"max_drop": 2.0}), trials=3)
+    other.explore()
+    assert len(other.tried) == 3, "another goal is another question"
+
+
+def test_what_is_not_there_now_is_tried_again_later(run: RunFolder) -> None:
+    Landscape(run, session(), trials=3, unavailable=True).explore()
+    later = Landscape(run, session(), trials=3)
+    later.explore()
+    assert len(later.tried) == 3
+
+
+def test_a_damaged_study_is_named(run: RunFolder) -> None:
+    (run / STUDY).write_bytes(b"no database" * 100)
+    with pytest.raises(InvalidInput, match=f"{STUDY} is damaged or in use: .*restore it"):
+        Landscape(run, session(), trials=1).explore()

@@ -1,0 +1,25 @@
+"""The environment record: versions of what decides, and nothing that cannot be read."""
+
+from __future__ import annotations
+
+from pqbench_orchestrator.execution import environment
+from pqbench_orchestrator.planning.facts import Survey, TargetFacts
+
+
+def test_the_record_names_every_target_with_its_versions() -> None:
+    target = TargetFacts(
+        backend="x", device="d", versions={"lib": "1"}, timed_options=("threads",), engine_file="e.bin"
+    )
+    facts = Survey(
+        models={}, recipes={}, targets={"t": target}, datasets={}, compressor_versions={"compressor": {"c": "2"}}
+    )
+    record = environment.record(facts, "run-1")
+    assert record["run"] == "run-1" and record["compressors"] == {"compressor": {"c": "2"}}
+    assert record["targets"]["t"]["versions"] == {"lib": "1"} and record["targets"]["t"]["engine_file"] == "e.bin"
+    assert record["targets"]["t"]["timed_options"] == ["threads"] and record["host"]["cores"] >= 1
+
+
+def test_own_versions_change_with_the_source() -> None:
+    versions = environment.own_versions()
+    assert {"pqbench-orchestrator", "pqbench-wire", "numpy"} <= versions.keys()
+    assert all("+" in versions[name] for name in ("pqbench-orchestrator", "pqbench-wire"))
