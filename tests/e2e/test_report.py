@@ -127,6 +127,7 @@ def test_figures_and_tables_as_files(quickstart: Path, pqbench: Pqbench, tmp_pat
     assert latex.startswith(r"\begin{tabular}") and latex.count(r"\\") == 37 and "removal + int8" in latex
 
 
+@pytest.mark.long
 def test_five_thousand_cells_open_and_stay_usable(open_page: Open, tmp_path: Path) -> None:
     """How fast is a matter of benchmarks/report.py."""
     spec = importlib.util.spec_from_file_location("report_benchmark", ROOT / "benchmarks/report.py")

@@ -142,7 +142,7 @@ class _Watch:
     def __init__(self, call: Any, address: str, stalled_after: float) -> None:
         self._call, self._address, self._stalled_after = call, address, stalled_after
         self._silent = self._stalled = 0.0  # seconds
-        self._told: tuple[str, float, str] | None = None
+        self._last: tuple[str, float, str] | None = None
         self._ended = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
 
@@ -150,17 +150,17 @@ class _Watch:
         """Note an event."""
         self._silent = 0.0
         if event.WhichOneof("event") == "progress":
-            told = (event.progress.stage, event.progress.fraction, event.progress.message)
+            state = (event.progress.stage, event.progress.fraction, event.progress.message)
             # Waiting is told again and again while it lasts, and is nobody's stall.
-            self._stalled = self._stalled if told == self._told and told[0] != WAITING else 0.0
-            self._told = told
+            self._stalled = self._stalled if state == self._last and state[0] != WAITING else 0.0
+            self._last = state
 
     def verdict(self, error: Cancelled) -> PqbenchError:
         """Why the call was cancelled: by this, or as the service says."""
         if self._silent >= FROZEN_AFTER:
             return Frozen(f"frozen: no sign of life of the service at {self._address} for {FROZEN_AFTER:.0f} s")
         if self._stalled >= self._stalled_after:
-            at = f" after {self._told[0]} {self._told[1]:.0%}" if self._told else ""
+            at = f" after {self._last[0]} {self._last[1]:.0%}" if self._last else ""
             return Timeout(
                 f"no progress for {self._stalled_after:.0f} s{at}: ended (stall_seconds in the manifest says how long)"
             )

@@ -216,8 +216,8 @@ class Tell(Generic[Event]):
 
     def reply(self, reply: Any) -> None:
         """Forward a worker's progress or log."""
-        told = {"progress": reply.progress} if reply.HasField("progress") else {"log": reply.log}
-        self._emit(self._event(**told))
+        content = {"progress": reply.progress} if reply.HasField("progress") else {"log": reply.log}
+        self._emit(self._event(**content))
 
     def waiting(self, reason: str) -> None:
         """Say what is waited for."""

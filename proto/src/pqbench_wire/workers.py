@@ -78,8 +78,8 @@ class WorkerProcess(Generic[Reply]):
         if reply is None:
             raise self._crash()
         if reply.HasField("error"):
-            told: WorkerError = reply.error  # type: ignore[attr-defined]
-            error = from_reason(told.reason, told.message)
+            failure: WorkerError = reply.error  # type: ignore[attr-defined]
+            error = from_reason(failure.reason, failure.message)
             if isinstance(error, OutOfMemory):
                 self.kill()
             raise error

@@ -47,7 +47,9 @@ def macs(module: nn.Module, context: Context) -> int:
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [("cifar", "resnet56"), ("timm", "test_vit"), ("torchvision", "mobilenet_v3_small"),
+    [("timm", "test_vit"),
+     pytest.param("cifar", "resnet56", marks=pytest.mark.long),
+     pytest.param("torchvision", "mobilenet_v3_small", marks=pytest.mark.long),
      pytest.param("thesis", "shufflenetv2", marks=pytest.mark.long),
      pytest.param("thesis", "mobilenetv2", marks=pytest.mark.long),
      pytest.param("torchvision", "efficientnet_b0", marks=pytest.mark.long),
@@ -103,6 +105,7 @@ def test_layers_to_keep_are_kept_and_must_exist() -> None:
         REMOVAL.refusal(build("cifar", "resnet20")[0], wrong, 10, context.example[:1])
 
 
+@pytest.mark.long
 def test_what_removal_cannot_do_is_refused_with_what_can_be_had() -> None:
     module, context = build("cifar", "resnet20")
     config = PRUNERS.configure("removal", '{"amount": 0.97, "target": "macs"}')

@@ -49,7 +49,7 @@ def counted(module: nn.Module) -> tuple[int, int]:
 
 @pytest.mark.parametrize(
     ("file", "function"),
-    [("targets", "up"), ("targets", "seq"), ("targets", "gn"), ("regrow", "layer"), ("regrow", "conv1d"),
+    [("targets", "up"), ("targets", "seq"), pytest.param("targets", "gn", marks=pytest.mark.long), ("regrow", "layer"), ("regrow", "conv1d"),
      ("class_token", "net"), ("weightnorm", "wn"), ("weightnorm", "ws")],
 )  # fmt: skip
 @pytest.mark.parametrize(("target", "amount"), [("macs", 0.5), ("parameters", 0.4)])

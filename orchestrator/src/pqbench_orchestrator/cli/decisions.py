@@ -66,13 +66,13 @@ def compare_command(
 def gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
     """The exit code of --fail-on-regression. Raises InvalidInput where nothing could be compared."""
     worse = compare.regressions(changes, limit)
-    told = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
-    untold = [one for one in changes if one.verdict == compare.NOT_COMPARABLE and one not in worse]
-    if not told and not worse:
+    compared = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
+    not_compared = [one for one in changes if one.verdict == compare.NOT_COMPARABLE and one not in worse]
+    if not compared and not worse:
         raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
-    if untold:
-        errors.print(f"{len(untold)} of {len(changes)} cells could not be compared")
-    if any(one.is_apart for one in told) and limit < tolerance:
+    if not_compared:
+        errors.print(f"{len(not_compared)} of {len(changes)} cells could not be compared")
+    if any(one.is_apart for one in compared) and limit < tolerance:
         errors.print(f"no change under {tolerance:.1%} is told between two runs or single sessions: --tolerance")
     if worse:
         lost = sum(one.is_lost for one in worse)

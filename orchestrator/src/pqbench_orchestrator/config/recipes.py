@@ -96,12 +96,12 @@ class Recipe(Strict):
         steps = [step for step in self.steps if step.method != "none"]
         choices = [_amounts(step) for step in steps]
         many = any(len(choice) > 1 for choice in choices)
-        made = []
+        recipes = []
         for chosen in itertools.product(*choices):
             amounts = " ".join(_written(s.config["amount"]) for s in chosen if "amount" in s.config)
             name = f"{self.name} {amounts}" if self.name and many else self.name
-            made.append(Recipe.model_construct(name=name, steps=tuple(chosen), targets=self.targets))
-        return made
+            recipes.append(Recipe.model_construct(name=name, steps=tuple(chosen), targets=self.targets))
+        return recipes
 
 
 def _amounts(step: Step) -> list[Step]:

@@ -87,18 +87,18 @@ def _prunings(values: configparser.ConfigParser, path: Path) -> list[tuple[str, 
     degrees = _value(values, path, "PRUNING", "degrees")
     if not isinstance(degrees, list) or not all(isinstance(degree, (int, float)) for degree in degrees):
         raise InvalidInput(f"{path}: PRUNING: degrees: a list of numbers is expected, like [0, 0.5]")
-    made: list[tuple[str, dict[str, Any]] | None] = [None]
+    prunings: list[tuple[str, dict[str, Any]] | None] = [None]
     for degree in (degree for degree in degrees if degree):
         for name in _on(values, "PRUNERS"):
             step = {"method": ZERO_FILL[name], "amount": degree}
             if name == "lnstructured":
                 step |= {key: _value(values, path, "LN_PRUNING", key) for key in ("dim", "n")}
-            made.append((f"{name} {degree:g}", step))
+            prunings.append((f"{name} {degree:g}", step))
         for name in _on(values, "REMOVAL_PRUNERS"):
-            made.append(
+            prunings.append(
                 (f"removal-{name} {degree:g}", {"method": "removal", "criterion": REMOVAL[name], "amount": degree})
             )
-    return made
+    return prunings
 
 
 def _read(path: Path) -> configparser.ConfigParser:

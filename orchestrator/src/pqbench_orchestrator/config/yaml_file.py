@@ -152,8 +152,8 @@ class _Loader(yaml.SafeLoader):
             if value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {value!r} is given twice", key.start_mark)
             seen.add(value)
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _problems(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -39,10 +39,10 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
     if not Path(path).is_file():
         raise InvalidInput(f"dataset {name}: there is no file {path}")
     function = own_code.load(Path(path), name, allowed=True)  # the caller has seen to it
-    made = own_code.called(f"dataset function {name}", function, **config.arguments)
-    if not isinstance(made, Mapping) or "test" not in made or set(made) - {"test", "train"}:
+    returned = own_code.called(f"dataset function {name}", function, **config.arguments)
+    if not isinstance(returned, Mapping) or "test" not in returned or set(returned) - {"test", "train"}:
         raise InvalidInput(f'dataset function {name} must return {{"test": (data, labels), "train": …}}')
-    parts = {split: _pair(f"dataset function {name}: {split}", value) for split, value in made.items()}
+    parts = {split: _pair(f"dataset function {name}: {split}", value) for split, value in returned.items()}
     splits = {split: _split(f"dataset function {name}: {split}", *pair) for split, pair in parts.items()}
     count = 1 + max(int(split.labels.max()) for split in splits.values())
     return Data(splits=cast(dict[SplitName, Split], splits), classes=[str(index) for index in range(count)])

@@ -67,10 +67,10 @@ class Space:
 
     def distributions(self, family: str) -> dict[str, BaseDistribution]:
         """What a trial of a family chooses."""
-        made: dict[str, BaseDistribution] = {RECIPE: CategoricalDistribution(list(self.families))}
+        chosen: dict[str, BaseDistribution] = {RECIPE: CategoricalDistribution(list(self.families))}
         if len(self.families[family]) > 1:
-            made[AMOUNT.format(family)] = IntDistribution(0, len(self.families[family]) - 1)
-        return made
+            chosen[AMOUNT.format(family)] = IntDistribution(0, len(self.families[family]) - 1)
+        return chosen
 
 
 @dataclass(kw_only=True)
@@ -119,8 +119,8 @@ class Search:
         try:
             study = self._study()
             for trial in study.get_trials(states=[TrialState.COMPLETE]):
-                told = trial.user_attrs
-                self._remember(told["family"], told["index"], from_row(json.loads(told["row"])))
+                attributes = trial.user_attrs
+                self._remember(attributes["family"], attributes["index"], from_row(json.loads(attributes["row"])))
         except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"{self._run / STUDY} is damaged or in use: {first_line(error)}; restore it, or begin the search anew"

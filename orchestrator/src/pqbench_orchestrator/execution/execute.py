@@ -192,8 +192,9 @@ class Execution:
 
     def _forward(self, step: Step, event: Any) -> None:
         if event.WhichOneof("event") == "progress":
-            told = event.progress
-            self.watcher.progress(step, told.message if told.stage == WAITING else told.stage, told.fraction)
+            progress = event.progress
+            stage = progress.message if progress.stage == WAITING else progress.stage
+            self.watcher.progress(step, stage, progress.fraction)
 
 
 def _outcome(error: PqbenchError) -> str:

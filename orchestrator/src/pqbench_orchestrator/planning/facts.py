@@ -48,9 +48,9 @@ class TargetFacts:
     options_json: str = "{}"  # with every default filled in
     routes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # precision name -> form names, best first
 
-    def form(self, precision: str, made: tuple[str, ...]) -> str:
+    def form(self, precision: str, available: tuple[str, ...]) -> str:
         """The form in which this target runs a precision, out of those that are made; empty if none."""
-        return next((form for form in self.routes.get(precision, ()) if form in made), "")
+        return next((form for form in self.routes.get(precision, ()) if form in available), "")
 
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
@@ -85,16 +85,16 @@ class Survey:
     @property
     def notes(self) -> list[str]:
         """What the manifest's author should know, each said once."""
-        said = [f"model {label}: {note}" for (label, _), facts in self.recipes.items() for note in facts.notes]
+        notes = [f"model {label}: {note}" for (label, _), facts in self.recipes.items() for note in facts.notes]
         for (label, identity), facts in self.recipes.items():
             for dataset, data in self.datasets.items():
                 if identity == Recipe().identity and 0 < data.classes < facts.classes and data.scores_all:
-                    said.append(
+                    notes.append(
                         f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no "
                         "map from classes to outputs: an image is right where its label's output is largest"
                     )
-        said += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
-        return list(dict.fromkeys(said))
+        notes += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
+        return list(dict.fromkeys(notes))
 
 
 def kind_of(dtype: object, shape: Iterable[object]) -> str:

@@ -143,8 +143,8 @@ def _outcome(
     if routes is None:
         return "refused", f"{target.backend} has no route for {precision}"
     if not runtime.form(facts.precision, facts.forms):
-        wanted, made = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
-        return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {made}"
+        wanted, available = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
+        return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {available}"
     reason = unsuitable(facts, unpruned.classes, dataset.label, graph.facts.datasets[dataset.label])
     return ("refused", reason) if reason else ("", "")
 

@@ -122,7 +122,7 @@ def _ratio(before: float, after: float) -> float | None:
 def _shares(layers: Sequence[LayerTime], whole: float) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for layer in layers:
-        spent[layer.precision or "not told"] += layer.seconds / whole
+        spent[layer.precision or "unknown"] += layer.seconds / whole
     return dict(sorted(spent.items(), key=lambda one: -one[1]))
 
 

@@ -34,7 +34,7 @@ class Measured:
 def write_samples(measured: Iterable[Measured], run: Path, ledger: Ledger) -> None:
     """Write cell, build, role (variant or baseline), block, start, latency, compute, h2d and d2h of every call.
 
-    Seconds; not a number where a cell has none. Where nothing was timed no file is written.
+    Seconds; null where a cell has none. Where nothing was timed no file is written.
     """
     parts = [part for one in measured for part in _parts(one)]
     if parts:

@@ -207,18 +207,18 @@ def attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    made = {i.name for i in graph.initializer} | {i.name for i in graph.input} | {""}
+    known = {i.name for i in graph.initializer} | {i.name for i in graph.input} | {""}
     waiting, ordered = list(graph.node), []
     while waiting:
-        ready = [n for n in waiting if all(name in made for name in reads(n))]
+        ready = [n for n in waiting if all(name in known for name in reads(n))]
         if not ready:
-            missing = next(name for name in reads(waiting[0]) if name not in made)
+            missing = next(name for name in reads(waiting[0]) if name not in known)
             raise Failed(f"tensor {missing} is read and never made")
-        rest, known = [], made
+        rest, so_far = [], known
         for node in waiting:  # one pass keeps the order of what is ready already
-            if all(name in known for name in reads(node)):
+            if all(name in so_far for name in reads(node)):
                 ordered.append(node)
-                known.update(node.output)
+                so_far.update(node.output)
             else:
                 rest.append(node)
         waiting = rest

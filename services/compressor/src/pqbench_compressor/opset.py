@@ -73,7 +73,7 @@ def _drop(node: onnx.NodeProto, name: str) -> None:
 def _gelu(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The operator's definition: 0.5 x (1 + erf(x / sqrt 2)), or its approximation by tanh."""
     x = node.input[0]
-    made: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = []
 
     def constant(value: float) -> str:
         name = f"{node.name or node.output[0]}_{value:.4f}"
@@ -81,8 +81,8 @@ def _gelu(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         return name
 
     def apply(kind: str, *inputs: str, output: str = "") -> str:
-        output = output or f"{node.name or node.output[0]}_gelu_{len(made)}"
-        made.append(helper.make_node(kind, inputs, [output], name=f"{output}_node"))
+        output = output or f"{node.name or node.output[0]}_gelu_{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], name=f"{output}_node"))
         return output
 
     if any(one.name == "approximate" and one.s == b"tanh" for one in node.attribute):
@@ -91,4 +91,4 @@ def _gelu(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     else:
         inner = apply("Erf", apply("Mul", x, constant(math.sqrt(0.5))))
     apply("Mul", apply("Mul", x, constant(0.5)), apply("Add", inner, constant(1.0)), output=node.output[0])
-    return made
+    return nodes

@@ -245,11 +245,11 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _once(make: Callable[[], Any]) -> Callable[[], Any]:
-    made: list[Any] = []
+    kept: list[Any] = []
 
     def get() -> Any:
-        if not made:
-            made.append(make())
-        return made[0]
+        if not kept:
+            kept.append(make())
+        return kept[0]
 
     return get

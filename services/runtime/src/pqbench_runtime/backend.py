@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.inputs import Feed, Inputs, named
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO would report its use
 UNKNOWN = "unknown"  # the precision of a layer of which a backend tells nothing
 BACKENDS = Catalog("backend", "pqbench_runtime.backends")
 

@@ -61,7 +61,7 @@ def uuid() -> str:
 def reading(seconds: float) -> GpuReading:
     """How the current CUDA device does now, `seconds` after the measurement began."""
     nvml, handle = _nvml(), board(cuda.bus_id())
-    made = GpuReading(seconds=seconds)
+    found = GpuReading(seconds=seconds)
     asked: dict[str, Callable[[], Any]] = {
         "energy_joules": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) * MILLI,
         "power_watts": lambda: _power(nvml, handle) * MILLI,
@@ -72,14 +72,14 @@ def reading(seconds: float) -> GpuReading:
     }
     for name, ask in asked.items():
         if (value := _supported(ask)) is not None:
-            setattr(made, name, value)
+            setattr(found, name, value)
     mask = _supported(lambda: _throttle_mask(nvml, handle)) or 0
-    made.throttled.extend(text for bit, text in THROTTLING.items() if mask & bit)
+    found.throttled.extend(text for bit, text in THROTTLING.items() if mask & bit)
     for policy, text in VIOLATIONS.items():
         held = _supported(functools.partial(nvml.nvmlDeviceGetViolationStatus, handle, policy))
         if held is not None:
-            made.held_seconds[text] = held.violationTime * NANO
-    return made
+            found.held_seconds[text] = held.violationTime * NANO
+    return found
 
 
 def memory_in_use() -> int | None:

@@ -33,15 +33,15 @@ class LoadMeter:
         before, now = self._last, _now()
         spent = max(now.at - before.at, 1e-9)
         others = (now.busy - before.busy) - (now.own - before.own)
-        made = LoadReading(
+        found = LoadReading(
             seconds=now.at - self._begin.at,
             foreign_cores=max(0.0, others / spent),
             stolen_cores=max(0.0, (now.stolen - before.stolen) / spent),
         )
         if (mhz := core_mhz()) is not None:
-            made.mhz = mhz
+            found.mhz = mhz
         self._last = _now()  # reading clocks takes milliseconds on some kernels: not what the next reading is about
-        return made
+        return found
 
 
 def core_mhz() -> float | None:

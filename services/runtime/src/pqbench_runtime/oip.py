@@ -246,9 +246,9 @@ def _response(request: pb.ModelInferRequest, outputs: Sequence[Tensor], rows: in
     for tensor in outputs:
         kind = TYPES[tensor.dtype]
         array = np.frombuffer(tensor.data, tensor.dtype).reshape(tuple(tensor.shape))[:rows]
-        made = response.outputs.add(name=tensor.name, datatype=kind.name, shape=array.shape)
+        output = response.outputs.add(name=tensor.name, datatype=kind.name, shape=array.shape)
         if as_bytes:
             response.raw_output_contents.append(array.tobytes())
         else:
-            getattr(made.contents, kind.contents).extend(array.ravel().tolist())
+            getattr(output.contents, kind.contents).extend(array.ravel().tolist())
     return response

@@ -41,15 +41,15 @@ def single_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: 
 
 def multi_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
     """All instances begin together; a sample ends with the last of them."""
-    made, begin = Block(), clock()
-    while clock() < begin + seconds or len(made.latency) < least:
+    block, begin = Block(), clock()
+    while clock() < begin + seconds or len(block.latency) < least:
         before = clock()
         for done in [pool.submit(call) for call in instances]:
             done.result()
-        made.latency.append(clock() - before)
-        made.start.append(before)
-    made.seconds, made.calls = clock() - begin, len(made.latency) * len(instances)
-    return made
+        block.latency.append(clock() - before)
+        block.start.append(before)
+    block.seconds, block.calls = clock() - begin, len(block.latency) * len(instances)
+    return block
 
 
 def offline(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
@@ -66,14 +66,14 @@ def server(pool: ThreadPoolExecutor, instances: Sequence[Call], arrivals: np.nda
     """
     next_one, begin = itertools.count(), clock()
     work = [pool.submit(_serve, call, arrivals, next_one, begin) for call in instances]
-    made = _merged([done.result() for done in work], clock() - begin)
-    made.behind = made.seconds / float(arrivals[-1]) - 1
-    return made
+    block = _merged([done.result() for done in work], clock() - begin)
+    block.behind = block.seconds / float(arrivals[-1]) - 1
+    return block
 
 
 def _stream(call: Call, seconds: float, least: int) -> Block:
     device_times = getattr(call, "device_times", None)
-    made, latency, start = Block(), [], []
+    block, latency, start = Block(), [], []
     begin = clock()
     end = begin + seconds
     while True:
@@ -84,11 +84,11 @@ def _stream(call: Call, seconds: float, least: int) -> Block:
         start.append(before)
         if device_times is not None:
             for part, spent in device_times().items():
-                made.device.setdefault(part, []).append(spent)
+                block.device.setdefault(part, []).append(spent)
         if after >= end and len(latency) >= least:
             break
-    made.latency, made.start, made.calls, made.seconds = latency, start, len(latency), after - begin
-    return made
+    block.latency, block.start, block.calls, block.seconds = latency, start, len(latency), after - begin
+    return block
 
 
 def poisson(rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,18 +99,18 @@ def poisson(rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray
 
 
 def _serve(call: Call, arrivals: np.ndarray, next_one: Iterator[int], begin: float) -> Block:
-    made, end = Block(), begin + OVERTIME * float(arrivals[-1])
+    block, end = Block(), begin + OVERTIME * float(arrivals[-1])
     while clock() < end and (index := next(next_one)) < len(arrivals):
         due = begin + float(arrivals[index])
         was_idle = _wait_until(due)
         began = clock()
         call()
-        made.latency.append(clock() - due)
-        made.start.append(due)
+        block.latency.append(clock() - due)
+        block.start.append(due)
         if was_idle:
-            made.slip.append(began - due)
-    made.calls = len(made.latency)
-    return made
+            block.slip.append(began - due)
+    block.calls = len(block.latency)
+    return block
 
 
 def _wait_until(moment: float) -> bool:

@@ -147,21 +147,21 @@ def _interleaved(
             return
 
 
-def _add(own: Samples, block: int, begin: float, made: Block) -> None:
-    own.latency += made.latency
-    own.start += [at - begin for at in made.start]
-    own.block += [block] * len(made.latency)
-    own.medians.append(float(np.median(made.latency)))
-    own.calls += made.calls
-    own.busy += made.seconds
-    for part, values in made.device.items():
+def _add(own: Samples, block: int, begin: float, added: Block) -> None:
+    own.latency += added.latency
+    own.start += [at - begin for at in added.start]
+    own.block += [block] * len(added.latency)
+    own.medians.append(float(np.median(added.latency)))
+    own.calls += added.calls
+    own.busy += added.seconds
+    for part, values in added.device.items():
         own.device.setdefault(part, []).extend(values)
 
 
-def _add_windows(own: Samples, begin: float, made: Block, windows: int) -> None:
+def _add_windows(own: Samples, begin: float, added: Block, windows: int) -> None:
     """One long block, cut into windows of equally many calls."""
-    for window, indices in enumerate(np.array_split(np.arange(len(made.latency)), windows)):
+    for window, indices in enumerate(np.array_split(np.arange(len(added.latency)), windows)):
         if len(indices):
-            part = Block(latency=[made.latency[i] for i in indices], start=[made.start[i] for i in indices])
+            part = Block(latency=[added.latency[i] for i in indices], start=[added.start[i] for i in indices])
             _add(own, window, begin, part)
-    own.calls, own.busy, own.device = made.calls, made.seconds, made.device
+    own.calls, own.busy, own.device = added.calls, added.seconds, added.device

@@ -148,12 +148,12 @@ def _step(step: StepRecord) -> dict[str, Any]:
 
 async def _events(run: RunFolder, request: Request) -> AsyncIterator[str]:
     """The progress, whenever it changes, until the run has ended or nobody listens."""
-    told = ""
+    last = ""
     while not await request.is_disconnected():
         state = await asyncio.to_thread(progress, run)
         text = json.dumps(state)
-        if text != told:
-            told = text
+        if text != last:
+            last = text
             yield f"data: {text}\n\n"
         if not state["running"]:
             yield "event: end\ndata: {}\n\n"

@@ -94,10 +94,10 @@ def _alone(block: InvertedResidual, seen: list[torch.Tensor], x: torch.Tensor) -
 
 def _last(module: nn.Module, example: torch.Tensor) -> list[nn.Module]:
     """The layers after which no other comes on the way to an output, found in autograd's graph."""
-    made: dict[Any, nn.Module] = {}
+    layer_of: dict[Any, nn.Module] = {}
 
     def note(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        made[output.grad_fn] = layer
+        layer_of[output.grad_fn] = layer
 
     hooks = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, Layer)]
     with torch.enable_grad():
@@ -110,8 +110,8 @@ def _last(module: nn.Module, example: torch.Tensor) -> list[nn.Module]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node in made:
-            found.append(made[node])
+        if node in layer_of:
+            found.append(layer_of[node])
         else:
             waiting += [before for before, _ in node.next_functions]
     return found

@@ -55,16 +55,16 @@ def watched(graph: Graph) -> dict[str, int | None]:
 
 def carriers(graph: Graph) -> list[onnx.NodeProto]:
     """The nodes that only move or add up what convolutions made: they run as integers between them."""
-    made: set[str] = set()
+    outputs: set[str] = set()
     found = []
     for node in graph.nodes:
         inputs = [name for name in node.input if name and not graph.is_constant(name)]
-        carries = node.op_type in CARRIERS and bool(inputs) and all(name in made for name in inputs)
+        carries = node.op_type in CARRIERS and bool(inputs) and all(name in outputs for name in inputs)
         carries = carries and not _pads_with_infinity(graph, node)
         if carries:
             found.append(node)
         if carries or node.op_type in ("Conv", "ConvTranspose", "HardSwish"):
-            made.update(node.output)
+            outputs.update(node.output)
     return found
 
 
@@ -171,9 +171,9 @@ def _quantize_added_biases(graph: Graph) -> None:
     ONNX Runtime fuses the two into Gemm first and finds integer kernels for it after that; with an FP32
     bias it finds none, and the product would run in FP32.
     """
-    made, read = graph.producers(), graph.consumers()
+    outputs, read = graph.producers(), graph.consumers()
     for product in [n for n in graph.nodes if n.op_type == "MatMul"]:
-        sources = [made.get(name) for name in product.input]
+        sources = [outputs.get(name) for name in product.input]
         readers = read[product.output[0]]
         if any(n is None or n.op_type != "DequantizeLinear" for n in sources) or [n.op_type for n in readers] != [
             "Add"

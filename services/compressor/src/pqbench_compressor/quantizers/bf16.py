@@ -33,15 +33,15 @@ def needs(config: Config) -> Needs:
 
 
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
-    made = {}
+    artifacts = {}
     if Form.FORM_ONNX in forms:
-        made[Form.FORM_ONNX] = _typed(source.onnx())
+        artifacts[Form.FORM_ONNX] = _typed(source.onnx())
     if Form.FORM_PT2 in forms:
         module, _ = narrowed(source.module, torch.bfloat16, context.images, math.inf)
-        made[Form.FORM_PT2] = to_pt2(module, context.example)
+        artifacts[Form.FORM_PT2] = to_pt2(module, context.example)
     if Form.FORM_ONNX_UNTYPED in forms:
-        made[Form.FORM_ONNX_UNTYPED] = lowered(source.onnx())
-    return made
+        artifacts[Form.FORM_ONNX_UNTYPED] = lowered(source.onnx())
+    return artifacts
 
 
 def _typed(model: bytes) -> bytes:

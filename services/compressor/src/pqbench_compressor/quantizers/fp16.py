@@ -47,18 +47,18 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     limit = LARGEST / config.margin
     inputs = _real(context)
-    made = {}
+    artifacts = {}
     if Form.FORM_ONNX in forms:
         keep = _beyond(source.onnx(), inputs, limit)
         source.notes["kept_fp32"] = keep
-        made[Form.FORM_ONNX] = half(onnx.load_from_string(source.onnx()), keep)
+        artifacts[Form.FORM_ONNX] = half(onnx.load_from_string(source.onnx()), keep)
     if Form.FORM_PT2 in forms:
         module, keep = narrowed(source.module, torch.float16, inputs, limit)
         source.notes["kept_fp32_in_pytorch"] = keep
-        made[Form.FORM_PT2] = to_pt2(module, context.example)
+        artifacts[Form.FORM_PT2] = to_pt2(module, context.example)
     if Form.FORM_ONNX_UNTYPED in forms:
-        made[Form.FORM_ONNX_UNTYPED] = lowered(source.onnx())
-    return made
+        artifacts[Form.FORM_ONNX_UNTYPED] = lowered(source.onnx())
+    return artifacts
 
 
 def _real(context: Context) -> Feed:

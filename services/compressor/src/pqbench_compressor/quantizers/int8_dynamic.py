@@ -40,11 +40,11 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(source.onnx())
-        made = _pass(folder, "model", ["MatMul", "Gemm"], QuantType.QInt8, config.per_channel)
+        name_of_pass = _pass(folder, "model", ["MatMul", "Gemm"], QuantType.QInt8, config.per_channel)
         if config.convolutions:
             # ConvInteger takes unsigned weights only, and one scale for all of them.
-            made = _pass(folder, made, ["Conv"], QuantType.QUInt8, per_channel=False)
-        model = onnx.load(folder / f"{made}.onnx")
+            name_of_pass = _pass(folder, name_of_pass, ["Conv"], QuantType.QUInt8, per_channel=False)
+        model = onnx.load(folder / f"{name_of_pass}.onnx")
     return {form: model.SerializeToString(deterministic=True) for form in forms}
 
 

@@ -50,15 +50,15 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         (folder / "model.onnx").write_bytes(source.onnx())
         names = [i.name for i in onnx.load(folder / "model.onnx").graph.input]
         np.savez(folder / "inputs.npz", **named(inputs, names))  # type: ignore[arg-type]
-        made = {}
+        artifacts = {}
         for form in forms:
             context.report("calibrate", 0, f"{len(inputs)} images for {Form.Name(form).removeprefix('FORM_')}")
             # Its body is FP16 unless told otherwise; FP32 is what forms A and the CPU targets want.
             body = "fp16" if form == Form.FORM_QDQ_TYPED else "fp32"
             _run(folder, {"calibration_method": config.ranges, "high_precision_dtype": body})
             data = (folder / "quantized.onnx").read_bytes()
-            made[form] = lowered(data) if form == Form.FORM_QDQ_SIGNED else data
-    return made
+            artifacts[form] = lowered(data) if form == Form.FORM_QDQ_SIGNED else data
+    return artifacts
 
 
 def _run(folder: Path, options: dict[str, str]) -> None:

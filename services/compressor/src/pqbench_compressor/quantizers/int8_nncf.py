@@ -43,13 +43,13 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     names = [i.name for i in model.graph.input]
     context.report("calibrate", 0, f"{len(inputs)} images")
     with asking("NNCF"):
-        made = nncf.quantize(
+        quantized = nncf.quantize(
             model, nncf.Dataset(range(len(inputs)), lambda i: named(inputs[i : i + 1], names)),
             subset_size=len(inputs), preset=nncf.QuantizationPreset(config.preset),
             fast_bias_correction=config.fast_bias_correction,
         )  # fmt: skip
     source.notes["calibration_images"] = len(inputs)
-    return dict.fromkeys(forms, made.SerializeToString(deterministic=True))
+    return dict.fromkeys(forms, quantized.SerializeToString(deterministic=True))
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     )  # fmt: skip
     fake_quant.remove(module)
     trained = Source(onnx=lambda: to_onnx(module, context.example), module=module)
-    made = int8_static.quantize(trained, int8_static.Config(images=config.images), context, forms)
+    artifacts = int8_static.quantize(trained, int8_static.Config(images=config.images), context, forms)
     source.notes |= trained.notes | {"last_epoch_loss": loss}
     source.module = module
-    return made
+    return artifacts
