@@ -32,7 +32,8 @@ from pqbench_wire.errors import (
     reason_of,
 )
 from pqbench_wire.jobs import first_line, log_by_id
-from pqbench_wire.process import Waiting, cpu_seconds, die_with_parent, end_first_when_memory_is_short, patient, spawn
+from pqbench_wire.locks import Waiting, patient
+from pqbench_wire.process import cpu_seconds, die_with_parent, end_first_when_memory_is_short, spawn
 
 FROZEN_AFTER = 30.0  # seconds without a message or a moment of CPU time
 POLL = 0.5  # seconds

@@ -12,15 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pqbench_wire import process
+from pqbench_wire import locks
 from pqbench_wire.errors import Cancelled, InvalidInput
-from pqbench_wire.process import file_lock, leashed, lock_folder, machine_lock
+from pqbench_wire.locks import file_lock, lock_folder, machine_lock
+from pqbench_wire.process import leashed
 
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The temporary folder of this test; where this user's lock folder will be."""
-    monkeypatch.setattr(process.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
     return tmp_path / f"pqbench-locks-{os.getuid()}"
 
 

@@ -10,7 +10,7 @@ from pqbench.common.v1.common_pb2 import Blob
 from pqbench_orchestrator.steps.step import blobs_of
 from pqbench_orchestrator.store.run_folder import RunFolder, runs_in
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.process import machine_lock
+from pqbench_wire.locks import machine_lock
 
 CACHES = ("results", "training", "trt_caches", "engines")  # of services: made again when they are wanted
 STEPS = "steps.sqlite"

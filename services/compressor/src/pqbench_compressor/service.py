@@ -18,8 +18,9 @@ from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
+from pqbench_wire.locks import Waiting, machine_lock
 from pqbench_wire.own_code import ALLOW_CODE
-from pqbench_wire.process import Waiting, machine_lock, source_version, versions_of
+from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.workers import Idle, OnReply, SessionWorker, WorkerProcess, patiently
 
 KEY = "compressor"  # of the one session of workers

@@ -25,7 +25,8 @@ from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable
 from pqbench_wire.inputs import check_preprocessing
 from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
-from pqbench_wire.process import machine_lock, source_version, versions_of
+from pqbench_wire.locks import machine_lock
+from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.workers import SessionWorker
 
 MAX_BATCH = 65_536

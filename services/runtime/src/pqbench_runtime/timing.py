@@ -1,4 +1,4 @@
-"""The only clock of pqbench: host monotonic time around one call, host array in, host array out.
+"""The schedule of timed calls: warm-up, blocks and when they are enough. `scenarios` holds the clock.
 
 Several engines are measured interleaved in blocks, A B C C B A ..., so that a drift of the machine
 meets all of them alike. The first calls after each switch are discarded.

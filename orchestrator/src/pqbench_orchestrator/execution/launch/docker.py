@@ -20,7 +20,8 @@ from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable
 from pqbench_wire.health import serving
 from pqbench_wire.jobs import first_line
-from pqbench_wire.process import lock_folder, process_name
+from pqbench_wire.locks import lock_folder
+from pqbench_wire.process import process_name
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10

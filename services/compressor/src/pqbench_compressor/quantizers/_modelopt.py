@@ -1,6 +1,6 @@
 """ModelOpt in a process of its own: python -m pqbench_compressor.quantizers._modelopt FOLDER OPTIONS
 
-Reads model.onnx and images.npy in FOLDER, writes quantized.onnx; OPTIONS is JSON.
+Reads model.onnx and inputs.npz in FOLDER, writes quantized.onnx; OPTIONS is JSON.
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""Tensors of the Open Inference Protocol: to arrays and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pqbench.inference import open_inference_pb2 as pb
+from pqbench.runtime.v1.worker_pb2 import Tensor
+from pqbench_wire.errors import InvalidInput
+
+VERSION = "1"  # an engine never changes: another one has another name
+
+
+@dataclass(frozen=True)
+class Type:
+    """What the protocol calls a NumPy type; `contents`: the field of its values, "" where they travel as bytes only."""
+
+    name: str
+    number: pb.DataType
+    contents: str
+
+
+TYPES: dict[str, Type] = {
+    "bool": Type("BOOL", pb.TYPE_BOOL, "bool_contents"),
+    "uint8": Type("UINT8", pb.TYPE_UINT8, "uint_contents"),
+    "uint16": Type("UINT16", pb.TYPE_UINT16, "uint_contents"),
+    "uint32": Type("UINT32", pb.TYPE_UINT32, "uint_contents"),
+    "uint64": Type("UINT64", pb.TYPE_UINT64, "uint64_contents"),
+    "int8": Type("INT8", pb.TYPE_INT8, "int_contents"),
+    "int16": Type("INT16", pb.TYPE_INT16, "int_contents"),
+    "int32": Type("INT32", pb.TYPE_INT32, "int_contents"),
+    "int64": Type("INT64", pb.TYPE_INT64, "int64_contents"),
+    "float16": Type("FP16", pb.TYPE_FP16, ""),
+    "float32": Type("FP32", pb.TYPE_FP32, "fp32_contents"),
+    "float64": Type("FP64", pb.TYPE_FP64, "fp64_contents"),
+}
+
+
+def metadata_of(tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
+    """A tensor's name, type and shape, its batch axis open."""
+    shape = [-1, *tensor.shape[1:]]
+    return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=TYPES[tensor.dtype].name, shape=shape)
+
+
+def config_of(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as Triton's model configuration has it."""
+    return {"name": tensor.name, "data_type": TYPES[tensor.dtype].number, "dims": tensor.shape[1:]}
+
+
+def arrays_of(request: pb.ModelInferRequest, expected: Sequence[Tensor], batch: int) -> dict[str, np.ndarray]:
+    """The request's inputs by name. Raises InvalidInput where they are not what the engine takes."""
+    _no_parameters(request)
+    given, raw = {tensor.name: tensor for tensor in request.inputs}, request.raw_input_contents
+    if len(given) != len(request.inputs) or set(given) != {tensor.name for tensor in expected}:
+        names = ", ".join(tensor.name for tensor in request.inputs) or "none"
+        raise InvalidInput(f"the model takes the inputs {', '.join(t.name for t in expected)}; given: {names}")
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidInput(f"{len(request.inputs)} inputs, but {len(raw)} raw_input_contents")
+    contents = dict(zip((tensor.name for tensor in request.inputs), raw, strict=True)) if raw else {}
+    arrays = {t.name: _array(given[t.name], t, batch, contents.get(t.name)) for t in expected}
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise InvalidInput("the inputs differ in their number of examples")
+    return arrays
+
+
+def _no_parameters(request: pb.ModelInferRequest) -> None:
+    """Shared memory, classification, sequences and priorities are not silently ignored."""
+    tensors: list[Any] = [*request.inputs, *request.outputs]
+    if named := [*request.parameters, *(key for tensor in tensors for key in tensor.parameters)]:
+        raise InvalidInput(f"the parameter {named[0]!r} is not supported")
+
+
+def _array(given: Any, expected: Tensor, batch: int, raw: bytes | None) -> np.ndarray:
+    kind, dtype = TYPES[expected.dtype], np.dtype(expected.dtype)
+    shape, wanted = list(given.shape), list(expected.shape[1:])
+    if given.datatype != kind.name:
+        raise InvalidInput(f"input {given.name} is {kind.name}, given {given.datatype or 'no datatype'}")
+    if shape[1:] != wanted or not shape or not 1 <= shape[0] <= batch:
+        raise InvalidInput(f"input {given.name} is [1 to {batch}, {', '.join(map(str, wanted))}], given {shape}")
+    count = math.prod(shape)
+    if raw is not None:
+        if given.HasField("contents"):
+            raise InvalidInput(f"input {given.name} is given twice, as contents and as raw_input_contents")
+        if len(raw) != count * dtype.itemsize:
+            raise InvalidInput(f"input {given.name} {shape} is {count * dtype.itemsize} bytes, given {len(raw)}")
+        return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape)
+    if not kind.contents:
+        raise InvalidInput(f"input {given.name}: {kind.name} travels in raw_input_contents")
+    values = getattr(given.contents, kind.contents)
+    if len(values) != count:
+        raise InvalidInput(f"input {given.name} {shape} is {count} values in {kind.contents}, given {len(values)}")
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= min(values) <= max(values) <= np.iinfo(dtype).max:
+        raise InvalidInput(f"input {given.name}: a value is out of the range of {kind.name}")
+    return np.array(values, dtype).reshape(shape)
+
+
+def wanted_outputs(request: pb.ModelInferRequest, outputs: Sequence[Tensor]) -> set[str]:
+    """The names of the outputs that a request asks for. Raises InvalidInput for one that there is not."""
+    names = {tensor.name for tensor in outputs}
+    wanted = {tensor.name for tensor in request.outputs}
+    if unknown := sorted(wanted - names):
+        raise InvalidInput(f"the model gives the outputs {', '.join(sorted(names))}; asked for {', '.join(unknown)}")
+    return wanted or names
+
+
+def _tensor(name: str, array: np.ndarray) -> Tensor:
+    return Tensor(name=name, dtype=array.dtype.name, shape=array.shape, data=array.tobytes())
+
+
+def response_of(request: pb.ModelInferRequest, outputs: Sequence[Tensor], rows: int) -> pb.ModelInferResponse:
+    """The first `rows` of each output, typed where the request was."""
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=VERSION, id=request.id)
+    as_bytes = bool(request.raw_input_contents) or any(not TYPES[tensor.dtype].contents for tensor in outputs)
+    for tensor in outputs:
+        kind = TYPES[tensor.dtype]
+        array = np.frombuffer(tensor.data, tensor.dtype).reshape(tuple(tensor.shape))[:rows]
+        output = response.outputs.add(name=tensor.name, datatype=kind.name, shape=array.shape)
+        if as_bytes:
+            response.raw_output_contents.append(array.tobytes())
+        else:
+            getattr(output.contents, kind.contents).extend(array.ravel().tolist())
+    return response
+
+
+def batch_of(arrays: Mapping[str, np.ndarray], size: int) -> list[Tensor]:
+    """The tensors of one batch of an engine's own size: the examples, repeated as often as it takes."""
+    return [_tensor(name, np.resize(array, (size, *array.shape[1:]))) for name, array in arrays.items()]
