@@ -1,6 +1,6 @@
-"""`benchmark(model=…, dataset=…, recipe=…)`: an experiment from Python, with objects of one's own.
+"""`benchmark(model=…, dataset=…, recipe=…)`: an experiment from Python, with the caller's own objects.
 
-The compressor runs in the caller's process, where the objects live; the runtimes are processes of their own.
+The compressor runs in the caller's process, where the objects live; the runtimes are separate processes.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ def benchmark(
     allow_code: bool = False,
     **settings: Any,
 ) -> list[Row]:
-    """Run a recipe and its baseline on targets; returns the table's rows as `results.csv` has them.
+    """Run a recipe and its baseline on targets; returns one row per cell, by the column titles of `results.csv`.
 
     `model`: a torch.nn.Module, or a name as in a manifest. `dataset`: a name, a manifest's mapping, or
     {"train": (images, labels), "test": (images, labels)} with uint8 images [N, H, W, C]. `recipe`: steps as
-    in a manifest, e.g. {"prune": {"method": "l1-global", "amount": 0.5}}, or objects with
-    `prune(module, context)`. `preprocessing`: height, width, mean and std, for a module. `settings`: other
+    in a manifest, e.g. {"prune": {"method": "l1-global", "amount": 0.5}}, or objects with a method
+    `prune(module, context)`. `preprocessing`: height, width, mean and std; a module needs it. `settings`: other
     keys of a manifest, such as `seed` and `measure`. Paths are relative to the working directory;
-    `allow_code` lets files named in strings run. Raises InvalidInput; a cell that failed is a row.
+    `allow_code` allows Python files that are named in strings to run. Raises InvalidInput for wrong arguments, and
+    Unavailable where a dataset cannot be downloaded. A cell that failed is a row with its reason.
     """
     keys: list[str] = []
 
     def register(value: Any) -> str:
-        keys.append(f"{type(value).__name__}-{uuid.uuid4().hex[:12]}")  # never cached: code has no digest
+        keys.append(f"{type(value).__name__}-{uuid.uuid4().hex[:12]}")  # unique: results of live objects are not reused
         own_code.OBJECTS[keys[-1]] = value
         return keys[-1]
 
@@ -79,7 +80,11 @@ def benchmark(
 
 
 def _plain(value: Any) -> Any:
-    """Paths as absolute strings: the manifest lies in a folder of its own. NumPy's numbers as Python's."""
+    """A value for YAML: tuples as lists, NumPy scalars as Python numbers, paths as absolute strings.
+
+    Paths are made absolute because the manifest is written into a temporary folder. A string counts as a path where it
+    names an existing file or folder, or a function in one.
+    """
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What a dataset is, and preparing it once: decoded, resized, uint8, memory-mapped, content-addressed."""
+"""What a dataset is, and how a split of it is prepared: decoded and resized once, then stored as uint8 arrays."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pqbench_wire.inputs import split_training
 
 DATASETS = Catalog("dataset", "pqbench_orchestrator.datasets")
 SplitName = Literal["train", "test"]
-MOST_SCALED = 1 << 28  # pixels of a picture that is scaled before it is cropped
+MOST_SCALED = 1 << 28  # pixels that an image may have after scaling, before it is cropped
 CHUNK = 256  # images decoded between two reports of progress
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class IsPath:
-    """Marks the text of a configuration that names a file or folder: in a manifest, relative to its file."""
+    """Marks a text of a configuration as a path: in a manifest it is relative to the manifest's file."""
 
 
 PathText = Annotated[str, IsPath()]
@@ -39,20 +39,20 @@ class Split:
     """Images that are decoded on demand.
 
     `open(i)` returns image i as a PIL image of any size; `labels` is int64 [N]; `fingerprint`
-    changes when the data does. Data that are no images are `inputs`: arrays [N, …] by name.
+    changes when the data does. Data that are not images are in `inputs`: arrays [N, …] by name.
     """
 
     open: Callable[[int], Image.Image]
     labels: np.ndarray
     fingerprint: str
-    labelled: bool = True  # else a model is compared with its baseline only
+    labelled: bool = True  # False: `labels` mean nothing, and a variant is only compared with its baseline
     inputs: Mapping[str, np.ndarray] | None = None
-    notes: tuple[str, ...] = ()  # what whoever named the data should know, such as files that were skipped
+    notes: tuple[str, ...] = ()  # notes for the manifest's author, such as files that were skipped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A dataset: its splits and, for a subset of a larger label set, the outputs to score on.
+    """A dataset: its splits and, for a subset of a larger label set, the model outputs to score on.
 
     With `outputs` given, labels index into it: label 0 is the model's output `outputs[0]`.
     """
@@ -62,22 +62,23 @@ class Data:
     outputs: tuple[int, ...] | None = None
 
     def split(self, name: SplitName) -> Split:
-        """A split. Raises InvalidInput where the dataset has none of that name."""
+        """The split of this name. Raises InvalidInput where the dataset has none."""
         if name not in self.splits:
             raise InvalidInput(f"the dataset has no {name} split, and this recipe needs one")
         return self.splits[name]
 
 
 class DatasetPlugin(Protocol):
-    """A kind of dataset."""
+    """What a module in datasets/ provides."""
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
 
     def load(self, config: Any, root: Path, progress: Callable[[float], None]) -> Data:
-        """Find the data (below `root` where nothing else is said), or download it.
+        """Find the data, by default below the data folder `root`, or download it.
 
-        `progress` is told the fraction of a download. Raises InvalidInput or Unavailable with what to do.
+        `progress` is called with the fraction of a download, 0 to 1. Raises InvalidInput or Unavailable, whose message
+        says what to do.
         """
         ...
 
@@ -93,11 +94,12 @@ def prepare(
     outputs: Sequence[int] | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Images:
-    """Decode, resize and crop a split once into blobs uint8 [N, H, W, C] and int64 [N]; other inputs stay as they are.
+    """Decode, resize and crop a split into blobs: images uint8 [N, H, W, C] and labels int64 [N].
 
-    `outputs` are the model's, into which the labels index. With a `limit`, a seeded random choice of
-    images, in the split's order. Resizing is PIL's with
-    antialiasing, as torchvision's transforms on PIL images do it.
+    Inputs that are not images are stored as they are. With a `limit`, a random subset of this many images is drawn with
+    `seed`; the split's order is kept. With `held_out`, itself a seed, only the held-out part of these images is taken
+    (see `split_training`). `outputs` are the model outputs that the labels index into. Resizing is PIL's with
+    antialiasing, as in torchvision's transforms on PIL images.
     """
     indices = chosen(len(split.labels), limit, seed)
     if held_out is not None:
@@ -122,14 +124,17 @@ def prepare(
 
 
 def chosen(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """The indices of a seeded choice of `limit` images out of `count`, ascending."""
+    """The indices of a random subset of `limit` images out of `count`, drawn with the seed, ascending."""
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """One image as uint8 [H, W, C]: resized and centre-cropped as the model wants it."""
+    """One image as uint8 [H, W, C], resized and centre-cropped for the model.
+
+    Raises InvalidInput where the image is so elongated that it would be too large after scaling.
+    """
     image = image.convert("L" if preprocessing.channels == 1 else "RGB")
     size = (preprocessing.width, preprocessing.height)
     how = RESAMPLING[preprocessing.interpolation or "bilinear"]
@@ -150,7 +155,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def fingerprint_files(paths: Sequence[Path], base: Path) -> str:
-    """A digest of names, sizes and modification times: cheap, and it changes when a file does."""
+    """A digest of the files' names relative to `base`, sizes and modification times; their content is not read."""
     digest = hashlib.sha256()
     for path in paths:
         facts = path.stat()

@@ -1,4 +1,4 @@
-"""Experiments: what each command does, from the parts that do it."""
+"""The work behind each command that needs a run or a manifest, composed of the other modules."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ Recommended = list[tuple[Recommendation, Confirmation | None]]
 
 
 def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
-    """Make the folder of a new run, or search, of a manifest's file; raises InvalidInput before anything is made."""
+    """Make the folder of a new run, or search, for a manifest's file. Raises InvalidInput before it makes anything."""
     manifest = read_experiment(file)
     inventory_of(manifest, settings)
     return new_folder(settings.data, file, manifest, search)
 
 
 def run_to_continue(path: Path, settings: Settings, search: bool = False) -> RunFolder:
-    """The run, or search, to continue: the folder itself, or the newest of the manifest at `path`."""
+    """The run, or search, to continue: the folder `path`, or the newest one of the manifest at `path`."""
     return folder_to_continue(settings.data, path, search)
 
 
 def execute(run: RunFolder, settings: Settings, watcher: Watcher, planned: Callable[[Plan], None]) -> list[CellResult]:
-    """Do what is left of a run and write its outputs, also when interrupted. `planned` is told the plan before."""
+    """Do what is left of a run and write its outputs, also when interrupted; first call `planned` with the plan."""
     with session_of_run(run, settings, watcher) as session:
         planned(session.plan)
         return complete(run, session, session.plan, settings)
@@ -61,9 +61,9 @@ def execute(run: RunFolder, settings: Settings, watcher: Watcher, planned: Calla
 def search(
     run: RunFolder, settings: Settings, watcher: Watcher, tell: Callable[[str], None], trials: int | None = None
 ) -> list[CellResult]:
-    """Search in a folder, or go on there; returns the cells that were tried in full.
+    """Begin or continue the search in a folder; returns the cells that were tried in full.
 
-    `tell` is told of each trial and of the front so far.
+    `tell` is called with a text for each trial, which also shows the Pareto front so far.
     """
     from pqbench_orchestrator.decide.search import Search  # Optuna takes a second to import
 
@@ -74,15 +74,15 @@ def search(
 
 
 def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -> list[CellResult]:
-    """Do a plan's steps, write the outputs, also when interrupted, and measure again what is recommended."""
+    """Do a plan's steps, write the outputs (also when interrupted), and measure the recommended cells again."""
     execution = session.execution
     execution.ledger.begin(session.manifest.name, len(plan.steps))
     record = run.write_environment(environment.record(session.facts, run.name))
     try:
         execution.run(plan)
     except BaseException:
-        with contextlib.suppress(PqbenchError):  # what ended the run matters more
-            write_outputs(run, plan, execution.ledger, execution.store, record)  # of what there is
+        with contextlib.suppress(PqbenchError):  # the exception that ended the run matters more
+            write_outputs(run, plan, execution.ledger, execution.store, record)  # of the steps done so far
         raise
     cells = _whole_outputs(run, session, plan, record)
     chosen = recommend(cells, session.manifest.goal)
@@ -93,7 +93,7 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
 
 
 def _whole_outputs(run: RunFolder, session: Session, plan: Plan, record: dict[str, Any]) -> list[CellResult]:
-    """The outputs of a finished plan; steps whose blobs prove to be damaged only now are done again."""
+    """Write the outputs of a finished plan; steps whose blobs turn out to be damaged only now are done again."""
     execution = session.execution
     for _ in plan.steps:
         try:
@@ -104,7 +104,7 @@ def _whole_outputs(run: RunFolder, session: Session, plan: Plan, record: dict[st
 
 
 def track(run: RunFolder, cells: Sequence[CellResult], uri: str) -> None:
-    """Log a finished run to MLflow."""
+    """Log a finished run to the MLflow tracking server at `uri`. Raises Failed."""
     versions = {
         f"{name} {key}": value
         for name, target in run.environment()["targets"].items()
@@ -114,7 +114,10 @@ def track(run: RunFolder, cells: Sequence[CellResult], uri: str) -> None:
 
 
 def sensitivities(file: Path, settings: Settings, images: int) -> tuple[list[Point], Path]:
-    """Analyse the layers of a manifest's models; returns the points and the page that shows them."""
+    """Analyse the sensitivity of each layer of a manifest's models; returns the points and the page's path.
+
+    `images`: how many held-out training images accuracy is measured on.
+    """
     with session_of_manifest(file, settings, NullWatcher()) as session:
         execution = session.execution
         points = analyse(
@@ -125,7 +128,7 @@ def sensitivities(file: Path, settings: Settings, images: int) -> tuple[list[Poi
 
 
 def check(run: RunFolder, cell: str, settings: Settings, seconds: float) -> list[Line]:
-    """A cell of a run measured again, beside vendor tools."""
+    """Measure the cell with the key `cell` again, with pqbench and with vendor tools, which run for `seconds` each."""
     found, results = finished_cell(run, cell)
     with services_of_run(run, settings) as services:
         settings.say(f"starting {found.target}")
@@ -133,7 +136,7 @@ def check(run: RunFolder, cell: str, settings: Settings, seconds: float) -> list
 
 
 def goal_of(run: RunFolder, changes: dict[str, Any]) -> Goal:
-    """The goal of a run's manifest with what is given in its place. Raises InvalidInput."""
+    """The goal of a run's manifest, with those `changes` that are not None put in. Raises InvalidInput."""
     values = run.manifest().goal.model_dump()
     try:
         return Goal.model_validate(values | {name: value for name, value in changes.items() if value is not None})
@@ -144,7 +147,11 @@ def goal_of(run: RunFolder, changes: dict[str, Any]) -> Goal:
 def recommendations(
     run: RunFolder, settings: Settings, goal: Goal, keep: Callable[[CellResult], bool], measure: bool
 ) -> Recommended:
-    """What to ship, each with a measurement made after the choice: an earlier one, or, with `measure`, a new one."""
+    """What to ship, each with the measurement made after the choice, if there is one.
+
+    Only cells for which `keep` is true are considered. With `measure`, a choice that has no such measurement yet is
+    measured now.
+    """
     found = recommend(cells_of(run), goal, keep)
     if measure:
         with services_of_run(run, settings) as services:
@@ -153,13 +160,13 @@ def recommendations(
 
 
 def recommended(run: RunFolder) -> Recommended:
-    """What a run recommends by its manifest's goal, as it is recorded."""
+    """What a run recommends by its manifest's goal, from the recorded results; measures nothing."""
     found = recommend(cells_of(run), run.manifest().goal)
     return [(one, confirmed(run, one)) for one in found]
 
 
 def report_again(run: RunFolder) -> tuple[Path, list[CellResult]]:
-    """Write a run's report anew from its ledger; returns the page and the cells."""
+    """Write a run's report again from its ledger; returns the page's path and the cells."""
     cells = cells_of(run)
     write_report(run, cells, run.environment())
     return run / REPORT, cells
@@ -172,7 +179,10 @@ def _confirm(
     store: BlobStore,
     say: Callable[[str], None],
 ) -> None:
-    """Measure again what was recommended, where no earlier call could: the figures that chose it flatter it."""
+    """Measure the recommended cells again, unless an earlier call did so with success.
+
+    The figures by which a cell was chosen are biased in its favour; a measurement after the choice is not.
+    """
     for one in found:
         earlier = confirmed(run, one)
         if one.best is None or (earlier is not None and earlier.timing is not None):

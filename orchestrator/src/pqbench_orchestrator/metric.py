@@ -1,4 +1,4 @@
-"""What a metric is: a number from the outputs of a whole split."""
+"""What a metric is: a number computed from a variant's and its baseline's outputs on a split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ METRICS = Catalog("metric", "pqbench_orchestrator.metrics")
 class Outputs:
     """Outputs float32 [N, C] of a variant and of the baseline on the same target, labels int64 [N].
 
-    A model that does not give one [N, classes] has all its outputs side by side, and nothing to classify.
+    Where a model's output is not a single array [N, classes], all its outputs are flattened side by side, and only
+    metrics that compare "values" apply.
     """
 
     variant: np.ndarray
@@ -26,17 +27,17 @@ class Outputs:
 
     @property
     def right(self) -> tuple[np.ndarray, np.ndarray]:
-        """Whether variant and baseline put each image into its label's class, bool [N] each."""
+        """Whether the variant, and the baseline, put each image into its label's class: bool [N] each."""
         return self.variant.argmax(1) == self.labels, self.baseline.argmax(1) == self.labels
 
 
 class Metric(Protocol):
-    """One number; None where it does not apply."""
+    """What a module in metrics/ provides."""
 
     REQUIRES: ClassVar[tuple[str, ...]]
     TITLE: ClassVar[str]  # column name, with the unit
-    COMPARES: ClassVar[Compared]  # what it needs besides the outputs
+    COMPARES: ClassVar[Compared]  # "labels": needs a classifier with labels; "classes": a classifier; "values": neither
 
     def score(self, outputs: Outputs) -> float | None:
-        """The metric over all images."""
+        """The metric over all images; None where it is not defined."""
         ...

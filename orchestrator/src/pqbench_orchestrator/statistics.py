@@ -1,4 +1,4 @@
-"""Statistics over raw samples."""
+"""Statistics over raw samples: intervals, tests and verdicts for latencies and accuracies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scipy import stats
 NORMAL = 1.96  # standard errors on either side of a 95 % interval
 LEVEL = 0.95
 RESAMPLES = 10_000
-TOLERANCE = 0.01  # a change of latency below it is none, however narrow its interval
-APART = 0.05  # by which latencies of two runs, and of two single sessions, differ without a reason
+TOLERANCE = 0.01  # a smaller relative change of latency counts as none, however narrow its interval
+APART = 0.05  # the same for two runs or two single sessions: their latencies differ by this much without any cause
 BETTER, WORSE, SAME = "better", "worse", "same"
 
 
@@ -29,7 +29,7 @@ class Ratio:
 def paired_speedup(
     variant: np.ndarray, variant_block: np.ndarray, baseline: np.ndarray, baseline_block: np.ndarray
 ) -> Ratio:
-    """Baseline's over variant's median latency, both measured interleaved in numbered blocks.
+    """The baseline's median latency over the variant's, both measured interleaved in numbered blocks.
 
     Latencies float [n] in seconds, block numbers int [n]. The value is the geometric mean of the
     blocks' ratios of medians, so that what slows a block slows both sides of its ratio; the
@@ -64,7 +64,7 @@ def unpaired_ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
 
 
 def verdict(ratio: Ratio, tolerance: float = TOLERANCE) -> str:
-    """What an interval of new over old latency says; a change below `tolerance` is none."""
+    """BETTER, WORSE or SAME, from the ratio of new over old latency; a relative change below `tolerance` is SAME."""
     if ratio.low > 1 and ratio.value > 1 + tolerance:
         return WORSE
     if ratio.high < 1 and ratio.value < 1 - tolerance:
@@ -80,12 +80,12 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """A variant's share of right answers minus the baseline's on the same images, in points (percent)."""
+    """A variant's accuracy minus the baseline's on the same images, in percentage points."""
 
     points: float
     low: float  # 95 % interval, paired bootstrap
     high: float
-    p: float  # McNemar's exact test: how often equal models would differ as much
+    p: float  # p-value of McNemar's exact test: how often equally good models would differ at least this much
 
     @property
     def indistinguishable(self) -> bool:
@@ -94,11 +94,11 @@ class PairedDifference:
 
 
 def paired_difference(variant: np.ndarray, baseline: np.ndarray, seed: int = 0) -> PairedDifference:
-    """Compare two models' right answers, bool [N] each, image by image.
+    """Compare which images two models get right, bool [N] each, image by image.
 
-    McNemar's exact test (McNemar 1947) on the images that exactly one of them gets right; the interval is the
-    percentile bootstrap over images. Where no image differs, it is as wide as the exact upper limit of the share
-    of images that could.
+    McNemar's exact test (McNemar 1947) looks at the images that exactly one model gets right; the interval is the
+    percentile bootstrap over images. Where no image differs, the interval reaches as far as `least_loss_shown` in both
+    directions.
     """
     total, gained, lost = len(variant), int((variant & ~baseline).sum()), int((~variant & baseline).sum())
     points = 100 * (gained - lost) / total
@@ -113,7 +113,7 @@ def paired_difference(variant: np.ndarray, baseline: np.ndarray, seed: int = 0) 
 
 
 def selection_half(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Which images choices are made on, bool [N]: of each label every other one, in an order drawn with the seed."""
+    """Which images recipes are chosen on, bool [N]: every other one of each label, in an order drawn with the seed."""
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     chosen = np.zeros(len(labels), bool)
     chosen[order[::2]] = True
@@ -121,21 +121,24 @@ def selection_half(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def least_loss_shown(images: int) -> float:
-    """Points of accuracy: a smaller loss cannot be excluded even where no image differs (97.5 % limit of the share)."""
+    """The smallest loss of accuracy, in points, that so many images can exclude, even where none differs.
+
+    It is the exact 97.5 % upper limit of the share of images that differ.
+    """
     return 100 * (1 - ((1 - LEVEL) / 2) ** (1 / images))
 
 
 def images_for(points: float) -> int:
-    """How many images it takes at least to exclude a loss of so many points."""
+    """The least number of images that can exclude a loss of so many points; 0 for no points, as no number can."""
     return math.ceil(math.log((1 - LEVEL) / 2) / math.log(1 - min(points, 99.9) / 100)) if points > 0 else 0
 
 
 def is_hopeless(right: np.ndarray, acceptable: float, margin: float, error: float = 0.01) -> bool:
-    """Whether a share of right answers is below what is acceptable, by Wald's sequential test (Wald 1945).
+    """Whether accuracy is below what is acceptable, by Wald's sequential probability ratio test (Wald 1945).
 
-    `right`: bool [n], the answers so far; `acceptable`: the least share that is; the test tells it from
-    `acceptable - margin` and takes either for the other with probability `error`. It may be asked again and
-    again as answers come in.
+    `right`: bool [n], which images so far are right; `acceptable`: the least acceptable accuracy, 0 to 1. The test
+    compares it with the alternative `acceptable - margin`. It may be repeated as images come in: an acceptable accuracy
+    is ever called hopeless with a probability of about `error` at most.
     """
     good, bad = min(max(acceptable, 1e-6), 1 - 1e-6), min(max(acceptable - margin, 1e-6), 1 - 1e-6)
     hits, misses = int(right.sum()), int((~right).sum())
@@ -144,7 +147,10 @@ def is_hopeless(right: np.ndarray, acceptable: float, margin: float, error: floa
 
 
 def spread_percent(groups: Sequence[Sequence[float]]) -> float | None:
-    """Pooled standard deviation inside groups of times, in percent of the time; None without two values in a group."""
+    """Pooled standard deviation of times within groups, in percent; None where no group has two values.
+
+    It is that of the times' natural logarithms, times 100.
+    """
     logs = [np.log(np.asarray(group, float)) for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in logs)
     if not freedom:
@@ -153,7 +159,7 @@ def spread_percent(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, gain) that no other beats in both, by rising cost."""
+    """Indices of the points (cost, gain) that no other point dominates, by rising cost."""
     front: list[int] = []
     best = -math.inf
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):

@@ -14,7 +14,7 @@ MAX_BLOB = 16 << 30  # bytes
 
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
-    """The store behind gRPC."""
+    """Serves a blob store: which blobs are missing, and writing and reading blobs in chunks."""
 
     def __init__(self, store: BlobStore) -> None:
         self.store = store

@@ -1,7 +1,7 @@
 """Content-addressed storage: a folder of files named by their SHA-256.
 
-Two parties that share the folder copy nothing: the writer stores, the reader finds. Parties that
-do not share it stream in chunks, and each end verifies the digest.
+Processes that share the folder copy nothing: what one stores, the others find. Processes that do not
+share it send blobs in chunks, and each side verifies the digest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK = 1 << 20  # bytes
 
 
 class BlobStore:
-    """Blobs in one folder, `ab/abcdef…`. Safe for any number of processes: files appear whole.
+    """Blobs in one folder, as `ab/abcdef…`. Safe for any number of processes: a file appears when complete.
 
     A blob is verified when a process first uses it, and again when its file's size or time has changed since.
     """
@@ -35,10 +35,10 @@ class BlobStore:
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, blob: Blob) -> Path:
-        """The file of a blob that is here and what it should be.
+        """The file of a stored blob, verified.
 
-        Raises NotFound where it is not here, and BlobCorrupt where it is damaged: the file is then removed, because a
-        blob can always be made or sent again.
+        Raises NotFound if it is not here, and BlobCorrupt if it is damaged: the file is then removed, because a blob
+        can always be created or sent again.
         """
         path = self._place(blob.sha256)
         if not self.has(blob):
@@ -48,24 +48,24 @@ class BlobStore:
             try:
                 _verify(blob, blob_of(path).sha256, state[0])
             except BlobCorrupt:
-                with contextlib.suppress(OSError):  # of a store that can only be read
+                with contextlib.suppress(OSError):  # the store may be read-only
                     path.unlink(missing_ok=True)
                 raise
             self._verified[blob.sha256] = state
         return path
 
     def has(self, blob: Blob) -> bool:
-        """Whether a file of this name and size is here; what is in it is looked at when it is used."""
+        """Whether a file of this name and size is here; its content is verified when it is used."""
         path = self._place(blob.sha256)
         return path.is_file() and path.stat().st_size == blob.size
 
     def read(self, blob: Blob) -> bytes:
-        """The blob's bytes."""
+        """The blob's bytes. Raises as `path`."""
         return self.path(blob).read_bytes()
 
     @contextlib.contextmanager
     def writer(self, expected: Blob | None = None) -> Iterator[BlobWriter]:
-        """A file to write; on leaving it becomes `writer.blob`. Raises BlobCorrupt if not as expected."""
+        """A file to write, stored on exit as the blob `writer.blob`. Raises BlobCorrupt if that is not `expected`."""
         handle, name = tempfile.mkstemp(dir=self.root, prefix=".partial-")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -83,37 +83,37 @@ class BlobStore:
             Path(name).unlink(missing_ok=True)
 
     def put(self, data: bytes) -> Blob:
-        """Store bytes."""
+        """Store bytes; returns their blob."""
         with self.writer() as out:
             out.write(data)
         return out.blob
 
     def put_file(self, path: Path) -> Blob:
-        """Store a copy of a file."""
+        """Store a copy of a file; returns its blob."""
         with self.writer() as out, path.open("rb") as source:
             while chunk := source.read(CHUNK):
                 out.write(chunk)
         return out.blob
 
     def put_array(self, array: np.ndarray) -> Blob:
-        """Store an array as .npy."""
+        """Store an array in NumPy's .npy format; returns its blob."""
         with self.writer() as out:
             np.save(out, array, allow_pickle=False)
         return out.blob
 
     def array(self, blob: Blob) -> np.ndarray:
-        """A stored .npy, memory-mapped and read-only."""
+        """A stored .npy array, memory-mapped and read-only. Raises InvalidInput if the blob is not one."""
         try:
             return np.load(self.path(blob), mmap_mode="r", allow_pickle=False)
         except ValueError as error:
             raise InvalidInput(f"blob {blob.sha256} is not a .npy array: {error}") from error
 
     def array_of(self, stored: dict[str, Any]) -> np.ndarray:
-        """The array that a result in JSON form names."""
+        """The array of a blob that is given in protobuf's JSON form, as results are stored."""
         return self.array(json_format.ParseDict(stored, Blob()))
 
     def archive(self, blob: Blob) -> dict[str, np.ndarray]:
-        """The arrays of a stored .npz."""
+        """The arrays of a stored .npz file, by name."""
         with np.load(self.path(blob), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -124,7 +124,7 @@ class BlobStore:
 
 
 class BlobWriter:
-    """A binary file that hashes what it is given; `blob` is set once it is closed."""
+    """A binary file that hashes what is written; `BlobStore.writer` sets `blob` on exit."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -153,7 +153,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def blob_of(path: Path) -> Blob:
-    """The name that a file's bytes have as a blob."""
+    """The SHA-256 and size of a file, as a Blob."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

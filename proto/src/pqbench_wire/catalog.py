@@ -1,9 +1,10 @@
-"""Plug-ins: one file (or, rarely, folder) each in a package's folder, found by its name, imported on first use.
+"""Plug-ins: each is a file (or, rarely, folder) in a package's folder, found by its name, imported on first use.
 
-The folder that PQBENCH_PLUGINS names may hold more, in a folder of the same name as the package's.
+The folder named by the environment variable PQBENCH_PLUGINS may hold more, in a subfolder with the
+last part of the package's name, such as `pruners`.
 
 A plug-in module has `REQUIRES`, a tuple of importable names, and `Config`, a frozen keyword-only
-dataclass whose fields say their unit and meaning. `REQUIRES` is read from the source, so that
+dataclass whose fields state their unit and meaning. `REQUIRES` is read from the source, so that
 listing a plug-in imports none of its libraries.
 """
 
@@ -26,7 +27,7 @@ from pqbench.common.v1.common_pb2 import Plugin
 from pqbench_wire.errors import InvalidInput, Unavailable
 from pqbench_wire.process import own_plugins
 
-# Import names whose package goes by another name.
+# Import names whose package on PyPI has another name.
 PACKAGES = {
     "torch_pruning": "torch-pruning",
     "pynvml": "nvidia-ml-py",
@@ -45,13 +46,13 @@ class Catalog:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """The plug-ins by name: that of the file or folder, with hyphens."""
+        """The names of the plug-ins: those of their files or folders, with hyphens for underscores."""
         paths = [path for folder in self._folders() for path in Path(folder).iterdir()]
         modules = {p.stem for p in paths if p.suffix == ".py" or (p / "__init__.py").is_file()}
         return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_")))
 
     def missing(self, name: str) -> str:
-        """What to install before `name` can be used; empty where it can."""
+        """The pip command that installs what `name` lacks; empty if nothing is missing."""
         absent = [r for r in self._requires(name) if find_spec(r) is None]
         packages = " ".join(PACKAGES.get(r, r.replace("_", "-")) for r in absent)
         return f"pip install {packages}" if packages else ""
@@ -65,11 +66,11 @@ class Catalog:
         return self._module(name)
 
     def configure(self, name: str, config_json: str) -> Any:
-        """The plug-in's Config from JSON. Raises InvalidInput that names the field."""
+        """The plug-in's Config from JSON. Raises InvalidInput, which names the wrong field, and what `load` raises."""
         return parse_config(self.load(name).Config, config_json, f"{self.kind} {name}")
 
     def describe(self, name: str, schema: bool = True) -> Plugin:
-        """What GetCapabilities publishes of one plug-in; `schema` imports it."""
+        """What GetCapabilities publishes about a plug-in; `schema` adds the schema of its Config, which imports it."""
         missing = self.missing(name)
         plugin = Plugin(kind=self.kind, name=name, available=not missing, unavailable_reason=missing)
         plugin.summary = (ast.get_docstring(self._tree(name)) or "").partition("\n")[0]
@@ -78,7 +79,7 @@ class Catalog:
         return plugin
 
     def _folders(self) -> list[str]:
-        """The package's own folder and, from now on a part of it, the user's."""
+        """The package's own folder and the user's, which is added to the package's search path."""
         folders: list[str] = importlib.import_module(self.package).__path__  # type: ignore[assignment]
         added = own_plugins()
         more = added / self.package.rpartition(".")[2] if added else None
@@ -107,7 +108,7 @@ class Catalog:
 
 
 def unknown(what: str, name: str, known: tuple[str, ...] | list[str]) -> str:
-    """The text for a name that does not exist, with the closest that does."""
+    """The error message for an unknown name, with the closest known one."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
     return f"unknown {what} {name!r}; {hint}"
@@ -134,18 +135,18 @@ def parse_config(config: type, config_json: str, where: str) -> Any:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation error in one line: key and what is wrong with it."""
+    """The first problem of a validation error in one line: the key and what is wrong with its value."""
     problem = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in problem["loc"])
     message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
-    if problem["type"] == "value_error":  # our own words, which name what was given
+    if problem["type"] == "value_error":  # raised by the Config itself: its text is complete
         return f"{path}: {message.removeprefix('value error, ')}".removeprefix(": ")
     given = "" if problem["type"] == "missing" else f", got {_short(problem['input'])}"
     return f"{path or 'value'}: {message}{given}{_instead(problem)}"
 
 
 def _instead(problem: Any) -> str:
-    """What to write for a number that was given as text."""
+    """A hint on what to write instead of a number in quotes; empty for other problems."""
     given = problem["input"]
     if problem["type"] not in ("int_type", "float_type") or not isinstance(given, str):
         return ""

@@ -1,4 +1,4 @@
-"""The client side: one channel to a service, a deadline on every call, errors of the tree, blobs."""
+"""The client of a service: one channel, a deadline on every call, errors as PqbenchError, transfer of blobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pqbench_wire.status import from_rpc_error
 SHORT = 60.0  # seconds: calls that look something up
 LONG = 6 * 3600.0  # seconds: calls that compress, build, measure
 TRANSFER = 3600.0  # seconds: one blob
-FROZEN_AFTER = 30.0  # seconds without an event, heartbeats included, of a long call
+FROZEN_AFTER = 30.0  # seconds without any event of a long call, not even a heartbeat
 STALLED_AFTER = 900.0  # seconds without progress, after which a long call is ended
 TICK = 1.0  # seconds
 
@@ -66,7 +66,7 @@ class Client:
             raise Unavailable(f"nothing answers at {self.address} within {seconds:.0f} s") from None
 
     def call(self, method: Callable[..., Result], request: Message, deadline: float = SHORT) -> Result:
-        """One unary call; raises the error tree."""
+        """Make one unary call; `deadline` is in seconds. Raises the PqbenchError that the service reports."""
         with _translated():
             return method(request, timeout=deadline, metadata=self._metadata)
 
@@ -79,8 +79,8 @@ class Client:
     ) -> Iterator[Any]:
         """The events of a long call; leaving the iteration cancels it.
 
-        Raises Frozen where the service gives no sign of life, and Timeout where no progress is reported for
-        the client's `stalled_after` seconds and the `silence` in which there rightly is none.
+        Raises Frozen if no event arrives for FROZEN_AFTER seconds, not even a heartbeat. Raises Timeout if no progress
+        is reported for the client's `stalled_after` seconds plus `silence`, the seconds in which none is expected.
         """
         events = method(request, timeout=deadline, metadata=self._metadata)
         watch = _Watch(events, self.address, self.stalled_after + silence)
@@ -102,7 +102,7 @@ class Client:
         on_event: Callable[[Any], None] = lambda _: None,
         silence: float = 0.0,
     ) -> Any:
-        """The result of a long call; every other event goes to `on_event`. Raises as `stream`."""
+        """The result of a long call; other events go to `on_event`. Raises as `stream`, and Failed without a result."""
         for event in self.stream(method, request, LONG, silence):
             if event.WhichOneof("event") == "result":
                 return event.result
@@ -110,7 +110,7 @@ class Client:
         raise Failed(f"{self.address} ended the call without a result")
 
     def push(self, store: BlobStore, blobs: Iterable[Blob]) -> None:
-        """Give the service those of `blobs` that it lacks; on a shared directory that is none."""
+        """Send the service those of `blobs` that it lacks: none, if it shares the store's directory."""
         wanted = blob_pb2.FindMissingRequest(blobs=[b for b in blobs if b.sha256])
         for blob in self.call(self._blobs.FindMissing, wanted).blobs:
             path = store.path(blob)
@@ -118,7 +118,7 @@ class Client:
                 self._blobs.Write(_chunks(path, blob), timeout=TRANSFER, metadata=self._metadata)
 
     def pull(self, store: BlobStore, blobs: Iterable[Blob]) -> None:
-        """Fetch those of `blobs` that `store` lacks; on a shared directory that is none."""
+        """Fetch those of `blobs` that `store` lacks: none, if the service shares its directory."""
         for blob in blobs:
             if not blob.sha256 or store.has(blob):
                 continue
@@ -134,9 +134,9 @@ class Client:
 
 
 class _Watch:
-    """Ends a long call that is dead: one that says nothing, or that gets no further.
+    """Cancels a long call that sends no events, or that makes no progress.
 
-    Time is counted in ticks of a thread of its own: while this process itself stands still, none passes.
+    Time is counted in ticks of a separate thread, so that none passes while this process itself is stopped.
     """
 
     def __init__(self, call: Any, address: str, stalled_after: float) -> None:
@@ -147,16 +147,16 @@ class _Watch:
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
 
     def heard(self, event: Any) -> None:
-        """Note an event."""
+        """Record that an event arrived."""
         self._silent = 0.0
         if event.WhichOneof("event") == "progress":
             state = (event.progress.stage, event.progress.fraction, event.progress.message)
-            # Waiting is told again and again while it lasts, and is nobody's stall.
+            # A job that waits for others reports this repeatedly; waiting does not count as a stall.
             self._stalled = self._stalled if state == self._last and state[0] != WAITING else 0.0
             self._last = state
 
     def verdict(self, error: Cancelled) -> PqbenchError:
-        """Why the call was cancelled: by this, or as the service says."""
+        """Why the call was cancelled: Frozen or Timeout if this watch cancelled it, else `error` itself."""
         if self._silent >= FROZEN_AFTER:
             return Frozen(f"frozen: no sign of life of the service at {self._address} for {FROZEN_AFTER:.0f} s")
         if self._stalled >= self._stalled_after:
@@ -167,7 +167,7 @@ class _Watch:
         return error
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._ended.set()
 
     def _watch(self) -> None:
@@ -197,7 +197,7 @@ def _translated() -> Iterator[None]:
 
 
 def blobs_in(message: Message) -> list[Blob]:
-    """Every blob that a message refers to, however deep."""
+    """Every blob that a message refers to, at any depth, except in map fields."""
     if isinstance(message, Blob):
         return [message] if message.sha256 else []
     found = []

@@ -1,4 +1,4 @@
-"""Downloading a file once: with progress, resumed where it broke off, checked, and whole or not there."""
+"""Downloads a file once: with progress, resumed after a broken connection, verified, complete or not there."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from pqbench_wire.errors import BlobCorrupt, InvalidInput, Unavailable
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without a byte
-PARTIAL = 206  # HTTP status: the server goes on where we asked it to
+PARTIAL = 206  # HTTP status: the server continues at the requested byte
 Progress = Callable[[float], None]  # fraction 0 to 1
 
 
 def download(url: str, path: Path, checksum: str, hint: str, progress: Progress = lambda _: None) -> Path:
     """Fetch `url` to `path` unless it is there; returns `path`.
 
-    `checksum` is "md5:…" or "sha256:…", the digest's beginning at least. What arrived before a
-    broken connection is kept beside `path` and continued. Raises Unavailable, with `hint` saying
-    what to put where, if the file cannot be had, BlobCorrupt if it is not the one expected.
+    `checksum` is "md5:…" or "sha256:…", with all or the first digits of the digest. What arrived
+    before a broken connection is kept beside `path` and continued. Raises Unavailable if the file
+    cannot be downloaded (`hint` says what to put where), BlobCorrupt if its digest differs,
+    InvalidInput for a malformed `checksum`.
     """
     if path.is_file():
         return path
@@ -52,7 +53,7 @@ def _fetch(url: str, partial: Path, progress: Progress) -> None:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # it is whole already; the checksum decides
+            return  # the partial file is complete already; the checksum decides
         raise
     with answer:
         if answer.status != PARTIAL:

@@ -4,29 +4,29 @@
     ├── InvalidInput           the caller must change something (exit code 2)
     │   └── TooLarge           a size, shape or count beyond the bounds
     ├── NotFound               a blob, engine or job that is not there
-    ├── Refused                known not to work, found before any work: an outcome, not a failure
-    ├── Unavailable            the service, library or device is not there; the only one worth a retry
-    ├── Failed                 tried and broke
-    │   ├── VerificationFailed an export whose outputs differ from PyTorch's
-    │   ├── PrecisionMismatch  an engine that does not run in the precision asked for
+    ├── Refused                cannot work with this model, target or machine: an outcome, not a failure
+    ├── Unavailable            the service, library or device is not there; a retry may help
+    ├── Failed                 the work was tried and went wrong
+    │   ├── VerificationFailed an export that does not compute the same as the model
+    │   ├── PrecisionMismatch  an engine that does not run in the requested precision
     │   ├── WorkerCrashed      a worker process died
     │   ├── Frozen             a service or worker gives no sign of life
     │   ├── OutOfMemory
-    │   └── Internal           an exception that nobody foresaw; the service's log has it by its id
-    ├── BlobCorrupt            bytes that do not have the announced SHA-256
-    ├── Cancelled
+    │   └── Internal           an unexpected exception; the service's log has it under the id in the message
+    ├── BlobCorrupt            bytes that do not have the announced SHA-256 or size
+    ├── Cancelled              the caller gave up
     ├── Timeout                a deadline passed
     └── Unauthenticated        a missing or wrong token
 
-`TABLE` maps each class to its gRPC code and reason; a test holds that it is complete. The
-translation itself is in `status`: a worker raises these errors and needs no gRPC.
+`TABLE` maps each class to its gRPC code and reason; a test checks that it is complete. The
+translation itself is in `status`, because workers raise these errors without gRPC.
 """
 
 from __future__ import annotations
 
 
 class PqbenchError(Exception):
-    """Root of every expected failure; its text is one line for a person."""
+    """Base class of every expected failure; its text is one line for a person."""
 
 
 class InvalidInput(PqbenchError):
@@ -42,7 +42,7 @@ class NotFound(PqbenchError):
 
 
 class Refused(PqbenchError):
-    """Known not to work, found before any work."""
+    """What was requested cannot work with this model, target or machine; usually found before any work."""
 
 
 class Unavailable(PqbenchError):
@@ -50,15 +50,15 @@ class Unavailable(PqbenchError):
 
 
 class Failed(PqbenchError):
-    """Tried and broke."""
+    """The work was tried and went wrong."""
 
 
 class VerificationFailed(Failed):
-    """An exported artifact computes something else than PyTorch."""
+    """An exported artifact does not compute the same as the model, or lost a property such as N:M sparsity."""
 
 
 class PrecisionMismatch(Failed):
-    """An engine does not run in the precision that was asked for."""
+    """An engine does not run in the requested precision."""
 
 
 class WorkerCrashed(Failed):
@@ -70,11 +70,11 @@ class Frozen(Failed):
 
 
 class Internal(Failed):
-    """An exception that nobody foresaw."""
+    """An unexpected exception."""
 
 
 class OutOfMemory(Failed):
-    """Memory of host or device ran out."""
+    """The memory of the host or the device ran out."""
 
 
 class BlobCorrupt(PqbenchError):
@@ -121,5 +121,5 @@ def reason_of(error: PqbenchError) -> str:
 
 
 def from_reason(reason: str, message: str) -> PqbenchError:
-    """The error that `reason` names; an unknown reason gives the tree's root."""
+    """The error that `reason` names; for an unknown reason a plain PqbenchError."""
     return BY_REASON.get(reason, PqbenchError)(message)

@@ -1,4 +1,4 @@
-"""How near outputs are to those of the model itself, and how near a precision must bring them."""
+"""Signal-to-noise ratio of outputs against those of the model itself, and its bounds for each precision."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 
-EQUAL = 200.0  # dB of outputs without any difference
-# The least signal-to-noise ratio, in dB, of a baseline engine's outputs, by what its layers execute in. Rounding alone
-# stays far above; what is below computes something else.
+EQUAL = 200.0  # dB, for outputs without any difference
+# The lowest signal-to-noise ratio, in dB, of a baseline engine's outputs, by the precision that its layers execute in.
+# With rounding alone it stays far above; an engine below computes something else.
 LEAST_EXECUTED = {"FP32": 60.0, "TF32": 30.0, "FP16": 30.0, "BF16": 15.0, "INT8": 3.0}
-# What is usual for a variant, by the precision that its recipe asks for: below it a warning is due.
+# The lowest ratio that is usual for a variant, by the precision that its recipe requests; below, a warning is given.
 LEAST_ASKED = {"FP32": 60.0, "FP16": 30.0, "BF16": 15.0, "INT8": 10.0, "INT8_DYNAMIC": 10.0, "FP8": 10.0, "INT4": 5.0}
-LEAST_ANY = -math.inf  # of a precision that is not known, or only simulated
-NOISE_OF_DEFAULTS = 30.0  # dB: a library's defaults may round, as to BF16
-MARGIN = 6.0  # dB that an artifact loaded as it is may be below its engine
+LEAST_ANY = -math.inf  # for a precision that is unknown, or only simulated
+NOISE_OF_DEFAULTS = 30.0  # dB: with its defaults, a library may round, for example to BF16
+MARGIN = 6.0  # dB that an artifact loaded with a library's defaults may be below its engine
 
 
 def sqnr(reference: np.ndarray, outputs: np.ndarray) -> float:
@@ -27,10 +27,10 @@ def sqnr(reference: np.ndarray, outputs: np.ndarray) -> float:
 
 
 def least_of_engine(executed: dict[str, int]) -> float:
-    """The bound for a baseline engine whose compute layers execute so many in each precision."""
+    """The bound in dB for a baseline engine; `executed`: precision -> number of compute layers that execute in it."""
     return min((LEAST_EXECUTED.get(name, LEAST_ANY) for name in executed), default=LEAST_EXECUTED["FP32"])
 
 
 def least_of_artifact(engine_db: float) -> float:
-    """The bound for an artifact that is loaded with a library's defaults, whose engine is so near."""
+    """The bound in dB for an artifact loaded with a library's defaults; `engine_db`: the ratio of its engine."""
     return min(engine_db, NOISE_OF_DEFAULTS) - MARGIN

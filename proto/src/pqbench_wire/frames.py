@@ -15,11 +15,11 @@ Wait = Callable[[], None]  # returns once the pipe is ready
 
 
 def _at_once() -> None:
-    """The descriptor blocks by itself."""
+    """Do not wait: reading and writing block until the descriptor is ready."""
 
 
 def write(descriptor: int, message: Message, wait: Wait = _at_once) -> None:
-    """Send one message whole; `wait` is called before each part of it."""
+    """Send one complete message; `wait` is called before each part of it."""
     data = message.SerializeToString()
     view = memoryview(PREFIX.pack(len(data)) + data)
     while view:
@@ -28,7 +28,7 @@ def write(descriptor: int, message: Message, wait: Wait = _at_once) -> None:
 
 
 def read(descriptor: int, kind: type[M], wait: Wait = _at_once) -> M | None:
-    """The next message, or None at the end of the pipe; `wait` is called before each part of it."""
+    """The next message, or None if the pipe was closed; `wait` is called before each part of it."""
     prefix = _exactly(descriptor, PREFIX.size, wait)
     if prefix is None:
         return None

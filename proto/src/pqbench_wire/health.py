@@ -1,4 +1,4 @@
-"""Health (grpc.health.v1), served and asked: python -m pqbench_wire.health HOST:PORT. Exit code 0: it serves."""
+"""Health (grpc.health.v1): server, and client `python -m pqbench_wire.health HOST:PORT` (exit code 0: it serves)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ Respond = Callable[[health_pb2.HealthCheckResponse], None]
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Health of services that serve as long as their process does.
+    """The health of services that serve as long as their process runs.
 
-    A stream that watches holds no thread: gRPC calls `Watch` with the function that sends, and keeps the stream open.
-    grpcio-health-checking's own holds a lock while it sends, and stands still when streams come and go at once.
+    A `Watch` stream holds no thread: gRPC calls `Watch` with the function that sends, and keeps the stream open. The
+    servicer of grpcio-health-checking is not used: it holds a lock while it sends, and hangs if streams open and close
+    at the same time.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -39,7 +40,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
 
 def serving(address: str) -> bool:
-    """Whether the service at `address` (host:port) says that it serves; health needs no token."""
+    """Whether the service at `address` (host:port) reports that it serves; no token is needed."""
     with grpc.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:

@@ -1,4 +1,4 @@
-"""From prepared data to a model's input and back from its outputs, the same wherever a model runs."""
+"""Converts prepared data to model inputs, and model outputs to arrays, in the same way for all services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pqbench_wire.errors import InvalidInput, TooLarge
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model that takes no image is fed: arrays [N, …] by name, in the order of its inputs."""
+    """The inputs of a model that takes no image: arrays [N, …] by name, in the model's order."""
 
     arrays: Mapping[str, np.ndarray]
 
@@ -28,14 +28,14 @@ class Inputs:
 
 Feed = np.ndarray | Inputs  # one image input [N, …], or inputs by name
 MOST_HELD_OUT = 1024
-MAX_VALUES = 1 << 25  # of one example: more than an image of 3300 x 3300
+MAX_VALUES = 1 << 25  # of one example: over 3300 x 3300 pixels of 3 channels
 MAX_INPUTS = 64
 MAX_RESIZE = 16_384  # pixels
 INTERPOLATIONS = ("", "bilinear", "bicubic")
 
 
 def check_preprocessing(given: Preprocessing) -> None:
-    """Raise InvalidInput for what no model can be fed with, TooLarge for what is beyond the bounds."""
+    """Raise InvalidInput if preprocessing is incomplete or wrong, TooLarge if a size is beyond the bounds."""
     if given.inputs:
         _check_inputs(given.inputs)
         return
@@ -78,9 +78,10 @@ def _is_number(dtype: str) -> bool:
 
 
 def split_training(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a training split, shuffled: those to fit and calibrate with, and a tenth that is held out from both.
+    """Shuffled indices of a training split: those to train and calibrate with, and those held out from both.
 
-    Compressor and orchestrator choose by accuracy on the same held-out examples.
+    A tenth is held out, at least one example and at most 1,024. Compressor and orchestrator make choices by accuracy
+    on the same held-out examples.
     """
     order = np.random.default_rng(seed).permutation(count)
     held_out = max(1, min(MOST_HELD_OUT, count // 10))
@@ -90,19 +91,19 @@ def split_training(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def as_feed(prepared: Feed, preprocessing: Preprocessing) -> Feed:
     """Prepared data as a model's input: images normalised, other inputs copied as they are."""
     if isinstance(prepared, Inputs):
-        return Inputs({name: np.array(array) for name, array in prepared.arrays.items()})  # out of the read-only file
+        return Inputs({name: np.array(array) for name, array in prepared.arrays.items()})  # the file is read-only
     return normalise(prepared, preprocessing)
 
 
 def normalise(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """uint8 [N, H, W, C] to float32 [N, C, H, W]: scaled to [0, 1], minus mean, over std, per channel."""
+    """uint8 [N, H, W, C] to float32 [N, C, H, W]: scaled to [0, 1], minus mean, divided by std, per channel."""
     expected = (preprocessing.height, preprocessing.width, preprocessing.channels)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
         raise InvalidInput(f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, {expected}]")
     std = np.asarray(preprocessing.std, np.float32)
     scale = (1 / (255 * std)).astype(np.float32)
     shift = (-np.asarray(preprocessing.mean, np.float32) / std).astype(np.float32)
-    # Copied into an array of its own: of one channel, a view would keep strides that PyTorch takes for channels-last.
+    # Copied into a new array: with one channel, a view would keep strides that PyTorch takes for channels-last.
     planes = np.empty((len(images), images.shape[3], *images.shape[1:3]), np.float32)
     planes[...] = (images * scale + shift).transpose(0, 3, 1, 2)
     return planes
@@ -120,7 +121,7 @@ def load_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing) 
 
 
 def store_inputs(store: BlobStore, feed: Feed) -> Images:
-    """Data that `load_inputs` reads back; its labels are zeros, as nothing scores with it."""
+    """Store data such that `load_inputs` reads it back; the labels are zeros, as nothing is scored with it."""
     labels = store.put_array(np.zeros(len(feed), np.int64))
     if isinstance(feed, Inputs):
         return Images(arrays=[store.put_array(array) for array in feed.arrays.values()], labels=labels)
@@ -137,7 +138,7 @@ def _other_inputs(store: BlobStore, images: Images, preprocessing: Preprocessing
 
 
 def check_input(wanted: Input, array: np.ndarray, count: int) -> None:
-    """Raise InvalidInput if an array does not hold `count` values of an input."""
+    """Raise InvalidInput if an array has not the type and shape of `count` examples of an input."""
     shape = [count, *wanted.shape]
     if array.dtype != np.dtype(wanted.dtype) or list(array.shape) != shape:
         raise InvalidInput(
@@ -146,7 +147,10 @@ def check_input(wanted: Input, array: np.ndarray, count: int) -> None:
 
 
 def named(feed: Feed, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """A feed under a graph's own names: an image under the only one, other inputs under theirs."""
+    """Inputs by a graph's input names: an image under the only name, other inputs under their own names.
+
+    Raises InvalidInput if the names do not match.
+    """
     if isinstance(feed, np.ndarray):
         if len(names) != 1:
             raise InvalidInput(f"the model has the inputs {', '.join(names)}; name them in the manifest's inputs")
@@ -157,6 +161,6 @@ def named(feed: Feed, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def flat(outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """A model's outputs [N, …] side by side as float32 [N, values]; a classifier's stay as they are."""
+    """A model's outputs [N, …] side by side as float32 [N, values]; a classifier's [N, classes] keep their shape."""
     parts = [np.asarray(output, np.float32).reshape(len(output), -1) for output in outputs]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

@@ -1,7 +1,7 @@
 """Joinable jobs: a request's digest is its key, and equal requests share one execution.
 
-A client that lost its connection sends the request again and joins the running job, or gets the
-finished result from disk, also after a restart of the service.
+A client that lost its connection sends the request again. It then joins the running job, or gets
+the finished result from disk, even after a restart of the service.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from pqbench_wire.errors import Cancelled, Internal, PqbenchError
 
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 30.0  # seconds without a listener after which a job is cancelled
-WAITING = "wait"  # the stage of progress that is none: others hold what the job needs
-HEARTBEAT = 5.0  # seconds of silence after which a listener is told that the service lives
+WAITING = "wait"  # the stage of progress events that mean: the job waits for something that others hold
+HEARTBEAT = 5.0  # seconds without an event after which a listener gets a heartbeat
 DIGEST = hashlib.sha256().digest_size
-KEPT = 4096  # results on disk of one long call; the oldest go first
+KEPT = 4096  # results on disk for one kind of long call; the oldest are removed first
 
 Event = TypeVar("Event", bound=Message)
 
 
 class Emit(Protocol[Event]):  # type: ignore[misc]
-    """Sends an event to whoever listens; raises Cancelled once nobody does any more."""
+    """Sends an event to all listeners; raises Cancelled once there were none for ABANDONED_AFTER seconds."""
 
     def __call__(self, event: Event) -> None: ...
 
     def check(self) -> None:
-        """Raises Cancelled once nobody listens any more."""
+        """Raise Cancelled once there were no listeners for ABANDONED_AFTER seconds."""
         ...
 
 
 class Listener(Protocol):
-    """Who is told of a job, as `grpc.ServicerContext` has it."""
+    """Who receives a job's events: the part of `grpc.ServicerContext` that is needed."""
 
     def is_active(self) -> bool: ...
 
@@ -50,10 +50,10 @@ class Listener(Protocol):
 
 
 class Jobs(Generic[Event]):
-    """The jobs of one long call. `event` is the streamed message with a `result` field.
+    """The jobs of one kind of long call. `event` is the streamed message with a `result` field.
 
-    `usable` tells whether a stored result may still be handed out (its blobs exist). `salt` goes
-    into each key: versions and device, so that a result never survives an upgrade.
+    `usable` tells whether a stored result may still be returned (its blobs exist). `salt` becomes part
+    of each key. It holds what else decides a result, such as versions: a result never survives an upgrade.
     """
 
     def __init__(self, folder: Path, event: type[Event], usable: Callable[[Event], bool], salt: str) -> None:
@@ -68,10 +68,11 @@ class Jobs(Generic[Event]):
     def stream(
         self, request: Message, work: Callable[[Emit[Event]], Event], listener: Listener, salt: str = ""
     ) -> Iterator[Event]:
-        """The events of the job for `request`, the last one its result; starts `work` if need be.
+        """The events of the job for `request`, the last one its result; starts `work` unless it runs or is finished.
 
-        They end early when the listener goes away. `salt` goes into the key besides the service's own: what else
-        decides this request's result.
+        The events end early when the listener goes away. Raises the PqbenchError of `work`, or Internal for
+        another exception. `salt` becomes part of the key, in addition to the constructor's: what else decides this
+        request's result.
         """
         kind = f"{self._salt}\n{salt}\n{request.DESCRIPTOR.full_name}\n"
         key = hashlib.sha256(kind.encode() + canonical(request)).hexdigest()
@@ -101,7 +102,7 @@ class Jobs(Generic[Event]):
             job.finish(result, None)
         except PqbenchError as error:
             job.finish(None, error)
-        except BaseException as error:  # a thread's SystemExit would end in silence, and its listeners would wait
+        except BaseException as error:  # even SystemExit: it would end the thread silently, and listeners would wait
             job.finish(None, Internal(log_by_id(error)))
         finally:
             with self._lock:
@@ -197,7 +198,7 @@ class _Job(Generic[Event]):
 
 
 def while_active(listener: Listener) -> Callable[..., None]:
-    """What raises Cancelled once a caller is gone, or its deadline has passed."""
+    """A function, of any arguments, that raises Cancelled once the caller is gone or its deadline has passed."""
 
     def check(*_: object) -> None:
         if not listener.is_active():
@@ -207,7 +208,10 @@ def while_active(listener: Listener) -> Callable[..., None]:
 
 
 class Tell(Generic[Event]):
-    """Tells a job's listeners what its worker says and what it waits for; `idle` raises once they are gone."""
+    """Sends a job's listeners the progress and logs of its worker, and what the job waits for.
+
+    `idle` raises Cancelled once there were no listeners for ABANDONED_AFTER seconds.
+    """
 
     def __init__(self, event: type[Event], emit: Emit[Event]) -> None:
         self._event = event
@@ -220,25 +224,25 @@ class Tell(Generic[Event]):
         self._emit(self._event(**content))
 
     def waiting(self, reason: str) -> None:
-        """Say what is waited for."""
+        """Report what the job waits for."""
         self._emit(self._event(progress=Progress(stage=WAITING, message=reason)))
 
 
 def canonical(message: Message) -> bytes:
-    """Bytes that are equal for equal messages of one version of the protos."""
+    """A message's bytes, which are equal for equal messages within one version of the protos."""
     return message.SerializeToString(deterministic=True)
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's text, cut to its first line that says something."""
+    """The first line of an exception's text that is not empty, at most 500 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:500] if lines else "no message"
 
 
 def log_by_id(error: BaseException) -> str:
-    """Log an exception with its traceback; returns its one line, with the id by which the log has it.
+    """Log an exception with its traceback; returns one line about it, with its id in the log.
 
-    Equal faults have equal ids, so that reasons can be counted.
+    Exceptions with equal tracebacks have equal ids, so that they can be counted.
     """
     trace = "".join(traceback.format_exception(error))
     number = hashlib.sha256(trace.encode()).hexdigest()[:8]

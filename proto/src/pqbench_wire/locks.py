@@ -1,4 +1,4 @@
-"""Locks by which a user's services share a machine fairly: one measures, or several do anything else."""
+"""Locks by which a user's services share a machine: one of them measures, or several do other work."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 from pqbench_wire.errors import InvalidInput
 
 LOCK_POLL = 0.1  # seconds
-Waiting = Callable[[str], None]  # is told what is waited for, again and again; raises Cancelled to give up
+Waiting = Callable[[str], None]  # called repeatedly with what is waited for; raises Cancelled to give up
 
 
 def patient(*_: object) -> None:
-    """Waits as long as it takes, without a word."""
+    """Do nothing: as a callback while waiting, it waits without limit and reports nothing."""
 
 
 def lock_folder(folder: Path | None = None) -> Path:
     """The folder of the locks that a user's services on a machine share: `folder`, or one in the temporary folder.
 
-    Raises InvalidInput where that one is somebody else's.
+    It is created if needed. Raises InvalidInput if the one in the temporary folder belongs to somebody else.
     """
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ def lock_folder(folder: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = patient) -> Iterator[None]:
-    """Hold the machine: exclusively to measure on it, shared to do anything else.
+    """Hold the lock of the machine: exclusively to measure on it, shared to do other work.
 
-    `folder` is one that all parties on the machine see (default: in the temporary folder).
+    `folder` must be the same for all services on the machine (default: one in the temporary folder).
     """
     with file_lock(lock_folder(folder) / "machine.lock", exclusive, waiting):
         yield
@@ -51,7 +51,7 @@ def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = patien
 
 @contextlib.contextmanager
 def file_lock(path: Path, exclusive: bool = True, waiting: Waiting = patient) -> Iterator[None]:
-    """Hold a lock file; it is made where there is none. A symbolic link is not followed: OSError."""
+    """Hold a lock file, which is created if needed. Raises OSError if it is a symbolic link."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     since = time.strftime("%H:%M:%S")
     try:
@@ -72,7 +72,7 @@ def _locked(descriptor: int, exclusive: bool) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds a lock file, as far as the kernel tells."""
+    """Which process holds a lock file, if the kernel shows it."""
     inode = f":{os.fstat(descriptor).st_ino} "
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():

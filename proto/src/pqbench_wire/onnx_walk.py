@@ -1,6 +1,6 @@
-"""Walking over what an ONNX model holds, graphs inside its nodes and functions too.
+"""Iterates over the graphs and tensors of an ONNX model, including subgraphs and functions.
 
-The types are onnx's own, or those of pqbench.onnx.v1, which have the same names.
+Messages are onnx's own, or those of pqbench.onnx.v1, whose types and fields have the same names.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ EXTERNAL = 1  # onnx.TensorProto.EXTERNAL
 
 
 def inner_graphs(node: Any) -> Iterator[Any]:
-    """The graphs in a NodeProto's attributes: branches and bodies of loops."""
+    """The subgraphs in a NodeProto's attributes: branches and loop bodies."""
     for one in node.attribute:
         yield from (*one.graphs, *([one.g] if one.HasField("g") else []))
 
 
 def all_graphs(graph: Any) -> Iterator[Any]:
-    """A GraphProto and those inside its nodes."""
+    """A GraphProto and all subgraphs in its nodes, at any depth."""
     yield graph
     for node in graph.node:
         for inner in inner_graphs(node):
@@ -32,7 +32,7 @@ def all_graphs(graph: Any) -> Iterator[Any]:
 
 
 def stored_tensors(model: Any) -> Iterator[Any]:
-    """Every TensorProto of a ModelProto: initializers, sparse ones and attributes, those of functions too."""
+    """Every TensorProto of a ModelProto: dense and sparse initializers and attributes, also in functions."""
     nodes = [node for function in model.functions for node in function.node]
     graphs = list(all_graphs(model.graph))
     for node in nodes:
@@ -52,14 +52,14 @@ def stored_tensors(model: Any) -> Iterator[Any]:
 
 
 def external_location(tensor: Any) -> str:
-    """The file beside the model in which a TensorProto keeps its values; empty where it keeps them itself."""
+    """The file beside the model in which a TensorProto keeps its values; empty if the model itself holds them."""
     if tensor.data_location != EXTERNAL:
         return ""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def external_locations(file: Path) -> list[str]:
-    """The names of the files in which an ONNX file keeps weights, each once. Raises InvalidInput for another file."""
+    """The names of the files with an ONNX file's external weights. Raises InvalidInput if it is not an ONNX file."""
     try:
         model = ModelProto.FromString(file.read_bytes())
     except DecodeError as error:

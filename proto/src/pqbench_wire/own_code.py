@@ -1,7 +1,7 @@
-"""A user's own code: a Python file, run only where --allow-code was given; or live objects.
+"""Users' own code: Python files, which run only with --allow-code, and live Python objects.
 
-Live objects are those that the caller of `benchmark()` left in OBJECTS; the compressor then runs in the
-caller's process, and no request from elsewhere can put anything there.
+`benchmark()` puts the objects of its caller into OBJECTS. The compressor then runs in the caller's
+process, and no request can put anything there.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from typing import Any
 from pqbench_wire.errors import Failed, InvalidInput, Refused
 from pqbench_wire.jobs import first_line
 
-ALLOW_CODE = "allow-code"  # the compressor's flag, and an argument of its workers
+ALLOW_CODE = "allow-code"  # the compressor's command-line flag, and an argument of its workers
 OBJECTS: dict[str, Any] = {}
 
 
 def live(name: str) -> Any:
-    """An object of this process. Raises InvalidInput if there is none of that name."""
+    """The live object of that name. Raises InvalidInput if there is none."""
     if name not in OBJECTS:
         raise InvalidInput(f"no object {name!r} lives in the compressor's process; objects are for benchmark()")
     return OBJECTS[name]
 
 
 def load(file: Path | None, name: str, allowed: bool) -> Any:
-    """What the file calls `name`. Raises Refused without consent, InvalidInput if there is no such name."""
+    """Run a Python file and return its class or function `name`.
+
+    Raises Refused unless code is allowed, InvalidInput if the file, the name or an imported module is missing, Failed
+    if the file raises.
+    """
     if not allowed:
         raise Refused(f"{name!r} is your own code: allow it with --allow-code")
     if file is None:
@@ -45,7 +49,7 @@ def load(file: Path | None, name: str, allowed: bool) -> Any:
 
 
 def called(what: str, function: Any, *arguments: Any, **named: Any) -> Any:
-    """Call it; whatever it raises becomes Failed with one line."""
+    """Call a user's function; whatever it raises becomes Failed, with one line that begins with `what`."""
     try:
         return function(*arguments, **named)
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Processes that end with their parent and identify their code."""
+"""Child processes that end with their parent; names and CPU times of processes; versions of code."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, process `parent`, ends (Linux)."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before the kernel was told
+    if os.getppid() != parent:  # the parent ended before the call above
         os._exit(1)
 
 
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """`subprocess.Popen`, for children that die with their parent.
 
-    The kernel takes the *thread* that started a child for its parent, so one thread that lives as
-    long as the process starts them all.
+    For the kernel, a child's parent is the *thread* that started it. Therefore a single thread, which
+    lives as long as the process, starts all children.
     """
     return _SPAWNER.submit(lambda: subprocess.Popen(command, **options)).result()
 
 
 def process_name(pid: int) -> str:
-    """A name that no other process ever has: an id is used again, so its start goes with it. Empty if it is gone."""
+    """A unique name for a process: its id, which may be reused later, and its start time. Empty if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     state, start = fields[0], fields[19]
-    return "" if state == "Z" else f"{pid}-{start}"  # the start in clock ticks since that of the system
+    return "" if state == "Z" else f"{pid}-{start}"  # clock ticks between the system's start and the process's
 
 
 @functools.cache
 def own_plugins() -> Path | None:
-    """The folder of a user's own plug-ins, by the environment variable PQBENCH_PLUGINS."""
+    """The folder of a user's own plug-ins, from the environment variable PQBENCH_PLUGINS; None if it is not set."""
     name = os.environ.get(PLUGINS)
     return Path(name) if name else None
 
 
 def source_version(package: str) -> str:
-    """The distribution's version and a digest of its source and the user's plug-ins: a changed line is another tool."""
+    """A distribution's version with a digest of its source and the user's plug-ins: any changed line changes it."""
     spec = find_spec(package)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
     added = own_plugins()
@@ -68,7 +68,7 @@ def source_version(package: str) -> str:
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Versions of those installed distributions that are there."""
+    """The versions of those distributions that are installed."""
     found = {}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -77,7 +77,7 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def cpu_seconds(session: int) -> float:
-    """CPU time that the processes of a session have used so far, those that have ended among them (Linux)."""
+    """CPU seconds that the processes of a session, and their children that ended, have used so far (Linux)."""
     ticks = 0
     for process in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
@@ -93,10 +93,10 @@ def end_first_when_memory_is_short() -> None:
 
 
 def leashed(command: Sequence[str]) -> list[str]:
-    """A command that runs another maker's tool and ends with the process that starts it, however that ends."""
+    """A command line that runs a vendor tool such that it ends with the calling process, however that ends."""
     return [sys.executable, "-m", "pqbench_wire.process", str(os.getpid()), *command]
 
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  # the very command, without a shell
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  # the command itself, without a shell

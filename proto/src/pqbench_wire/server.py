@@ -1,4 +1,4 @@
-"""The server kit: health, reflection, error translation, token, TLS, graceful shutdown."""
+"""What all gRPC servers of pqbench share: health, reflection, errors, token, TLS, limits, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from pqbench_wire.process import die_with_parent
 from pqbench_wire.status import to_status
 
 log = logging.getLogger(__name__)
-MAX_MESSAGE = 8 << 20  # bytes: a blob's chunk or a layer table, never a tensor
+MAX_MESSAGE = 8 << 20  # bytes: a blob's chunk or a table of layers, never a tensor
 GRACE = 5.0  # seconds that calls in flight have to end
 MAX_CALLS = 64  # in flight at once; a long call holds a thread while it waits for events
-SPARE_THREADS = 16  # that answer health, and refuse what is over the limit
+SPARE_THREADS = 16  # they answer health checks, and refuse calls over the limit
 HEALTH = "/grpc.health.v1."
-REQUEST_SECONDS = 10.0  # that the one request of a call may take to arrive
-# A peer that is gone is found by pings; clients may ping as often as ours do.
+REQUEST_SECONDS = 10.0  # in which the request of a call must arrive, unless it is a stream
+# Pings detect a peer that is gone; clients may ping as often as pqbench's own do.
 KEEPALIVE = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 30_000),
@@ -49,24 +49,28 @@ KEEPALIVE = [
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """How a service listens. Off loopback it needs TLS or a token and refuses to start without."""
+    """How a service listens.
+
+    Outside loopback it refuses to start without a token or client certificates, and a token needs TLS or
+    `insecure_token`.
+    """
 
     listen: str = "127.0.0.1:0"  # host:port; port 0: assigned by the system
     data: Path = Path("data")  # blobs and kept results
-    locks: Path | None = None  # a folder that all parties on this machine see
+    locks: Path | None = None  # a folder that all pqbench services on this machine see
     tls_certificate: Path | None = None  # PEM
     tls_key: Path | None = None  # PEM
-    tls_client_ca: Path | None = None  # PEM; given: clients need a certificate of this CA
-    token_file: Path | None = None  # its content is the bearer token that clients need
+    tls_client_ca: Path | None = None  # PEM; if given, clients need a certificate of this CA
+    token_file: Path | None = None  # contains the bearer token that clients need
     token: str | None = None  # the bearer token itself
-    insecure_token: bool = False  # let a token travel unencrypted off loopback
-    parent: int | None = None  # process to die with
+    insecure_token: bool = False  # allow a token without TLS outside loopback
+    parent: int | None = None  # id of a process; the service ends when it ends
 
 
 def parse_options(
     prog: str, argv: list[str] | None = None, flags: tuple[str, ...] = ()
 ) -> tuple[ServerOptions, set[str]]:
-    """The options of a service's command line, and which of its own boolean `flags` were given."""
+    """The options on a service's command line, and which of the service's own boolean `flags` were given."""
     parser = argparse.ArgumentParser(prog)
     parser.add_argument("--listen", default=ServerOptions.listen, help="host:port; port 0 is assigned by the system")
     parser.add_argument("--data", type=Path, default=ServerOptions.data, help="folder of blobs and kept results")
@@ -89,13 +93,13 @@ def parse_options(
 
 
 def _read_token(descriptor: int) -> str:
-    """A token that nobody else can read: not in the command line, in the environment or in a file."""
+    """A token from an inherited pipe, so that nobody can read it on a command line, in an environment or in a file."""
     with os.fdopen(descriptor) as pipe:
         return pipe.read().strip()
 
 
 class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the token, bounds the calls in flight and turns exceptions into statuses; health stays open to probes."""
+    """Checks the token, bounds the calls in flight, turns exceptions into statuses; health needs no token or slot."""
 
     def __init__(self, token: str | None) -> None:
         self._token = None if token is None else f"Bearer {token}".encode()
@@ -110,8 +114,8 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         is_health = details.method.startswith(HEALTH)
         allowed = is_health or self._token is None or self._has_token(details)
         guard = partial(self._guard, allowed, not is_health, details.method)
-        # All requests are taken as streams of bytes: gRPC would wait for a single one on a thread of the pool, without
-        # end, before anything here is asked.
+        # All requests are received as streams of bytes. For a single request, gRPC would wait on a thread of the pool,
+        # without limit, before any code here runs.
         read = _reader(handler)
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         if getattr(behaviour, "experimental_non_blocking", False):
@@ -142,7 +146,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         except (GeneratorExit, grpc.RpcError):
             raise
         except BaseException as error:  # a user's module may raise SystemExit
-            if not context.is_active():  # the caller is gone, and what it held with it
+            if not context.is_active():  # the caller is gone and needs no status
                 raise
             context.abort_with_status(to_status(Internal(f"{method}: {log_by_id(error)}")))
         finally:
@@ -157,7 +161,10 @@ Reader = Callable[[Iterator[bytes], grpc.ServicerContext], Any]
 
 
 def _reader(handler: grpc.RpcMethodHandler[Any, Any]) -> Reader:
-    """What makes a request, or an iterator of requests, of bytes: gRPC itself would call a malformed one INTERNAL."""
+    """A function that parses a call's bytes into its request, or into an iterator of requests.
+
+    A malformed request raises InvalidInput; gRPC itself would answer INTERNAL.
+    """
     deserialize = handler.request_deserializer
 
     def one(data: bytes) -> Any:
@@ -183,7 +190,7 @@ def _reader(handler: grpc.RpcMethodHandler[Any, Any]) -> Reader:
 
 
 def _guarded_watch(behaviour: Any, read: Reader, guard: Guard) -> Any:
-    """Of a call that gRPC gives the function that sends: it holds no thread while its stream is open."""
+    """Guard a handler that gRPC gives the function that sends; it holds no thread while its stream is open."""
 
     def watch(parts: Iterator[bytes], context: grpc.ServicerContext, send_response_callback: Any) -> None:
         with guard(context):
@@ -210,7 +217,7 @@ def _guarded_stream(behaviour: Any, read: Reader, guard: Guard) -> Callable[[Any
 
 
 def make_server(token: str | None, max_message: int = MAX_MESSAGE) -> grpc.Server:
-    """A server without services; `max_message`: bytes of a request or reply."""
+    """A server without services; `max_message`: largest request or reply in bytes."""
     limits = [("grpc.max_receive_message_length", max_message), ("grpc.max_send_message_length", max_message)]
     return grpc.server(
         futures.ThreadPoolExecutor(MAX_CALLS + SPARE_THREADS),
@@ -227,8 +234,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    `add` registers servicers and returns their full names; `close` frees what they hold; `max_message`: bytes of a
-    request or reply. The first line on standard output is JSON: {"listening": "host:port"}.
+    `add` registers servicers and returns their services' full names. `close` frees what they hold. `max_message` is
+    the largest request or reply in bytes. The first line on standard output is JSON: {"listening": "host:port",
+    "pid": 123}. At the end the process exits with code 0. Raises InvalidInput for options that cannot work.
     """
     if options.parent is not None:
         die_with_parent(options.parent)
@@ -248,7 +256,7 @@ def serve(
     server.stop(GRACE).wait()
     close()
     logging.shutdown()
-    os._exit(0)  # threads of calls that were cut off may wait for work that nobody wants any more
+    os._exit(0)  # threads of aborted calls may still wait for work that is no longer needed
 
 
 def _bind(server: grpc.Server, options: ServerOptions) -> str:
@@ -292,7 +300,7 @@ def _token(options: ServerOptions) -> str | None:
 
 
 def read_token(file: Path) -> str:
-    """A bearer token from a file. Raises InvalidInput for one that no header can carry."""
+    """A bearer token from a file. Raises InvalidInput if it cannot be read, or cannot be sent in a header."""
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
@@ -303,7 +311,7 @@ def read_token(file: Path) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether host:port can only be reached from this machine."""
+    """Whether an address, host:port or unix:path, can only be reached from this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost" or address.startswith("unix:"):
         return True
@@ -314,7 +322,7 @@ def is_loopback(address: str) -> bool:
 
 
 def main(run: Callable[[], None]) -> None:
-    """Run a service's entry point; an expected failure is one line and exit code 2."""
+    """Run a service's entry point; an expected failure prints one line and exits with code 2."""
     try:
         run()
     except (PqbenchError, OSError) as error:

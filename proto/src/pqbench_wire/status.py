@@ -1,4 +1,4 @@
-"""Errors to gRPC statuses and back: google.rpc.Status with an ErrorInfo that carries the reason."""
+"""Translates errors to gRPC statuses and back: google.rpc.Status with an ErrorInfo that carries the reason."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pqbench_wire.errors import (
 
 DOMAIN = "pqbench"
 MAX_TEXT = 1000  # characters
-MAX_BYTES = 6500  # of both of its copies: gRPC refuses headers over 8 KB, now and then
-# What gRPC itself raises carries no reason: a dead connection, a deadline, a size limit.
+MAX_BYTES = 6500  # of the text's two copies in the headers: gRPC sometimes rejects headers over 8 KB
+# Errors of gRPC itself carry no reason: a dead connection, a passed deadline, a size limit.
 BY_CODE: dict[grpc.StatusCode, type[PqbenchError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.CANCELLED: Cancelled,
@@ -42,7 +42,7 @@ def to_status(error: PqbenchError) -> grpc.Status:
 
 
 def _fitting(text: str) -> str:
-    """The beginning of a text that headers can carry: once as it is, once with `%` and what is not ASCII as %XX."""
+    """The longest beginning of a text that fits into headers, which carry it as it is and percent-encoded."""
     size = 0
     for index, character in enumerate(text[:MAX_TEXT]):
         data = character.encode(errors="replace")
@@ -54,11 +54,11 @@ def _fitting(text: str) -> str:
 
 
 def from_rpc_error(error: grpc.RpcError) -> PqbenchError:
-    """What a client raises in place of gRPC's own error."""
+    """The PqbenchError that a client raises instead of gRPC's own error."""
     code, text = error.code(), error.details() or error.code().name
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    except ValueError:  # gRPC replaced the code, but not the details
+    except ValueError:  # gRPC changed the status code, but not the details
         status = None
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()

@@ -1,7 +1,7 @@
-"""A service's worker processes: spawn, ask, watch, kill.
+"""A service's worker processes: starting them, sending them requests, watching them, killing them.
 
-What may crash, run out of memory or never end runs in a worker: a native crash, a cancel, a freeze ends the worker,
-never the service.
+Work that may crash, run out of memory or never end is done in a worker. A native crash, a cancellation or a freeze then
+ends the worker, never the service.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from pqbench_wire.jobs import first_line, log_by_id
 from pqbench_wire.locks import Waiting, patient
 from pqbench_wire.process import cpu_seconds, die_with_parent, end_first_when_memory_is_short, spawn
 
-FROZEN_AFTER = 30.0  # seconds without a message or a moment of CPU time
+FROZEN_AFTER = 30.0  # seconds without a message and without use of the CPU
 POLL = 0.5  # seconds
-MOST_SPARE = 2  # workers beside the session's
+MOST_SPARE = 2  # temporary workers at a time, besides the long-lived one
 
 Reply = TypeVar("Reply", bound=Message)  # with the fields progress, log and error
 OnReply = Callable[[Any], None]
-Idle = Callable[[], None]  # called while nothing is heard; raises Cancelled to give the question up
+Idle = Callable[[], None]  # called while no reply arrives; raises Cancelled to give up the request
 
 
 class Worker(Protocol[Reply]):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class Worker(Protocol[Reply]):  # type: ignore[misc]
 
 
 class WorkerProcess(Generic[Reply]):
-    """One worker process, `python -m MODULE … ARGUMENTS`. `ask` is for one thread at a time."""
+    """One worker process, `python -m MODULE … ARGUMENTS`. Only one thread at a time may call `ask`."""
 
     def __init__(self, module: str, reply: type[Reply], arguments: Sequence[str] = ()) -> None:
         self._reply = reply
@@ -62,7 +62,7 @@ class WorkerProcess(Generic[Reply]):
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     @property
@@ -71,9 +71,10 @@ class WorkerProcess(Generic[Reply]):
         return self._process.pid
 
     def ask(self, request: Message, on_reply: OnReply, idle: Idle = patient) -> Reply:
-        """The final reply; progress and logs go to `on_reply`.
+        """Send a request and return the final reply; progress and logs go to `on_reply`.
 
-        Raises the worker's error, WorkerCrashed, Frozen, or what `on_reply` and `idle` raise, which ends the worker.
+        Raises the error that the worker reports; the worker stays alive, except after OutOfMemory. Raises
+        WorkerCrashed, Frozen, or what `on_reply` and `idle` raise; these end the worker.
         """
         reply = self._final_reply(request, on_reply, idle)
         if reply is None:
@@ -97,21 +98,21 @@ class WorkerProcess(Generic[Reply]):
         except BrokenPipeError:
             return None
         except BaseException:
-            self.kill()  # a question given up (cancelled) would leave its answer in the pipe
+            self.kill()  # the reply to a request that was given up would stay in the pipe
             raise
         return None
 
     def _wait(self, pipe: int, event: int, idle: Idle) -> None:
-        """Until the pipe is ready. Raises Frozen for a worker that neither speaks nor works, WorkerCrashed for none."""
+        """Wait for the pipe. Raises Frozen if the worker sends nothing and uses no CPU, WorkerCrashed if it ended."""
         begin, used, ready = time.monotonic(), -1.0, select.poll()
         ready.register(pipe, event)
         while not ready.poll(1000 * POLL):
             idle()
-            if not self.alive and not ready.poll(0):  # a process that it left behind may hold the pipe open
+            if not self.alive and not ready.poll(0):  # a process that it started may hold the pipe open
                 raise self._crash()
             if time.monotonic() - begin < FROZEN_AFTER:
                 continue
-            # Only after a silence: reading the processes' times is work on a machine that may be measured.
+            # CPU times are read only after a silence, because reading them could disturb a measurement.
             if used >= 0 and (now := cpu_seconds(self.pid)) == used:
                 raise Frozen(f"frozen: no sign of life of the worker process {self.pid} for {FROZEN_AFTER:.0f} s")
             used = now if used >= 0 else cpu_seconds(self.pid)
@@ -143,7 +144,7 @@ class WorkerProcess(Generic[Reply]):
 
 
 class SessionWorker(Generic[Reply]):
-    """The one worker that keeps what it loaded; started on first use and after a crash."""
+    """One long-lived worker, which keeps what it loaded; it is started on first use and again after a crash."""
 
     def __init__(self, start: Callable[[], WorkerProcess[Reply]]) -> None:
         self._start = start
@@ -155,12 +156,15 @@ class SessionWorker(Generic[Reply]):
     def ask(
         self, key: str, request: Message, on_reply: OnReply, idle: Idle = patient, waiting: Waiting = patient
     ) -> Reply:
-        """Ask the worker of `key`: another key (other process-wide options) gets a fresh process."""
+        """Send a request to the worker, as `WorkerProcess.ask`; waits while the worker is busy.
+
+        `key` stands for process-wide options: a request with another key gets a fresh process.
+        """
         with patiently(self._lock, waiting):
             return self._ask(key, request, on_reply, idle)
 
     def ask_if_free(self, key: str, request: Message, on_reply: OnReply, idle: Idle = patient) -> Reply:
-        """As `ask`; where the worker is busy, one that lives for this question only."""
+        """As `ask`, but if the worker is busy, a temporary worker handles this one request."""
         if not self._lock.acquire(blocking=False):
             return self._ask_another(request, on_reply, idle)
         try:
@@ -187,12 +191,12 @@ class SessionWorker(Generic[Reply]):
         return self._worker.ask(request, on_reply, idle)
 
     def unload(self, waiting: Waiting = patient) -> None:
-        """End the worker and with it all that it holds."""
+        """End the worker, once it is free, and with it everything that it loaded."""
         with patiently(self._lock, waiting):
             self._stop()
 
     def abort(self) -> None:
-        """End the worker at once, also in the middle of a question."""
+        """End the worker at once, even in the middle of a request."""
         if (worker := self._worker) is not None:
             worker.kill()
 
@@ -204,7 +208,7 @@ class SessionWorker(Generic[Reply]):
 
 @contextmanager
 def patiently(lock: threading.Lock, waiting: Waiting) -> Iterator[None]:
-    """Hold a lock that others may hold for long."""
+    """Hold a lock; while another call holds it, `waiting` is called repeatedly."""
     while not lock.acquire(timeout=POLL):
         waiting("waiting for the worker, which another call uses")
     try:
@@ -214,15 +218,15 @@ def patiently(lock: threading.Lock, waiting: Waiting) -> Iterator[None]:
 
 
 def answer(make: Callable[[Callable[[Any], None]], Worker[Reply]], request: type[Message], reply: type[Reply]) -> None:
-    """A worker's main function: serve requests from the pipe until it ends.
+    """A worker's main function: answer requests from the pipe until the service closes it.
 
-    The command line is REQUESTS REPLIES PARENT …, the first two inherited descriptors; standard output stays free for
-    what libraries print. `make` is given the function that sends a reply.
+    The command line is REQUESTS REPLIES PARENT …: two inherited pipe descriptors and the service's process id. Standard
+    output stays free for what libraries print. `make` creates the worker; it receives the function that sends a reply.
     """
     requests, replies, parent = (int(argument) for argument in sys.argv[1:4])
     die_with_parent(parent)
     for descriptor in (requests, replies):
-        os.set_inheritable(descriptor, False)  # a tool that it starts does not hold them open
+        os.set_inheritable(descriptor, False)  # tools that the worker starts must not hold them open
     end_first_when_memory_is_short()
     worker = make(lambda message: frames.write(replies, message))
     while (asked := frames.read(requests, request)) is not None:
@@ -235,7 +239,7 @@ def answer(make: Callable[[Callable[[Any], None]], Worker[Reply]], request: type
 
 
 def translated(error: BaseException) -> WorkerError:
-    """Any exception as the error tree's reason and one line."""
+    """Any exception as a reason of the error tree and a message of one line."""
     if isinstance(error, PqbenchError):
         return WorkerError(reason=reason_of(error), message=str(error))
     if isinstance(error, MemoryError):
@@ -244,7 +248,7 @@ def translated(error: BaseException) -> WorkerError:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads its own group, and the group: tools that it started do not outlive it."""
+    """Kill a process that leads its own process group, and the group, so that tools it started do not outlive it."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -270,5 +274,5 @@ def _spawn(module: str, arguments: Sequence[str]) -> tuple[subprocess.Popen[byte
     finally:
         os.close(theirs_in)
         os.close(theirs_out)
-    os.set_blocking(ours_out, False)  # a worker that does not read does not hold us
+    os.set_blocking(ours_out, False)  # a worker that does not read must not block the service
     return process, ours_out, ours_in

@@ -1,4 +1,4 @@
-"""The `pqbench` command, a file for each group of its commands. It parses, calls and prints; others do the work."""
+"""The `pqbench` command, one file per group of commands. It parses, calls and prints; other modules do the work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NoReturn
 from pqbench_orchestrator.cli import decisions, experiments, machine, outputs
 from pqbench_orchestrator.cli.app import app
 
-GROUPS = (experiments, outputs, decisions, machine)  # whose commands are registered by their import
+GROUPS = (experiments, outputs, decisions, machine)  # importing them registers their commands
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -16,6 +16,6 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point."""
+    """The entry point of the `pqbench` command; SIGTERM is handled like Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     app()

@@ -1,4 +1,4 @@
-"""`python -m pqbench_orchestrator.cli`."""
+"""Runs the `pqbench` command as `python -m pqbench_orchestrator.cli`."""
 
 from pqbench_orchestrator.cli import main
 

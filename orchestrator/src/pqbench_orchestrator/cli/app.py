@@ -1,4 +1,4 @@
-"""The `pqbench` command: what all its parts share."""
+"""The `pqbench` command: the application object, shared arguments and options, printing and parsing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 ORDER = ("run", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why", "check", "serve",
          "clean", "list", "doctor")  # fmt: skip
-WIDE = 160  # columns of a table that no terminal shows: a file, a pipe, a log
+WIDE = 160  # width in characters where the output is not a terminal but a file, a pipe or a log
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show(text: str) -> None:
-    """Print a text as it is: names and reasons may hold what Rich takes for markup."""
+    """Print a text unchanged, because names and reasons may contain what Rich takes for markup."""
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -34,14 +34,14 @@ def note(text: str) -> None:
 
 
 class Commands(TyperGroup):
-    """The commands: an expected failure is one line and exit code 2, an interrupt is 130."""
+    """The group of all commands: a PqbenchError or OSError becomes one line and exit code 2, an interrupt code 130."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names in the order in which help shows them."""
+        """The commands' names in the order in which --help shows them."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
+        """Run the chosen command, with errors turned into exit codes."""
         try:
             return super().invoke(ctx)
         except (PqbenchError, OSError) as error:
@@ -68,7 +68,7 @@ BlobFolder = Annotated[Path | None, typer.Option(help="Folder of blobs; default:
 
 
 def points_of(text: str, option: str) -> float:
-    """Points of a percentage, "1%" or "1"."""
+    """The number of a percentage such as "1%" or "1". Raises InvalidInput, which names `option`, beyond 0 to 100."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
@@ -79,7 +79,7 @@ def points_of(text: str, option: str) -> float:
 
 
 def seconds_of(text: str, option: str) -> float:
-    """Seconds from "5ms", "250us" or "0.005s"."""
+    """The seconds of a time such as "5ms", "250us" or "0.005s". Raises InvalidInput, which names `option`."""
     units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
     unit = next((name for name in units if text.endswith(name)), "")
     try:

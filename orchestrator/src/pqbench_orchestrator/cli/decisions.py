@@ -64,7 +64,10 @@ def compare_command(
 
 
 def gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
-    """The exit code of --fail-on-regression. Raises InvalidInput where nothing could be compared."""
+    """The exit code of --fail-on-regression, after printing why. Raises InvalidInput where nothing could be compared.
+
+    `limit` and `tolerance`: relative changes of latency.
+    """
     worse = compare.regressions(changes, limit)
     compared = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
     not_compared = [one for one in changes if one.verdict == compare.NOT_COMPARABLE and one not in worse]
@@ -98,7 +101,7 @@ def recommend_command(
     data: BlobFolder = None,
     as_json: Json = False,
 ) -> None:
-    """The recipe to ship under constraints, its figures with intervals, what is indistinguishable, what it costs."""
+    """Recommend the recipe to ship under constraints, and show those statistically indistinguishable from it."""
     run = RunFolder(folder)
     goal = experiment.goal_of(run, {
         "minimize": minimize or None,
@@ -125,7 +128,7 @@ def recommend_command(
 
 
 def decided(found: experiment.Recommended) -> int:
-    """0 where there is a recipe to ship for everything, proven on images enough, and within bounds measured again."""
+    """The exit code: 0 if every recommendation has a proven recipe that kept its bounds when measured again, else 1."""
     kept = [one.is_proven and not broken_again(one, confirmed) for one, confirmed in found]
     return OK if kept and all(kept) else SOME_FAILED
 
@@ -136,7 +139,7 @@ def why_command(
     cell: CellKey,
     as_json: Json = False,
 ) -> None:
-    """Why is this cell not faster: speed-up in theory, time by precision, conversions, fallbacks, what binds it."""
+    """Explain why a cell is not faster: theoretical speed-up, time by precision, conversions, fallbacks, bottleneck."""
     result, results = finished_cell(RunFolder(folder), cell)
     if "profile" not in results:
         known = result.causes.text if result.causes else ""
@@ -163,7 +166,7 @@ def check_command(
     data: BlobFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a cell's engine again, beside trtexec, benchmark_app and the like with the same settings."""
+    """Measure a cell's engine again, with pqbench and with vendor tools: trtexec, benchmark_app and the like."""
     run = RunFolder(folder)
     settings = Settings(data=data or run.data, inventory=inventory)
     with terminal.LiveDisplay(errors) as live:

@@ -78,7 +78,7 @@ def run_command(
 def settings_of(
     live: terminal.LiveDisplay, manifest: Path, data: Path, inventory: Path | None, allow_code: bool, again: bool
 ) -> Settings:
-    """Of a run or a search. One that is continued by its folder has the data folder that it lies in."""
+    """The settings of a run or a search; one that is continued by its folder uses the data folder that it lies in."""
     is_folder = again and manifest.is_dir()
     return Settings(
         data=manifest.resolve().parent.parent if is_folder else data,
@@ -92,13 +92,13 @@ def settings_of(
 
 
 def command_to_go_on(command: str, run: RunFolder, settings: Settings) -> str:
-    """The command that goes on with an interrupted run."""
+    """The command line that continues an interrupted run or search."""
     more = f" --inventory {settings.inventory}" if settings.inventory else ""
     return f"pqbench {command} --continue {run}{more}{' --allow-code' if settings.allow_code else ''}"
 
 
 def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
-    """Whether MLflow took the run, which is complete without it."""
+    """Log a run to MLflow; returns whether that worked, and prints why not. The run is complete in any case."""
     try:
         experiment.track(run, cells, uri)
     except PqbenchError as error:
@@ -119,7 +119,7 @@ def search_command(
     allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
-    """Find the recipe to ship without trying all: cheap trials that Optuna proposes, the best of them in full."""
+    """Find the recipe to ship without trying all: some are tried cheaply, then the best of them in full."""
     from pqbench_orchestrator.decide.search import space_of  # Optuna takes a second to import
 
     with terminal.LiveDisplay(errors) as live:
@@ -154,7 +154,7 @@ def plan_command(
     allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
-    """Show the steps, what is cached already, and what cannot run and why; do no work."""
+    """Show the steps of an experiment, what is cached already, and what cannot run and why; execute no step."""
     settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=note)
     with session_of_manifest(manifest, settings, NullWatcher()) as session:
         state = {step.key: session.execution.state(step) for step in session.plan.steps}
@@ -175,7 +175,7 @@ def sensitivity_command(
     images: Annotated[int, typer.Option(min=16, help="Held-out training images.")] = 256,
     as_json: Json = False,
 ) -> None:
-    """Prune and round one layer at a time: accuracy against amount, as table and plot."""
+    """Prune and quantize one layer at a time: accuracy against amount and bits, as table and plot."""
     with terminal.LiveDisplay(errors) as live:
         settings = Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note)
         points, page = experiment.sensitivities(manifest, settings, images)

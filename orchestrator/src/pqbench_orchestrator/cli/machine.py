@@ -21,7 +21,7 @@ def clean_command(
     data: Data = Path("data"),
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only counted.")] = False,
 ) -> None:
-    """Remove what services keep beyond the runs: their results and caches, and blobs that no run refers to."""
+    """Count what services keep that no run needs: results, caches, and blobs of no run; --yes removes it."""
     found = clean(data, remove=yes)
     done = "removed" if yes else "would be removed (--yes removes it)"
     show(f"{found.files} files of {found.size / 1e6:.1f} MB {done}; {found.kept / 1e6:.1f} MB belong to runs")
@@ -31,7 +31,7 @@ def clean_command(
 def list_command(
     kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), show_default=False)], as_json: Json = False
 ) -> None:
-    """List plug-ins: what there is, and what to install for the rest."""
+    """List the plug-ins of a kind, and what to install for those that are not available."""
     found = listing(kind)
     if as_json:
         print(json.dumps(found))
@@ -47,7 +47,7 @@ def list_command(
 
 @app.command("doctor")
 def doctor_command(data: Data = Path("data"), as_json: Json = False) -> None:
-    """Show versions, devices, free disk, and which backends are available."""
+    """Show versions, devices, free memory and disk, and which backends are available."""
     facts = doctor.examine(data)
     if as_json:
         print(json.dumps(facts))

@@ -1,4 +1,4 @@
-"""Commands that write what people look at: report, export, serve."""
+"""Commands that write or show results: report, export, serve."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def report_command(
         Path | None, typer.Option(help="Folder for the figures as SVG and PNG and the table as Markdown and LaTeX.")
     ] = None,
 ) -> None:
-    """Write a run's report.html anew from its ledger; with --figures, its figures and tables as files too."""
+    """Write a run's report.html again from its ledger; with --figures, also its figures and its table as files."""
     page, cells = experiment.report_again(RunFolder(folder))
     show(str(page))
     if figures is None:
@@ -41,7 +41,7 @@ def export_command(
     out: Annotated[Path, typer.Option(help="New folder for the bundle.", show_default=False)],
     data: BlobFolder = None,
 ) -> None:
-    """Write a cell's deployable bundle: model, engine, weights, history, preprocessing, model card."""
+    """Write a cell as a deployable bundle: model, engine, weights, history, preprocessing, samples, model card."""
     run = RunFolder(folder)
     show(str(export_cell(run, cell, out, run.blobs(data))))
 
@@ -53,7 +53,7 @@ def serve_command(
         int, typer.Option(min=1, max=65535, help="On loopback; from elsewhere, through an SSH tunnel.")
     ] = 8765,
 ) -> None:
-    """Show all runs in a browser: live progress, history, reports, comparisons. Runs go on without it."""
+    """Show all runs in a browser: live progress, history, reports, comparisons. Runs do not depend on it."""
     from pqbench_orchestrator.output.web.serve import serve  # the web server takes a second to import
 
     experiments = (data / "experiments").resolve()

@@ -1,4 +1,4 @@
-"""`pqbench clean`: what a data folder keeps that no run needs."""
+"""`pqbench clean`: counts or removes what a data folder keeps that no run needs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pqbench_orchestrator.store.run_folder import RunFolder, runs_in
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.locks import machine_lock
 
-CACHES = ("results", "training", "trt_caches", "engines")  # of services: made again when they are wanted
+CACHES = ("results", "training", "trt_caches", "engines")  # folders of services; made again when they are needed
 STEPS = "steps.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned:
-    """What was removed, or would be."""
+    """What was removed, or would be removed."""
 
     files: int
     size: int  # bytes
@@ -26,9 +26,10 @@ class Cleaned:
 
 
 def clean(data: Path, remove: bool) -> Cleaned:
-    """Find, and with `remove` remove, services' kept results, caches, and the blobs that no run's ledger names.
+    """Find, and with `remove` delete, services' results and caches, the step cache, and blobs that no run refers to.
 
-    Raises InvalidInput while a run is being executed, or where a ledger cannot be read: its blobs are not known.
+    Raises InvalidInput where `data` is no data folder, while a run is being executed or (with `remove`) one of the
+    user's services works, and where a ledger cannot be read, because its blobs are not known then.
     """
     if not (data / "blobs").is_dir():
         raise InvalidInput(f"{data}: not a data folder of pqbench: it has no blobs")
@@ -47,7 +48,7 @@ def clean(data: Path, remove: bool) -> Cleaned:
     waste += [path for path in data.glob(f"{STEPS}*") if path.is_file()]
     size = sum(path.stat().st_size for path in waste)
     if remove:
-        with machine_lock(None, exclusive=True, waiting=_busy):  # no service works
+        with machine_lock(None, exclusive=True, waiting=_busy):  # while no service works
             for path in waste:
                 path.unlink(missing_ok=True)
     return Cleaned(files=len(waste), size=size, kept=kept)

@@ -1,4 +1,4 @@
-"""`pqbench doctor`: what this machine has and what is missing."""
+"""`pqbench doctor`: examines what this machine has, and what is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ DISTRIBUTIONS = (
 
 
 def examine(data: Path) -> dict[str, Any]:
-    """Versions, devices, free disk and memory, and each part with what to install where it is missing."""
+    """Versions, devices, free memory and disk, and whether the compressor and each backend are available.
+
+    For those that are missing it says what to install. `data`: the data folder, whose disk is examined.
+    """
     existing = next(folder for folder in (data.resolve(), *data.resolve().parents) if folder.exists())
     memory = psutil.virtual_memory()
     return {

@@ -1,4 +1,4 @@
-"""`pqbench list`: the plug-ins of a kind, asked of whoever has them."""
+"""`pqbench list`: the plug-ins of a kind, from this package or from a local service that has them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ KINDS = ("models", "datasets", "pruners", "quantizers", "backends", "metrics")
 
 
 def listing(kind: str) -> list[dict[str, Any]]:
-    """The plug-ins of a kind with name, summary, availability and configuration schema."""
+    """The plug-ins of one of KINDS, each with name, summary, availability and configuration schema.
+
+    Raises InvalidInput for an unknown kind, Unavailable where the service that has them cannot be started.
+    """
     if kind not in KINDS:
         raise InvalidInput(unknown("kind", kind, KINDS))
     if kind == "datasets":
@@ -34,7 +37,7 @@ def listing(kind: str) -> list[dict[str, Any]]:
 
 
 def backends() -> list[Plugin]:
-    """The backends that a local runtime has."""
+    """The backends of a local runtime, which is started for this. Raises Unavailable."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = ProcessLauncher("pqbench_runtime", Path(folder), Path(folder, "log"))
         try:
@@ -59,7 +62,7 @@ def _of_compressor(kind: str) -> list[Plugin]:
 
 
 def _members(plugin: Plugin) -> list[dict[str, Any]]:
-    """A family stands for its members, by the names that a manifest takes."""
+    """The entries of a plug-in: one for each member of a model family, under the name that a manifest uses."""
     if not plugin.names:
         return [_entry(plugin)]
     own_files = plugin.name in ("code", "onnx")

@@ -1,1 +1,1 @@
-"""What an experiment is and where it runs: manifest, inventory, the thesis' config.ini."""
+"""What an experiment is and where it runs: manifest, inventory, and the config.ini of the thesis tool PQ Bench."""

@@ -15,14 +15,14 @@ from pqbench_wire.errors import InvalidInput
 
 
 class ProcessPlace(Strict):
-    """A local process, started and ended by pqbench."""
+    """A local process, which pqbench starts and ends."""
 
     allow_code: bool = False
-    python: str = ""  # interpreter of another environment; default: the one that runs pqbench
+    python: str = ""  # Python interpreter of another environment; default: the one that runs pqbench
 
 
 class EndpointPlace(Strict):
-    """A running service."""
+    """A service that already runs at an address; pqbench only connects to it."""
 
     address: Annotated[str, Field(pattern=r"^(unix:.+|.+:\d+)$")]
     token_file: Path | None = None
@@ -32,11 +32,11 @@ class EndpointPlace(Strict):
 
 
 class DockerPlace(Strict):
-    """A container, started and ended by pqbench; containers run one at a time."""
+    """A container, which pqbench starts and ends; containers run one at a time."""
 
     image: str = ""
     tensorrt: Version = ""  # in place of an image: the TensorRT version
-    gpus: bool | None = None  # default: with a TensorRT version
+    gpus: bool | None = None  # whether the container gets the GPUs; default: where `tensorrt` is given
 
     @model_validator(mode="after")
     def _one_image(self) -> DockerPlace:
@@ -46,7 +46,7 @@ class DockerPlace(Strict):
 
     @property
     def uses_gpus(self) -> bool:
-        """Whether the container is given the GPUs."""
+        """Whether the container gets the GPUs."""
         return bool(self.tensorrt) if self.gpus is None else self.gpus
 
 
@@ -77,22 +77,25 @@ LOCAL = Place(process=ProcessPlace())
 
 
 class Inventory(Strict):
-    """Where the compressors and the targets run; what is not named is a local process."""
+    """Where the compressors and the targets run: by default in local processes."""
 
     compressor: Place = LOCAL
-    compressors: dict[Name, Place] = Field(default_factory=dict)  # others, asked for the plug-ins that the first lacks
+    compressors: dict[Name, Place] = Field(default_factory=dict)  # others, for recipes whose plug-ins the first lacks
     targets: dict[str, Place] = Field(default_factory=dict)
-    # For targets that are not named: by backend, or "tensorrt 10".
+    # For targets that are not in `targets`: by backend ("openvino"), or by backend and major version ("tensorrt 10").
     backends: dict[str, Place] = Field(default_factory=dict)
 
     def place_of(self, target: Target) -> Place | None:
-        """Where a target runs: as named here, as its backend does here, as the manifest says."""
+        """Where a target runs: by its name here, else by its backend here, else the container that the manifest names.
+
+        None where neither file says where: a local process.
+        """
         by_kind = (self.backends[kind] for kind in _kinds(target) if kind in self.backends)
         return self.targets.get(target.name) or next(by_kind, None) or named_place(target)
 
 
 def load_inventory(path: Path, manifest: Manifest) -> Inventory:
-    """The inventory in a YAML file. Raises InvalidInput with file and key."""
+    """The inventory in a YAML file. Raises InvalidInput with file and key, also for a target not in the manifest."""
     inventory = load(path, Inventory)
     names = [target.name for target in manifest.targets]
     for name in inventory.targets:
@@ -102,12 +105,12 @@ def load_inventory(path: Path, manifest: Manifest) -> Inventory:
 
 
 def named_place(target: Target) -> Place | None:
-    """The container that a manifest's target names."""
+    """The container that a manifest's target names by `image` or `tensorrt`; None where it names none."""
     named = target.image or target.tensorrt
     return Place(docker=DockerPlace(image=target.image, tensorrt=target.tensorrt)) if named else None
 
 
 def _kinds(target: Target) -> tuple[str, ...]:
-    """What an inventory may call its place, the most exact first: "tensorrt 10", "tensorrt"."""
+    """The keys of `Inventory.backends` that apply to a target, the most specific first: "tensorrt 10", "tensorrt"."""
     major = target.tensorrt.partition(".")[0]
     return (f"{target.backend} {major}", target.backend) if major else (target.backend,)

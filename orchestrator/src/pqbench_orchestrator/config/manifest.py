@@ -19,7 +19,11 @@ NUMBERS = ("batch_sizes", "concurrency")
 
 
 class Input(Strict):
-    """A model's input, where the model does not know it (a user's own code or ONNX file)."""
+    """How images become a model's input, in place of what its plug-in says; a user's own code or ONNX file needs it.
+
+    Sizes are in pixels; `resize` is the shorter side before the centre crop (0: resize to height x width). `mean` and
+    `std` are for values in [0, 1], one for each channel or one for all.
+    """
 
     height: Annotated[int, Field(ge=1, le=8192)]
     width: Annotated[int, Field(ge=1, le=8192)]
@@ -54,11 +58,11 @@ class Model(Strict):
 
     model: Annotated[str, AfterValidator(_names_a_model)]
     weights: Annotated[str, Field(min_length=1)] = "default"  # default, none, or a path to safetensors or .pth
-    weights_key: str = ""  # of several state dicts in the file: which
+    weights_key: str = ""  # the key of the state dict to load, where the file holds several
     name: Name | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     preprocessing: Input | None = None
-    # In place of an image: what the model takes, in the order of its arguments.
+    # For a model that takes no image: its inputs by name, in the order of its arguments.
     inputs: dict[Name, Tensor] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -69,7 +73,7 @@ class Model(Strict):
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """The model's name in tables, unique in the manifest."""
         return (
             self.name or Path(self.model).name
             if self.is_file
@@ -78,7 +82,7 @@ class Model(Strict):
 
     @property
     def is_file(self) -> bool:
-        """Whether the model is the user's own file."""
+        """Whether the model is in the user's own file: ONNX, or a function in a Python file."""
         return self.model.endswith(".onnx") or ".py:" in self.model
 
 
@@ -88,12 +92,12 @@ class Dataset(Strict):
     dataset: Annotated[str, Field(min_length=1)]
     name: Name | None = None
     config: dict[str, Any] = Field(default_factory=dict)
-    test_images: Annotated[int | None, Field(ge=2)] = None  # a seeded choice of so many; default: all
-    train_images: Annotated[int | None, Field(ge=2)] = None
+    test_images: Annotated[int | None, Field(ge=2)] = None  # size of a subset drawn with the seed; default: all
+    train_images: Annotated[int | None, Field(ge=2)] = None  # likewise
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """The dataset's name in tables, unique in the manifest."""
         return self.name or (Path(self.dataset).name if self.is_own else self.dataset)
 
     @property
@@ -103,13 +107,13 @@ class Dataset(Strict):
 
 
 class Target(Strict):
-    """A runtime backend with its options; the inventory says where it runs, or an image is named here."""
+    """A runtime backend with its options, and perhaps the container that it runs in; an inventory may override that."""
 
     name: Name
     backend: Annotated[str, Field(min_length=1)]
     options: dict[str, Any] = Field(default_factory=dict)
     image: str = ""  # container image of the runtime
-    tensorrt: Version = ""  # or the TensorRT version that it is to have, as "10" or "10.16"
+    tensorrt: Version = ""  # or the TensorRT version that the image must have, as "10" or "10.16"
 
     @model_validator(mode="after")
     def _one_image(self) -> Target:
@@ -119,22 +123,22 @@ class Target(Strict):
 
 
 class Measure(Strict):
-    """How engines are timed; times in seconds, for each engine."""
+    """How engines are timed; times are in seconds and count for each engine."""
 
     scenario: Literal["single-stream", "multi-stream", "offline", "server"] = "single-stream"
-    paired: bool = True  # a variant interleaved with its baseline; false: each cell for itself
+    paired: bool = True  # a variant is measured interleaved with its baseline; false: each cell separately
     warmup_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2
     warmup_iterations: Annotated[int, Field(ge=1)] = 10
     min_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
     min_iterations: Annotated[int, Field(ge=1)] = 30
     max_seconds: Annotated[float, Field(gt=0, le=3600)] = 12.0
-    stability: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    windows: Annotated[int, Field(ge=6, le=1000)] = 6
-    discard: Annotated[int, Field(ge=0)] = 2
+    stability: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share that the last blocks' medians may be off their mean
+    windows: Annotated[int, Field(ge=6, le=1000)] = 6  # blocks into which min_seconds is divided
+    discard: Annotated[int, Field(ge=0)] = 2  # calls that are not counted after a switch to another engine
     rate: Annotated[float | None, Field(gt=0)] = None  # server: calls a second; default: the highest that meets p99
-    p99_seconds: Annotated[float | None, Field(gt=0)] = None  # server
-    energy_seconds: Annotated[float, Field(ge=0, le=600)] = 2.0  # of a run of its own, where there is a counter
-    profile_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2  # of a run of its own under the profiler; 0: none
+    p99_seconds: Annotated[float | None, Field(gt=0)] = None  # server: bound of the 99th percentile
+    energy_seconds: Annotated[float, Field(ge=0, le=600)] = 2.0  # length of a separate run for energy; 0: none
+    profile_seconds: Annotated[float, Field(ge=0, le=600)] = 0.2  # length of a separate run under the profiler; 0: none
 
     @model_validator(mode="after")
     def _ordered(self) -> Measure:
@@ -149,31 +153,31 @@ class Measure(Strict):
 
 
 class EarlyStopping(Strict):
-    """Stop scoring a cell whose accuracy is hopeless: a sequential test that errs once in a hundred."""
+    """Stop scoring a cell whose accuracy is hopeless, by a sequential test with an error probability of about 1 %."""
 
     max_drop: Annotated[float, Field(gt=0, lt=100)]  # points below the baseline that are still acceptable
-    margin: Annotated[float, Field(gt=0, lt=100)] = 5.0  # points beyond, at which a cell is hopeless
+    margin: Annotated[float, Field(gt=0, lt=100)] = 5.0  # points below what is acceptable: the test's alternative
 
 
 class Goal(Strict):
-    """What is recommended: the cheapest recipe that keeps the constraints."""
+    """What is recommended: the recipe with the least `minimize` that meets the constraints."""
 
     minimize: Literal["latency", "size", "energy"] = "latency"
     max_drop: Annotated[float, Field(ge=0, le=100)] = 1.0  # points of accuracy below the baseline
-    p99_seconds: Annotated[float | None, Field(gt=0)] = None
+    p99_seconds: Annotated[float | None, Field(gt=0)] = None  # bound of the 99th percentile of the latency
     max_megabytes: Annotated[float | None, Field(gt=0)] = None  # of the engine, 10^6 bytes
 
 
 class Search(Strict):
-    """How `pqbench search` looks through the recipes in place of trying all."""
+    """How `pqbench search` finds a recipe without trying all of them."""
 
-    trials: Annotated[int | None, Field(ge=1)] = None  # tried cheaply; default: a third of the recipes, at least 12
-    promoted: Annotated[int, Field(ge=1)] = 3  # of these, tried in full
-    seconds: Annotated[float, Field(gt=0, le=600)] = 0.3  # of a cheap measurement
+    trials: Annotated[int | None, Field(ge=1)] = None  # recipes tried cheaply; default: a third of all, 12 at least
+    promoted: Annotated[int, Field(ge=1)] = 3  # how many of these are then tried in full
+    seconds: Annotated[float, Field(gt=0, le=600)] = 0.3  # `min_seconds` of a cheap measurement
 
 
 class Manifest(Strict):
-    """An experiment: every model x dataset x recipe x target x batch size x repeat is a cell."""
+    """An experiment: every model x dataset x recipe x target x batch size x concurrency x repeat is a cell."""
 
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -185,17 +189,18 @@ class Manifest(Strict):
     concurrency: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (1,)
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     build_replicates: Annotated[int, Field(ge=1, le=100)] = 1
-    early_stopping: EarlyStopping | None = None  # of accuracy; default: every image is scored
+    early_stopping: EarlyStopping | None = None  # of scoring; default: every image is scored
     metrics: tuple[str, ...] = ("top1", "top5", "agreement", "sqnr")
     measure: Measure = Measure()
     goal: Goal = Goal()
     search: Search = Search()
-    # On which images recipes are chosen: held-out training images, a half of the split that scores, or all of that;
-    # auto: held-out ones for weights that pqbench trained, which never saw them, the half for others, which may have.
+    # The images on which recipes are chosen: held-out training images, half of the test split, or the whole test split.
+    # auto: held-out for weights that pqbench trained, which never saw these images; half for other weights, which may
+    # have been trained on them.
     selection: Literal["auto", "held-out", "half", "whole"] = "auto"
     try_artifacts: bool = True  # load each artifact in a fresh process with the runtime's defaults, as a user will
-    verification_images: Annotated[int, Field(ge=2, le=4096)] = 32
-    stall_seconds: Annotated[float, Field(ge=10)] = STALLED_AFTER  # without progress, after which a step has failed
+    verification_images: Annotated[int, Field(ge=2, le=4096)] = 32  # on which engines are compared with the model
+    stall_seconds: Annotated[float, Field(ge=10)] = STALLED_AFTER  # a step without progress for so long has failed
 
     @model_validator(mode="after")
     def _unique(self) -> Manifest:
@@ -216,11 +221,14 @@ class Manifest(Strict):
 
     @property
     def all_recipes(self) -> tuple[Recipe, ...]:
-        """The recipes with their lists of amounts written out."""
+        """The recipes, with one recipe for each amount in place of a list of amounts."""
         return tuple(one for recipe in self.recipes for one in recipe.expanded())
 
     def key_of(self, steps: tuple[Step, ...]) -> str:
-        """Where the last of `steps`, with which a recipe begins, is written: "recipes.1.steps.0.prune (recipe 'x')"."""
+        """The manifest's key of the last step in a recipe's beginning: "recipes.1.steps.0.prune (recipe 'x')".
+
+        Just "recipes" where no recipe begins with `steps`.
+        """
         for index, recipe in enumerate(self.recipes):
             for one in recipe.expanded():
                 if steps and one.steps[: len(steps)] == steps:

@@ -1,4 +1,4 @@
-"""Paths in a manifest are relative to its file: which values are paths, by their annotated types."""
+"""Makes the paths in a manifest absolute: they are relative to its file, and type annotations say which they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pqbench_wire.errors import InvalidInput, Unavailable
 
 
 def absolute(manifest: Manifest, base: Path) -> Manifest:
-    """A manifest whose paths, relative to the folder `base`, are absolute."""
+    """The manifest with its paths, which are relative to the folder `base`, made absolute."""
     models = []
     for model in manifest.models:
         change: dict[str, Any] = {}
@@ -49,22 +49,22 @@ def _absolute_step(step: Step, base: Path) -> Step:
 
 
 def _path_keys(dataset: Dataset) -> set[str]:
-    """The keys of a dataset's configuration that name files, by the types in its plug-in or in the user's function."""
+    """The keys of a dataset's configuration that are paths, as its plug-in or the user's function annotates them."""
     if dataset.is_own:
         return set(_paths_of_function(*dataset.dataset.rsplit(":", 1)))
     try:
         config = DATASETS.load(dataset.dataset).Config
-    except (InvalidInput, Unavailable):  # the survey says so, with the dataset's key
+    except (InvalidInput, Unavailable):  # the survey reports it, with the dataset's key
         return set()
     hints = typing.get_type_hints(config, include_extras=True)
     return {name for name, hint in hints.items() if any(isinstance(one, IsPath) for one in typing.get_args(hint))}
 
 
 def _paths_of_function(file: str, name: str) -> Iterator[str]:
-    """The arguments of a function in a file, which is not run, that are annotated as Path."""
+    """The names of a function's arguments that are annotated as Path; the file is parsed but not run."""
     try:
         tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):  # whoever runs it says so
+    except (OSError, SyntaxError, ValueError):  # reported when the function is called
         return
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:

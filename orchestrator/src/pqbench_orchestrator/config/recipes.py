@@ -11,7 +11,7 @@ from pydantic import model_validator
 from pqbench_orchestrator.config.strict import Name, Strict
 from pqbench_wire.catalog import unknown
 
-WITHOUT_METHOD = {"recalibrate": "batch-norm", "finetune": "gradient"}  # kinds of steps with one way each
+WITHOUT_METHOD = {"recalibrate": "batch-norm", "finetune": "gradient"}  # kinds of steps that have a single method
 KINDS = ("prune", *WITHOUT_METHOD, "quantize")
 
 
@@ -54,7 +54,7 @@ class Step(Strict):
 
     @model_validator(mode="after")
     def _counts(self) -> Step:
-        """An amount is a number or a list of them; a class of the user's own may call so what it likes."""
+        """Check that an amount is a number or a list of numbers; a user's own class defines what its `amount` is."""
         if "amount" in self.config and not self.is_own:
             given = self.config["amount"]
             if given == []:
@@ -69,11 +69,11 @@ class Step(Strict):
 
 
 class Recipe(Strict):
-    """An ordered list of steps; none is the baseline. A list as `amount` stands for one recipe each."""
+    """An ordered list of steps; without any it is the baseline. A list as `amount` stands for one recipe per value."""
 
     name: Name | None = None
     steps: tuple[Step, ...] = ()
-    targets: tuple[str, ...] | None = None  # only on these; default: on all
+    targets: tuple[str, ...] | None = None  # names of the only targets that it runs on; default: all
 
     @model_validator(mode="after")
     def _quantizes_last(self) -> Recipe:
@@ -83,16 +83,16 @@ class Recipe(Strict):
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """The recipe's name in tables."""
         return self.name or " + ".join(_short(step) for step in self.steps) or "baseline"
 
     @property
     def identity(self) -> str:
-        """What the recipe does, whatever its name."""
+        """The steps as JSON: equal for recipes that do the same, whatever their names."""
         return json.dumps([step.model_dump() for step in self.steps], sort_keys=True)
 
     def expanded(self) -> list[Recipe]:
-        """One recipe for each amount; steps with method `none` dropped."""
+        """One recipe for each combination of amounts; steps with method `none` are left out."""
         steps = [step for step in self.steps if step.method != "none"]
         choices = [_amounts(step) for step in steps]
         many = any(len(choice) > 1 for choice in choices)

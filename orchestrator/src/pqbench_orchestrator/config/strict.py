@@ -1,4 +1,4 @@
-"""Parts of the files that users write: immutable, typed, no unknown keys; and how such a file is read."""
+"""The base class for parts of files that users write (immutable, typed, no unknown keys), and reading such a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_NAME = 120
 
 
 def _as_text(name: object) -> object:
-    """YAML reads a name of digits as a number."""
+    """A name as text: YAML reads a name that has only digits as a number."""
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
@@ -35,7 +35,7 @@ Name = Annotated[str, BeforeValidator(_as_text), AfterValidator(_names_no_path)]
 
 
 class Strict(BaseModel):
-    """A part of a file: immutable, no unknown keys."""
+    """A part of a file that a user writes: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,10 +44,10 @@ Part = TypeVar("Part", bound=Strict)
 
 
 def load(path: Path, kind: type[Part]) -> Part:
-    """The content of a YAML file. Raises InvalidInput with file and key."""
+    """The content of a YAML file as a `kind`. Raises InvalidInput with file and key."""
     values = yaml_file.read(path)
     try:
-        # As JSON: strict about types, a list being a tuple all the same.
+        # Validated as JSON, because strict validation then still accepts a list for a tuple.
         return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise InvalidInput(f"{path}: {_problem(error, kind)}") from error
@@ -55,7 +55,7 @@ def load(path: Path, kind: type[Part]) -> Part:
 
 def _problem(error: ValidationError, kind: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
-    # A mistyped key is why another is missing: it is told first.
+    # A misspelt key is often why another key is missing, so it is reported first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     *parents, last = problem["loc"] or ("",)
     if problem["type"] == "extra_forbidden":
@@ -65,7 +65,7 @@ def _problem(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _keys(kind: type[BaseModel], path: list[int | str]) -> list[str]:
-    """The valid keys of the mapping at `path`."""
+    """The valid keys of the mapping at `path` in a `kind`."""
     for part in path:
         if isinstance(part, str) and part in kind.model_fields:
             kind = _nested(kind.model_fields[part].annotation) or kind

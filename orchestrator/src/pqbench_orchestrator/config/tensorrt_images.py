@@ -1,4 +1,4 @@
-"""NVIDIA's container images by the TensorRT version in them."""
+"""The tags of NVIDIA's TensorRT container images, by the TensorRT version in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-# NVIDIA's images by the TensorRT version in them; the version that counts is the one that the runtime reports.
+# TensorRT version -> tag of nvcr.io/nvidia/tensorrt, without "-py3". The survey checks the version that the runtime
+# reports.
 TENSORRT_TAGS = {
     "8": "24.01", "8.6": "24.01",
     "10": "26.05", "10.0": "24.05", "10.9": "25.03", "10.11": "25.06", "10.16": "26.05",

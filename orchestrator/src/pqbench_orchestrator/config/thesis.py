@@ -1,4 +1,4 @@
-"""The thesis' config.ini as a manifest: same names, same grid."""
+"""Reads the config.ini of "the thesis", the master thesis tool PQ Bench, as a manifest: same names, same grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ZERO_FILL = {
     "random": "random-unstructured", "lnstructured": "ln-structured", "l1unstructured": "l1-unstructured",
     "l1unstructuredglobal": "l1-global",
 }  # fmt: skip
-REMOVAL = {"random": "random", "weight": "l1", "sensitivity": "sensitivity", "taylor": "taylor"}  # -> criterion
+REMOVAL = {"random": "random", "weight": "l1", "sensitivity": "sensitivity", "taylor": "taylor"}  # pruner -> criterion
 QUANTIZERS = {"int8": "int8-static", "fp16": "fp16", "base": "none"}
 SECTIONS: dict[str, tuple[str, ...]] = {
     "PARAMETERS": ("batchsizes", "iterations"),
@@ -38,15 +38,15 @@ PYTORCH, RUNTIME = "pytorch", "onnxruntime"
 
 
 def is_thesis_config(path: Path) -> bool:
-    """Whether a file is the thesis' kind of experiment file."""
+    """Whether a file is a config.ini of the thesis, by its suffix."""
     return path.suffix.lower() == ".ini"
 
 
 def load_ini(path: Path) -> Manifest:
     """The experiment of a config.ini. Raises InvalidInput with file, section and key.
 
-    Pruning alone is measured in PyTorch, quantization, alone or after pruning, on ONNX Runtime, as
-    the thesis did; `base` is ONNX Runtime in FP32.
+    As in the thesis, models that are not quantized are measured in PyTorch, and quantization, alone or after pruning,
+    on ONNX Runtime; the quantizer `base` is ONNX Runtime in FP32.
     """
     values = _read(path)
     recipes = [_recipe(pruning, quantizer, path) for pruning in _prunings(values, path)
@@ -83,7 +83,7 @@ def _recipe(pruning: tuple[str, dict[str, Any]] | None, quantizer: str | None, p
 
 
 def _prunings(values: configparser.ConfigParser, path: Path) -> list[tuple[str, dict[str, Any]] | None]:
-    """Label and prune step for each pruner and degree; None, first, is the unpruned model."""
+    """Label and prune step for each pruner and degree; the first item, None, stands for the unpruned model."""
     degrees = _value(values, path, "PRUNING", "degrees")
     if not isinstance(degrees, list) or not all(isinstance(degree, (int, float)) for degree in degrees):
         raise InvalidInput(f"{path}: PRUNING: degrees: a list of numbers is expected, like [0, 0.5]")
@@ -129,7 +129,7 @@ def _on(values: configparser.ConfigParser, section: str) -> list[str]:
 
 
 def _value(values: configparser.ConfigParser, path: Path, section: str, key: str) -> Any:
-    """A number or a list of numbers."""
+    """The value of a key, read as JSON: a number or a list of numbers. Raises InvalidInput."""
     if not values.has_option(section, key):
         raise InvalidInput(f"{path}: {section}: {key} is missing")
     try:

@@ -1,4 +1,4 @@
-"""Reading a YAML file that a person wrote, or somebody hostile: plain JSON values, or one line that says where not."""
+"""Reads an untrusted YAML file into plain JSON values; an error is one line that names the place in the file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pqbench_wire.errors import InvalidInput
 MOST_BYTES = 1 << 18
 MOST_DEPTH = 32
 MOST_BITS = 64
-MOST_VALUES = 100_000  # aliases written out: a few lines of aliases of aliases stand for billions
-# What PyYAML's constructors raise of values that are not of the type that their tags name.
+MOST_VALUES = 100_000  # with aliases expanded: a few lines of nested aliases can stand for billions of values
+# What PyYAML's constructors raise for values that do not fit the type of their tag.
 UNMADE = (ValueError, OverflowError, KeyError, IndexError, AttributeError, TypeError, RecursionError)
-MERGE = "tag:yaml.org,2002:merge"  # of the key <<
+MERGE = "tag:yaml.org,2002:merge"  # tag of the merge key <<
 NOT_PLAIN = {
     datetime.date: "a date",
     bytes: "binary data",
@@ -31,8 +31,9 @@ NOT_PLAIN = {
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file: dicts with text keys, lists, text, finite numbers, booleans and None.
 
-    Raises InvalidInput with the file and the key or line of what is anything else, is nested too deeply, refers to
-    itself, or has aliases that stand for too much.
+    Raises InvalidInput with the file, and where possible the line or key, for a file that cannot be read, is too large
+    or is not YAML, and for values of other types, duplicate keys, too deep nesting, and aliases that refer to
+    themselves or stand for too many values.
     """
     text = _text(path)
     try:
@@ -65,7 +66,7 @@ def _text(path: Path) -> str:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What PyYAML says of the problem and its line; what it quotes may be long."""
+    """PyYAML's message with its line; cut, because it may quote much of the file."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     words = " ".join(str(problem or error).split())[:200]
     words = words.replace("but found another document", "a second document begins; one is expected")
@@ -74,25 +75,25 @@ def _reason(error: yaml.YAMLError) -> str:
 
 @dataclass
 class _Open:
-    """A collection whose end has not come yet."""
+    """A mapping or sequence whose end the parser has not reached yet."""
 
     anchor: str | None
     is_mapping: bool
-    values: int = 1
-    depth: int = 1  # of what is in it, aliases written out
-    children: int = 0
-    key: str = ""
+    values: int = 1  # so far, its own and those inside it, with aliases expanded
+    depth: int = 1  # of the nesting, its own level included, with aliases expanded
+    children: int = 0  # items of a sequence; keys and values of a mapping
+    key: str = ""  # key or index that the parser is at
 
 
 @dataclass
 class _Size:
-    """Counts the values of a document, aliases written out, and its depth, before anything is made of it."""
+    """Counts the values and the depth of a document, with aliases expanded, before its values are constructed."""
 
     open: list[_Open] = field(default_factory=list)
-    anchors: dict[str, tuple[int, int]] = field(default_factory=dict)  # values and depth
+    anchors: dict[str, tuple[int, int]] = field(default_factory=dict)  # anchor -> number of values, depth
 
     def check(self, event: yaml.Event) -> str:
-        """What is wrong with the document up to this event; empty where nothing."""
+        """The problem that this event brings to the document; empty where there is none."""
         if self.open and not self.open[-1].is_mapping:
             self.open[-1].key = str(self.open[-1].children)
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
@@ -126,7 +127,7 @@ class _Size:
 
     @property
     def path(self) -> str:
-        """The keys down to here."""
+        """The keys and indices that lead to the parser's place, for a message: the first 8, 80 characters at most."""
         return ".".join([one.key for one in self.open[:8] if one.key])[:80]
 
 
@@ -139,7 +140,7 @@ def _check_size(path: Path, text: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and strict about a key given twice, of which YAML would silently keep the last."""
+    """A safe loader that rejects duplicate keys, of which PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -157,7 +158,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _problems(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is no plain JSON value, with its keys."""
+    """Every value or key that is not plain JSON: the keys that lead to it, and the problem."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

@@ -1,1 +1,1 @@
-"""Datasets, one a file; each meets `pqbench_orchestrator.dataset.DatasetPlugin`."""
+"""Datasets, one per file; each module implements `pqbench_orchestrator.dataset.DatasetPlugin`."""

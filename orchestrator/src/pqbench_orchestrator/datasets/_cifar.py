@@ -1,4 +1,4 @@
-"""CIFAR's binary archives, and .npz files in their place."""
+"""Reads CIFAR's binary archives, or .npz files in their place."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pqbench_orchestrator.dataset import Data, Split, SplitName, fingerprint_fil
 from pqbench_orchestrator.datasets._files import npz, unpacked
 from pqbench_wire.errors import InvalidInput
 
-PIXELS = 3 * 32 * 32  # bytes of an image: red, green and blue planes
+PIXELS = 3 * 32 * 32  # bytes of an image: its red, green and blue plane
 
 
 def from_npz(given: dict[SplitName, str], classes: Sequence[str]) -> Data:
-    """The splits for which a .npz file is given."""
+    """The splits for which a .npz file is given (a path that is not empty). Raises InvalidInput."""
     return Data(splits={name: _npz(Path(path)) for name, path in given.items() if path}, classes=classes)
 
 
@@ -24,7 +24,11 @@ def from_archive(
     root: Path, folder: str, url: str, md5: str, files: dict[SplitName, list[str]], labels: int,
     classes: Sequence[str], progress: Callable[[float], None],
 ) -> Data:  # fmt: skip
-    """The splits in a binary archive, whose records begin with `labels` bytes, the last of which counts."""
+    """The splits in a binary archive, downloaded to `root` if absent.
+
+    Each record of a file begins with `labels` label bytes, of which the last is used. Raises InvalidInput for missing
+    or truncated files, and what `unpacked` raises.
+    """
     path = unpacked(root, folder, url, f"md5:{md5}", progress)
     return Data(
         splits={name: _binary(path, [path / file for file in listed], labels) for name, listed in files.items()},

@@ -1,4 +1,4 @@
-"""What datasets made of image files share: listing classes, opening, downloading and unpacking archives."""
+"""Shared by datasets: listing and decoding image files, reading .npz files, downloading and unpacking archives."""
 
 from __future__ import annotations
 
@@ -22,28 +22,34 @@ from pqbench_wire.jobs import first_line
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
             ".tiff"}  # fmt: skip
-MOST_PIXELS = 1 << 26  # of one picture: what is larger is refused before it is decoded
-warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow's own; such data say nothing
-Image.MAX_IMAGE_PIXELS = None  # that bound holds before anything is decoded
-FULL_SCALE = 65535  # of pictures with 16 bits a channel
-DIRECT = ("1", "P", "PA", "LA", "La", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX", "RGBa")  # modes that Pillow makes RGB
+MOST_PIXELS = 1 << 26  # of one image: a larger one is refused before it is decoded
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow's warning; corrupt EXIF data are ignored
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is off: MOST_PIXELS is checked before an image is decoded
+FULL_SCALE = 65535  # largest value of images with 16 bits per channel
+DIRECT = ("1", "P", "PA", "LA", "La", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX", "RGBa")  # Pillow converts them to RGB
 
 
 def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """All pictures below a folder, in the order of their paths, and how many other things look like one, by reason."""
+    """All image files below a folder, sorted by path, and numbers of skipped files with an image's suffix, by reason.
+
+    Hidden files, broken links and files that are not regular are skipped.
+    """
     found, skipped = [], Counter[str]()
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             skipped["hidden files"] += 1
         elif path.is_file():
             found.append(path)
-        elif not path.is_dir():  # a folder may be called like a picture: what is in it is found anyhow
+        elif not path.is_dir():  # a folder may have an image's suffix: it is no skipped file, and its images are found
             skipped["broken links" if path.is_symlink() else "files that are no regular ones"] += 1
     return found, skipped
 
 
 def sub_folders(folder: Path) -> list[str]:
-    """The names of a folder's sub-folders, sorted. Raises InvalidInput where it is none."""
+    """The names of a folder's sub-folders, sorted, without hidden ones.
+
+    Raises InvalidInput where `folder` is not a folder or has a broken link in it.
+    """
     if not folder.is_dir():
         raise InvalidInput(f"{shown(folder)} is not a folder")
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -53,7 +59,7 @@ def sub_folders(folder: Path) -> list[str]:
 
 
 def class_folders(folder: Path, classes: Sequence[str]) -> Split:
-    """The images in the sub-folders `classes`; labels index into these."""
+    """The images in the sub-folders `classes`; labels index into `classes`. Raises InvalidInput without any image."""
     listed = [images_below(folder / name) for name in classes]
     paths = [path for group, _ in listed for path in group]
     if not paths:
@@ -71,7 +77,10 @@ def of_files(
     skipped: Counter[str] | None = None,
     notes: Sequence[str] = (),
 ) -> Split:
-    """A split of image files below `base`, labels int64 [N]; `skipped`: what else looked like one."""
+    """A split of image files below `base` with labels int64 [N].
+
+    `skipped`: numbers of skipped files by reason, as `images_below` gives them; they become a note.
+    """
     files, answers = fingerprint_files(paths, base), hashlib.sha256(labels.tobytes()).hexdigest()
     parts = ", ".join(f"{count} {what}" for what, count in (skipped or {}).items())
     return Split(
@@ -83,7 +92,7 @@ def of_files(
 
 
 def shown(path: Path) -> str:
-    """A path in a message: names that are no UTF-8 have marks in the place of what is none."""
+    """A path as text for a message; bytes that are not UTF-8 become replacement characters."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -94,9 +103,9 @@ UNREADABLE = (  # what Pillow's decoders raise
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode one file, turned as its EXIF data say, as a picture of 8 bits, L or RGB; of an animation the first frame.
+    """Decode one file as an image of mode L or RGB with 8 bits per channel, rotated by its EXIF orientation.
 
-    Raises InvalidInput that names it.
+    Of an animation it is the first frame. Raises InvalidInput that names the file.
     """
     try:
         with Image.open(path) as image:
@@ -112,7 +121,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say; those that cannot be read say nothing."""
+    """The image rotated by its EXIF orientation; EXIF data that cannot be read are ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except (struct.error, TypeError, KeyError, EOFError, IndexError, AttributeError, SyntaxError):
@@ -120,7 +129,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    """The picture with 8 bits a channel: 16 bits are scaled down, floating point is taken to reach from 0 to 1."""
+    """The image with 8 bits per channel: 16 bits are scaled down, floating point is taken to range from 0 to 1.
+
+    Raises InvalidInput for other colour modes, and for values outside the range.
+    """
     if image.mode in ("L", "RGB"):
         return image
     if image.mode in DIRECT:
@@ -128,7 +140,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-        assert converted is not None  # it is in place only where one asks for it
+        assert converted is not None  # it is None only with inPlace=True
         return converted
     if image.mode != "F" and not image.mode.startswith("I"):
         raise InvalidInput(f"{shown(path)} is in the colour mode {image.mode}, which is not read; save it as RGB")
@@ -140,7 +152,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
 
 
 def npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays `images` and `labels` of a .npz file. Raises InvalidInput where there are none."""
+    """The arrays `images` and `labels` of a .npz file. Raises InvalidInput where the file or an array is missing."""
     try:
         if not path.is_file():
             raise InvalidInput(f"there is no file {path}")
@@ -157,7 +169,9 @@ def unpacked(
 ) -> Path:
     """The folder `folder` below `root`, downloaded and unpacked first if it is not there.
 
-    Raises Unavailable with what to put where. An interrupted unpacking leaves no half folder.
+    `progress` is called with the fraction of the download. An interrupted unpacking leaves no incomplete `folder`.
+    Raises Unavailable, whose message says which file to put where, for a failed download, BlobCorrupt for a wrong
+    checksum, and InvalidInput for an archive that cannot be unpacked.
     """
     target = root / folder
     if target.is_dir():

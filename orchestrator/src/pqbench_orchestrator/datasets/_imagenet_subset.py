@@ -1,4 +1,4 @@
-"""Ten-class subsets of ImageNet by fast.ai: folders train/ and val/ with one sub-folder a synset."""
+"""Reads fast.ai's ten-class subsets of ImageNet: folders train/ and val/ with one sub-folder per synset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ def load(
     root: Path, folder: str, url: str, checksum: str, outputs: dict[str, tuple[int, str]],
     progress: Callable[[float], None],
 ) -> Data:  # fmt: skip
-    """The subset below `root`; `outputs`: synset -> (output of an ImageNet model, name)."""
+    """The subset in `folder` below `root`, downloaded if absent; val/ becomes the test split.
+
+    `outputs`: synset -> (index of an ImageNet model's output, class name). Raises InvalidInput where the sub-folders
+    are not these synsets, and what `unpacked` raises.
+    """
     path = unpacked(root, folder, url, checksum, progress)
     synsets = sorted(outputs)
     for part in ("train", "val"):

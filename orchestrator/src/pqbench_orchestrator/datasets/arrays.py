@@ -1,4 +1,4 @@
-"""Images in .npz files: `images` uint8 [N, H, W, C] with 1 or 3 channels, `labels` [N]."""
+"""Images in .npz files: an array `images`, uint8 [N, H, W, C] with 1 or 3 channels, and an array `labels` [N]."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUIRES = ()
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where the images are."""
+    """The files of the splits."""
 
     test: Annotated[PathText, Field(min_length=1, description=".npz for scoring")]
     train: Annotated[PathText, Field(description=".npz for calibration and training")] = ""

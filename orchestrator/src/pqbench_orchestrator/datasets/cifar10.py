@@ -1,4 +1,4 @@
-"""CIFAR-10: the original binary archive (downloaded once), or .npz files with `images` and `labels`."""
+"""CIFAR-10: the original binary archive (downloaded once), or .npz files with arrays `images` and `labels`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES: dict[SplitName, list[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where the images are; nothing given: data/cifar10, downloaded if absent."""
+    """Where the images are; by default in the folder cifar10 of the data folder, downloaded if absent."""
 
     train: Annotated[PathText, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""
     test: Annotated[PathText, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""

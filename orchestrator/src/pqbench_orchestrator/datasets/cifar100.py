@@ -1,4 +1,4 @@
-"""CIFAR-100 with its fine labels: the original binary archive (downloaded once), or .npz files."""
+"""CIFAR-100 with its 100 fine labels: the original binary archive (downloaded once), or .npz files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 CLASSES = [str(index) for index in range(100)]
 FILES: dict[SplitName, list[str]] = {"train": ["train.bin"], "test": ["test.bin"]}
-LABELS = 2  # bytes before an image: coarse, fine
+LABELS = 2  # label bytes before an image: coarse, fine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where the images are; nothing given: data/cifar100, downloaded if absent."""
+    """Where the images are; by default in the folder cifar100 of the data folder, downloaded if absent."""
 
     train: Annotated[PathText, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""
     test: Annotated[PathText, Field(description=".npz with uint8 images [N,32,32,3] and labels [N]")] = ""

@@ -1,8 +1,8 @@
-"""A user's own data: `path/to/file.py:function`, where the function returns what each split holds.
+"""Your own data: `path/to/file.py:function`, where the function returns the data and labels of each split.
 
 It returns {"test": (data, labels), "train": (data, labels)}; train may be absent, labels may be None.
 `data` is uint8 images [N, H, W, 1 or 3], a list of PIL images or, for a model that takes something else,
-arrays [N, …] by name. The file runs in the orchestrator's process, only with --allow-code.
+arrays [N, …] by name. The file runs in the orchestrator's process, and only with --allow-code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REQUIRES = ()
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which function, and what it is called with."""
+    """Which function to call, with which arguments."""
 
     function: Annotated[PathText, Field(description="path/to/file.py:function")]
     arguments: Annotated[dict[str, Any], Field(description="keyword arguments of the function")] = field(
@@ -38,7 +38,7 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
     path, _, name = config.function.rpartition(":")
     if not Path(path).is_file():
         raise InvalidInput(f"dataset {name}: there is no file {path}")
-    function = own_code.load(Path(path), name, allowed=True)  # the caller has seen to it
+    function = own_code.load(Path(path), name, allowed=True)  # the survey has checked --allow-code
     returned = own_code.called(f"dataset function {name}", function, **config.arguments)
     if not isinstance(returned, Mapping) or "test" not in returned or set(returned) - {"test", "train"}:
         raise InvalidInput(f'dataset function {name} must return {{"test": (data, labels), "train": …}}')
@@ -80,7 +80,7 @@ def _images(where: str, data: Any) -> Sequence[Image.Image]:
 
 
 def _digest(inputs: Mapping[str, np.ndarray] | None, images: Sequence[Image.Image], labels: np.ndarray) -> str:
-    """Of the content: what a function returns has no modification time."""
+    """The fingerprint of a split, from its content: data that a function returns have no modification time."""
     digest = hashlib.sha256(labels.tobytes())
     for name, array in (inputs or {}).items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

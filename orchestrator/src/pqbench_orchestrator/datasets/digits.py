@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, a fifth of them held out for testing."""
+"""scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, by default a fifth of them for testing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sklearn.model_selection import train_test_split
 from pqbench_orchestrator.dataset import Data, Split
 
 REQUIRES = ("sklearn",)
-LARGEST = 16  # the pixels' scale in scikit-learn's file
+LARGEST = 16  # the largest pixel value in scikit-learn's data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How the images are split."""
+    """How the images are split into training and test images."""
 
     test_share: Annotated[float, Field(gt=0, lt=1, description="share of images held out for testing")] = 0.2
     split_seed: Annotated[int, Field(ge=0, description="of the stratified split")] = 0

@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder a class, with an optional map from classes to a model's outputs."""
+"""A folder of images with one sub-folder per class, and an optional map from classes to a model's outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUIRES = ()
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where the images are."""
+    """Where the images are, and which outputs of a model their classes are."""
 
     test: Annotated[PathText, Field(min_length=1, description="folder with one sub-folder a class, for scoring")]
     train: Annotated[PathText, Field(description="the same, for calibration and training")] = ""

@@ -1,4 +1,7 @@
-"""ImageNet's validation folder (ILSVRC 2012): val/<synset>/*.JPEG, or flat with val.txt ("file index" lines)."""
+"""ImageNet's validation images (ILSVRC 2012): val/<synset>/*.JPEG, or flat in val/ with val.txt ("file index" lines).
+
+Training images in train/, in the same form, are used where there are any.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where the images are; ImageNet's licence forbids fetching it for you."""
+    """Where the images are; ImageNet's licence does not allow pqbench to download them."""
 
     folder: Annotated[PathText, Field(description="folder with val/ and perhaps train/; default: data/imagenet")] = ""
 

@@ -1,7 +1,7 @@
-"""A small sample of all 1000 ImageNet classes: a folder of images with labels.json, as the thesis used it.
+"""A small sample of all 1000 ImageNet classes: a folder of images with labels.json, as in the thesis tool PQ Bench.
 
-labels.json may be {file: index}, {"files": {file: index}}, or ImageNet's class index {index: [synset,
-name]}, with which a file's label is read off the synset that begins its name.
+labels.json is {file: index}, {"files": {file: index}}, or ImageNet's class index {index: [synset, name]}. With the
+class index, a file's label follows from the synset at the beginning of its name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where the images are; nothing given: data/imagenet_sample."""
+    """Where the images are; by default in the folder imagenet_sample of the data folder."""
 
     test: Annotated[PathText, Field(description="folder with labels.json")] = ""
     train: Annotated[PathText, Field(description="the same, of training images, for calibration")] = ""

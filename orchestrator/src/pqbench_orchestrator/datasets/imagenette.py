@@ -1,4 +1,4 @@
-"""Imagenette: ten easy ImageNet classes, in data/imagenette2 or downloaded (github.com/fastai/imagenette)."""
+"""Imagenette: ten easy ImageNet classes, in data/imagenette2, downloaded if absent (github.com/fastai/imagenette)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pqbench_orchestrator.dataset import Data
 from pqbench_orchestrator.datasets import _imagenet_subset
 
 REQUIRES = ()
-OUTPUTS = {  # synset -> output of an ImageNet model
+OUTPUTS = {  # synset -> index of an ImageNet model's output, class name
     "n01440764": (0, "tench"),
     "n02102040": (217, "English springer"),
     "n02979186": (482, "cassette player"),
@@ -29,7 +29,7 @@ OUTPUTS = {  # synset -> output of an ImageNet model
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where it comes from."""
+    """Where the archive is downloaded from."""
 
     url: Annotated[str, Field(description="of the archive")] = (
         "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"

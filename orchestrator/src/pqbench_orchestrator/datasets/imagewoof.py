@@ -1,4 +1,4 @@
-"""Imagewoof: ten ImageNet dog breeds, in data/imagewoof2 or downloaded (github.com/fastai/imagenette)."""
+"""Imagewoof: ten ImageNet dog breeds, in data/imagewoof2, downloaded if absent (github.com/fastai/imagenette)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pqbench_orchestrator.dataset import Data
 from pqbench_orchestrator.datasets import _imagenet_subset
 
 REQUIRES = ()
-OUTPUTS = {  # synset -> output of an ImageNet model; the thesis swapped 182 and 193
+OUTPUTS = {  # synset -> index of an ImageNet model's output, class name; the thesis swapped 182 and 193
     "n02086240": (155, "Shih-Tzu"),
     "n02087394": (159, "Rhodesian ridgeback"),
     "n02088364": (162, "beagle"),
@@ -29,7 +29,7 @@ OUTPUTS = {  # synset -> output of an ImageNet model; the thesis swapped 182 and
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Where it comes from."""
+    """Where the archive is downloaded from."""
 
     url: Annotated[str, Field(description="of the archive")] = (
         "https://s3.amazonaws.com/fast-ai-imageclas/imagewoof2.tgz"

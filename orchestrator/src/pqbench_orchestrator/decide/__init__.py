@@ -1,1 +1,1 @@
-"""From results to verdicts."""
+"""Decisions from results: recommend, compare, search, measure again, and analyse the sensitivity of layers."""

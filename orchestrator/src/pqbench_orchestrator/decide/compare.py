@@ -1,6 +1,7 @@
-"""Compare: two runs, two targets of a run, two machines; per cell the change of latency, with interval and verdict.
+"""Compares two runs, two targets of a run, or two machines: per cell the change of latency, with interval and verdict.
 
-What differs in a setting that matters is not compared unless one says so: the difference would be the setting's.
+Cells that differ in a setting that changes what is timed are compared only on request, because the setting alone could
+explain the difference.
 """
 
 from __future__ import annotations
@@ -31,33 +32,40 @@ from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_wire.errors import InvalidInput
 
 NOT_COMPARABLE = "not comparable"
-DEFAULTS = {"transfers": True}  # what a backend does that has no such option
+DEFAULTS = {"transfers": True}  # values for backends without these options
 OTHER_IMAGES = "the accuracies are not of the same images: their intervals are compared"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One cell on both sides; `ratio` is new over old latency: of the geometric means `new_ms` and `old_ms`, or of what
-    each takes of its own run's baseline."""
+    """One cell on both sides, and how its latency and accuracy changed.
+
+    `ratio` is new over old latency: that of the geometric means `new_ms` and `old_ms`; with `old_speedup` and
+    `new_speedup`, that of the latencies as shares of their own baselines'; or, where the highest rate was searched,
+    that of the times for a call at this rate.
+    """
 
     identity: Identity
     verdict: str
     reason: str = ""
     old_ms: float | None = None
     new_ms: float | None = None
-    old_speedup: float | None = None  # over its own run's baseline; where given, `ratio` is that of the two
+    old_speedup: float | None = None  # over its own run's baseline; where given, `ratio` is old over new speed-up
     new_speedup: float | None = None
     ratio: Ratio | None = None
     old: CellResult | None = None  # of the first session
     new: CellResult | None = None
     layers: list[str] = field(default_factory=list)  # layers that execute in another precision
     accuracy: PairedDifference | None = None  # new minus old, where both scored the same images
-    is_apart: bool = False  # two runs or single sessions: how those differ without a reason is not in the interval
-    is_lost: bool = False  # every session had a sound time, and not all have one any more
+    is_apart: bool = False  # two runs, or a single session: the interval does not cover how such measurements differ
+    is_lost: bool = False  # all old sessions have a valid time, and not all new ones have
 
     @property
     def accuracy_verdict(self) -> str:
-        """Better, worse or same by McNemar's test, or by the intervals of other images; empty where it is not known."""
+        """BETTER, WORSE or SAME: by McNemar's test on the same images, else by whether the intervals overlap.
+
+        Empty where accuracy is not known.
+        """
         if self.accuracy is not None:
             if self.accuracy.indistinguishable:
                 return SAME
@@ -71,10 +79,11 @@ class Change:
 
 
 def compare(old: Side, new: Side, anyway: bool = False, tolerance: float = APART) -> list[Change]:
-    """Every cell of either side; `anyway`: also where settings that matter differ. Raises InvalidInput.
+    """The changes of all cells of both sides. Raises InvalidInput where only one side names a target.
 
-    `tolerance`: the change of latency, as a share, that counts as none between two runs and between single sessions.
-    The sessions of one run's targets alternate: there their interval decides, from 1 % on.
+    `anyway`: compare also cells whose settings differ. `tolerance`: the relative change of latency below which the
+    verdict is "same", for two runs and where a side has a single session. For targets of one run with more sessions,
+    which alternate, it is TOLERANCE.
     """
     if old.is_of_target != new.is_of_target:
         raise InvalidInput(f"name a target on both sides or on none: {old.name} and {new.name}")
@@ -94,9 +103,10 @@ def compare(old: Side, new: Side, anyway: bool = False, tolerance: float = APART
 def versions_of_a_run(
     run: RunFolder, record: Mapping[str, Any], present: Collection[str]
 ) -> list[tuple[str, str, list[Change]]]:
-    """Each two targets of a run that differ in nothing but the version or device: names, and what changed.
+    """Each pair of a run's targets that have the same backend and options but differ otherwise: names, and changes.
 
-    `record`: the run's environment; `present`: the targets that have cells.
+    Such targets differ in versions, device or environment. `record`: the run's environment; `present`: the targets that
+    have cells.
     """
     targets = [(name, target) for name, target in record["targets"].items() if name in present]
     pairs = [
@@ -107,7 +117,7 @@ def versions_of_a_run(
 
 
 def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
-    """Cells that got slower by more than a share `limit`, beyond chance, or less accurate, or do not run any more."""
+    """The cells that got slower by more than the share `limit` and beyond chance, or less accurate, or were lost."""
     return [
         one
         for one in changes
@@ -119,7 +129,7 @@ def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """The sessions of one cell on both sides."""
+    """The sessions of one cell on both sides, in the order of the repeats."""
 
     identity: Identity
     old: list[Session]
@@ -195,7 +205,7 @@ class _Pair:
 
     @property
     def _by_rate(self) -> bool:
-        """Whether the highest rate was searched on both sides."""
+        """Whether the highest rate was searched on both sides (server scenario): then rates are compared."""
         return all(_is_searched(one.cell) for one in (*self.old[:1], *self.new[:1])) and bool(self.old and self.new)
 
     @property
@@ -212,7 +222,11 @@ class _Pair:
         return paired_difference(new.right, old.right)
 
     def _ratio(self) -> Ratio:
-        """New over old latency; of two runs each over its own baseline: the machine may have changed between them."""
+        """The ratio of new over old latency.
+
+        For two runs, each latency is taken over that of its own baseline where possible, because the machine may have
+        changed between the runs.
+        """
         if not self._by_speedup:
             return unpaired_ratio(_timed(self.new, self._by_rate), _timed(self.old, self._by_rate))
         if not self._alone:
@@ -224,7 +238,7 @@ class _Pair:
 
 
 def settings_differ(old: CellResult, new: CellResult, timed_options: Collection[str]) -> str:
-    """The first setting that matters and differs; empty where none does."""
+    """The first setting that changes what is timed and differs, with both values; empty where there is none."""
     if old.scenario != new.scenario:
         return f"scenario: {old.scenario} and {new.scenario}"
     before, after = (_settings(cell, timed_options) for cell in (old, new))
@@ -235,7 +249,7 @@ def settings_differ(old: CellResult, new: CellResult, timed_options: Collection[
 
 
 def _settings(cell: CellResult, timed_options: Collection[str]) -> dict[str, Any]:
-    """Those that matter and that the backend has."""
+    """The settings of a cell that change what is timed, as far as it has them."""
     options = DEFAULTS | json.loads((cell.engine and cell.engine.options) or "{}")
     found = {f"option {name}": options[name] for name in sorted(timed_options) if name in options}
     rate = "searched" if _is_searched(cell) else (cell.server and cell.server.rate_per_s)
@@ -244,19 +258,19 @@ def _settings(cell: CellResult, timed_options: Collection[str]) -> dict[str, Any
 
 
 def changed_layers(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Compute layers that both engines have, by name, and that execute in another precision: "conv1: FP16 → FP32"."""
+    """Compute layers that both engines have by name but execute in different precisions: "conv1: FP16 → FP32"."""
     return [f"{n}: {p} → {new[n]}" for n, p in old.items() if n in new and new[n] != p]
 
 
 def _differ_in_version(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """A target that was not there is not compared."""
+    """Whether two targets have the same backend and options but differ otherwise; False where one was unavailable."""
     same = ("backend", "options")
     known = all(target["device"] for target in (one, other))
     return known and all(one.get(name) == other.get(name) for name in same) and one != other
 
 
 def _unsound(name: str, sessions: Sequence[Session]) -> str:
-    """Why a side cannot be compared."""
+    """Why a side cannot be compared; empty where it can."""
     if not sessions:
         return f"not in the {name} side"
     if bad := [one.cell for one in sessions if not one.cell.is_ok]:
@@ -281,7 +295,7 @@ def _is_searched(cell: CellResult) -> bool:
 
 
 def _interval(cell: CellResult | None) -> tuple[float, float] | None:
-    """Of its accuracy, in percent."""
+    """The 95 % interval of a cell's accuracy, in percent; None where it is not known."""
     accuracy = cell.accuracy if cell is not None else None
     if accuracy is None or accuracy.low_percent is None or accuracy.high_percent is None:
         return None
@@ -289,21 +303,24 @@ def _interval(cell: CellResult | None) -> tuple[float, float] | None:
 
 
 def _timed(sessions: Sequence[Session], by_rate: bool) -> list[float]:
-    """Independent medians in seconds: of the sessions, or of the blocks of a single one; `by_rate`: seconds a call."""
+    """Independent times in seconds: medians of the sessions, or of the blocks of a single session.
+
+    `by_rate`: the sessions' times for a call at the highest rate.
+    """
     if by_rate:
         return [1 / one.cell.server.rate_per_s for one in sessions if one.cell.server]
     if len(sessions) == 1 and sessions[0].blocks:
-        return sessions[0].blocks  # the tolerance makes up for what sessions differ
+        return sessions[0].blocks  # how sessions differ is covered by the tolerance
     return [one.cell.median_ms / 1e3 for one in sessions if one.cell.median_ms is not None]
 
 
 def _relative(sessions: Sequence[Session]) -> list[float]:
-    """Latency over the baseline's of the same session, of each; empty where one was not paired."""
+    """Each session's latency over the baseline's in the same session; empty where a session was not paired."""
     speedups = [one.cell.speedup if one.cell.is_paired else None for one in sessions]
     known = [1 / value for value in speedups if value]
     return known if len(known) == len(speedups) else []
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Geometric: the ratio of two of them is what is compared."""
+    """The geometric mean, because ratios of means are compared."""
     return math.exp(sum(math.log(value) for value in values) / len(values))

@@ -1,9 +1,11 @@
-"""The decision: the recipe to ship under constraints, what is statistically indistinguishable from it, what it costs.
+"""Recommends the recipe to ship under constraints, with those that are statistically indistinguishable from it.
 
-Accuracy is judged on images that nothing was fitted to: held-out training images for weights that pqbench trained
-itself; a seeded half of the scoring split for others, which may have seen the training images, and then the other half
-reports; or the whole scoring split. The recommendation says which, how many images judged, and what loss they can show.
-The figures to quote are those of images that did not judge, and of a measurement made after the choice.
+Accuracy is judged on images that nothing was fitted to. For weights that pqbench trained itself, they are held-out
+training images. Other weights may have been trained on the training images; for them it is one half of the test split,
+drawn with the seed, and the other half gives the accuracy that is reported. The manifest may also choose the whole test
+split. The recommendation says which images judged, how many they are, and which loss they can show. The figures to
+quote are those of images that did not judge, and times of a measurement made after the choice, because the figures by
+which a recipe is chosen are biased in its favour.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
 
 
 class Group(NamedTuple):
-    """Among which cells there is one recommendation."""
+    """What the cells of one group have in common; there is one recommendation for each group."""
 
     model: str
     dataset: str
@@ -41,12 +43,12 @@ class Group(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """How a recipe did on the images that judge."""
+    """A recipe's accuracy on the images that judge."""
 
     percent: float
     images: int
-    change: float | None  # in points; None for a baseline that is compared with nothing
-    change_low: float | None
+    change: float | None  # against the baseline, in points; None where it was not compared
+    change_low: float | None  # lower end of its 95 % interval
 
 
 def _of_whole(cell: CellResult) -> Judgement | None:
@@ -61,7 +63,7 @@ def _of_part(part: PartAccuracy | None) -> Judgement | None:
     return Judgement(part.percent, part.images, part.change.points, part.change.low) if part else None
 
 
-JUDGES: dict[str, Callable[[CellResult], Judgement | None]] = {  # the first that a run has
+JUDGES: dict[str, Callable[[CellResult], Judgement | None]] = {  # the first that a run has results for
     HELD_OUT: lambda cell: _of_part(cell.held_out),
     HALF: lambda cell: _of_part(cell.selection),
     SCORED: _of_whole,
@@ -70,16 +72,17 @@ JUDGES: dict[str, Callable[[CellResult], Judgement | None]] = {  # the first tha
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A recipe on a target: its first repeat, and its cost over all repeats.
+    """A recipe on a target: the cell of its first repeat, and its cost, the median over all repeats.
 
-    A latency is the target's baseline latency, over the whole run, by the paired speed-up: the cell's own median moves
-    with the machine. Where the highest rate was searched, the cost is the time for a call at that rate.
+    The cost is in ms, bytes or mJ per image. A latency is the target's baseline latency over the whole run divided by
+    the cell's paired speed-up, because a cell's own median drifts with the machine. Where the highest rate was
+    searched, the cost is the time for a call at this rate.
     """
 
     cell: CellResult
     cost: float
-    error: float = math.inf  # standard error of the cost's logarithm against the target's baseline; infinite: unpaired
-    violations: dict[str, float] = field(default_factory=dict)  # constraint -> by what share it is broken
+    error: float = math.inf  # standard error of the logarithm of a paired speed-up; infinite where there is none
+    violations: dict[str, float] = field(default_factory=dict)  # broken constraint -> excess as a share of its bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +94,20 @@ class Recommendation:
     best: Candidate | None
     runners_up: list[Candidate]  # feasible, and statistically indistinguishable from the best
     nearest: Candidate | None = None  # where nothing is feasible: the one that breaks the constraints least
-    binding: list[str] = field(default_factory=list)  # constraints without which something would be feasible
-    judged_on: str = HELD_OUT
+    binding: list[str] = field(default_factory=list)  # where nothing is feasible: the constraints that prevent it
+    judged_on: str = HELD_OUT  # HELD_OUT, HALF, SCORED or NOTHING
 
     @property
     def images(self) -> int:
-        """How many images judged the best; 0 where none did."""
+        """On how many images the best was judged; 0 where accuracy is not known."""
         return judged_images(self.best.cell, self.judged_on) if self.best else 0
 
     @property
     def is_proven(self) -> bool:
-        """Whether there is a best, and the images that judged it are enough for the bound on accuracy."""
+        """Whether there is a best, and enough images judged it to show that the bound on accuracy is kept.
+
+        True also where the best is the baseline, and where no accuracy is known, so that none could be judged.
+        """
         if self.best is None:
             return False
         return self.best.cell.is_baseline or not self.images or least_loss_shown(self.images) <= self.goal.max_drop
@@ -110,7 +116,10 @@ class Recommendation:
 def recommend(
     cells: Iterable[CellResult], goal: Goal, keep: Callable[[CellResult], bool] = lambda _: True
 ) -> list[Recommendation]:
-    """A recommendation for each model, dataset, batch size and concurrency among the cells that `keep` lets through."""
+    """A recommendation for each model, dataset, batch size and concurrency.
+
+    Only cells that are ok and timed, and for which `keep` is true, are considered.
+    """
     groups: dict[Group, list[CellResult]] = defaultdict(list)
     for cell in cells:
         if cell.is_ok and cell.median_ms is not None and keep(cell):
@@ -134,18 +143,18 @@ def _choose(group: Group, cells: Sequence[CellResult], goal: Goal) -> Recommenda
 
 
 def judgement(cell: CellResult, judged: str) -> Judgement | None:
-    """How a cell did on the images that judge; None where none did."""
+    """A cell's accuracy on the images that judge, `judged` as `judged_on` gives it; None where it is not known."""
     return None if judged == NOTHING else JUDGES[judged](cell)
 
 
 def judged_images(cell: CellResult, judged: str) -> int:
-    """How many images judged; 0 where none did."""
+    """On how many images a cell was judged; 0 where its accuracy on them is not known."""
     found = judgement(cell, judged)
     return found.images if found else 0
 
 
 def judged_on(cells: Sequence[CellResult]) -> str:
-    """The images on which accuracy is judged."""
+    """The images on which these cells' accuracy is judged: HELD_OUT, HALF, SCORED or, without any, NOTHING."""
     for what, judge in JUDGES.items():
         found = (judge(cell) for cell in cells if not cell.is_baseline)
         if any(one is not None and one.change is not None for one in found):
@@ -154,13 +163,13 @@ def judged_on(cells: Sequence[CellResult]) -> str:
 
 
 def judged_percent(cell: CellResult) -> float:
-    """Accuracy on the images on which recipes are chosen; 0 where none is known."""
+    """A cell's accuracy in percent on the first kind of judging images for which it is known; 0 where none is."""
     found = (judge(cell) for judge in JUDGES.values())
     return next((one.percent for one in found if one is not None), 0.0)
 
 
 def _candidates(cells: Sequence[CellResult], goal: Goal, judged: str) -> list[Candidate]:
-    """One for each recipe and target; cells without a figure for the cost are none."""
+    """A candidate for each recipe and target whose cost is known."""
     repeats: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
     for cell in cells:
         repeats[cell.recipe, cell.target].append(cell)
@@ -177,9 +186,9 @@ def _candidates(cells: Sequence[CellResult], goal: Goal, judged: str) -> list[Ca
 
 
 def baseline_latency(cells: Sequence[CellResult], target: str) -> float | None:
-    """The median of what all paired measurements on a target, and its own, say of its baseline, in ms.
+    """The baseline's latency on a target, in ms: the median over all measurements paired with it and its own.
 
-    None where nothing was paired with it.
+    None where no measurement was paired with it.
     """
     members = [cell for cell in cells if cell.target == target]
     paired = [one for cell in members if (one := cell.comparison) is not None and one.is_paired]
@@ -191,7 +200,10 @@ def baseline_latency(cells: Sequence[CellResult], target: str) -> float | None:
 
 
 def cost_of(cell: CellResult, goal: Goal, baseline_ms: float | None) -> float | None:
-    """What the goal minimizes; None where it is not known. Of a rate that was searched: ms a call at it."""
+    """What the goal minimizes, as `Candidate.cost`; None where it is not known.
+
+    `baseline_ms`: the baseline's latency on the cell's target over the whole run.
+    """
     if goal.minimize == "latency" and cell.server is not None and cell.server.is_searched:
         return 1e3 / cell.server.rate_per_s
     if goal.minimize == "latency" and baseline_ms is not None and cell.is_baseline:
@@ -202,7 +214,7 @@ def cost_of(cell: CellResult, goal: Goal, baseline_ms: float | None) -> float | 
 
 
 def own_cost(cell: CellResult, goal: Goal) -> float | None:
-    """The cell's own figure of what the goal minimizes: ms, bytes, mJ an image."""
+    """The cell's own figure for what the goal minimizes: ms, bytes, or mJ per image; None where it is not known."""
     if goal.minimize == "size":
         return cell.engine_bytes
     if goal.minimize == "energy":
@@ -211,7 +223,7 @@ def own_cost(cell: CellResult, goal: Goal) -> float | None:
 
 
 def _error(repeats: Sequence[CellResult], baseline_ms: float | None) -> float:
-    """Of the mean of all repeats' logarithms; the baseline's is 0, exactly."""
+    """The standard error of the mean logarithm of the repeats' speed-ups; exactly 0 for the baseline."""
     if baseline_ms is None:
         return math.inf
     if repeats[0].is_baseline:
@@ -220,7 +232,10 @@ def _error(repeats: Sequence[CellResult], baseline_ms: float | None) -> float:
 
 
 def violations(cells: Sequence[CellResult], goal: Goal, judged: str) -> dict[str, float]:
-    """How far a cell's repeats break each constraint, as a share of its bound; infinite where there is none."""
+    """The constraints that a cell's repeats break, each with its excess as a share of the bound.
+
+    The excess is infinite for constraints without a bound, such as an accuracy that is not known.
+    """
     first = cells[0]
     found = {} if judged == NOTHING else _accuracy_violations(first, goal, judged)
     if first.fidelity.is_baseline_verified is False:
@@ -256,24 +271,27 @@ def _accuracy_violations(cell: CellResult, goal: Goal, judged: str) -> dict[str,
 
 
 def broken_again(found: Recommendation, confirmed: Confirmation | None) -> dict[str, float]:
-    """What the measurement after the choice says is broken of the constraints on time."""
+    """The constraints that the best breaks with the times of the measurement after the choice, as `violations`.
+
+    Accuracy is not judged again. Empty where there are no such times.
+    """
     if found.best is None or confirmed is None or confirmed.timing is None:
         return {}
     return violations([dataclasses.replace(found.best.cell, timing=confirmed.timing)], found.goal, NOTHING)
 
 
 def _binding(candidates: Sequence[Candidate]) -> list[str]:
-    """Constraints that alone keep everything out; all that are broken where no single one does."""
+    """The constraints that are some candidate's only broken one; where there are none, all that are broken."""
     names = sorted({name for one in candidates for name in one.violations})
     alone = [name for name in names if any(set(one.violations) == {name} for one in candidates)]
     return alone or names
 
 
 def is_distinguishable(best: Candidate, other: Candidate, goal: Goal) -> bool:
-    """Whether another candidate's cost is higher beyond chance.
+    """Whether another candidate's cost is higher than the best's beyond chance.
 
-    Latencies on one target by their paired speed-ups over the same baseline; what was measured apart by a margin for
-    what sessions differ.
+    Sizes differ if they are not equal. Latencies on one target are compared by their paired speed-ups over the same
+    baseline. Anything else was measured separately and must differ by more than APART.
     """
     difference = math.log(other.cost / best.cost)
     if goal.minimize == "size":
@@ -286,16 +304,16 @@ def is_distinguishable(best: Candidate, other: Candidate, goal: Goal) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Doubts:
-    """What keeps a best from being relied on."""
+    """Reasons not to rely on a recommended cell; None for each that does not apply."""
 
-    images_needed: int | None = None  # too few judged for the bound: so many are needed; 0: no number suffices
-    loss_not_excluded: float | None = None  # points, beyond the bound, that its interval allows
-    unstable_reason: str | None = None
-    warnings: str | None = None
+    images_needed: int | None = None  # too few images judged for the bound: how many are needed; 0: no number suffices
+    loss_not_excluded: float | None = None  # a loss in points, larger than the bound, that the interval allows
+    unstable_reason: str | None = None  # why its times are unstable
+    warnings: str | None = None  # of its fidelity
 
 
 def doubts_of(found: Recommendation, confirmed: Confirmation | None) -> Doubts:
-    """Too few images for the bound, a loss that its interval allows, times that do not settle, warnings."""
+    """The doubts about the best of a recommendation, which must have one."""
     assert found.best is not None
     cell, bound = found.best.cell, found.goal.max_drop
     judged = judgement(cell, found.judged_on) if found.images else None
@@ -310,5 +328,5 @@ def doubts_of(found: Recommendation, confirmed: Confirmation | None) -> Doubts:
 
 
 def last_timing(best: Candidate, confirmed: Confirmation | None) -> Timing | None:
-    """The times that count: those measured after the choice, where there are any."""
+    """The times that count: those of the measurement after the choice if there are any, else those of the run."""
     return confirmed.timing if confirmed is not None and confirmed.timing is not None else best.cell.timing

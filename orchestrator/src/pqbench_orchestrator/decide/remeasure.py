@@ -1,4 +1,4 @@
-"""A cell's engine measured again: beside vendor tools (`pqbench check`), and after a choice (`pqbench recommend`)."""
+"""Measures a cell's engine again: with vendor tools (`pqbench check`), and after a choice (`pqbench recommend`)."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from pqbench_wire.errors import InvalidInput, PqbenchError
 from pqbench_wire.jobs import WAITING
 
 MS = 1000
-REMEASUREMENTS = 3  # of a choice, until its times settle
-MOST_TOOLS = 4  # that one cross-check runs, each as long
+REMEASUREMENTS = 3  # at most, of a chosen cell, until its times are stable
+MOST_TOOLS = 4  # upper bound of the tools in a cross-check, for its timeout
 PARTS = ("latency", "compute", "h2d", "d2h")
 DEFINITION = "host time around the call, host array in, host array out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """What one tool says of an engine."""
+    """What one tool measured of an engine."""
 
     tool: str
-    definition: str  # of what is timed
-    statistic: str
-    ms: Mapping[str, float] = field(default_factory=dict)  # by part
-    note: str = ""
+    definition: str  # what the tool times
+    statistic: str  # median or mean
+    ms: Mapping[str, float] = field(default_factory=dict)  # by part, see PARTS
+    note: str = ""  # such as why there are no figures
     command: str | None = None  # of a vendor tool
 
 
 class Remeasurement:
-    """One cell, the results of its steps by role, and the service that its target runs in."""
+    """Measures one cell again; `results` are those of its steps by role. Raises InvalidInput if it was not timed."""
 
     def __init__(
         self, cell: CellResult, results: Needs, services: Services, store: BlobStore, say: Callable[[str], None]
@@ -53,22 +53,25 @@ class Remeasurement:
         self._before = json_format.ParseDict(results["measure"], runtime_pb2.MeasureResult())
 
     def confirm(self) -> Confirmation:
-        """Fresh measurements, interleaved with the baseline's engine where the cell has one, until the times settle.
+        """Measure again until the times are stable, at most REMEASUREMENTS times; returns the last measurement.
 
-        At most REMEASUREMENTS; the last counts.
+        It is interleaved with the baseline's engine where the one in the run was. An error is part of the result.
         """
         for _ in range(REMEASUREMENTS):
             self._say(f"measuring {self._cell.recipe} on {self._cell.target} again, after the choice")
             try:
                 found = self._confirmation()
-            except PqbenchError as error:  # the run itself is complete: its recommendation says what it lacks
+            except PqbenchError as error:  # the run itself is complete: the recommendation shows the error
                 found = Confirmation(error=str(error))
             if found.timing is None or found.timing.is_stable:
                 break
         return found
 
     def check(self, seconds: float) -> list[Line]:
-        """What the run said, what Measure says now, what vendor tools say, and what Measure says after them."""
+        """A line for the run's measurement, for a new one, for each vendor tool, and for another new one after these.
+
+        `seconds`: how long each vendor tool runs.
+        """
         lines = [_own_line("pqbench, in the run", self._before)]
         self._say(f"measuring {self._cell.recipe}, batch {self._cell.batch_size}")
         lines.append(_own_line("pqbench, now", self._measure(["build"])))
@@ -95,7 +98,7 @@ class Remeasurement:
         return of_target(self._cell.target)
 
     def _measure(self, roles: list[str]) -> runtime_pb2.MeasureResult:
-        """Never the kept result of an earlier one: each has a run's name of its own."""
+        """Measure the engines of these roles; a unique name of the run keeps the service from reusing a result."""
         client = self._services.client(self._place)
         stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
         request = runtime_pb2.MeasureRequest(
@@ -109,7 +112,7 @@ class Remeasurement:
         return result
 
     def _tell(self, event: Any) -> None:
-        """Say that the machine is waited for; measuring itself is left alone."""
+        """Show that the service waits for the machine; while it measures, nothing is shown, so as not to disturb it."""
         if event.WhichOneof("event") == "progress" and event.progress.stage == WAITING:
             self._say(event.progress.message)
 

@@ -1,9 +1,10 @@
 """`pqbench search`: a multi-objective search over the manifest's recipes in place of the grid that `run` would try.
 
-Optuna's TPE (Ozaki et al. 2022) proposes recipes under the goal's constraints; between its proposals the search walks
-along a recipe's amounts towards the largest that is still feasible, because cost falls and accuracy suffers with the
-amount. Trials are cheap: accuracy on the images that judge, a short measurement. The best are then tried in full.
-Every step is shared with runs of the same data folder, and an interrupted search goes on where it was.
+Optuna's TPE (Ozaki et al. 2022) proposes recipes under the goal's constraints. Between its proposals, the search
+bisects the amounts of a recipe for the largest that is still feasible, because a larger amount costs less but also
+loses more accuracy. Trials are cheap: accuracy on the images that judge, and a short measurement. The best recipes are
+then tried in full. Steps other than measurements and profiles are shared with runs of the same data folder, and an
+interrupted search can be continued.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.jobs import first_line
 
-FEWEST_TRIALS, SHARE = 12, 3  # of the recipes one in SHARE is tried, and FEWEST at least
-RECIPE, AMOUNT = "recipe", "amount of {}"
-BROKEN = 1e6  # objectives and constraint of what could not run
+FEWEST_TRIALS, SHARE = 12, 3  # by default one in SHARE of the recipes is tried, and FEWEST_TRIALS at least
+RECIPE, AMOUNT = "recipe", "amount of {}"  # names of Optuna's parameters
+BROKEN = 1e6  # Optuna's objectives and constraint for a recipe that could not run
 BASELINE = Recipe(name="baseline")
 UNIT = {"latency": "ms", "size": "bytes", "energy": "mJ an image"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The recipes by the entry of the manifest that they stand for, each entry's by rising amount."""
+    """The search space: the recipes of each entry of the manifest (a family), by rising amount."""
 
     families: Mapping[str, Sequence[Recipe]]
 
@@ -66,7 +67,7 @@ class Space:
         return sum(len(recipes) for recipes in self.families.values())
 
     def distributions(self, family: str) -> dict[str, BaseDistribution]:
-        """What a trial of a family chooses."""
+        """Optuna's parameters of a trial of a family: the family and, if it has several recipes, the recipe's index."""
         chosen: dict[str, BaseDistribution] = {RECIPE: CategoricalDistribution(list(self.families))}
         if len(self.families[family]) > 1:
             chosen[AMOUNT.format(family)] = IntDistribution(0, len(self.families[family]) - 1)
@@ -75,16 +76,20 @@ class Space:
 
 @dataclass(kw_only=True)
 class Tried:
-    """What cheap trials found, by family and index of the amount."""
+    """The results of the cheap trials, by family and index of the recipe in it."""
 
     cost: dict[tuple[str, int], float] = field(default_factory=dict)
     feasible: dict[tuple[str, int], bool] = field(default_factory=dict)
     cells: dict[tuple[str, int], CellResult] = field(default_factory=dict)
-    baselines: dict[str, float] = field(default_factory=dict)  # target -> latency of the baseline when first seen, ms
+    baselines: dict[str, float] = field(default_factory=dict)  # target -> the baseline's latency in its first trial, ms
 
 
 def space_of(manifest: Manifest) -> Space:
-    """The space that a manifest spans. Raises InvalidInput for more than one question at a time."""
+    """The search space of a manifest.
+
+    Raises InvalidInput for more than one model, dataset, batch size or concurrency, for two entries of one name, and
+    without any recipe that has steps.
+    """
     for name in ("models", "datasets", "batch_sizes", "concurrency"):
         if len(getattr(manifest, name)) > 1:
             raise InvalidInput(
@@ -102,7 +107,7 @@ def space_of(manifest: Manifest) -> Space:
 
 
 class Search:
-    """A search in a run's folder; `tell` is told of each trial and of the front so far."""
+    """A search in a run's folder; `tell` is called with a text for each trial, with the Pareto front so far."""
 
     def __init__(
         self, run: RunFolder, session: Session, tell: Callable[[str], None], trials: int | None = None
@@ -114,7 +119,7 @@ class Search:
         self._tried = Tried()
 
     def explore(self) -> None:
-        """Cheap trials until there are enough of them."""
+        """Do cheap trials until there are enough, counting those of an interrupted search. Raises InvalidInput."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             study = self._study()
@@ -128,14 +133,14 @@ class Search:
         while len(self._tried.cost) < self._trials:
             family, index = self._next(study)
             cell = self._evaluate(self._space.recipe(family, index))
-            if cell.outcome != "unavailable":  # what is not there now may be there when the search goes on
+            if cell.outcome != "unavailable":  # it may be available when the search is continued
                 study.add_trial(self._trial(family, index, cell))
             self._remember(family, index, cell)
             self._report(family, index, cell)
             self._write()
 
     def promoted(self) -> Plan:
-        """The plan of what is worth trying in full: the cheapest feasible recipes, and the baseline."""
+        """The plan for trying the baseline and the best recipes in full: feasible ones first, each by rising cost."""
         goal = self._session.manifest.goal
         names = sorted(self._tried.cost, key=lambda key: (not self._tried.feasible[key], self._tried.cost[key]))
         chosen = tuple(self._space.recipe(*key) for key in names[: self._session.manifest.search.promoted])
@@ -144,7 +149,7 @@ class Search:
         return plan(manifest, self._session.facts, self._run.name, environment.own_versions())
 
     def _next(self, study: optuna.Study) -> tuple[str, int]:
-        """First the middle of every entry, then in turn a step along the best entry's amounts and TPE's proposal."""
+        """The next recipe to try: the middle one of each family, then in turn a bisection step and TPE's proposal."""
         for family, recipes in self._space.families.items():
             if not any((family, index) in self._tried.cost for index in range(len(recipes))):
                 return family, len(recipes) // 2
@@ -153,7 +158,10 @@ class Search:
         return self._proposed(study) or self._step() or self._any()
 
     def _step(self) -> tuple[str, int] | None:
-        """Along the amounts of the entry that promises most: between the largest feasible and the smallest not."""
+        """The bisection step in the most promising family that has one left; None where there is none.
+
+        It lies halfway between the largest feasible amount that was tried and the next one that was found infeasible.
+        """
         for family in sorted(self._space.families, key=self._promise):
             last = len(self._space.families[family]) - 1
             known = {
@@ -168,18 +176,18 @@ class Search:
         return None
 
     def _promise(self, family: str) -> float:
-        """The cost that an entry could still come to: that of its cheapest trial, feasible or not."""
+        """The cost by which families are ordered for bisection: that of the cheapest trial, feasible or not."""
         costs = [cost for (name, _), cost in self._tried.cost.items() if name == family]
         return min(costs, default=-math.inf)
 
     def _proposed(self, study: optuna.Study) -> tuple[str, int] | None:
-        """A recipe of TPE's that was not tried yet."""
+        """A recipe that TPE proposes and that was not tried yet; None if 20 proposals were all tried before."""
         for _ in range(20):
             trial = study.ask()
             family = trial.suggest_categorical(RECIPE, list(self._space.families))
             last = len(self._space.families[family]) - 1
             index = trial.suggest_int(AMOUNT.format(family), 0, last) if last else 0
-            study.tell(trial, state=TrialState.FAIL)  # what it is worth is added with its attributes
+            study.tell(trial, state=TrialState.FAIL)  # its result is added later, as a trial with attributes
             if (family, index) not in self._tried.cost:
                 return family, index
         return None
@@ -189,7 +197,7 @@ class Search:
         return next(key for key in every if key not in self._tried.cost)
 
     def _evaluate(self, recipe: Recipe) -> CellResult:
-        """A cheap trial's result on the cheapest target, feasible if any is; without a cost where none could run it."""
+        """Try a recipe cheaply on all targets; returns the cheapest of the cells that break the constraints least."""
         chosen, measure = self._session.manifest.search, self._session.manifest.measure
         quick = measure.model_copy(update={
             "warmup_seconds": 0.05, "warmup_iterations": 3, "min_iterations": 12,
@@ -207,7 +215,11 @@ class Search:
         return min(cells, key=lambda cell: (self._broken(cell), self._cost_of(cell)))
 
     def _cost_of(self, cell: CellResult) -> float:
-        """What the goal minimizes; infinite where it could not run. A latency as if the machine had not changed."""
+        """What the goal minimizes; infinite where the cell could not run.
+
+        A paired latency is computed from the speed-up and the first trial's baseline, so that a drift of the machine
+        cancels out.
+        """
         if not self._ran(cell):
             return math.inf
         if cell.comparison is not None and cell.comparison.baseline_ms is not None:
@@ -229,7 +241,7 @@ class Search:
         self._tried.cells[key] = cell
 
     def _broken(self, cell: CellResult) -> float:
-        """By how much the constraints are broken, by the same rule as the recommendation's."""
+        """By how much a cell breaks the constraints in sum, as for a recommendation; BROKEN where it did not run."""
         if not self._ran(cell):
             return BROKEN
         shares = violations([cell], self._session.manifest.goal, judged_on([cell]))
@@ -237,7 +249,7 @@ class Search:
         return min(BROKEN, sum(shares.values()))
 
     def _trial(self, family: str, index: int, cell: CellResult) -> FrozenTrial:
-        """A trial for TPE: cost and accuracy as objectives, broken constraints beside them."""
+        """A finished trial for TPE: cost and negative accuracy are minimized, under the constraints."""
         distributions, ran = self._space.distributions(family), self._ran(cell)
         return optuna.create_trial(
             params={RECIPE: family} | {name: index for name in distributions if name != RECIPE},
@@ -262,7 +274,7 @@ class Search:
 
     @property
     def _question(self) -> str:
-        """What the trials are about: those of another space or goal are not gone on with."""
+        """The name of Optuna's study: a digest of space, goal and `seconds`, so that no other study is continued."""
         space = {name: [recipe.identity for recipe in recipes] for name, recipes in self._space.families.items()}
         asked = json.dumps([space, self._session.manifest.goal.model_dump(), self._session.manifest.search.seconds])
         return hashlib.sha256(asked.encode()).hexdigest()
@@ -275,7 +287,7 @@ class Search:
         self._tell(f"{count}/{self._trials} {label}: {figures}\n  front: {front or 'nothing feasible yet'}")
 
     def front(self) -> list[CellResult]:
-        """Feasible cells that no other beats in both cost and accuracy, by rising cost."""
+        """The Pareto front: feasible cells that no other one dominates in cost and accuracy, by rising cost."""
         cells = [cell for key, cell in self._tried.cells.items() if self._tried.feasible[key]]
         return [cells[i] for i in pareto_front([(self._cost_of(cell), judged_percent(cell)) for cell in cells])]
 
@@ -283,7 +295,7 @@ class Search:
         return f"{self._cost_of(cell):.4g} {UNIT[self._session.manifest.goal.minimize]}, {judged_percent(cell):.2f} %"
 
     def _write(self) -> None:
-        """The trials so far as CSV."""
+        """Write the trials so far as CSV."""
         cost = f"Cost ({UNIT[self._session.manifest.goal.minimize]})"
         shared = {path: title_of(path) for path in ("recipe", "target", "outcome", "reason")}
         speedup = title_of("timing.comparison.speedup")
@@ -300,7 +312,10 @@ class Search:
 
 
 def _needed(whole: Plan, cells: set[str]) -> tuple[Step, ...]:
-    """The steps that some cells need: the baseline is built and asked, but not timed for itself."""
+    """The steps that some cells need, and those that these need in turn, in the plan's order.
+
+    So the baseline is built and its outputs predicted, but it is timed on its own only where cells are not paired.
+    """
     steps = {step.key: step for step in whole.steps}
     wanted: set[str] = set()
     waiting = [key for cell in whole.cells if cell.key in cells for key in cell.steps.values()]

@@ -1,4 +1,4 @@
-"""Layer sensitivity: accuracy with one layer at a time pruned or rounded, against by how much."""
+"""Layer sensitivity: accuracy with one layer at a time pruned or quantized, for different amounts and bits."""
 
 from __future__ import annotations
 
@@ -27,24 +27,27 @@ BITS = (8, 6, 4, 3, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One layer with one setting."""
+    """The result for one layer with one setting."""
 
     model: str
     dataset: str
     layer: str
-    weights: int
+    weights: int  # how many the layer has
     technique: str  # prune or quantize
-    setting: float  # share of the weights that are zeroed, or bits
-    noise: float
+    setting: float  # share of the layer's weights that are zeroed, or bits of its weights and input
+    noise: float  # energy of the change of the model's outputs over that of the outputs
     accuracy: float  # percent, on held-out training images
-    untouched_accuracy: float
+    untouched_accuracy: float  # the same of the unchanged model
 
 
 def analyse(
     manifest: Manifest, facts: Survey, services: Services, store: BlobStore, datasets: Mapping[str, Data],
     images: int, say: Callable[[str], None],
 ) -> list[Point]:  # fmt: skip
-    """The sensitivity of every layer of the manifest's models on its datasets. Raises Refused with the reason."""
+    """The sensitivity of every layer of the manifest's models on its datasets, on `images` held-out training images.
+
+    Raises Refused where a model or dataset is not suitable.
+    """
     points = []
     for model in manifest.models:
         known = facts.recipes[model.label, Recipe().identity]

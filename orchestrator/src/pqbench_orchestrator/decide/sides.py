@@ -1,4 +1,4 @@
-"""What is compared: the sessions of a run's cells, or of one of its targets."""
+"""The sides of a comparison: the sessions of a run's cells, or of those of one of its targets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pqbench_orchestrator.store.samples import calls_of
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 
-# Options that changed what is timed when runs did not note which do.
+# The options that change what is timed, for runs of old versions, which did not record them.
 OLD_TIMED_OPTIONS = ("threads", "transfers", "cuda_graph", "spin", "mode")
 
 
 class Identity(NamedTuple):
-    """What makes two cells the same on both sides."""
+    """What cells of both sides must have in common to be compared with each other."""
 
     model: str
     dataset: str
@@ -38,34 +38,34 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One measurement of a cell."""
+    """One repeat of a cell."""
 
     cell: CellResult
-    blocks: list[float]  # medians of its blocks, seconds
-    layers: Mapping[str, str] = field(default_factory=dict)  # compute layers by name: what they execute in
-    right: np.ndarray | None = None  # whether each image was put into its class, bool [N]
-    images: str = ""  # digest of the labels of these images, in order; empty where not all were scored
+    blocks: list[float]  # medians of its blocks, in seconds
+    layers: Mapping[str, str] = field(default_factory=dict)  # name of a compute layer -> executed precision
+    right: np.ndarray | None = None  # which images were put into their class, bool [N]
+    images: str = ""  # digest of the images' labels, in order; empty where scoring stopped early
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What is compared: sessions by cell."""
+    """One side of a comparison: the sessions of each cell."""
 
     name: str
     sessions: dict[Identity, list[Session]]
-    is_of_target: bool = False  # its cells are named without their target
+    is_of_target: bool = False  # it is one target's, so that its cells are identified without their target
     timed_options: frozenset[str] = frozenset()  # options of its targets that change what is timed
     run: Path = Path()
 
 
 def side(text: str) -> Side:
-    """The side that "RUN" or "RUN:TARGET" names. Raises InvalidInput."""
+    """The side that a text "RUN" or "RUN:TARGET" names. Raises InvalidInput."""
     folder, target = _split(text)
     return side_of(RunFolder(folder), target)
 
 
 def side_of(run: RunFolder, target: str = "") -> Side:
-    """A run's cells, or those of one of its targets. Raises InvalidInput."""
+    """The side of a run's cells or, with `target`, of those of one target. Raises InvalidInput."""
     store, blocks = run.blobs(), _blocks(run)
     sessions: dict[Identity, list[Session]] = defaultdict(list)
     with run.ledger() as ledger:
@@ -100,7 +100,7 @@ def side_of(run: RunFolder, target: str = "") -> Side:
 
 
 def _timed_options(run: RunFolder) -> frozenset[str]:
-    """Those that the run's backends named; runs of old versions noted none."""
+    """The options that change what is timed, as the run's backends named them, or OLD_TIMED_OPTIONS."""
     targets = run.environment()["targets"].values() if run.has_begun else ()
     named = {name for target in targets for name in target.get("timed_options", ())}
     return frozenset(named or OLD_TIMED_OPTIONS)
@@ -117,7 +117,7 @@ def _labels(inputs: StepResult) -> str:
 
 
 def _right(score: StepResult, store: BlobStore) -> np.ndarray | None:
-    """Of the variant; None where the model is no classifier, or the blob is gone."""
+    """Which images the variant gets right, bool [N]; None without a classifier and labels, or if the blob is gone."""
     if "right" not in score:
         return None
     blob = json_format.ParseDict(score["right"], Blob())
@@ -125,7 +125,7 @@ def _right(score: StepResult, store: BlobStore) -> np.ndarray | None:
 
 
 def _blocks(run: RunFolder) -> dict[str, list[float]]:
-    """Medians of each cell's blocks, of the variant; seconds."""
+    """The medians of each cell's blocks, in seconds; the interleaved baseline's blocks are left out."""
     query = "SELECT cell, block, median(latency) FROM calls WHERE role = 'variant' GROUP BY ALL ORDER BY ALL"
     found: dict[str, list[float]] = defaultdict(list)
     with calls_of(run.path) as connection:
@@ -135,7 +135,7 @@ def _blocks(run: RunFolder) -> dict[str, list[float]]:
 
 
 def _split(text: str) -> tuple[Path, str]:
-    """Folders and targets may hold colons themselves: the folder is what there is."""
+    """Folder and target of "RUN:TARGET"; both may have colons, so the longest beginning that is a folder is the run."""
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
         folder = Path(":".join(parts[:count]))

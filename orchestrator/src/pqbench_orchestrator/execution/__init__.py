@@ -1,1 +1,1 @@
-"""Doing the plan: services, steps, the environment record."""
+"""Executing a plan: its services, its steps, and the environment record."""

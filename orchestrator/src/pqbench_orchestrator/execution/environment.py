@@ -1,4 +1,4 @@
-"""The environment record of a run: what measured, on what, with which versions."""
+"""The environment record of a run: the machine, the targets with their devices and options, and all versions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "duckdb")
 
 
 def own_versions() -> dict[str, str]:
-    """What decides the orchestrator's own steps: preparing and scoring."""
+    """The versions that decide the results of the orchestrator's own steps, preparing and scoring."""
     own = {name.replace("_", "-"): source_version(name) for name in ("pqbench_orchestrator", "pqbench_wire")}
     return own | versions_of("numpy", "pillow", "scikit-learn")
 
 
 def record(facts: Survey, run: str) -> dict[str, Any]:
-    """The record as JSON; what cannot be read is absent."""
+    """The record as JSON; the Git commit is None where it cannot be read."""
     return {
         "run": run,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

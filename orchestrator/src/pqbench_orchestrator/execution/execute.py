@@ -1,4 +1,4 @@
-"""Execution: the plan's steps, one after the other, each recorded in the ledger before the next begins."""
+"""Executes the plan's steps one after the other; each is recorded in the ledger before the next begins."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from pqbench_wire.errors import (
 )
 from pqbench_wire.jobs import WAITING
 
-ATTEMPTS = 3  # of a step whose service went away
+ATTEMPTS = 3  # at a step whose service went away, or that meets damaged blobs
 
 
 class Watcher(Protocol):
-    """Is told what happens; the display and tests are watchers."""
+    """Its methods are called as steps start, progress and finish; the terminal's display is a watcher."""
 
     def started(self, step: Step) -> None: ...
 
@@ -44,7 +44,7 @@ class Watcher(Protocol):
 
 
 class NullWatcher:
-    """Watches nothing."""
+    """A watcher that does nothing."""
 
     def started(self, step: Step) -> None: ...
 
@@ -55,7 +55,7 @@ class NullWatcher:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Everything that steps need."""
+    """Executes plans; it is also the `steps.step.Work` that the steps work with."""
 
     services: Services
     store: BlobStore
@@ -66,13 +66,14 @@ class Execution:
     steps: dict[str, Step] = field(default_factory=dict)  # of the plans so far, by key
 
     def run(self, plan: Plan, keep: bool = False) -> None:
-        """Do every step that is not done; a step whose needs failed is recorded as failed with their reason.
+        """Do every step that is not done yet.
 
-        A service is ended after its last step, unless `keep`: other plans follow.
+        A step that needs one without a result is not tried: it is recorded with the same outcome and reason. A service
+        is ended after its last step, unless `keep` is set because other plans follow.
         """
         self.steps.update({step.key: step for step in plan.steps})
         places = [step.place for step in plan.steps]
-        session: dict[str, int] = {}  # place -> the repeat that it measured last
+        session: dict[str, int] = {}  # place -> the repeat that was measured there last
         for index, step in enumerate(plan.steps):
             repeat = step.spec.repeat if isinstance(step.spec, Measure) else session.get(step.place, 0)
             if session.setdefault(step.place, repeat) != repeat:
@@ -83,7 +84,7 @@ class Execution:
                 self.services.stop(step.place)
 
     def state(self, step: Step) -> str:
-        """ "cached" where a result of an earlier run will be used, "to do" else."""
+        """ "cached" where the step cache has a result that will be used, else "to do"."""
         cached = self.cache.get(step.key) if step.spec.REUSED else None
         return "cached" if cached is not None and self._has_blobs(cached) else "to do"
 
@@ -105,11 +106,11 @@ class Execution:
         try:
             result = self._attempt(step)
         except (InvalidInput, NotFound) as error:
-            # The plan was validated: a service that finds fault with it now is a failure of ours or of the data.
+            # The plan was validated, so a request that a service rejects now is a failure of pqbench or of the data.
             self._record(step, "failed", reason=str(error), seconds=time.monotonic() - begin)
         except PqbenchError as error:
             self._record(step, _outcome(error), reason=str(error), seconds=time.monotonic() - begin)
-        except OSError as error:  # of the disk: what it says is the reason, and other steps may still work
+        except OSError as error:  # such as a full disk; other steps may still work
             self._record(step, "failed", reason=str(error), seconds=time.monotonic() - begin)
         else:
             seconds = time.monotonic() - begin
@@ -118,16 +119,18 @@ class Execution:
                 self.cache.put(step.key, step.kind, result, seconds)
 
     def _attempt(self, step: Step) -> StepResult:
-        """The step's result. A service that went away is started again and asked again; one that froze is ended.
+        """The step's result, in up to ATTEMPTS attempts.
 
-        A damaged blob is removed by whoever finds it: the step that made it is done again, or it is sent again.
+        A service that went away is started again for the next attempt; one that froze or timed out is ended, and the
+        error is raised. A damaged blob has been removed by the side that found it: it is sent again, or the step that
+        made it is done again.
         """
         for left in reversed(range(ATTEMPTS)):
             try:
                 return step.spec.run(self, step, self._results(step))
             except (Frozen, Timeout):
                 if step.place != ORCHESTRATOR:
-                    self.services.stop(step.place)  # what hangs there would hold up the steps that follow
+                    self.services.stop(step.place)  # what hangs there would block the following steps
                 raise
             except BlobCorrupt:
                 if not left:
@@ -143,7 +146,7 @@ class Execution:
         raise Failed("unreachable")
 
     def _make_again(self, step: Step) -> None:
-        """Do those steps again whose blobs are gone, of all that a step needs."""
+        """Do those of the needed steps again whose blobs are gone, and first, likewise, those that they need."""
         for key in step.needs.values():
             record = self.ledger.step(key)
             if record is not None and record.done and not self._has_blobs(record.result):
@@ -178,7 +181,7 @@ class Execution:
         return result is not None and all(self.store.has(blob) for blob in blobs_of(result))
 
     def progress(self, step: Step, stage: str, fraction: float) -> None:
-        """Tell the watcher how far a step is."""
+        """Report to the watcher how far a step is."""
         self.watcher.progress(step, stage, fraction)
 
     def call(self, step: Step, stub: Any, method: str, request: Any, silence: float = 0.0) -> Any:

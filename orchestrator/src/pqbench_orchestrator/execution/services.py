@@ -1,4 +1,4 @@
-"""The services of a run by name: started on first use, restarted when they died, ended when done."""
+"""The services of a run by place: started on first use, and again after they were stopped; ended at the end."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ RUNTIME = "pqbench_runtime"
 
 
 class Launcher(Protocol):
-    """One way for a service to come to run."""
+    """A way of starting a service, or of connecting to one."""
 
-    swapped: bool  # of all that are, one runs at a time
+    swapped: bool  # whether the service takes turns: of all services that do, only one runs at a time
 
     def start(self) -> Client:
-        """Bring it up and connect. Raises Unavailable with the reason."""
+        """Start the service and connect to it. Raises Unavailable with the reason."""
         ...
 
     def alive(self) -> bool:
-        """Whether it still runs, as far as can be told without a call."""
+        """Whether the service still runs, as far as is known without a call to it."""
         ...
 
     def last_words(self) -> str:
-        """Its last output, where it is known; it may tell why it ended."""
+        """The last output of the service, which may explain why it ended; empty where it is not known."""
         ...
 
     def stop(self) -> None:
-        """End it, if it is ours."""
+        """End the service if pqbench started it."""
         ...
 
 
 class Services:
-    """Connections to the compressors and to each target.
+    """Connections to the compressors and to each target's runtime, by place.
 
-    A long call of theirs that reports no progress for `stalled_after` seconds is ended.
+    A long call that reports no progress for `stalled_after` seconds is ended.
     """
 
     def __init__(self, launchers: dict[str, Launcher], stalled_after: float = STALLED_AFTER) -> None:
         self._launchers = launchers
         self._stalled_after = stalled_after
         self._clients: dict[str, Client] = {}
-        self._down: dict[str, Unavailable] = {}  # what did not start, which takes minutes to find out
-        self._starting = {name: threading.Lock() for name in launchers}  # the survey asks services at once
+        self._down: dict[str, Unavailable] = {}  # services that did not start: not tried again, as it may take minutes
+        self._starting = {name: threading.Lock() for name in launchers}  # the survey asks services in parallel
 
     def client(self, name: str) -> Client:
-        """A client of the running service; starts it if need be. Raises Unavailable."""
+        """A client of the service at a place, which is started if necessary. Raises Unavailable."""
         with self._starting[name]:
             if name in self._down:
                 raise self._down[name]
@@ -76,35 +76,35 @@ class Services:
         return client
 
     def swapped(self, name: str) -> bool:
-        """Whether the service takes turns with others."""
+        """Whether the service takes turns with others: of those that do, only one runs at a time."""
         return self._launchers[name].swapped
 
     def last_words(self, name: str) -> str:
-        """The service's last output, where it is known."""
+        """The service's last output; empty where it is not known."""
         return self._launchers[name].last_words()
 
     @property
     def compressors(self) -> list[str]:
-        """The names of the compressors, the first to be asked first."""
+        """The places of the compressors, in the order in which they are asked."""
         return [name for name in self._launchers if is_compressor(name)]
 
     def alive(self, name: str) -> bool:
-        """Whether the service still runs, as far as can be told without a call."""
+        """Whether the service was started and still runs, as far as is known without a call to it."""
         return name in self._clients and self._launchers[name].alive()
 
     def renew(self, name: str) -> None:
-        """Have a running runtime end its session worker: the next measurement loads its engines anew."""
+        """Have a running runtime end its session worker, so that the next measurement loads its engines anew."""
         if not self.alive(name):
             return
         client = self._clients[name]
         stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
         try:
             client.call(stub.Unload, runtime_pb2.UnloadRequest())
-        except (Unavailable, Timeout):  # gone, or frozen: the next to use it starts it
+        except (Unavailable, Timeout):  # it is gone or frozen; the next use starts it again
             self.stop(name)
 
     def stop(self, name: str) -> None:
-        """End one service."""
+        """Disconnect from a service, and end it if pqbench started it."""
         client = self._clients.pop(name, None)
         self._launchers[name].stop()
         if client is not None:
@@ -126,9 +126,10 @@ def from_inventory(
     allow_code: bool,
     compressor: Launcher | None = None,
 ) -> Services:
-    """The services of a manifest where the inventory has them; local processes share the folder `data`.
+    """The services of a manifest, at the places that the inventory gives; none is started yet.
 
-    `compressor` takes the place of the inventory's first.
+    Local processes and containers share the folder `data` with the orchestrator. `compressor`, if given, replaces the
+    inventory's first compressor.
     """
     launchers: dict[str, Launcher] = {}
     places: dict[str, Place | None] = {COMPRESSOR: inventory.compressor}
@@ -143,7 +144,7 @@ def from_inventory(
 
 
 def launcher(place: Place | None, module: str, data: Path, log: Path, allow_code: bool = False) -> Launcher:
-    """The launcher for a place of the inventory; none is a local process."""
+    """The launcher for a place of the inventory; None means a local process of the Python package `module`."""
     if place is not None and place.endpoint is not None:
         return EndpointLauncher(place.endpoint, unload=module == RUNTIME)
     if place is not None and place.docker is not None:

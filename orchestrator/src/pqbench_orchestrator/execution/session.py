@@ -1,4 +1,4 @@
-"""A manifest with its services running, its plan made: what every command that executes something works in."""
+"""A session: a manifest with its plan and its running services, in which commands execute something."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from pqbench_wire.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the command line says besides the manifest."""
+    """The settings of a command besides the manifest."""
 
-    data: Path
+    data: Path  # the data folder
     inventory: Path | None = None
     allow_code: bool = False
-    say: Callable[[str], None] = field(default=lambda _: None)
-    compressor: Launcher | None = None  # in place of the inventory's
-    note: Callable[[str], None] = field(default=lambda _: None)  # what stays to be read
-    manifest: Path | None = None  # the user's file, of which a run keeps a copy
-    is_new: bool = False  # the run's folder was made for this call, and is nobody else's
+    say: Callable[[str], None] = field(default=lambda _: None)  # shows what is going on, until the next call
+    compressor: Launcher | None = None  # in place of the inventory's first compressor
+    note: Callable[[str], None] = field(default=lambda _: None)  # prints a line that stays
+    manifest: Path | None = None  # the user's file, to be named in messages; a run keeps a copy
+    is_new: bool = False  # the run's folder was made for this call
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A manifest with its plan, services running."""
+    """A manifest with the facts about it, its plan, and the execution with its services."""
 
     manifest: Manifest
     facts: Survey
@@ -50,7 +50,10 @@ class Session:
 
 @contextlib.contextmanager
 def session_of_run(run: RunFolder, settings: Settings, watcher: Watcher) -> Iterator[Session]:
-    """Hold a run's folder alone, with its plan, services running. Of a wrong manifest's new run nothing is left."""
+    """The session of a run, with its folder locked.
+
+    Where the manifest turns out to be wrong (InvalidInput) before the first step of a new run, its folder is removed.
+    """
     with run.held(), contextlib.ExitStack() as stack:
         try:
             manifest = run.manifest()
@@ -65,7 +68,7 @@ def session_of_run(run: RunFolder, settings: Settings, watcher: Watcher) -> Iter
 
 @contextlib.contextmanager
 def session_of_manifest(file: Path, settings: Settings, watcher: Watcher) -> Iterator[Session]:
-    """The plan of a manifest's file, its services running; nothing of a run is written."""
+    """The session of a manifest's file without a run: its ledger is in memory, and no run's folder is made."""
     manifest = read_experiment(file)
     with (
         Ledger(Path(":memory:")) as ledger,
@@ -75,13 +78,13 @@ def session_of_manifest(file: Path, settings: Settings, watcher: Watcher) -> Ite
 
 
 def services_of_run(run: RunFolder, settings: Settings) -> Services:
-    """The services of a run that was made, started on first use."""
+    """The services of an existing run, which are started on first use."""
     manifest = run.manifest()
     return from_inventory(manifest, inventory_of(manifest, settings), settings.data, run / "logs", False)
 
 
 def inventory_of(manifest: Manifest, settings: Settings) -> Inventory:
-    """Where the services of a manifest run. Raises InvalidInput."""
+    """The inventory that says where a manifest's services run. Raises InvalidInput."""
     return load_inventory(settings.inventory, manifest) if settings.inventory else Inventory()
 
 
@@ -112,7 +115,7 @@ def _session(
 
 @contextlib.contextmanager
 def _healed(run: RunFolder, note: Callable[[str], None]) -> Iterator[Ledger]:
-    """A run's ledger, to write, without what was damaged in it."""
+    """A run's ledger, to write, after damaged values were removed from it."""
     with run.ledger_to_write() as ledger:
         for what in ledger.discard_damaged():
             note(f"note: {run}: the record of {what} was damaged: it is made again")
@@ -121,7 +124,7 @@ def _healed(run: RunFolder, note: Callable[[str], None]) -> Iterator[Ledger]:
 
 @contextlib.contextmanager
 def _naming(file: Path | None) -> Iterator[None]:
-    """Name the manifest's file in what is wrong with it."""
+    """Put the manifest's file before the message of an InvalidInput."""
     try:
         yield
     except InvalidInput as error:

@@ -1,1 +1,1 @@
-"""Metrics, one a file; each meets `pqbench_orchestrator.metric.Metric`."""
+"""Metrics, one per file; each module implements `pqbench_orchestrator.metric.Metric`."""

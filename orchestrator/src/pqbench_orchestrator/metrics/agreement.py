@@ -1,4 +1,4 @@
-"""Agreement: percent of images that the variant and the baseline put into the same class."""
+"""Agreement: percentage of images that the variant and the baseline put into the same class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Cosine similarity of each example's outputs with the baseline's, averaged; 1 where they point the same way."""
+"""Cosine similarity of the outputs with the baseline's, averaged over examples; 1 where they have the same direction.
+
+It is not defined where the outputs of an example are all zero.
+"""
 
 from __future__ import annotations
 

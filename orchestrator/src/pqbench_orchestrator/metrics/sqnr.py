@@ -1,4 +1,7 @@
-"""Signal-to-quantization-noise ratio of the outputs against the baseline's, in dB; none where they are equal."""
+"""Signal-to-quantization-noise ratio of the outputs against the baseline's, in dB; blank where they are equal.
+
+It is blank also where the baseline's outputs are all zero.
+"""
 
 from __future__ import annotations
 

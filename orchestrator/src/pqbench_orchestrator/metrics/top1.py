@@ -1,4 +1,4 @@
-"""Top-1 accuracy: percent of images whose largest output is the label's."""
+"""Top-1 accuracy: percentage of images whose largest output is that of their label."""
 
 from __future__ import annotations
 

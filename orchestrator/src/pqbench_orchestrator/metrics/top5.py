@@ -1,4 +1,7 @@
-"""Top-5 accuracy: percent of images whose label is among the five largest outputs."""
+"""Top-5 accuracy: percentage of images whose label is among the five largest outputs.
+
+It is blank for a model with fewer than five outputs.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What people look at: terminal, report, web pages, bundles."""
+"""What users see of results: terminal, report, web pages, bundles."""

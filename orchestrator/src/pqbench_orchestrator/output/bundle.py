@@ -1,4 +1,4 @@
-"""`pqbench export`: one cell of a run as a folder that can be deployed, with a card that says where it comes from."""
+"""`pqbench export`: writes one cell of a run as a deployable folder, with a model card that states its origin."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SAMPLES = 8  # images whose outputs the bundle records
 
 
 def export_cell(run: RunFolder, key: str, out: Path, store: BlobStore) -> Path:
-    """Write the bundle of a run's cell to the new folder `out`; returns it. Raises InvalidInput.
+    """Write the bundle of a run's cell to the new or empty folder `out`, and return it. Raises InvalidInput.
 
-    model.onnx or model.pt2: the variant; engine.*: what was timed; checkpoint.safetensors and
-    history.json: its weights and what was done to them; preprocessing.json; sample.npz: uint8 images
-    [n, H, W, C], or other inputs by name, and the float32 outputs [n, values] that the engine gave;
-    cell.json; model_card.md.
+    model.onnx or model.pt2: the exported variant; the engine that was timed, under its backend's file name;
+    checkpoint.safetensors: its weights, where there is a checkpoint; history.json: what was done to the weights;
+    preprocessing.json; sample.npz: uint8 images [n, H, W, C], or other inputs by name, and the float32 outputs
+    [n, values] that the engine gave for them; cell.json: the row of the results; model_card.md.
     """
     if out.exists() and any(out.iterdir()):
         raise InvalidInput(f"{out} is not empty")
@@ -61,7 +61,7 @@ def _write(
     model = "model.pt2" if cell.form == "PT2" else "model.onnx"
     artifact = next(a for a in variant.artifacts if Form.Name(a.form) == f"FORM_{cell.form}")
     _copy(store, artifact.blob, folder / model)
-    engine = record["targets"][cell.target].get("engine_file") or "engine.bin"  # runs of old versions name none
+    engine = record["targets"][cell.target].get("engine_file") or "engine.bin"  # not in runs of old versions
     _copy(store, build.engine.blob, folder / engine)
     history: list[Any] = []
     if variant.checkpoint.sha256:
@@ -85,7 +85,7 @@ def _write(
 def _write_sample(path: Path, results: dict[str, Any], preprocessing: Preprocessing, store: BlobStore) -> None:
     outputs = json_format.ParseDict(results["predict"]["outputs"], Blob())
     prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0]
-    if "indices" in results["predict"]:  # scoring stopped early: these are the examples that the outputs are of
+    if "indices" in results["predict"]:  # scoring stopped early: the outputs are of these examples
         prepared = prepared[store.array_of(results["predict"]["indices"])]
     prepared = prepared[:SAMPLES]
     inputs = prepared.arrays if isinstance(prepared, Inputs) else {"images": prepared}
@@ -97,7 +97,7 @@ def _copy(store: BlobStore, blob: Blob, path: Path) -> None:
 
 
 def _history(checkpoint: Path) -> list[Any]:
-    """What was done to the weights, from the header of a safetensors file."""
+    """What was done to the weights, from the header of a checkpoint (a safetensors file)."""
     with checkpoint.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     history: list[Any] = json.loads(header["__metadata__"]["pqbench"])["history"]

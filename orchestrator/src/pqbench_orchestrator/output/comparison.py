@@ -1,4 +1,4 @@
-"""Comparisons as texts: for terminals and pages, as Markdown for a pull request, as JSON for scripts."""
+"""Comparisons as text for the terminal and pages, as Markdown for a pull request, and as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def texts(change: Change) -> list[str]:
-    """A change as texts under COLUMNS."""
+    """A change as one text for each of COLUMNS."""
     ratio = change.ratio
     shown = "" if ratio is None else f"{ratio.value - 1:+.1%} ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
     if ratio is not None and not math.isfinite(ratio.high):
@@ -53,7 +53,7 @@ def markdown(changes: Sequence[Change], old: str, new: str) -> str:
 
 
 def as_json(change: Change) -> dict[str, Any]:
-    """A change for scripts."""
+    """A change as JSON values; an interval's end that is infinite becomes None."""
     ratio, accuracy = change.ratio, change.accuracy
     *identity, target = change.identity
     return {
@@ -74,7 +74,7 @@ def as_json(change: Change) -> dict[str, Any]:
 
 
 def name_of(cell: Identity) -> str:
-    """A cell in words."""
+    """A cell in words, as "resnet20, cifar10, int8, batch 8, ort"."""
     at_once = [f"{cell.concurrency} at once"] if cell.concurrency != 1 else []
     target = [cell.target] if cell.target is not None else []
     return ", ".join([cell.model, cell.dataset, cell.recipe, f"batch {cell.batch_size}", *at_once, *target])

@@ -1,6 +1,6 @@
-"""A run in MLflow, where people already look: one parent run, a child for each cell, files as artifacts.
+"""Logs a run to MLflow: a parent run with the run's files as artifacts, and a child run for each cell.
 
-Needs `pip install pqbench-orchestrator[mlflow]`.
+It needs `pip install pqbench-orchestrator[mlflow]`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PARAMETERS = ("model", "dataset", "recipe", "target", "backend", "precision", "b
               "pruner", "quantizer", "amount", "scenario", "engine.options", "engine.executed_precision")  # fmt: skip
 TAGS = ("outcome", "reason", "timing.unstable_reason", "causes.breakdown.bound_by", "key")
 ARTIFACTS = ("report.html", "results.csv", "results.parquet", "manifest.yaml", "environment.json")
-LONGEST = 500  # characters of a parameter
+LONGEST = 500  # characters of a parameter or tag
 
 
 def check_reachable(uri: str) -> None:
-    """Raise, before any work, Unavailable where MLflow is not installed, InvalidInput where nothing answers."""
+    """Raise Unavailable where MLflow is not installed, InvalidInput where the server does not answer as expected."""
     if find_spec("mlflow") is None:
         raise Unavailable("--mlflow needs MLflow: pip install 'pqbench-orchestrator[mlflow]'")
     from mlflow.exceptions import MlflowException
@@ -39,7 +39,7 @@ def check_reachable(uri: str) -> None:
 
 
 def log_run(uri: str, folder: Path, experiment: str, table: Sequence[CellResult], versions: dict[str, str]) -> str:
-    """Log a finished run; returns the parent run's id. Raises Failed with MLflow's reason."""
+    """Log a finished run from its `folder`; returns the parent run's id. Raises Failed with MLflow's reason."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -65,7 +65,7 @@ def log_run(uri: str, folder: Path, experiment: str, table: Sequence[CellResult]
 
 
 def metrics_of(cell: CellResult) -> dict[str, float]:
-    """The numbers of a cell under names that MLflow takes: "Inference Time (ms)" is inference_time_ms."""
+    """The numbers of a cell, under names that MLflow accepts: "Inference Time (ms)" becomes inference_time_ms."""
     left_out = {title_of(path) for path in (*PARAMETERS, *TAGS)}
     return {
         _name(column): float(value)

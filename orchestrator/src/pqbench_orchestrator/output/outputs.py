@@ -1,4 +1,4 @@
-"""A run's outputs: its cells in the ledger, its tables, samples and report."""
+"""Writes and reads a run's outputs: its cells in the ledger, its tables, samples and report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def write_outputs(
 ) -> list[CellResult]:
     """Write the cells into the ledger, the tables, the samples and the report; returns the cells.
 
-    `record`: the run's environment. Raises BlobCorrupt where a blob proves to be damaged.
+    A run of a config.ini also gets the thesis' CSV. `record`: the run's environment. Raises BlobCorrupt where a blob
+    turns out to be damaged.
     """
     cells = collect(plan, ledger, store)
     ledger.record_plan({cell.key: cell.steps for cell in plan.cells})
@@ -45,7 +46,7 @@ def write_outputs(
 
 
 def write_report(run: RunFolder, cells: Sequence[CellResult], record: Mapping[str, Any]) -> None:
-    """Write a run's page."""
+    """Write a run's report.html; `record`: the run's environment."""
     manifest = run.manifest()
     report = Report(
         run=run.name,
@@ -63,7 +64,7 @@ def write_report(run: RunFolder, cells: Sequence[CellResult], record: Mapping[st
 
 
 def cells_of(run: RunFolder) -> list[CellResult]:
-    """A run's cells as they are recorded. Raises InvalidInput where there is none yet."""
+    """A run's cells as its ledger has them. Raises InvalidInput where it has none yet."""
     with run.ledger() as ledger:
         cells = recorded(ledger)
     if not cells:
@@ -72,7 +73,7 @@ def cells_of(run: RunFolder) -> list[CellResult]:
 
 
 def confirmed(run: RunFolder, found: Recommendation) -> Confirmation | None:
-    """What the newest measurement after the choice says of a recommended cell, if there is one."""
+    """The newest measurement of a recommended cell after the choice; None without one, or without a best cell."""
     if found.best is None:
         return None
     with run.ledger() as ledger:

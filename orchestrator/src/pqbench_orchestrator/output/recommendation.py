@@ -1,4 +1,4 @@
-"""Recommendations as texts for people and JSON for scripts."""
+"""Recommendations as text, and as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pqbench_orchestrator.statistics import least_loss_shown
 
 
 def as_json(found: Recommendation, confirmed: Confirmed | None) -> dict[str, Any]:
-    """A recommendation for scripts."""
+    """A recommendation as JSON values; `confirmed`: the measurement of the best cell after the choice, if any."""
     best = found.best
     timing = last_timing(best, confirmed) if best else None
     images = found.images if best else None
@@ -45,7 +45,10 @@ def as_json(found: Recommendation, confirmed: Confirmed | None) -> dict[str, Any
 
 
 def text(found: Recommendation, run: str, confirmed: Confirmed | None = None) -> list[str]:
-    """The recommendation as lines. `confirmed`: what a measurement after the choice says of the best."""
+    """The recommendation as lines of text; `confirmed`: the measurement of the best cell after the choice, if any.
+
+    `run`: the run's folder, for the command that exports the cell.
+    """
     where = ", ".join(f"{name.lower()} {value}" for name, value in _group(found).items())
     lines = [f"{where}: minimize {found.goal.minimize} with {constraints(found.goal)}"]
     if found.best is None:
@@ -63,7 +66,7 @@ def text(found: Recommendation, run: str, confirmed: Confirmed | None = None) ->
 
 
 def constraints(goal: Goal) -> str:
-    """The constraints in words."""
+    """A goal's constraints in words."""
     parts = [f"at most {goal.max_drop:g} points of accuracy lost"]
     if goal.p99_seconds is not None:
         parts.append(f"p99 at most {goal.p99_seconds * 1e3:g} ms")
@@ -73,7 +76,7 @@ def constraints(goal: Goal) -> str:
 
 
 def figures(cell: CellResult) -> str:
-    """Times, accuracy with its interval and change, size and energy of one cell."""
+    """One cell in words: times, accuracy with its interval and change, engine size and energy."""
     parts = [times(cell.timing)] if cell.timing else []
     parts += _accuracy(cell.accuracy, cell.report, cell.is_baseline)
     if cell.engine_bytes:
@@ -85,7 +88,7 @@ def figures(cell: CellResult) -> str:
 
 
 def times(timing: Timing) -> str:
-    """Median with interval, 99th percentile, rate and speed-up of one measurement."""
+    """One measurement in words: median with interval, 99th percentile, rate, speed-up, and whether it is unstable."""
     interval = f"{timing.median_low_ms:.3f}–{timing.median_high_ms:.3f}"
     shown = f"{timing.median_ms:.3f} ms ({interval}), p99 {timing.p99_ms:.3f} ms"
     if timing.server is not None:
@@ -107,7 +110,7 @@ def _speedup(against: Comparison | None) -> str:
 
 
 def _accuracy(whole: Accuracy | None, report: PartAccuracy | None, is_baseline: bool) -> list[str]:
-    """On the images that report, where some are set aside for that."""
+    """Accuracy in words: on the half of the images for reporting if there is one, else on all."""
     if whole is None or whole.top1_percent is None:
         return []
     if report is not None:
@@ -152,7 +155,7 @@ def _confirmation(found: Recommendation, confirmed: Confirmed | None) -> list[st
 
 
 def _judged(cell: CellResult, judged: str) -> str:
-    """What the images that judged say, and the smallest loss that so many can show."""
+    """The change on the images that judged, their number, and the smallest loss that so many can exclude, in words."""
     images, found = judged_images(cell, judged), judgement(cell, judged)
     if not images or found is None:
         return ""

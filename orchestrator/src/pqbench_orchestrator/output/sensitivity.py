@@ -1,4 +1,4 @@
-"""Layer sensitivity as a table and a page."""
+"""Layer sensitivity as a table (CSV) and a page of figures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CSV, PAGE = "sensitivity.csv", "sensitivity.html"
 
 
 def as_row(point: Point) -> dict[str, Any]:
-    """A point by title."""
+    """A point's values by column title."""
     return {title: getattr(point, name) for name, title in TITLES.items()}
 
 
 def write(points: Sequence[Point], folder: Path) -> Path:
-    """Write sensitivity.csv and sensitivity.html; returns the page's path."""
+    """Write sensitivity.csv and sensitivity.html into `folder`; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / CSV).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(TITLES.values()))
@@ -42,12 +42,15 @@ def write(points: Sequence[Point], folder: Path) -> Path:
 
 
 def folder_for(manifest: Manifest, data: Path) -> Path:
-    """A new folder for an analysis."""
+    """The path of a folder for a new analysis, with the time in its name; the folder is not made."""
     return data / EXPERIMENTS / f"{_prefix(manifest)}{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def figures_of(experiments: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    """The figures of the newest analysis of a manifest of this name; none where there is none."""
+    """The figures of the newest analysis of a manifest of this name; empty where there is none.
+
+    Raises InvalidInput where its CSV is damaged.
+    """
     found = sorted(experiments.glob(f"{glob.escape(_prefix(manifest))}*/{CSV}"))
     if not found:
         return []
@@ -77,7 +80,7 @@ def _figures(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _figure(points: Sequence[Point], model: str, dataset: str) -> dict[str, Any]:
-    """Accuracy against layer as a Plotly figure, one line a setting: pruning above, rounding below."""
+    """Accuracy by layer as a Plotly figure with one line per setting: pruning above, quantization below."""
     own = [point for point in points if (point.model, point.dataset) == (model, dataset)]
     lines = _lines(own, "prune", "pruned", "{:.0%}", "y") + _lines(own, "quantize", "rounded", "{:g} bits", "y2")
     accuracy = "Top-1 on held-out training images (%)"

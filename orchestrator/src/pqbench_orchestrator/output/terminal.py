@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: live progress, the plan, the results."""
+"""What the terminal shows: live progress, the plan, and tables of results."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.ledger import StepRecord
 
 COLOURS = {"ok": "green", "cached": "cyan", "refused": "yellow", "unavailable": "magenta", "failed": "red"}
-SECONDS_A_LINE = 5  # at least, between lines of progress in a log
+SECONDS_A_LINE = 5  # at least, between two lines of progress in a log
 
 
 class LiveDisplay:
-    """A progress bar over the steps. It draws only when something happens: a timer would disturb measurements."""
+    """A progress bar over the steps, which is redrawn only on events, because a timer would disturb measurements.
+
+    It is a watcher of executions (`execution.execute.Watcher`), and on SIGINT and SIGTERM raises KeyboardInterrupt.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -57,7 +60,7 @@ class LiveDisplay:
             signal.signal(number, handler)
 
     def _interrupt(self, *_: object) -> NoReturn:
-        """Raise, and again at the next event: an exception that meets native code between two calls gets lost."""
+        """Raise KeyboardInterrupt now and, as native code may swallow it, again at the next event."""
         self._interrupted = True
         raise KeyboardInterrupt
 
@@ -66,7 +69,7 @@ class LiveDisplay:
             raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
-        """Describe what is going on; where no bar can be drawn, as in a container's log, a line now and then."""
+        """Show what is going on in the bar or, where none can be drawn (as in a log), in a line every few seconds."""
         self._progress.update(self._task, description=text, refresh=True)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= SECONDS_A_LINE:
@@ -75,26 +78,26 @@ class LiveDisplay:
             self.note(f"{task.completed:.0f}/{task.total or '?'} {text}")
 
     def note(self, text: str) -> None:
-        """Print something that stays."""
+        """Print a line that stays."""
         self._console.print(text, highlight=False, markup=False)
 
     def planned(self, plan: Plan) -> None:
-        """Take over the number of steps."""
+        """Set the bar's length to the plan's number of steps."""
         self._progress.update(self._task, total=len(plan.steps), refresh=True)
 
     def started(self, step: Step) -> None:
-        """Show the step."""
+        """Show the step that starts."""
         self._stop_if_interrupted()
         self.say(f"{shown(step.place)}: {step.kind} {step.label}")
 
     def progress(self, step: Step, stage: str, fraction: float) -> None:
-        """Show how far the step is; not while it measures."""
+        """Show how far the step is, but nothing while it measures, so as not to disturb it."""
         self._stop_if_interrupted()
         if step.kind != "measure" or stage.startswith("waiting"):
             self.say(f"{shown(step.place)}: {stage} {step.label} {fraction:.0%}")
 
     def finished(self, step: Step, record: StepRecord) -> None:
-        """Count the step; print what went wrong."""
+        """Advance the bar, and print the reason of a failed step."""
         self._progress.advance(self._task)
         self._progress.refresh()
         if record.outcome == "failed":
@@ -145,12 +148,12 @@ def _interval(timing: Timing | None) -> str:
 
 
 def number(value: object, digits: int) -> str:
-    """A number with so many digits after the point, or nothing."""
+    """A number with so many digits after the point; empty for any other value."""
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
 
 
 def plan_table(plan: Plan, state: Mapping[str, str]) -> Table:
-    """The steps of a plan; `state` says of each key whether it is cached."""
+    """The steps of a plan; `state`: key of a step -> "cached" or "to do"."""
     view = Table(title=f"{len(plan.steps)} steps", header_style="bold")
     for name in ("Where", "Step", "What", "State"):
         view.add_column(name)
@@ -176,7 +179,7 @@ VERDICTS = {"better": "green", "worse": "red", "same": "cyan", "not comparable":
 
 
 def changes_table(changes: list[Change]) -> Table:
-    """What changed between two sides, a line a cell."""
+    """What changed between two sides, one line per cell."""
     view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in COLUMNS:
         view.add_column(name, justify="right" if name.endswith(" ms") else "left")
@@ -191,7 +194,7 @@ MOST_LAYERS = 15
 
 
 def layers_table(why: Why) -> Table:
-    """The layers that take most of the time."""
+    """The layers of a cell's engine that take most of the time, MOST_LAYERS at most."""
     whole = sum(layer.seconds for layer in why.layers) or 1e-12
     longest = sorted(why.layers, key=lambda layer: -layer.seconds)[:MOST_LAYERS]
     title = f"{len(longest)} of {len(why.layers)} layers, the longest first"
@@ -207,7 +210,7 @@ def layers_table(why: Why) -> Table:
 
 
 def check_table(lines: Sequence[Line]) -> Table:
-    """What each tool says of one engine, in ms."""
+    """What each tool measured of one engine, in ms."""
     view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     parts = [part for part in PARTS if any(part in line.ms for line in lines)]
     view.add_column("Tool")
@@ -222,7 +225,7 @@ def check_table(lines: Sequence[Line]) -> Table:
 
 
 def summary(table: Sequence[CellResult]) -> str:
-    """How many cells ended how, and a line for each reason."""
+    """How many cells have each outcome, then a line for each reason and for each warning."""
     counts = count_outcomes(table)
     lines = [f"{len(table)} cells: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())]
     unstable = count_unstable(table)

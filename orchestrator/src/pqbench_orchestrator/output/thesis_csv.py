@@ -1,4 +1,4 @@
-"""The thesis' CSV: its eleven columns, its names, its file name."""
+"""Writes the CSV of the thesis (the master thesis tool PQ Bench): with its columns, names and file name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pqbench_orchestrator.results.tables import THESIS_COLUMNS, as_row, harmless
 
 
 def write_experiment(table: Sequence[CellResult], folder: Path, started: float) -> Path:
-    """The thesis' CSV, Experiment_<start time>.csv: its eleven columns and no other; returns its path."""
+    """Write Experiment_<start time>.csv with the thesis' eleven columns into `folder`; returns its path.
+
+    `started`: the run's start in seconds since the epoch.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"Experiment_{time.strftime('%Y-%m-%d_%H-%M-%S', time.localtime(started))}.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -24,7 +27,7 @@ def write_experiment(table: Sequence[CellResult], folder: Path, started: float) 
 
 
 def _thesis_names(recipe: str) -> dict[str, str]:
-    """Pruner and quantizer of a recipe that `_recipe` named."""
+    """The thesis' names of pruner and quantizer, from a recipe's name as `config.thesis` gives it."""
     pruning, _, quantizer = recipe.partition(" + ")
     pruner = OFF if pruning == UNPRUNED else pruning.rpartition(" ")[0]
     return {title_of("pruner"): pruner, title_of("quantizer"): quantizer or OFF}

@@ -1,1 +1,1 @@
-"""What there is and what to do: survey and plan."""
+"""The survey of what services and datasets can do, and the plan of the steps to execute."""

@@ -1,4 +1,4 @@
-"""Facts: what the plan knows of models, recipes, targets and data. All immutable."""
+"""Facts: what the plan knows about models, recipes, targets and datasets. All are immutable."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pqbench_orchestrator.planning.places import COMPRESSOR
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeFacts:
-    """What the compressor says of a recipe on a model."""
+    """What the compressor reports about a recipe on a model."""
 
-    refused: str = ""
-    unavailable: str = ""
-    compressor: str = COMPRESSOR  # which one has the plug-ins
+    refused: str = ""  # why the recipe cannot run on the model
+    unavailable: str = ""  # why no compressor could answer
+    compressor: str = COMPRESSOR  # the place of the compressor that has the plug-ins
     preprocessing: dict[str, Any] = field(default_factory=dict)
-    trains: bool = False
+    trains: bool = False  # the default weights come from training on the dataset
     precision: str = ""  # name in Precision
-    forms: tuple[str, ...] = ()  # names in Form
-    needs_training: tuple[bool, ...] = ()  # of each step
-    needs_baseline: tuple[bool, ...] = ()
-    needs_labels: tuple[bool, ...] = ()
-    uses_training: tuple[bool, ...] = ()  # where there is a training split
+    forms: tuple[str, ...] = ()  # names in Form: those that the result can be exported to
+    needs_training: tuple[bool, ...] = ()  # for each step: whether it needs training images
+    needs_baseline: tuple[bool, ...] = ()  # for each step: whether it needs the unpruned model
+    needs_labels: tuple[bool, ...] = ()  # for each step: whether it needs labels of the training images
+    uses_training: tuple[bool, ...] = ()  # for each step: whether it uses training images if there are any
     classes: int = 0  # outputs of the classifier; 0: not known
     fixed_batch: int = 0  # the only batch size that the model takes; 0: any
-    notes: tuple[str, ...] = ()  # what the manifest's author should know
-    unchecked: bool = False  # checking did not end
-    has_module: bool = True  # checkpoints of it can be kept; else it is a file that can only be quantized
+    notes: tuple[str, ...] = ()  # notes for the manifest's author
+    unchecked: bool = False  # the check timed out
+    has_module: bool = True  # a PyTorch module, which has checkpoints; False: a file that can only be quantized
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Name -> type and shape of what the model takes; empty: an image."""
+        """Name -> type and shape of each input of a model that takes no image; empty for a model that takes one."""
         return {
             one["name"]: kind_of(one["dtype"], one.get("shape", ())) for one in self.preprocessing.get("inputs", ())
         }
@@ -41,50 +41,50 @@ class RecipeFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFacts:
-    """What a runtime says of its backend."""
+    """What a runtime reports about a target's backend with its options."""
 
     backend: str = ""
-    unavailable: str = ""
+    unavailable: str = ""  # why the target cannot be used
     options_json: str = "{}"  # with every default filled in
     routes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # precision name -> form names, best first
 
     def form(self, precision: str, available: tuple[str, ...]) -> str:
-        """The form in which this target runs a precision, out of those that are made; empty if none."""
+        """The best form of those `available` in which this target runs a precision; empty if there is none."""
         return next((form for form in self.routes.get(precision, ()) if form in available), "")
 
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
-    timed_options: tuple[str, ...] = ()  # that change what is timed
-    engine_file: str = ""  # what an engine's file is called in a bundle
+    timed_options: tuple[str, ...] = ()  # names of the options that change what is timed
+    engine_file: str = ""  # name of the engine's file in an exported bundle
     environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """What the data are."""
+    """What the plan knows about a dataset."""
 
     fingerprints: dict[str, str]  # split -> digest
     inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
     unlabelled: tuple[str, ...] = ()  # splits without labels
-    labels: int = 0  # the model needs at least so many outputs: one more than the largest label, or mapped output
-    classes: int = 0  # that are scored
-    scores_all: bool = False  # all outputs of a model, not only those of the classes
-    notes: tuple[str, ...] = ()  # what the manifest's author should know, such as files that were skipped
+    labels: int = 0  # outputs that a model needs at least: one more than the largest label, or mapped output
+    classes: int = 0  # number of the dataset's classes
+    scores_all: bool = False  # scoring looks at all outputs of a model, as no map names those of the classes
+    notes: tuple[str, ...] = ()  # notes for the manifest's author, such as files that were skipped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """Facts, all immutable; the plan is a pure function of them and the manifest."""
+    """All facts from which, together with the manifest, the plan is made."""
 
-    models: dict[str, dict[str, Any]]  # label -> compressor Model as JSON
-    recipes: dict[tuple[str, str], RecipeFacts]  # (model label, recipe identity), beginnings of recipes too
-    targets: dict[str, TargetFacts]
-    datasets: dict[str, DatasetFacts]
-    compressor_versions: dict[str, dict[str, str]]  # of each compressor
+    models: dict[str, dict[str, Any]]  # label -> the compressor's message Model as JSON
+    recipes: dict[tuple[str, str], RecipeFacts]  # by model label and recipe identity; also for beginnings of recipes
+    targets: dict[str, TargetFacts]  # by name
+    datasets: dict[str, DatasetFacts]  # by label
+    compressor_versions: dict[str, dict[str, str]]  # place of a compressor -> versions of its tools
 
     @property
     def notes(self) -> list[str]:
-        """What the manifest's author should know, each said once."""
+        """Notes for the manifest's author, without repetitions."""
         notes = [f"model {label}: {note}" for (label, _), facts in self.recipes.items() for note in facts.notes]
         for (label, identity), facts in self.recipes.items():
             for dataset, data in self.datasets.items():

@@ -1,4 +1,4 @@
-"""Where a step is done: names of the orchestrator, of the compressors, and of the targets' runtimes."""
+"""Places, where steps are done: the names of the orchestrator, the compressors, and the targets' runtimes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def of_target(name: str) -> str:
 
 
 def of_compressor(name: str) -> str:
-    """The place of one of the other compressors that an inventory names."""
+    """The place of one of an inventory's further compressors (`Inventory.compressors`)."""
     return f"{COMPRESSOR} {name}"
 
 
@@ -23,5 +23,5 @@ def is_compressor(place: str) -> bool:
 
 
 def shown(place: str) -> str:
-    """A place as a person reads it: a target by its name."""
+    """A place as the display shows it: a target by its name alone."""
     return place.removeprefix(TARGET)

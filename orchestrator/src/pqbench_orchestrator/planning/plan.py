@@ -1,9 +1,9 @@
-"""The plan: a manifest and a survey in, deduplicated steps and the table's cells out. Pure.
+"""The plan: deduplicated steps and the table's cells, from a manifest and a survey, without calling a service.
 
-A step's key is the SHA-256 of its kind, its configuration, the keys of what it needs, the versions
-of the tools that do it, the seed, and the device where it matters. Equal keys are one step: a
-pruned model that three quantizers use is pruned once, a variant that three targets use is
-compressed once, one accuracy pass serves all batch sizes and repeats.
+A step's key is the SHA-256 of its kind, its configuration (with the seed where one is used), the keys
+of the steps that it needs, the versions of the tools that do it and, on a target, the device. Steps with
+equal keys are one step: a pruned model that three quantizers use is pruned once, a variant that three
+targets use is compressed once, and one accuracy pass serves all batch sizes and repeats.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Surve
 from pqbench_orchestrator.planning.step_graph import Load, StepGraph
 from pqbench_orchestrator.steps.step import Step, digest
 
-SIMULATED = "PRECISION_SIMULATED"  # rounded in FP32: a time would say nothing
-# Roles of steps that no figure of a cell needs.
+SIMULATED = "PRECISION_SIMULATED"  # few bits, simulated in FP32 arithmetic: its time would mean nothing
+# Roles of steps that may fail without the cell failing.
 DIAGNOSTICS = ("profile", "baseline profile", "artifact", "baseline fidelity")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row of results."""
+    """One row of the results, as planned."""
 
     key: str
     model: str
@@ -35,14 +35,14 @@ class Cell:
     concurrency: int
     repeat: int
     scenario: str
-    selection: str = "whole"  # on which images it is chosen: held-out, half, or whole
+    selection: str = "whole"  # on which images recipes are chosen: held-out, half, or whole
     seed: int = 0
     precision: str = ""
     form: str = ""
-    outcome: str = ""  # refused or unavailable, where that is known already
+    outcome: str = ""  # refused or unavailable, where that is known before any work
     reason: str = ""
-    steps: dict[str, str] = field(default_factory=dict)  # role -> key
-    preparation: tuple[str, ...] = ()  # the compress steps of its recipe, in order
+    steps: dict[str, str] = field(default_factory=dict)  # role -> key of the step
+    preparation: tuple[str, ...] = ()  # keys of the compress steps of its recipe, in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,10 @@ class Plan:
 
 
 def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], cheap: bool = False) -> Plan:
-    """The plan of a run. `versions` are the orchestrator's own; `cheap`: only what a choice looks at."""
+    """The plan of a run named `run`; `versions` are those of the orchestrator itself.
+
+    `cheap`: only the steps that a trial of a search needs, which are those that a choice between recipes looks at.
+    """
     graph = StepGraph(manifest, facts, run, versions, cheap)
     cells = [
         _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
@@ -127,7 +130,7 @@ def _outcome(
     dataset: Dataset,
     load: Load,
 ) -> tuple[str, str]:
-    """What is known before any work."""
+    """Outcome and reason of a cell that is known before any work not to run; empty texts where it can run."""
     unpruned = graph.facts_of(model, Recipe())
     if facts.unavailable or runtime.unavailable:
         return "unavailable", facts.unavailable or runtime.unavailable
@@ -150,7 +153,7 @@ def _outcome(
 
 
 def unsuitable(facts: RecipeFacts, classes: int, dataset: str, data: DatasetFacts) -> str:
-    """Why a dataset does not suit a model of so many `classes` and a recipe; empty where it does."""
+    """Why a dataset does not suit a recipe (`facts`) on a model with so many `classes`; empty where it does."""
     if facts.inputs != data.inputs:
         return f"the model takes {_listed(facts.inputs)}; dataset {dataset} has {_listed(data.inputs)}"
     if (facts.trains or any(facts.needs_training)) and "train" not in data.fingerprints:

@@ -1,4 +1,4 @@
-"""The steps that cells need, each once, with their keys, what they need and their order. Pure."""
+"""Makes the steps that cells need, each once, with keys, dependencies and order; it calls no service."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pqbench_orchestrator.steps.step import Spec, Step, key_of
 from pqbench_orchestrator.steps.try_artifact import TryArtifact
 from pqbench_orchestrator.steps.verify import Verify
 
-LATER = 1 << 20  # beyond every target's rank
-TRIED_BATCHES = (1, 3)  # with which an artifact of any batch size is tried
+LATER = 1 << 20  # larger than every target's rank
+TRIED_BATCHES = (1, 3)  # batch sizes with which an artifact without a fixed batch size is tried
 
 
 class Load(NamedTuple):
-    """What an engine is to do in one cell."""
+    """The load of an engine in one cell: images in a call, and calls at the same time."""
 
     batch_size: int
     concurrency: int
@@ -36,19 +36,22 @@ class Load(NamedTuple):
 
 @dataclass
 class StepGraph:
-    """Makes the steps that a cell needs, each once. `cheap`: only what a choice looks at."""
+    """Makes the steps that cells need, each once; a method that makes a step returns its key.
+
+    `cheap`: only the steps that a choice between recipes looks at.
+    """
 
     manifest: Manifest
     facts: Survey
-    run: str
-    versions: dict[str, str]  # the orchestrator's own
+    run: str  # the run's name
+    versions: dict[str, str]  # of the orchestrator itself
     cheap: bool = False
     steps: dict[str, Step] = field(default_factory=dict)  # by key
 
     def timed(
         self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
     ) -> dict[str, str]:
-        """The steps that take times, by role: of each replicate of the engine, and of its layers."""
+        """The steps for a cell's times, by role: measuring each replicate, its baseline, and profiling the layers."""
         measure = self.manifest.measure
         roles = {"measure": self._measure(model, dataset, recipe, target, load, repeat, 0)}
         if recipe.steps:
@@ -79,13 +82,13 @@ class StepGraph:
         return self._add(f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions)
 
     def checkpoint(self, model: Model, dataset: Dataset, steps: tuple[Any, ...]) -> str:
-        """The step that leaves the model as it is after `steps`, none of which quantizes."""
+        """The step whose checkpoint is the model after `steps`, none of which quantizes; empty for an ONNX file."""
         if self._is_file(model):
             return ""
         return self._compress(model, dataset, steps, steps[-1:], ())
 
     def variant(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """The step that exports a recipe's artifact in a target's form; no other target changes its key."""
+        """The step that exports a recipe's artifact in the target's form; targets with the same form share it."""
         quantize = tuple(step for step in recipe.steps if step.kind == "quantize")
         facts = self.facts_of(model, recipe)
         form = self.facts.targets[target.name].form(facts.precision, facts.forms)
@@ -138,7 +141,7 @@ class StepGraph:
         return self._on_target(label, target, spec, needs, 0)
 
     def verify(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
-        """The engine's outputs against those of the model itself."""
+        """The step that compares an engine's outputs with those of the model itself."""
         needs = {
             "build": self.build(model, dataset, recipe, target, batch_size),
             "variant": self.variant(model, dataset, recipe, target),
@@ -148,7 +151,7 @@ class StepGraph:
         return self._on_target(label, target, Verify(is_baseline=not recipe.steps), needs, 1)
 
     def try_artifact(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """The artifact loaded as somebody does who is given the file alone."""
+        """The step that loads the artifact with the runtime's defaults; empty where none is wanted."""
         if self.cheap or not self.manifest.try_artifacts:
             return ""
         facts, runtime = self.facts_of(model, recipe), self.facts.targets[target.name]
@@ -167,7 +170,7 @@ class StepGraph:
         return self._on_target(f"{model.label}: {recipe.label}", target, spec, needs, 1)
 
     def held_out_score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
-        """Accuracy on training images that no step saw: what a choice between recipes may look at."""
+        """The step that scores training images that no other step saw; empty unless recipes are chosen on them."""
         data = self.facts.datasets[dataset.label]
         if self.selection(model, dataset) != "held-out":
             return ""
@@ -198,13 +201,17 @@ class StepGraph:
         if limits is not None and recipe.steps and not self._unlabelled(dataset):
             stop_early = StopEarly(dataset=dataset.label, max_drop=limits.max_drop, margin=limits.margin)
             needs["baseline"] = self.predict(model, dataset, Recipe(), target)
-        # Baselines come first: where scoring may stop early, it is compared with them.
+        # Baselines are predicted first: where scoring may stop early, the variant is compared with its baseline.
         order = 2 if stop_early else 1
         label = f"{model.label}: {recipe.label} on {dataset.label}"
         return self._on_target(label, target, Predict(stop_early=stop_early), needs, order)
 
     def selection(self, model: Model, dataset: Dataset) -> str:
-        """On which images recipes are chosen: pretrained weights may have seen the training images."""
+        """On which images recipes are chosen: "held-out", "half" or "whole".
+
+        Pretrained weights may have seen the training images, so "auto" is "held-out" only for weights that pqbench
+        trains. Without labelled training images, "held-out" becomes "half".
+        """
         data, wanted = self.facts.datasets[dataset.label], self.manifest.selection
         if wanted == "auto":
             wanted = "held-out" if self.facts_of(model, Recipe()).trains else "half"
@@ -212,7 +219,7 @@ class StepGraph:
         return wanted if wanted != "held-out" or has_held_out else "half"
 
     def _largest_batch(self, model: Model) -> int:
-        """With which accuracy is scored: one pass serves all batch sizes."""
+        """The batch size of the engine that accuracy is scored with: one pass serves all batch sizes."""
         return self.facts_of(model, Recipe()).fixed_batch or max(self.manifest.batch_sizes)
 
     def _unlabelled(self, dataset: Dataset) -> bool:
@@ -259,7 +266,7 @@ class StepGraph:
         return self._on_target(label, target, spec, needs, 4, repeat)
 
     def _settings(self, load: Load) -> dict[str, Any]:
-        """The fields of MeasureSettings."""
+        """The fields of the message MeasureSettings."""
         chosen = self.manifest.measure.model_dump(exclude={"paired", "profile_seconds"}, exclude_none=True)
         chosen["scenario"] = f"SCENARIO_{chosen['scenario'].replace('-', '_').upper()}"
         return chosen | {"concurrency": load.concurrency, "seed": self.manifest.seed}
@@ -277,7 +284,8 @@ class StepGraph:
         self, label: str, target: Target, spec: Spec, needs: dict[str, str], order: int, repeat: int = 0
     ) -> str:
         runtime, rank = self.facts.targets[target.name], self._rank(target)
-        # Repeats are sessions, which alternate between targets: A B, B A, A B. A drift meets all of them alike.
+        # Repeats are sessions, in which the order of the targets alternates: A B, B A, A B. So a drift of the machine
+        # affects all targets alike.
         stage = (LATER + repeat, rank if repeat % 2 == 0 else -rank) if repeat else (rank, order)
         tools = runtime.versions | {"device": runtime.device}
         return self._add(label, of_target(target.name), spec, needs, stage, tools)
@@ -287,7 +295,7 @@ class StepGraph:
     ) -> str:
         key = key_of(spec, needs, tools)
         step = Step(key=key, label=label, place=place, spec=spec, needs=needs, stage=stage)
-        if key not in self.steps or stage < self.steps[key].stage:  # equal targets share it: the first to come does it
+        if key not in self.steps or stage < self.steps[key].stage:  # equal targets share a step: the first one does it
             self.steps[key] = step
         return key
 

@@ -1,4 +1,4 @@
-"""What the plan must know before it is made: what the services can do, what the data are."""
+"""The survey: asks the services what they can do, and loads the datasets, before the plan is made."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Un
 from pqbench_wire.onnx_walk import external_locations
 
 ONNX = "onnx"  # the plug-in for an ONNX file
-SHORT_NAMES = "thesis"  # the family whose members need not name it
+SHORT_NAMES = "thesis"  # the model family of names without a slash
 WEIGHTS = {"default": compressor_pb2.WEIGHTS_DEFAULT, "none": compressor_pb2.WEIGHTS_NONE}
 
 
 class Services(Protocol):
-    """What the survey asks of whoever runs the services."""
+    """What the survey needs of `execution.services.Services`."""
 
     @property
     def compressors(self) -> list[str]:
-        """The places of the compressors, the first to be asked first."""
+        """The places of the compressors, in the order in which they are asked."""
         ...
 
     def client(self, name: str) -> Client:
-        """A client of the service at a place; starts it if need be. Raises Unavailable."""
+        """A client of the service at the place `name`, which is started if necessary. Raises Unavailable."""
         ...
 
     def swapped(self, name: str) -> bool:
-        """Whether the service takes turns with others."""
+        """Whether the service takes turns with others: of those that do, only one runs at a time."""
         ...
 
 
@@ -57,7 +57,7 @@ def survey(
     datasets: dict[str, Data],
     progress: Callable[[str], None] = lambda _: None,
 ) -> Survey:
-    """Ask every service. Raises InvalidInput, with the manifest's key, for what its author must change."""
+    """Ask every service what it can do. Raises InvalidInput with the manifest's key for what its author must change."""
     for index, name in enumerate(manifest.metrics):
         with _at(f"metrics.{index}"):
             METRICS.load(name)
@@ -66,7 +66,7 @@ def survey(
     for index, model in enumerate(manifest.models):
         with _at(f"models.{index}"):
             models[model.label] = _model(model, store)
-    with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # they spend seconds importing their libraries
+    with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # services take seconds to import their libraries
         compressor = pool.submit(_ask_compressors, manifest, services, store, models, progress)
         together = [target for target in manifest.targets if not services.swapped(of_target(target.name))]
         answers = {target.name: pool.submit(_ask_target, manifest, target, services) for target in together}
@@ -88,7 +88,7 @@ def survey(
 
 @contextmanager
 def _at(key: str) -> Iterator[None]:
-    """Name the manifest's key in what is wrong with it."""
+    """Put the manifest's key before the message of an InvalidInput."""
     try:
         yield
     except InvalidInput as error:
@@ -111,7 +111,11 @@ def _dataset_facts(data: Data) -> DatasetFacts:
 def load_datasets(
     manifest: Manifest, root: Path, allow_code: bool = False, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Data]:
-    """The manifest's datasets by label. Raises InvalidInput, Refused or Unavailable with what to do."""
+    """The manifest's datasets by label.
+
+    Raises InvalidInput or Unavailable, whose message says what to do, BlobCorrupt for a download with a wrong checksum,
+    and Failed where a user's own function fails.
+    """
     found = {}
     for index, dataset in enumerate(manifest.datasets):
         with _at(f"datasets.{index} ({dataset.label})"):
@@ -155,20 +159,20 @@ def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
 
 
 def _beside(file: Path) -> Iterator[tuple[str, Path]]:
-    """The files in its folder that an ONNX file keeps its weights in, by the names that it gives them.
+    """The files in which an ONNX file keeps weights (external data): for each its name in the ONNX file, and its path.
 
-    Raises InvalidInput for one that is missing, or that is not in the file's own folder.
+    Raises InvalidInput for a file that is missing, or is not in the ONNX file's folder or below.
     """
     for location in external_locations(file):
         path = file.parent / location
         outside = Path(location).is_absolute() or ".." in Path(location).parts
-        if outside or path.resolve() != file.parent.resolve() / location:  # a link may lead outside
+        if outside or path.resolve() != file.parent.resolve() / location:  # a symbolic link may lead outside
             raise InvalidInput(f"{file} keeps weights in {location!r}, which is not in its own folder")
         yield location, _existing(path, f"{file} keeps weights in {location!r};")
 
 
 def _split_name(name: str) -> tuple[str, str, Path | None]:
-    """Plug-in, member and the user's file of a model's name in the manifest."""
+    """What a model's name in the manifest means: plug-in, member of its family, and the user's file if it is one."""
     if name.endswith(".onnx"):
         return ONNX, Path(name).name, Path(name)
     if ".py:" in name:
@@ -181,7 +185,7 @@ def _split_name(name: str) -> tuple[str, str, Path | None]:
 def _existing(path: Path, what: str) -> Path:
     try:
         found = path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # a name that no file can have, such as one that is too long
         found = False
     if not found:
         shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:100]}… ({len(str(path))} characters)"
@@ -196,7 +200,7 @@ def _ask_compressors(
     models: dict[str, compressor_pb2.Model],
     progress: Callable[[str], None],
 ) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], RecipeFacts]]:
-    """Versions of each compressor, and each recipe's facts from the first that has its plug-ins."""
+    """The tools' versions of each compressor, and each recipe's facts from the first one that has its plug-ins."""
     versions: dict[str, dict[str, str]] = {}
     recipes: dict[tuple[str, str], RecipeFacts] = {}
     wanted = [(label, identity) for label in models for identity in _with_beginnings(manifest)]
@@ -237,7 +241,7 @@ def _ask_compressor(
                 client.push(store, [store.put_file(_existing(Path(step.method.rpartition(":")[0]), "method:"))])
             baseline = recipes.get((label, Recipe().identity))
             if baseline is not None and baseline.unchecked:
-                recipes[label, identity] = baseline  # its model would have to run for this recipe too
+                recipes[label, identity] = baseline  # running the model timed out, and this recipe would run it too
                 continue
             progress(f"checking {label}: {recipe.label}")
             request = compressor_pb2.CheckRequest(model=model, steps=[step_message(step) for step in recipe.steps])
@@ -248,13 +252,16 @@ def _ask_compressor(
 
 
 def _with_beginnings(manifest: Manifest) -> dict[str, Recipe]:
-    """Every recipe and every beginning of one, the baseline first, by identity."""
+    """Every recipe, and every recipe cut short after some of its steps, by identity; the baseline is first."""
     parts = [Recipe(steps=recipe.steps[:n]) for recipe in manifest.all_recipes for n in range(len(recipe.steps) + 1)]
     return {part.identity: part for part in (Recipe(), *parts)}
 
 
 def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seconds: float) -> RecipeFacts:
-    """What cannot be checked is refused with its reason: it does not end the plan of the others."""
+    """The compressor's facts about a recipe. Raises InvalidInput.
+
+    A recipe whose check fails or takes longer than `seconds` counts as refused, so that the others can be planned.
+    """
     try:
         answer = client.call(stub.Check, request, seconds)
     except Refused as error:

@@ -1,1 +1,1 @@
-"""Results of cells, and their tables."""
+"""Results of cells: collecting them from the ledger, and their tables."""

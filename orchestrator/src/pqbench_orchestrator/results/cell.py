@@ -1,6 +1,7 @@
-"""A cell's result: what is known of one model, dataset, recipe, target, batch size and repeat. Units are in the names.
+"""The result of a cell: one model and dataset with one recipe on one target, at one load, in one repeat.
 
-A part of it that was not reached, or does not apply, is None; so is a figure inside a part that is not known.
+Units are in the names of fields. A part of the result that was not reached, or does not apply, is None; so is a figure
+that is not known.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OK = "ok"
-OFF = "-"  # where a technique is not used
+OFF = "-"  # the value of `pruner`, `quantizer`, `technique` and `amount` where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """The compressed model, whatever it runs on."""
+    """The compressed model, before an engine is built of it."""
 
     parameters: int | None = None
     nonzeros: int | None = None
@@ -27,9 +28,9 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """What was built for the target."""
+    """The engine that was built for the target."""
 
-    executed_precision: str | None = None  # layers by what they execute in: "FP32 2, INT8 10"
+    executed_precision: str | None = None  # number of compute layers by executed precision: "FP32 2, INT8 10"
     size_bytes: int | None = None
     build_s: float | None = None
     options: str | None = None  # as JSON
@@ -40,18 +41,18 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How near the engine comes to the model itself, and what somebody finds who is given the artifact alone."""
+    """How close the engine's outputs are to the model's own, and whether the exported artifact works on its own."""
 
-    sqnr_db: float | None = None
-    is_baseline_verified: bool | None = None
-    artifact: str | None = None
-    artifact_works: bool | None = None
+    sqnr_db: float | None = None  # signal-to-noise ratio of the engine's outputs
+    is_baseline_verified: bool | None = None  # whether the baseline's engine computes the model
+    artifact: str | None = None  # what loading the artifact with the runtime's defaults gave, in words
+    artifact_works: bool | None = None  # with the defaults, or in another way that was tried
     warnings: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How accuracy differs from the baseline's on the same target and images, in points, with its 95 % interval."""
+    """Accuracy minus the baseline's on the same target and images, in percentage points, with its 95 % interval."""
 
     points: float
     low: float
@@ -60,14 +61,14 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What the whole split says. `metrics`: by title."""
+    """Accuracy on the test split: on all its images, unless scoring stopped early. `metrics`: by title."""
 
     top1_percent: float | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     images: int | None = None
     classes: int | None = None
-    stopped_early: str | None = None
-    low_percent: float | None = None
+    stopped_early: str | None = None  # why
+    low_percent: float | None = None  # 95 % interval of top1_percent
     high_percent: float | None = None
     change: Change | None = None
     mcnemar_p: float | None = None
@@ -76,7 +77,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class PartAccuracy:
-    """Accuracy on some of the images: held-out ones, the half that judges, the half that reports."""
+    """Accuracy on a part of the images: held-out ones, the half on which recipes are chosen, or the other half."""
 
     percent: float
     images: int
@@ -85,18 +86,18 @@ class PartAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """What the server scenario found."""
+    """The result of the server scenario."""
 
-    rate_per_s: float
-    is_searched: bool | None = None
-    slip_p99_ms: float | None = None
+    rate_per_s: float  # calls a second
+    is_searched: bool | None = None  # whether the highest rate that keeps the bound was searched; False: a given rate
+    slip_p99_ms: float | None = None  # by how much idle instances began late: the load generator's fault
     is_valid: bool | None = None
     invalid_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Energy:
-    """Energy of one image, idle power subtracted; where it was not measured, `source` is the reason."""
+    """Energy of one image, without idle power; `source` is the counter or, where nothing was measured, the reason."""
 
     mj_per_image: float | None = None
     idle_w: float | None = None
@@ -105,7 +106,7 @@ class Energy:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Medians by the device's own clock, and what NVML says of the board. Nothing is known where there is no GPU."""
+    """Medians of times by the device's own clock, and NVML's readings of the board; all None where there is no GPU."""
 
     compute_ms: float | None = None
     h2d_ms: float | None = None
@@ -117,22 +118,22 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Against the baseline on the same target."""
+    """The latency compared with the baseline's on the same target."""
 
     baseline_ms: float | None = None
-    is_paired: bool | None = None  # interleaved with the baseline in one session
+    is_paired: bool | None = None  # measured interleaved with the baseline in one session
     speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None  # None also where the interval has no end
+    speedup_low: float | None = None  # 95 % interval
+    speedup_high: float | None = None  # None also where the interval has no upper end
     verdict: str | None = None  # faster, slower, same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Times of a call, host array in, host array out."""
+    """Times of a call, which is one batch: host array in, host array out."""
 
     median_ms: float
-    median_low_ms: float | None = None
+    median_low_ms: float | None = None  # 95 % interval of the median
     median_high_ms: float | None = None
     mean_ms: float | None = None
     std_ms: float | None = None
@@ -169,17 +170,17 @@ class Timing:
 class Breakdown:
     """Where the time of a call goes; shares are None where the profiler does not give the layers' own times."""
 
-    by_macs: float | None = None  # speed-up if time followed the multiply-accumulates
-    by_bytes: float | None = None  # speed-up if time followed the bytes of the engine
-    converting_percent: float | None = None
-    outside_percent: float | None = None
-    fallback_layers: int | None = None
-    bound_by: str | None = None
+    by_macs: float | None = None  # speed-up if time were proportional to the multiply-accumulates
+    by_bytes: float | None = None  # speed-up if time were proportional to the bytes of the engine
+    converting_percent: float | None = None  # share of the layers' time in quantizing, casting and reordering
+    outside_percent: float | None = None  # share of a call's time that is in no layer
+    fallback_layers: int | None = None  # compute layers that run wider than the recipe asks for
+    bound_by: str | None = None  # any of host, memory, conversions, fallback
 
 
 @dataclass(frozen=True, kw_only=True)
 class Causes:
-    """Why the cell is not faster; without a breakdown where its layers could not be timed."""
+    """Why the cell is not faster, in words and figures; without a breakdown where its layers could not be timed."""
 
     breakdown: Breakdown | None = None
     text: str | None = None
@@ -187,7 +188,7 @@ class Causes:
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """One row of results."""
+    """One row of the results."""
 
     key: str
     model: str
@@ -201,12 +202,12 @@ class CellResult:
     scenario: str = "single-stream"
     pruner: str = OFF
     quantizer: str = OFF
-    technique: str = OFF  # what the recipe does but for the amounts
+    technique: str = OFF  # the recipe's steps without their amounts
     amount: float | str = OFF
     is_baseline: bool = False
     outcome: str
     reason: str = ""
-    precision: str | None = None  # that the recipe asks for
+    precision: str | None = None  # the one that the recipe asks for
     form: str | None = None
     original_mb: float | None = None
     compressed_mb: float | None = None
@@ -223,12 +224,12 @@ class CellResult:
 
     @property
     def is_ok(self) -> bool:
-        """Whether everything that was asked of it is known."""
+        """Whether all steps of the cell succeeded, apart from diagnostic ones (`planning.plan.DIAGNOSTICS`)."""
         return self.outcome == OK
 
     @property
     def top1_percent(self) -> float | None:
-        """Accuracy on the whole split."""
+        """Top-1 accuracy on the test split, or on what was scored of it."""
         return self.accuracy.top1_percent if self.accuracy else None
 
     @property
@@ -238,43 +239,43 @@ class CellResult:
 
     @property
     def comparison(self) -> Comparison | None:
-        """Its times against the baseline's, where it was compared."""
+        """The comparison of the latency with the baseline's, where there is one."""
         return self.timing.comparison if self.timing else None
 
     @property
     def speedup(self) -> float | None:
-        """Over the baseline on the same target."""
+        """The speed-up over the baseline on the same target."""
         return self.comparison.speedup if self.comparison else None
 
     @property
     def is_paired(self) -> bool:
-        """Whether it was measured interleaved with its baseline."""
+        """Whether the cell was measured interleaved with its baseline."""
         return bool(self.comparison and self.comparison.is_paired)
 
     @property
     def is_unstable(self) -> bool:
-        """Whether its times did not settle."""
+        """Whether the cell was timed and its times are not stable."""
         return self.timing is not None and self.timing.is_stable is False
 
     @property
     def server(self) -> Server | None:
-        """What the server scenario found."""
+        """The result of the server scenario."""
         return self.timing.server if self.timing else None
 
     @property
     def is_invalid(self) -> bool:
-        """Whether its server run says nothing."""
+        """Whether the cell's run in the server scenario is invalid."""
         return self.server is not None and self.server.is_valid is False
 
     @property
     def engine_bytes(self) -> int | None:
-        """The size of its engine."""
+        """The size of the engine's file."""
         return self.engine.size_bytes if self.engine else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """A measurement made after a choice: its times, or why there are none."""
+    """A measurement that was made after a cell was chosen: its times, or why there are none."""
 
     timing: Timing | None = None
     error: str = ""

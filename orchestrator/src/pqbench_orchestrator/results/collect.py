@@ -1,4 +1,4 @@
-"""Results of a plan's cells, from the ledger's records and the blobs that these name."""
+"""Collects the results of a plan's cells from the ledger's records and the blobs that these name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def collect(plan: Plan, ledger: Ledger, store: BlobStore) -> list[CellResult]:
 
 
 def samples_of(plan: Plan, ledger: Ledger, store: BlobStore) -> Iterator[Measured]:
-    """The samples of every measurement of every cell."""
+    """The samples of every measurement of every cell, replicates included."""
     for cell in plan.cells:
         for build, record in enumerate(_Records(cell, ledger, store).measurements()):
             if record is not None:
@@ -60,7 +60,7 @@ def samples_of(plan: Plan, ledger: Ledger, store: BlobStore) -> Iterator[Measure
 
 
 def finished_cell(run: RunFolder, key: str) -> tuple[CellResult, dict[str, StepResult]]:
-    """A cell that is ok, and the results of its steps by role. Raises InvalidInput."""
+    """A cell that is ok, and the results of its steps by role. Raises InvalidInput for a key of no such cell."""
     with run.ledger() as ledger:
         rows = {row.get("Cell"): row for row in ledger.cells()}
         if key not in rows:
@@ -73,7 +73,7 @@ def finished_cell(run: RunFolder, key: str) -> tuple[CellResult, dict[str, StepR
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-    """The records of one cell's steps, and what they say."""
+    """The records of one cell's steps, and the cell's result from them."""
 
     cell: Cell
     ledger: Ledger
@@ -118,7 +118,7 @@ class _Records:
         return self._with_causes(self._with_parts(found, score))
 
     def measurements(self) -> list[StepRecord | None]:
-        """Of the engine and of its replicates."""
+        """The records of measuring the engine, then its replicates; None for one that is not done."""
         roles = [role for role in self.cell.steps if role == "measure" or role.startswith("measure ")]
         return [record if record is not None and record.done else None for record in map(self._record, roles)]
 
@@ -126,7 +126,7 @@ class _Records:
         return self.ledger.step(self.cell.steps[role]) if role in self.cell.steps else None
 
     def _result(self, role: str) -> StepResult | None:
-        """The result of a step that is done; None where there is none, which no step's is."""
+        """The result of the step with a role; None where the cell has no such step, or it is not done."""
         record = self._record(role)
         return record.result if record is not None and record.done else None
 
@@ -157,13 +157,13 @@ class _Records:
         )
 
     def _preparation(self) -> float:
-        """Seconds of pruning, fine-tuning and quantizing with calibration, over all steps of the recipe."""
+        """Seconds of pruning, recalibrating, fine-tuning and quantizing with calibration, over the recipe's steps."""
         records = [self.ledger.step(key) for key in self.cell.preparation]
         stages = [r.result.get("stageSeconds", {}) for r in records if r is not None and r.result is not None]
         return sum(float(seconds.get(kind, 0)) for seconds in stages for kind in KINDS)
 
     def _fidelity(self) -> Fidelity:
-        """How near the engine comes to the model itself, and what somebody finds who is given the artifact alone."""
+        """How close the engine's outputs are to the model's own, whether the artifact works, and warnings on both."""
         cell, warnings, decibels, verified = self.cell, [], None, None
         found, baseline = self._result("fidelity"), self._record("baseline fidelity")
         if found is not None:
@@ -188,14 +188,20 @@ class _Records:
         )
 
     def _usual_fidelity(self) -> float:
-        """In dB: by the precision that was asked for; what is asked for in FP32 may execute in TF32."""
+        """The least fidelity in dB that is usual for the precision that the recipe asks for.
+
+        For FP32 it is that of the precisions in which the engine's layers execute, because they may execute in TF32.
+        """
         build = self._result("build")
         if self.cell.precision == "FP32" and build is not None:
             return fidelity.least_of_engine(build.get("executed", {}))
         return fidelity.LEAST_ASKED.get(self.cell.precision, fidelity.LEAST_ANY)
 
     def _artifact(self) -> tuple[str | None, bool | None]:
-        """What loading the artifact with the runtime's defaults gives, and whether it works in some way."""
+        """What loading the artifact with the runtime's defaults gave, in words, and whether it works in any tried way.
+
+        None for what is not known.
+        """
         record = self._record("artifact")
         if record is None or (record.done and not (record.result or {}).get("trials")):
             return None, None
@@ -220,7 +226,7 @@ class _Records:
         )
 
     def _unpaired(self, arrays: dict[str, np.ndarray]) -> Comparison | None:
-        """Against a measurement of the baseline for itself, where that was asked for."""
+        """The comparison with a separate measurement of the baseline; None where the plan has none."""
         measured = self._result("baseline measure")
         if measured is None:
             return None
@@ -228,7 +234,7 @@ class _Records:
         return unpaired(baseline, self.store.archive(baseline.samples), arrays)
 
     def _variance(self, timing: Timing, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        """How medians of blocks differ inside a measurement, and those of engines built anew from each other."""
+        """The spread of blocks' medians within measurements and, with replicates, of builds' medians, in percent."""
         replicates = [record.result for record in self.measurements()[1:] if record is not None]
         results = [_message(result, MeasureResult) for result in replicates]
         blocks = [block_medians(arrays), *(block_medians(self.store.archive(one.samples)) for one in results)]
@@ -239,7 +245,7 @@ class _Records:
         return within | {"between_build_sd_percent": spread_percent([medians]), "builds": len(medians)}
 
     def _with_parts(self, found: CellResult, score: StepResult | None) -> CellResult:
-        """With accuracy on the images that judge, and on those that report."""
+        """Add the accuracy on the images that recipes are chosen on, and on those for reporting."""
         held_out, inputs = self._result("held-out score"), self._result("inputs")
         selection = report = None
         if self.cell.selection == "half" and score is not None and inputs is not None:
@@ -249,7 +255,7 @@ class _Records:
         return dataclasses.replace(found, held_out=part, selection=selection, report=report)
 
     def _with_causes(self, found: CellResult) -> CellResult:
-        """With where its time goes."""
+        """Add why the cell is not faster, where it was profiled."""
         profile = self._record("profile")
         if profile is None:
             return found
@@ -271,7 +277,7 @@ class _Records:
 
 
 def technique_of(recipe: Recipe) -> str:
-    """What a recipe does but for the amounts, as "removal(criterion=taylor) + finetune(epochs=2)"."""
+    """The steps of a recipe without their amounts, as "removal(criterion=taylor) + finetune(epochs=2)"."""
     return " + ".join(_step_without_amount(step) for step in recipe.steps) or OFF
 
 
@@ -282,7 +288,7 @@ def _step_without_amount(step: Step) -> str:
 
 
 def _with_sessions(table: Sequence[CellResult]) -> list[CellResult]:
-    """With what the repeats of a cell have in common: the median that the thesis reports, and how sessions differ."""
+    """Add to each cell with repeats the median over them, which the thesis reports, and how much sessions differ."""
     sessions: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for cell in table:
         if cell.median_ms is not None:

@@ -1,4 +1,4 @@
-"""Accuracy of a cell: on the whole split, on held-out images, on the half that judges and the half that reports."""
+"""The accuracy of a cell on the test split, on held-out training images, and on each half of the test split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pqbench_wire.blobs import BlobStore
 
 
 def accuracy_of(score: StepResult, store: BlobStore, is_baseline: bool) -> Accuracy:
-    """What a score says of the whole split; against the baseline where it is none itself."""
+    """The accuracy that a score step found, compared with the baseline's unless the cell is a baseline itself."""
     metrics = score["metrics"]
     low = high = change = p = indistinguishable = None
     if "right" in score:
@@ -37,7 +37,7 @@ def accuracy_of(score: StepResult, store: BlobStore, is_baseline: bool) -> Accur
 
 
 def held_out_of(score: StepResult, store: BlobStore) -> PartAccuracy | None:
-    """Accuracy on held-out training images, which choices between recipes look at."""
+    """Accuracy on held-out training images, on which recipes are chosen; None without labels."""
     if "right" not in score:
         return None
     variant, baseline = store.array_of(score["right"])
@@ -47,19 +47,22 @@ def held_out_of(score: StepResult, store: BlobStore) -> PartAccuracy | None:
 def halves_of(
     score: StepResult, inputs: StepResult, predict: StepResult, store: BlobStore, seed: int
 ) -> tuple[PartAccuracy | None, PartAccuracy | None]:
-    """Accuracy on the half of the scoring split that choices look at, and on the other half, which reports."""
+    """Accuracy on the half of the test split that recipes are chosen on, and on the other half, for reporting.
+
+    None where a half has no scored image, or the images have no labels.
+    """
     if "right" not in score:
         return None, None
     variant, baseline = store.array_of(score["right"])
     selecting = selection_half(store.array_of(inputs["labels"]), seed)
-    if "indices" in predict:  # it was stopped early
+    if "indices" in predict:  # scoring was stopped early: `right` is of these images only
         selecting = selecting[store.array_of(predict["indices"])]
     first, second = (_part(variant[part], baseline[part]) if part.any() else None for part in (selecting, ~selecting))
     return first, second
 
 
 def _part(variant: np.ndarray, baseline: np.ndarray) -> PartAccuracy:
-    """Accuracy on some of the images; `variant` and `baseline` say which were right, bool [n]."""
+    """Accuracy on some of the images; `variant` and `baseline`: which images each gets right, bool [n]."""
     paired = paired_difference(variant, baseline)
     change = Change(points=paired.points, low=paired.low, high=paired.high)
     return PartAccuracy(percent=100 * float(variant.mean()), images=len(variant), change=change)

@@ -1,4 +1,7 @@
-"""Tables of results: titles, order and formats of columns. The CSV begins with the thesis' eleven."""
+"""Tables of results: titles, order and formats of columns.
+
+The first eleven columns are those of "the thesis", the master thesis tool PQ Bench, which pqbench succeeds.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,24 @@ from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.samples import write_parquet as write_columns
 from pqbench_wire.errors import InvalidInput
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet's formula begins
-Row = dict[str, Any]  # by title: what enters or leaves as CSV, Parquet or JSON
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that begins with one of these for a formula
+Row = dict[str, Any]  # a cell's figures by column title, for CSV, Parquet and JSON
 
 
 @dataclass(frozen=True)
 class Column:
-    """A title and the figure under it; there where the part that holds the figure is."""
+    """A column: its title, and where in a CellResult its figure is.
+
+    Apart from the thesis' columns, a row has it only where the part of the result that holds the figure is not None.
+    """
 
     title: str
-    path: str  # attributes of CellResult
+    path: str  # attributes of CellResult, as "timing.median_ms"
     is_optional: bool = False  # left out of a row where the figure is not known
 
 
 def _part(title: str, path: str) -> tuple[Column, ...]:
-    """The columns of an accuracy on some of the images."""
+    """The columns of a PartAccuracy, with titles that begin with `title`."""
     return (
         Column(f"{title} Accuracy", f"{path}.percent"),
         Column(f"{title} Images", f"{path}.images"),
@@ -162,21 +168,25 @@ LAST = (
     Column("Median of Repeats (ms)", "timing.median_of_repeats_ms", is_optional=True),
     Column("Between-Session SD (%)", "timing.between_session_sd_percent", is_optional=True),
 )
-COLUMNS = (*THESIS, *BEFORE_METRICS, *AFTER_METRICS, *TIMES, *LAST)  # all but the metrics', whose plug-ins name them
+COLUMNS = (*THESIS, *BEFORE_METRICS, *AFTER_METRICS, *TIMES, *LAST)  # all but those of the metrics, which have TITLE
 MEDIAN = Column("Inference Time (ms)", "timing.median_ms")
 THESIS_COLUMNS = tuple(column.title for column in THESIS)
 TITLES = frozenset(column.title for column in COLUMNS)
 
 
 def as_row(cell: CellResult) -> Row:
-    """A result by title; a figure that is not known is None, and one of a part that was not reached is left out."""
+    """A result by column title.
+
+    The thesis' columns are always there. Others are left out where their part of the result was not reached, and
+    optional ones also where the figure is not known. Any other unknown figure is None.
+    """
     metrics = dict(cell.accuracy.metrics) if cell.accuracy else {}
     thesis = {column.title: value_of(cell, column.path) for column in THESIS}
     return thesis | _row(cell, BEFORE_METRICS) | metrics | _row(cell, (*AFTER_METRICS, *TIMES, *LAST))
 
 
 def from_row(row: Mapping[str, Any]) -> CellResult:
-    """The result that a row is of. Raises InvalidInput where it lacks what every cell has."""
+    """The result from which `as_row` made a row. Raises InvalidInput where it lacks what every cell has."""
     values: dict[str, Any] = {}
     for column in COLUMNS:
         if column.title in row:
@@ -194,7 +204,7 @@ def from_row(row: Mapping[str, Any]) -> CellResult:
 
 
 def confirmation_as_row(found: Confirmation) -> Row:
-    """A measurement made after a choice, by title; or {"Error": why there is none}."""
+    """A measurement made after a choice, by column title; or {"Error": the reason} where there is none."""
     if found.timing is None:
         return {"Error": found.error}
     return {
@@ -203,7 +213,7 @@ def confirmation_as_row(found: Confirmation) -> Row:
 
 
 def confirmation_from_row(row: Mapping[str, Any]) -> Confirmation:
-    """The confirmation that a row is of."""
+    """The confirmation from which `confirmation_as_row` made a row."""
     if "Error" in row:
         return Confirmation(error=str(row["Error"]))
     values: dict[str, Any] = {}
@@ -214,12 +224,12 @@ def confirmation_from_row(row: Mapping[str, Any]) -> Confirmation:
 
 
 def recorded(ledger: Ledger) -> list[CellResult]:
-    """The results that a run's ledger keeps, of its newest plan."""
+    """The results of the newest plan's cells that are in a run's ledger. Raises InvalidInput where one is damaged."""
     return [from_row(row) for row in ledger.cells()]
 
 
 def write_csv(table: Sequence[CellResult], path: Path) -> None:
-    """The table as CSV; written whole or not at all."""
+    """Write the table as CSV; the file appears whole or not at all."""
     rows = [as_row(cell) for cell in table]
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
@@ -230,28 +240,28 @@ def write_csv(table: Sequence[CellResult], path: Path) -> None:
 
 
 def write_parquet(table: Sequence[CellResult], path: Path) -> None:
-    """The table as Parquet with typed columns; written whole or not at all."""
+    """Write the table as Parquet with typed columns; the file appears whole or not at all."""
     rows = [as_row(cell) for cell in table]
     write_columns({name: _typed([row.get(name) for row in rows]) for name in _columns(rows)}, path)
 
 
 def harmless(row: Mapping[str, Any]) -> Row:
-    """A row for a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe (OWASP)."""
+    """A row for a CSV file, with an apostrophe before text that a spreadsheet would take for a formula (OWASP)."""
     return {name: f"'{value}" if _is_formula(value) else value for name, value in row.items()}
 
 
 def title_of(path: str) -> str:
-    """The title of a figure by its attributes in CellResult, as "timing.median_ms"."""
+    """The title of the column whose figure is at a path in CellResult, as "timing.median_ms"."""
     return next(column.title for column in COLUMNS if column.path == path)
 
 
 def count_unstable(table: Iterable[CellResult]) -> int:
-    """How many cells have times that did not settle."""
+    """How many cells have unstable times."""
     return sum(cell.is_unstable for cell in table)
 
 
 def count_outcomes(table: Iterable[CellResult]) -> Counter[str]:
-    """How many cells ended how."""
+    """How many cells have each outcome."""
     return Counter(cell.outcome for cell in table)
 
 
@@ -260,7 +270,7 @@ def _row(cell: CellResult, columns: Sequence[Column]) -> Row:
 
 
 def _known(record: object, columns: Sequence[Column]) -> Iterable[tuple[Column, Any]]:
-    """The columns of the parts that a record has, with their figures."""
+    """Those columns whose part of the record is not None, with their figures; unknown optional ones are left out."""
     for column in columns:
         parent, _, name = column.path.rpartition(".")
         part = value_of(record, parent) if parent else record
@@ -272,7 +282,7 @@ def _known(record: object, columns: Sequence[Column]) -> Iterable[tuple[Column, 
 
 
 def value_of(record: object, path: str) -> Any:
-    """The figure at attributes of a result, as "timing.median_ms"; None where it is not known."""
+    """The figure at a path in a result, as "timing.median_ms"; None where it, or a part on the way, is None."""
     value: Any = record
     for name in path.split("."):
         value = getattr(value, name) if value is not None else None
@@ -286,7 +296,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _built(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass from nested mappings."""
+    """A dataclass `kind` from nested mappings; raises TypeError where values are missing or unknown."""
     hints = typing.get_type_hints(kind)
     return kind(**{
         name: _built(_dataclass_of(hints[name]), value) if isinstance(value, dict) and name != "metrics" else value
@@ -299,7 +309,7 @@ def _dataclass_of(hint: Any) -> Any:
 
 
 def _left_out(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rows of old versions do not say."""
+    """Values that rows of old versions lack, derived from other values."""
     kinds = [values.get("pruner"), values.get("quantizer")]
     timing, accuracy = values.get("timing", {}), values.get("accuracy", {})
     # A recipe that only fine-tunes has no pruner and no quantizer either, but is measured against the baseline.
@@ -319,7 +329,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 
 def _typed(values: list[Any]) -> np.ndarray:
-    """Numbers as numbers, the unknown masked; a column that mixes numbers with text (Amount's "-") as text."""
+    """A column's values as an array: numbers with unknown ones masked; with any text (Amount's "-"), all as text."""
     kinds = {type(value) for value in values if value is not None}
     unknown = [value is None for value in values]
     for numbers, dtype in (({bool}, np.bool_), ({int}, np.int64), ({int, float}, np.float64)):

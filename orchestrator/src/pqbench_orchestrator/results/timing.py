@@ -1,4 +1,4 @@
-"""Times of a cell: what a measurement says of its first engine, against the second where there is one."""
+"""Times of a cell, from a measurement of its engine and, where it is paired, of the baseline's engine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pqbench_orchestrator.statistics import (
 MB = 1_000_000
 MS = 1000
 AGAINST = {BETTER: "faster", WORSE: "slower", SAME: "same"}
-Arrays = Mapping[str, np.ndarray]  # samples of a measurement by name, "latency_0" and so on
+Arrays = Mapping[str, np.ndarray]  # the samples of a measurement by name: "latency_0" of the first engine, and so on
 
 
 def timing_of(result: MeasureResult, arrays: Arrays, batch_size: int, scenario: str) -> Timing:
-    """The times of a measurement's first engine; `arrays`: its samples."""
+    """The times of a measurement's first engine; `arrays`: the measurement's samples."""
     own: EngineTiming = result.timings[0]
     return Timing(
         median_ms=own.median * MS,
@@ -68,13 +68,13 @@ def _paired(result: MeasureResult, arrays: Arrays) -> Comparison | None:
 
 
 def unpaired(baseline: MeasureResult, baseline_arrays: Arrays, arrays: Arrays) -> Comparison:
-    """Against a measurement of the baseline for itself."""
+    """The comparison of a measurement (its `arrays`) with a separate measurement of the baseline."""
     ratio = unpaired_ratio(block_medians(baseline_arrays), block_medians(arrays))
     return comparison_of(ratio, baseline.timings[0].median, is_paired=False)
 
 
 def comparison_of(ratio: Ratio, baseline_seconds: float, is_paired: bool) -> Comparison:
-    """A speed-up with its interval; a bound without an end is None."""
+    """The comparison for a speed-up with its interval, of which an infinite upper end becomes None."""
     latency = Ratio(value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low if ratio.low else math.inf)
     return Comparison(
         baseline_ms=baseline_seconds * MS,
@@ -87,7 +87,7 @@ def comparison_of(ratio: Ratio, baseline_seconds: float, is_paired: bool) -> Com
 
 
 def speedup_error(repeats: Iterable[Comparison | None]) -> float:
-    """Standard error of the mean logarithm of a cell's paired speed-ups; infinite where one has no interval."""
+    """The standard error of the mean logarithm of the repeats' paired speed-ups; infinite where one has no interval."""
     errors = []
     for one in repeats:
         if one is None or not (one.is_paired and one.speedup_low and one.speedup_high):
@@ -97,13 +97,13 @@ def speedup_error(repeats: Iterable[Comparison | None]) -> float:
 
 
 def block_medians(arrays: Arrays) -> list[float]:
-    """Medians of the first engine's blocks, seconds."""
+    """The median latency of each of the first engine's blocks, in seconds."""
     latency, block = arrays["latency_0"], arrays["block_0"]
     return [float(np.median(latency[block == number])) for number in np.unique(block)]
 
 
 def server_of(timing: EngineTiming) -> Server | None:
-    """What the server scenario found; None for the others."""
+    """The result of the server scenario; None for other scenarios."""
     if not timing.HasField("server"):
         return None
     found = timing.server
@@ -118,7 +118,7 @@ def server_of(timing: EngineTiming) -> Server | None:
 
 
 def energy_of(timing: EngineTiming, batch_size: int) -> Energy | None:
-    """Energy of one image, idle subtracted; where it was not measured, the reason, if there is one."""
+    """The energy of one image; where it was not measured, the reason; None where there is no reason either."""
     if not timing.HasField("joules_per_call"):
         return Energy(source=timing.energy_source) if timing.energy_source else None
     return Energy(
@@ -129,14 +129,15 @@ def energy_of(timing: EngineTiming, batch_size: int) -> Energy | None:
 
 
 def device_of(result: MeasureResult) -> Device:
-    """What the device's own clock and NVML say of the first engine.
+    """The first engine's times by the device's own clock, and NVML's readings of the board during the measurement.
 
-    Medians of compute and copies; mean power, by the counter of energy where there is one, and SM clock over the
-    measurement, of the whole board, where the engine was measured alone. The first reading is of the board at rest.
+    Times are medians of compute and copies. Where the engine was measured alone, there are also the whole board's mean
+    power, from its energy counter if it has one, and the range of the SM clock. NVML's first reading is before the
+    first block, when the board is at rest.
     """
     medians = {part: time.median * MS for part, time in result.timings[0].device.items()}
     device = Device(compute_ms=medians.get("compute"), h2d_ms=medians.get("h2d"), d2h_ms=medians.get("d2h"))
-    if len(result.timings) > 1:  # interleaved with the baseline: the board's power and clocks are of both
+    if len(result.timings) > 1:  # interleaved with the baseline: the board's power and clocks are those of both engines
         return device
     clocks = [one.sm_mhz for one in result.gpu[1:] if one.HasField("sm_mhz")]
     return Device(

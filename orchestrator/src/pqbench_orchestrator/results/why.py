@@ -1,6 +1,6 @@
-"""Why is it not faster? Realised against theoretical speed-up, and where the time of a call goes, for one cell.
+"""Explains why a cell is not faster: realised against theoretical speed-up, and where the time of a call goes.
 
-Shares are of the time that the backend's own profiler gives to layers, in a run of its own.
+Shares are of the time that the backend's own profiler attributes to layers, in a separate run.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pqbench_orchestrator.results.cell import CellResult
 CONVERTING = re.compile(
     r"quantizelinear|fakequantize|reorder|reformat|cast|convert|transpose|_to_copy|^to$|memcpy", re.IGNORECASE
 )
-# A layer runs wider than asked for.
+# Ranks of precisions by width: a layer that runs in a higher rank than the recipe asks for has fallen back.
 WIDER = {"INT4": 0, "INT8": 1, "FP8": 1, "FP16": 2, "BF16": 2, "TF32": 3, "FP32": 4}
 LAUNCHES = "The profiler tells how long the host took to launch each layer, not how long the device ran it."
-ARITHMETIC = {"INT8": 4, "FP8": 4, "FP16": 2, "BF16": 2}  # products at once where one of FP32 is, by width
-OUTSIDE_BOUND = 0.3  # of a call outside of its layers: the host, not the layers, decides
-MEMORY_BOUND = 0.5  # of what a plain copy moves, that reading the weights alone takes
-CONVERTING_BOUND = 0.2
-LEAST_ZEROS = 0.1  # share of the weights
-FEW_CONVOLUTIONS = 5  # layers that a sentence names
+ARITHMETIC = {"INT8": 4, "FP8": 4, "FP16": 2, "BF16": 2}  # multiply-accumulates in the time of one in FP32, by width
+OUTSIDE_BOUND = 0.3  # share of a call outside its layers, above which the host is the bottleneck
+MEMORY_BOUND = 0.5  # share of a plain copy's bandwidth for reading the weights, above which memory is the bottleneck
+CONVERTING_BOUND = 0.2  # share of the layers' time, above which conversions are a bottleneck
+LEAST_ZEROS = 0.1  # share of zeros among the weights that is worth a sentence
+FEW_CONVOLUTIONS = 5  # how many layers a sentence names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +36,20 @@ class Why:
     """The answer for one cell."""
 
     text: str  # one paragraph
-    flags: list[str]  # what the cell is bound by
-    by_macs: float | None  # speed-up if time followed the multiply-accumulates, narrow ones several at once
-    by_bytes: float | None  # speed-up if time followed the bytes of the engine, against the baseline's engine
-    precisions: dict[str, float]  # share of the time by what layers execute in, largest first
-    # Shares of the time are None where the profiler does not tell the layers' own.
-    converting: float | None  # in quantizing, casting and reordering
-    outside: float | None  # of a call that no layer accounts for; None also where the profiler slows layers down
-    fell_back: list[str]  # compute layers wider than the recipe asks for
+    flags: list[str]  # the bottlenecks: host, memory, conversions, fallback
+    by_macs: float | None  # speed-up if time were proportional to the multiply-accumulates, narrow ones being faster
+    by_bytes: float | None  # speed-up if time were proportional to the bytes of the engine
+    precisions: dict[str, float]  # executed precision -> share of the layers' time, the largest first
+    # These shares are None where the profiler does not give the layers' own times.
+    converting: float | None  # of the layers' time: in quantizing, casting and reordering
+    outside: float | None  # of a call's time: in no layer; None also where the layers take longer under the profiler
+    fell_back: list[str]  # compute layers that run wider than the recipe asks for
     layers: list[LayerTime]
-    baseline: dict[str, float]  # type of layer -> seconds of a call, in the baseline
+    baseline: dict[str, float]  # type of layer -> its seconds in a call of the baseline
 
 
 def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
-    """The answer from a cell and the results of its steps by role; `profile` must be among them."""
+    """The answer for a cell from the results of its steps by role, which must include `profile`."""
     profile = json_format.ParseDict(results["profile"], ProfileResult())
     build = json_format.ParseDict(results["build"], BuildEngineResult())
     variant = json_format.ParseDict(results["variant"], CompressResult()).statistics
@@ -58,7 +58,7 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
     latency = (cell.median_ms or 0.0) / 1e3
     conversions = [layer for layer in profile.layers if CONVERTING.search(layer.type)]
     converting = None if profile.launches else sum(layer.seconds for layer in conversions) / whole
-    alone = cell.scenario == "single-stream"  # the profile's calls are; others wait for each other
+    alone = cell.scenario == "single-stream"  # profiled calls run alone; in other scenarios they wait
     on_host = profile.HasField("copy_bytes_per_second") and alone
     outside = 1 - whole / latency if alone and not profile.launches and whole < latency else None
     fell_back = _fell_back(profile.layers, cell.precision or "")
@@ -100,7 +100,7 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
 
 
 def _slowed(whole: float, latency: float) -> str:
-    """Profiled layers may take longer than a whole call does without the profiler."""
+    """A sentence where the layers take longer under the profiler than a whole call does without it; else empty."""
     if not latency or whole <= latency:
         return ""
     return (
@@ -110,7 +110,7 @@ def _slowed(whole: float, latency: float) -> str:
 
 
 def variant_bytes(statistics: Statistics, precision: str) -> float:
-    """Bytes of the weights in the precision that the recipe asks for."""
+    """Bytes of all weights in the precision that the recipe asks for."""
     bits = {"INT4": 4, "INT8": 8, "INT8_DYNAMIC": 8, "FP8": 8, "FP16": 16, "BF16": 16}.get(precision, 32)
     return statistics.parameters * bits / 8
 
@@ -127,7 +127,10 @@ def _shares(layers: Sequence[LayerTime], whole: float) -> dict[str, float]:
 
 
 def _fell_back(layers: Sequence[LayerTime], asked: str) -> list[str]:
-    """What FP32 asks for is met by anything; a precision that the profiler does not tell is none."""
+    """The compute layers that run wider than the precision `asked` for; none for FP32, which is the widest.
+
+    A layer whose precision the profiler does not give does not count.
+    """
     rank = WIDER.get(asked.removesuffix("_DYNAMIC"))
     if rank is None:
         return []
@@ -181,7 +184,7 @@ def _fallbacks(names: Sequence[str], layers: Sequence[LayerTime]) -> str:
 
 
 def _zeros(statistics: Statistics) -> str:
-    """Zeros that are stored and multiplied like other numbers."""
+    """A sentence about zeros among the weights, which are stored and multiplied like other numbers; else empty."""
     share = 1 - statistics.nonzeros / statistics.parameters if statistics.parameters else 0.0
     if share < LEAST_ZEROS:
         return ""

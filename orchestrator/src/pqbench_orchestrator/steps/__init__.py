@@ -1,1 +1,1 @@
-"""Kinds of steps, one a file: a frozen Spec, its key, how it runs, and whether other runs may reuse it."""
+"""Kinds of steps, one per file: a frozen Spec with what decides its key, how it runs, and whether it may be reused."""

@@ -15,7 +15,7 @@ from pqbench_orchestrator.store.ledger import StepResult
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """For which backend, from which form."""
+    """What to build: the backend with its options, the form of the artifact, and the batch size."""
 
     KIND: ClassVar[str] = "build"
     REUSED: ClassVar[bool] = True
@@ -24,15 +24,15 @@ class Build:
     options: str  # as JSON, with every default filled in
     form: str  # name in Form
     batch_size: int
-    preprocessing: Json  # Preprocessing
+    preprocessing: Json  # message Preprocessing
     replicate: int = 0
 
     def identity(self) -> Json:
-        """All of it: a replicate is an engine of its own."""
+        """All fields: a replicate is a separate engine."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """BuildEngineResult. `needs`: variant."""
+        """Build the engine; returns BuildEngineResult as JSON. `needs`: variant."""
         request = runtime_pb2.BuildEngineRequest(
             backend=self.backend,
             options_json=self.options,

@@ -1,4 +1,4 @@
-"""Compress: apply steps of a recipe to a checkpoint, and export the variant in the forms that are wanted."""
+"""Compress: apply steps of a recipe to a checkpoint, and export the result in the requested forms."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ OWN_CODE = "code"  # the plug-in for a user's own file
 
 @dataclass(frozen=True, kw_only=True)
 class Compress:
-    """Which model, which steps, which forms."""
+    """What to compress: the model, the recipe's steps to apply, and the forms to export."""
 
     KIND: ClassVar[str] = "compress"
     REUSED: ClassVar[bool] = True
 
-    model: Json  # Model
-    steps: tuple[Json, ...]  # Step each
+    model: Json  # message Model
+    steps: tuple[Json, ...]  # messages Step
     forms: tuple[str, ...]  # names in Form
     seed: int
 
     def identity(self) -> Json:
-        """All of it."""
+        """All fields."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """CompressResult: checkpoint, statistics, artifacts. `needs`: verification; training, checkpoint, baseline."""
+        """Compress the model; returns CompressResult as JSON: checkpoint, statistics, artifacts.
+
+        `needs`: verification; where the steps want them also training, checkpoint and baseline.
+        """
         request = compressor_pb2.CompressRequest(
             model=json_format.ParseDict(self.model, compressor_pb2.Model()),
             steps=[json_format.ParseDict(one, compressor_pb2.Step()) for one in self.steps],
@@ -55,7 +58,7 @@ class Compress:
 
 
 def step_message(step: RecipeStep) -> compressor_pb2.Step:
-    """A manifest's step as the compressor takes it; a user's own class travels as its file's blob."""
+    """A manifest's step as the message that the compressor takes; of a user's own class it has the blob of its file."""
     if not step.is_own:
         config_json = json.dumps(step.config, sort_keys=True)
         return compressor_pb2.Step(kind=step.kind, plugin=step.method, config_json=config_json)

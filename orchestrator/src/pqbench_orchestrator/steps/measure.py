@@ -1,4 +1,4 @@
-"""Measure: the times of an engine, interleaved with its baseline's where there is one."""
+"""Measure: time an engine, interleaved with its baseline where the measurement is paired."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pqbench_orchestrator.store.ledger import StepResult
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """How it is timed, in which run and session."""
+    """How an engine is timed, and in which run and session (`repeat`)."""
 
     KIND: ClassVar[str] = "measure"
     REUSED: ClassVar[bool] = False
 
-    target: str  # targets with equal options share engines, but each is measured for itself
-    settings: Json  # MeasureSettings
+    target: str  # targets with equal options share engines, but each is measured separately
+    settings: Json  # message MeasureSettings
     run_name: str
     repeat: int
 
     def identity(self) -> Json:
-        """All of it."""
+        """All fields."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """MeasureResult. `needs`: build, inputs; baseline where it is interleaved with its baseline."""
+        """Measure the engine; returns MeasureResult as JSON. `needs`: build, inputs; for a paired one also baseline."""
         request = runtime_pb2.MeasureRequest(
             engines=[engine_of(needs[role]) for role in ("build", "baseline") if role in needs],
             inputs=images_of(needs["inputs"]),
-            settings=runtime_pb2.MeasureSettings(**self.settings),  # scenarios by their names
-            run=f"{self.run_name} {step.key}",  # replicates and targets may ask the same: each is measured for itself
+            settings=runtime_pb2.MeasureSettings(**self.settings),  # takes the scenario by its name
+            run=f"{self.run_name} {step.key}",  # unique, so that equal requests of other steps do not share a result
             repeat=self.repeat,
         )
         stub, silence = runtime_pb2_grpc.RuntimeServiceStub, measuring_silence(request)
@@ -42,7 +42,7 @@ class Measure:
 
 
 def measuring_silence(request: runtime_pb2.MeasureRequest) -> float:
-    """Seconds for which a measurement may report nothing: warm-up, each probe of a rate, and energy are silent."""
+    """Seconds for which a measurement may report no progress: warm-up, probes of a rate and energy report none."""
     settings = request.settings
     each = settings.warmup_seconds + settings.max_seconds + settings.energy_seconds
     return each * len(request.engines) * max(1, settings.concurrency)

@@ -1,4 +1,4 @@
-"""Predict: an engine's outputs on a whole split, or on as much of it as it takes to see that accuracy is hopeless."""
+"""Predict: an engine's outputs on a split; it may stop early, once accuracy is seen to be hopeless."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pqbench_orchestrator.statistics import is_hopeless
 from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, engine_of, images_of
 from pqbench_orchestrator.store.ledger import StepResult
 
-LEAST_PART, MOST_PARTS = 128, 20  # images in a part of a prediction that may stop early, and parts
+# A prediction that may stop early is done in parts: the fewest images in a part, and the most parts.
+LEAST_PART, MOST_PARTS = 128, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,13 @@ class StopEarly:
     """When accuracy is hopeless, in points below the baseline's."""
 
     dataset: str  # its label
-    max_drop: float  # still acceptable
-    margin: float  # beyond, at which a variant is hopeless
+    max_drop: float  # points below the baseline's that are still acceptable
+    margin: float  # points below what is acceptable: the test's alternative
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Whether it may stop early; the engine and the images are what it needs."""
+    """Whether the prediction may stop early; the engine and the images come from the steps that it needs."""
 
     KIND: ClassVar[str] = "predict"
     REUSED: ClassVar[bool] = True
@@ -35,13 +36,14 @@ class Predict:
     stop_early: StopEarly | None = None
 
     def identity(self) -> Json:
-        """All of it."""
+        """All fields."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """PredictResult. `needs`: build, inputs; baseline where it may stop early.
+        """Predict; returns PredictResult as JSON. `needs`: build, inputs; where it may stop early also baseline.
 
-        The result of a stopped one names the examples that it holds: `indices`, a blob int64 [n].
+        A result that was stopped early also has `indices`, a blob int64 [n] of the examples that its outputs are of,
+        and the reason `stopped`.
         """
         request = runtime_pb2.PredictRequest(engine=engine_of(needs["build"]), inputs=images_of(needs["inputs"]))
         if self.stop_early is not None and not needs["baseline"].get("flattened", False):
@@ -52,7 +54,7 @@ class Predict:
 def _predict_in_parts(
     work: Work, step: Step, needs: Needs, request: runtime_pb2.PredictRequest, limits: StopEarly
 ) -> StepResult:
-    """Predict part by part, each spread over the whole split, and stop where accuracy is hopeless."""
+    """Predict part by part, each spread evenly over the split, and stop once accuracy is hopeless."""
     store = work.store
     labels = np.asarray(store.array(images_of(needs["inputs"]).labels))
     outputs_of = work.datasets[limits.dataset].outputs

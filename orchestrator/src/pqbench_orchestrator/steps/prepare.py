@@ -1,4 +1,4 @@
-"""Prepare: decode and resize a dataset's split once for a preprocessing."""
+"""Prepare: decode and resize a split of a dataset for a model's preprocessing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pqbench_orchestrator.store.ledger import StepResult
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Which images, for which preprocessing."""
+    """Which images to prepare, and for which preprocessing."""
 
     KIND: ClassVar[str] = "prepare"
     REUSED: ClassVar[bool] = True
@@ -23,17 +23,20 @@ class Prepare:
     dataset: str  # its label
     fingerprint: str  # of the split's content
     split: SplitName
-    limit: int | None  # a seeded choice of so many; None: all
+    limit: int | None  # size of a subset drawn with the seed; None: all
     seed: int
-    preprocessing: Json  # Preprocessing
-    held_out: int | None = None  # the seed of the held-out part; None: the rest
+    preprocessing: Json  # message Preprocessing
+    held_out: int | None = None  # take only the held-out part, split off with this seed; None: take all
 
     def identity(self) -> Json:
-        """A label decides nothing."""
+        """All fields but the dataset's label: the fingerprint stands for the data."""
         return {key: value for key, value in asdict(self).items() if key != "dataset"}
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """Images: blobs of uint8 [N, H, W, C], or of other inputs by name, and of labels int64 [N]."""
+        """Prepare the images; returns the message Images as JSON. It needs no other step.
+
+        Its blobs are images uint8 [N, H, W, C], or other inputs in the preprocessing's order, and labels int64 [N].
+        """
         data = work.datasets[self.dataset]
         images = prepare(
             data.split(self.split),

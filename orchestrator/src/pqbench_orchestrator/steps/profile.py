@@ -1,4 +1,4 @@
-"""Profile: the time of each layer, by the backend's own profiler, in a run of its own."""
+"""Profile: the time of each layer by the backend's own profiler, apart from any measurement."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pqbench_orchestrator.store.ledger import StepResult
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """For how long, in which run."""
+    """For how long an engine is profiled, and in which run."""
 
     KIND: ClassVar[str] = "profile"
     REUSED: ClassVar[bool] = False
 
-    target: str  # targets with equal options share engines, but each is profiled for itself
+    target: str  # targets with equal options share engines, but each is profiled separately
     seconds: float
     run_name: str
 
     def identity(self) -> Json:
-        """All of it."""
+        """All fields."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """ProfileResult. `needs`: build, inputs."""
+        """Profile the engine; returns ProfileResult as JSON. `needs`: build, inputs."""
         request = runtime_pb2.ProfileRequest(
             engine=engine_of(needs["build"]),
             inputs=images_of(needs["inputs"]),

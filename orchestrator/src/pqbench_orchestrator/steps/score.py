@@ -1,4 +1,4 @@
-"""Score: metrics of a prediction over the whole split."""
+"""Score: metrics of a prediction over all its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pqbench_wire.errors import Failed
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Which metrics, on which split."""
+    """Which metrics to compute, on which split."""
 
     KIND: ClassVar[str] = "score"
     REUSED: ClassVar[bool] = True
@@ -29,13 +29,15 @@ class Score:
     metrics: tuple[str, ...]
 
     def identity(self) -> Json:
-        """A label decides nothing."""
+        """All that decides the score; the dataset's label does not, and the fingerprint stands for the data."""
         return {"metrics": self.metrics, "data": self.fingerprint, "labelled": self.is_labelled}
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """{metrics, images, stopped}, and for labelled images {classes, right: a blob bool [2, N]}.
+        """Compute the metrics; returns {metrics, images, stopped}, for a classifier with labels also {classes, right}.
 
-        `needs`: predict, baseline, inputs. A model of a larger label set is scored on the dataset's outputs.
+        `right` is a blob bool [2, N]: which images the variant and the baseline get right. `stopped` says why the
+        prediction stopped early, or is empty. `needs`: predict, baseline, inputs. Where the dataset maps its classes to
+        a model's outputs, only these outputs are scored. Raises Failed where a label has no output.
         """
         store, data = work.store, work.datasets[self.dataset]
         labels = np.asarray(store.array(images_of(needs["inputs"]).labels))
@@ -62,7 +64,7 @@ class Score:
 
 
 def _check_labels(name: str, data: Data, labels: np.ndarray, count: int) -> None:
-    """Raise Failed where a label has no output among the model's `count`."""
+    """Raise Failed where a label's output is not among the `count` outputs of the model."""
     if data.outputs is not None and max(data.outputs) >= count:
         raise Failed(f"{name} scores output {max(data.outputs)}; the model has {count}")
     if data.outputs is None and int(labels.max()) >= count:

@@ -1,4 +1,4 @@
-"""A step: one unit of work, what it needs, and what it is given to do its work with."""
+"""A step: one unit of work, the steps whose results it needs, and the interface through which it works."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pqbench_orchestrator.store.ledger import StepResult
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, from_reason
 
-Needs = Mapping[str, StepResult]  # role -> result of the step that is needed
+Needs = Mapping[str, StepResult]  # role -> result of the needed step
 Json = dict[str, Any]
 
 
 class Work(Protocol):
-    """What a step does its work with."""
+    """What `Spec.run` works with: blobs, datasets, and calls to services."""
 
     @property
     def store(self) -> BlobStore: ...
@@ -34,29 +34,30 @@ class Work(Protocol):
         ...
 
     def progress(self, step: Step, stage: str, fraction: float) -> None:
-        """Say how far the step is."""
+        """Report how far the step is: the name of its stage, and a fraction from 0 to 1."""
         ...
 
     def call(self, step: Step, stub: Any, method: str, request: Any, silence: float = 0.0) -> Any:
-        """The result of a long call to the step's service: inputs are pushed before, outputs pulled after.
+        """The result of a long call to the service at the step's place.
 
-        `silence`: seconds for which it may rightly report no progress, besides the manifest's `stall_seconds`.
+        Blobs that the request names are sent to the service before, and those that the result names are fetched after.
+        `silence`: seconds without progress that are allowed in addition to the manifest's `stall_seconds`.
         """
         ...
 
 
 class Spec(Protocol):
-    """What one kind of step is asked to do. A frozen dataclass in a file of its own."""
+    """What a step of one kind has to do: a frozen dataclass, one per file of `steps`."""
 
     KIND: ClassVar[str]
-    REUSED: ClassVar[bool]  # by other runs of the same data folder; a measurement never is
+    REUSED: ClassVar[bool]  # whether other runs of the same data folder reuse the result; never a measurement
 
     def identity(self) -> Json:
-        """What decides the result, besides the tools and what the step needs."""
+        """What decides the result, besides the tools and the results of the needed steps."""
         ...
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """Do it; returns the result as JSON. Raises the error tree."""
+        """Do the work; returns the result as JSON. Raises a PqbenchError."""
         ...
 
 
@@ -68,17 +69,17 @@ class Step:
     label: str
     place: str  # see planning.places
     spec: Spec
-    needs: dict[str, str]  # role -> key of the step whose result it takes
-    stage: tuple[int, ...]  # order of execution: place by place
+    needs: dict[str, str]  # role -> key of the needed step
+    stage: tuple[int, ...]  # steps are executed in ascending order of it: place by place
 
     @property
     def kind(self) -> str:
-        """prepare, compress, build and so on."""
+        """The kind of step: prepare, compress, build and so on."""
         return self.spec.KIND
 
 
 def key_of(spec: Spec, needs: Mapping[str, str], tools: Mapping[str, str]) -> str:
-    """The key of a step: equal keys are one step. `tools`: versions of what does it, and its device."""
+    """The key of a step; steps with equal keys are one step. `tools`: versions of the tools that do it, and device."""
     return digest([spec.KIND, spec.identity(), dict(needs), dict(tools)])
 
 
@@ -88,7 +89,7 @@ def digest(value: Any) -> str:
 
 
 def blobs_of(result: Any) -> list[Blob]:
-    """Every blob that a step's result refers to."""
+    """Every blob that a step's result, or another value from JSON, refers to."""
     if isinstance(result, dict):
         if "sha256" in result:
             return [json_format.ParseDict(result, Blob())]
@@ -109,7 +110,7 @@ def engine_of(result: StepResult) -> Engine:
 
 
 def artifact_of(step: Step, result: StepResult, form: str) -> Artifact:
-    """The variant in a form. Raises the form's failure where it could not be made."""
+    """The variant's artifact in a form. Raises the error with which its export failed, or Failed if it is missing."""
     variant, number = json_format.ParseDict(result, CompressResult()), Form.Value(form)
     failed = next((one for one in variant.failures if one.form == number), None)
     if failed is not None:

@@ -1,4 +1,4 @@
-"""Try: what a user finds who loads the artifact with the runtime's defaults."""
+"""Try: load the exported artifact alone, with the runtime's defaults, as a user would, and check its outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pqbench_wire import fidelity
 
 @dataclass(frozen=True, kw_only=True)
 class TryArtifact:
-    """In which runtime, with which batch sizes."""
+    """Which artifact to try, in which backend, with which batch sizes."""
 
     KIND: ClassVar[str] = "try"
     REUSED: ClassVar[bool] = True
@@ -24,14 +24,14 @@ class TryArtifact:
     backend: str
     form: str  # name in Form
     batch_sizes: tuple[int, ...]
-    preprocessing: Json  # Preprocessing
+    preprocessing: Json  # message Preprocessing
 
     def identity(self) -> Json:
-        """All of it."""
+        """All fields."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """TryArtifactResult. `needs`: variant, inputs, fidelity."""
+        """Try the artifact; returns TryArtifactResult as JSON. `needs`: variant, inputs, fidelity."""
         request = runtime_pb2.TryArtifactRequest(
             backend=self.backend,
             artifact=artifact_of(step, needs["variant"], self.form),

@@ -1,4 +1,4 @@
-"""Verify: how near an engine's outputs are to the model's own."""
+"""Verify: compare an engine's outputs with the model's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pqbench_wire.errors import Failed
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """A baseline must compute the model; what a variant computes is a figure."""
+    """Whether the engine is a baseline, whose outputs must match the model's; for a variant they are only compared."""
 
     KIND: ClassVar[str] = "verify"
     REUSED: ClassVar[bool] = True
@@ -22,11 +22,14 @@ class Verify:
     is_baseline: bool
 
     def identity(self) -> Json:
-        """All of it."""
+        """All fields."""
         return asdict(self)
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
-        """{sqnr_db, images}. `needs`: build, variant, inputs. Raises Failed for a baseline that is wrong."""
+        """Compare the outputs; returns {sqnr_db, images}. `needs`: build, variant, inputs.
+
+        Raises Failed where the outputs have another shape, and for a baseline whose outputs differ too much.
+        """
         request = runtime_pb2.PredictRequest(engine=engine_of(needs["build"]), inputs=images_of(needs["inputs"]))
         result = work.call(step, runtime_pb2_grpc.RuntimeServiceStub, "Predict", request)
         outputs, reference = work.store.array(result.outputs), work.store.array_of(needs["variant"]["reference"])

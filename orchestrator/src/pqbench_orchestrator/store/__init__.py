@@ -1,1 +1,1 @@
-"""The run's folder, its ledger and samples: written and read here and nowhere else."""
+"""The run's folder, its ledger and samples, and the step cache: how these files are written and read."""

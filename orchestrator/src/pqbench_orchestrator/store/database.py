@@ -1,4 +1,4 @@
-"""SQLite files whose troubles are one line: which file, what is wrong, what to do."""
+"""SQLite files whose errors become an InvalidInput of one line: which file, what is wrong, what to do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any
 
 from pqbench_wire.errors import InvalidInput
 
-LOCKED_SECONDS = 30.0  # that another process may hold the file
+LOCKED_SECONDS = 30.0  # for which to wait for another process that holds the file
 
 
 class Database:
-    """An SQLite file whose troubles are one line: which file, what is wrong, what to do."""
+    """An SQLite file; an error raises InvalidInput of one line: which file, what is wrong, and the `advice`.
+
+    Without `read_only` a missing file is made, with the `schema`; with it, a missing file is InvalidInput.
+    """
 
     def __init__(self, path: Path, schema: str, advice: str, read_only: bool = False) -> None:
         self.path, self._advice = path, advice
@@ -43,7 +46,7 @@ class Database:
             self._db.executemany(statement, rows)
 
     def read_json(self, text: str) -> Any:
-        """A value that the file holds as JSON."""
+        """Parse a JSON text that came from the file; text that is not JSON means that the file is damaged."""
         with self._translated():
             return json.loads(text)
 
@@ -55,14 +58,14 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # full, locked, read-only, of another schema
+        except sqlite3.OperationalError as error:  # disk full, file locked or read-only, or another schema
             raise InvalidInput(f"{self.path}: {error}; {self._advice}") from error
         except (sqlite3.DatabaseError, ValueError) as error:
             raise InvalidInput(f"{self.path} is damaged: {error}; {self._advice}") from error
 
 
 def _reading(path: Path) -> sqlite3.Connection:
-    """A connection that writes nothing, no files of SQLite's own either where no writer has left any."""
+    """A read-only connection to a ledger; where no writer has left a WAL file, SQLite creates no files beside it."""
     if not path.is_file():
         raise InvalidInput(f"{path.parent}: not a run: it has no {path.name}")
     address = f"{path.resolve().as_uri()}?mode=ro"
@@ -76,5 +79,5 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 
 def digest_of_text(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
+    """The SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """The ledger: the record of every step and cell of a run, in SQLite.
 
-A step's or cell's row is added, never changed: the newest row of a key counts. Facts of the run are replaced. Every
-value carries a digest, so that one which was damaged is noticed.
+Rows of steps and cells are added, never changed: the newest row of a key counts. Facts about the run (the table `run`)
+are replaced. Every value carries a digest, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ REDONE_ADVICE = "pqbench run --continue does it again, or restore the file"
 WITH_DIGESTS = 1  # SQLite's user_version of a ledger whose values all carry a digest; older ones have 0
 FILE = "ledger.sqlite"  # in the run's folder
 # Names of facts in the table `run`.
-CELLS = "cells"  # keys of the newest plan's cells, in its order
+CELLS = "cells"  # the keys of the newest plan's cells, in its order
 MANIFEST, STEPS, SAMPLES = "manifest", "steps", "samples.parquet"
-STEPS_OF, CONFIRMED = "cell {}", "confirmed {}"  # by a cell's key, and by the key of the measurement that is confirmed
+STEPS_OF, CONFIRMED = "cell {}", "confirmed {}"  # filled with a cell's key; with the confirmed measure step's key
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
@@ -43,7 +43,7 @@ StepResult = dict[str, Any]  # a step's result as JSON
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """The newest row of a step."""
+    """A row of a step."""
 
     key: str
     kind: str
@@ -64,9 +64,9 @@ COLUMNS = "key, kind, label, place, outcome, reason, seconds"
 
 
 class Ledger:
-    """One run's ledger file; with `read_only` nothing is written, and a missing file is InvalidInput.
+    """One run's ledger file; with `read_only` nothing is written, and a missing file raises InvalidInput.
 
-    A value that was damaged is InvalidInput when it is read.
+    Reading a damaged value raises InvalidInput.
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
@@ -93,17 +93,17 @@ class Ledger:
         return self._db.rows(count) == [(0,)]
 
     def begin(self, manifest: str, steps: int) -> None:
-        """Note the manifest's name and the number of steps of the plan that is about to be done."""
+        """Record the manifest's name and the number of steps of the plan that is about to be executed."""
         self._note({MANIFEST: manifest, STEPS: str(steps)})
 
     @property
     def manifest_name(self) -> str:
-        """The name of the run's manifest; empty where none was noted."""
+        """The name of the run's manifest; empty where none was recorded."""
         return self._fact(MANIFEST) or ""
 
     @property
     def planned_steps(self) -> int:
-        """The number of steps of the newest plan; 0 where none was noted."""
+        """The number of steps of the newest plan; 0 where none was recorded."""
         return int(self._db.read_json(self._fact(STEPS) or "0"))
 
     def record(
@@ -118,7 +118,7 @@ class Ledger:
         seconds: float = 0.0,
         result: StepResult | None = None,
     ) -> None:
-        """Add a row for a step; it is on disk when this returns."""
+        """Add a row for a step, which took `seconds` until now; it is on disk when this returns."""
         text = None if result is None else self._sealed(f"{key} {outcome}", json.dumps(result, sort_keys=True))
         row = (key, kind, label, place, outcome, reason, time.time() - seconds, seconds, text)
         self._db.write(
@@ -134,7 +134,7 @@ class Ledger:
         return self._step_record(*rows[0]) if rows else None
 
     def steps(self) -> list[StepRecord]:
-        """The newest row of every step without its result, in the order in which these were written."""
+        """The newest row of every step, without its result, in the order in which these rows were written."""
         rows = self._db.rows(
             f"SELECT {COLUMNS}, NULL FROM steps AS s"  # noqa: S608
             " WHERE id = (SELECT max(id) FROM steps WHERE key = s.key) ORDER BY id"
@@ -148,19 +148,19 @@ class Ledger:
         return replace(record, result=self._db.read_json(text)) if text else record
 
     def record_plan(self, cells: Mapping[str, Mapping[str, str]]) -> None:
-        """Note the keys of each cell's steps by role, of the newest plan's cells in its order."""
+        """Record the newest plan's cells, in its order: for each cell's key, the keys of its steps by role."""
         self._note({STEPS_OF.format(cell): json.dumps(dict(steps)) for cell, steps in cells.items()})
         self._note({CELLS: json.dumps(list(cells))})
 
     def steps_of(self, cell: str) -> dict[str, str]:
-        """The keys of a cell's steps by role; ledgers of old versions may lack them."""
+        """The keys of a cell's steps by role; empty where a ledger of an old version lacks them."""
         text = self._fact(STEPS_OF.format(cell))
         if text is None and self._has_digests:
             raise InvalidInput(f"{self._db.path} is damaged: it lacks the steps of cell {cell}; {REDONE_ADVICE}")
         return dict(self._db.read_json(text)) if text else {}
 
     def results_of(self, cell: str) -> dict[str, StepResult]:
-        """The results of a cell's steps by role, of those that have one."""
+        """The results of a cell's steps by role; steps without a result are left out."""
         records = {role: self.step(key) for role, key in self.steps_of(cell).items()}
         return {role: one.result for role, one in records.items() if one is not None and one.result is not None}
 
@@ -185,29 +185,29 @@ class Ledger:
         return [newest[key] for key in (self._db.read_json(planned) if planned else newest) if key in newest]
 
     def confirm(self, cell: str, columns: dict[str, Any]) -> None:
-        """Note the columns of a measurement made after a choice of this cell."""
+        """Record the columns of a measurement that was made after this cell was chosen."""
         self._note({self._name_of_confirmation(cell): json.dumps(columns)})
 
     def confirmation(self, cell: str) -> dict[str, Any] | None:
-        """The columns of the newest measurement after a choice of this cell, or None."""
+        """The columns of the newest measurement that was made after this cell was chosen, or None."""
         text = self._fact(self._name_of_confirmation(cell))
         return dict(self._db.read_json(text)) if text else None
 
     def _name_of_confirmation(self, cell: str) -> str:
-        """By the measurement that it confirms, so that another version's is not taken for it."""
+        """The name of a confirmation's fact: by the key of the measure step, so that it is valid for that step only."""
         return CONFIRMED.format(self.steps_of(cell).get("measure"))
 
     def record_samples(self, digest: str) -> None:
-        """Note the digest of the run's samples."""
+        """Record the digest of the run's samples; empty where there are none."""
         self._note({SAMPLES: digest})
 
     @property
     def samples_digest(self) -> str | None:
-        """The digest of the run's samples; None in ledgers of old versions."""
+        """The digest of the run's samples; None where none was recorded, as in ledgers of old versions."""
         return self._fact(SAMPLES)
 
     def documents(self) -> Iterator[Any]:
-        """Every value that it holds as JSON."""
+        """Every value that can refer to blobs: the newest result of each step (or None), and the run's facts."""
         for step in self.steps():
             record = self.step(step.key)
             yield record.result if record is not None else None
@@ -216,7 +216,7 @@ class Ledger:
                 yield self._db.read_json(self._opened(name, value))
 
     def discard_damaged(self) -> list[str]:
-        """Remove every value that was damaged, so that it is made again; returns what each was."""
+        """Remove every damaged value, so that it is made again; returns what each was, as "step KEY OUTCOME"."""
         found = []
         for what, query, remove in (
             ("fact", "SELECT rowid, key, value FROM run", "DELETE FROM run WHERE rowid = ?"),
@@ -243,7 +243,7 @@ class Ledger:
         return f"{text}\n{digest_of_text(name + text)}" if self._has_digests else text
 
     def _opened(self, name: str, value: Any) -> Any:
-        """What was sealed under a name; None where nothing was."""
+        """The text that `_sealed` turned into `value`; None for None. Raises InvalidInput where the digest is wrong."""
         if value is None or not self._has_digests:
             return value
         text, _, digest = str(value).rpartition("\n")

@@ -1,4 +1,4 @@
-"""A run's folder: DATA/experiments/NAME, which holds all that a run is; and a search's, which holds its trials too."""
+"""The folder of a run, DATA/experiments/NAME, and the files in it; the folder of a search also has its trials."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pqbench_wire.process import process_name
 
 EXPERIMENTS = "experiments"  # in the data folder
 MANIFEST = "manifest.yaml"
-ENVIRONMENT = "environment.json"  # written when the first step is about to begin
+ENVIRONMENT = "environment.json"  # written before the first step begins
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
-STUDY = "search.sqlite"  # a search's trials: what tells its folder from a run's
+STUDY = "search.sqlite"  # Optuna's record of a search's trials; only the folder of a search has this file
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 REPORT, CSV, PARQUET = "report.html", "results.csv", "results.parquet"
 
@@ -53,19 +53,19 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """The data folder that it lies in, with the blobs of all runs."""
+        """The data folder that the run lies in, which has the blobs of all its runs."""
         return self.path.resolve().parent.parent
 
     def blobs(self, data: Path | None = None) -> BlobStore:
-        """The blobs that it refers to; `data`: in another data folder."""
+        """The store with the run's blobs: that of its own data folder, or of `data`."""
         return BlobStore((data or self.data) / "blobs")
 
     def ledger(self) -> Ledger:
-        """Its ledger, to read. Raises InvalidInput."""
+        """The run's ledger, to read. Raises InvalidInput where it is missing or damaged."""
         return Ledger(self / LEDGER, read_only=True)
 
     def ledger_to_write(self) -> Ledger:
-        """Its ledger, to write; made where there is none. Raises InvalidInput for one that lost all it had."""
+        """The run's ledger, to write, made if it is missing. Raises InvalidInput for one that has lost its content."""
         ledger = Ledger(self / LEDGER)
         if ledger.is_empty and (self / ENVIRONMENT).is_file():
             ledger.close()
@@ -73,33 +73,33 @@ class RunFolder:
         return ledger
 
     def manifest(self) -> Manifest:
-        """Its manifest. Raises InvalidInput where it is none of a run's."""
+        """The run's manifest. Raises InvalidInput where the folder has none, or a wrong one."""
         self.require_manifest()
         return load_manifest(self / MANIFEST)
 
     def require_manifest(self) -> None:
-        """Raise InvalidInput for a folder that is not a run's."""
+        """Raise InvalidInput for a folder without a manifest, which is not a run's."""
         if not (self / MANIFEST).is_file():
             raise InvalidInput(f"{self}: not a run: it has no {MANIFEST}")
 
     @property
     def is_search(self) -> bool:
-        """Whether it is a search's."""
+        """Whether this is the folder of a search."""
         return (self / STUDY).is_file()
 
     @property
     def is_of_thesis(self) -> bool:
-        """Whether its experiment is a config.ini of the thesis."""
+        """Whether the run's experiment came from a config.ini of the thesis."""
         return (self / THESIS).is_file()
 
     @property
     def command_to_continue(self) -> str:
-        """What finishes it."""
+        """The command that finishes the run or search."""
         return f"pqbench {'search' if self.is_search else 'run'} --continue {self}"
 
     @property
     def is_running(self) -> bool:
-        """Whether the process that its lock names lives."""
+        """Whether the process that the lock file names still lives."""
         lock = self / LOCK
         name = lock.read_text(errors="replace") if lock.is_file() else ""
         pid = name.partition("-")[0]
@@ -107,18 +107,18 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether its first step was about to begin."""
+        """Whether the run got as far as its first step: its environment record exists."""
         return (self / ENVIRONMENT).is_file()
 
     @property
     def started(self) -> float:
-        """When it was begun, seconds since the epoch."""
+        """When the run was begun, in seconds since the epoch: the time of its manifest."""
         manifest = self / MANIFEST
         return (manifest if manifest.is_file() else self.path).stat().st_mtime
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it alone. Raises InvalidInput while another process does."""
+        """Lock the folder for this process. Raises InvalidInput while another process holds the lock."""
         with (self / LOCK).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,11 +130,11 @@ class RunFolder:
             yield
 
     def remove(self) -> None:
-        """Remove it with all that it holds."""
+        """Remove the folder with everything in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def write_environment(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Write the environment record; that of a continued run keeps its start. Returns what was written."""
+        """Write the environment record and return it; a continued run keeps the time at which it was started."""
         if self.has_begun:
             record = record | {"started": self.environment()["started"], "continued": record["started"]}
         partial = (self / ENVIRONMENT).with_suffix(".partial")
@@ -156,7 +156,7 @@ class RunFolder:
             ) from error
 
     def trials(self) -> list[dict[str, str]]:
-        """What a search tried cheaply, as its file has it; nothing for a run."""
+        """The cheap trials of a search, a mapping by column each; empty for a run. Raises InvalidInput."""
         if not (self / TRIALS).is_file():
             return []
         try:
@@ -169,7 +169,7 @@ class RunFolder:
 
 
 def new_folder(data: Path, experiment: Path, manifest: Manifest, search: bool = False) -> RunFolder:
-    """Make the folder of a new run, or search, of the manifest that the file `experiment` holds."""
+    """Make the folder of a new run, or search, for a manifest that was read from the file `experiment`."""
     experiments = data / EXPERIMENTS
     experiments.mkdir(parents=True, exist_ok=True)
     name = f"{'search-' if search else ''}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -187,7 +187,10 @@ def new_folder(data: Path, experiment: Path, manifest: Manifest, search: bool = 
 
 
 def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolder:
-    """The run, or search, to continue: the folder itself, or the newest of the experiment in the file `path`."""
+    """The run, or search, to continue: the folder `path`, or the newest one of the manifest in the file `path`.
+
+    Raises InvalidInput where there is none, or where a folder is of the other kind.
+    """
     if path.is_dir():
         folder = RunFolder(path)
         folder.require_manifest()

@@ -18,23 +18,24 @@ from pqbench_wire.jobs import first_line
 
 FILE = "samples.parquet"  # in the run's folder
 ADVICE = "pqbench run --continue {run} writes it anew"
-ROLES = ("variant", "baseline")  # of the engines of one measurement, in their order
-COLUMNS = ("block", "start", "latency", "compute", "h2d", "d2h")  # the last three where a device has events
+ROLES = ("variant", "baseline")  # of the engines of one measurement, in order; a cell's own engine is the "variant"
+COLUMNS = ("block", "start", "latency", "compute", "h2d", "d2h")  # the last three only where the device times itself
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """The samples of one measurement: arrays "latency_0" (of the first engine), "block_0" and so on."""
 
-    cell: str
-    build: int  # 0, replicates from 1
+    cell: str  # its key
+    build: int  # 0 for the first build, from 1 for replicates
     arrays: Mapping[str, np.ndarray]
 
 
 def write_samples(measured: Iterable[Measured], run: Path, ledger: Ledger) -> None:
-    """Write cell, build, role (variant or baseline), block, start, latency, compute, h2d and d2h of every call.
+    """Write cell, build, role (variant or baseline), block, start, latency, compute, h2d and d2h of every timed call.
 
-    Seconds; null where a cell has none. Where nothing was timed no file is written.
+    Times are in seconds, and null where a call has none. Where nothing was timed, no file is written. The file's digest
+    is recorded in the ledger.
     """
     parts = [part for one in measured for part in _parts(one)]
     if parts:
@@ -45,10 +46,11 @@ def write_samples(measured: Iterable[Measured], run: Path, ledger: Ledger) -> No
 
 @contextmanager
 def calls_of(run: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with the relation `calls`: cell, role, block, start, latency; of first engines, not of replicates.
+    """A DuckDB connection with the relation `calls`: cell, role, block, start, latency of each call, times in seconds.
 
-    Raises InvalidInput for a file that is not the one which the ledger names.
-    Empty where nothing was timed. The files of older versions name no build: they have the first only.
+    It has the calls of first builds, not of replicates, and is empty where nothing was timed. Files of old versions
+    have no column `build`, because they have first builds only. Raises InvalidInput where the file is not the one whose
+    digest the ledger recorded.
     """
     with Ledger(run / LEDGER, read_only=True) as ledger:
         recorded = ledger.samples_digest
@@ -64,7 +66,7 @@ def calls_of(run: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def write_parquet(columns: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write columns as Parquet; whole or not at all."""
+    """Write columns as Parquet; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
     with duckdb.connect() as connection:
         connection.register("columns", dict(columns))

@@ -1,4 +1,4 @@
-"""The cache of steps of all runs: results of deterministic steps by key."""
+"""The step cache of a data folder: results of deterministic steps by key, for all runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS results (
 class StepCache:
     """Results of deterministic steps by key, shared by all runs. Measurements never enter it.
 
-    A damaged file is set aside, which `note` is told: all that it holds can be made again.
+    A damaged file is renamed and replaced by an empty one, because all results can be made again; `note` is called with
+    a line that says so. Raises InvalidInput where the file cannot be opened or written.
     """
 
     def __init__(self, path: Path, note: Callable[[str], None] = lambda _: None) -> None:
@@ -46,11 +47,11 @@ class StepCache:
         """The result of a step, or None."""
         rows = self._db.rows("SELECT result FROM results WHERE key = ?", (key,))
         text, _, digest = (rows[0][0] if rows else "").rpartition("\n")
-        # One that is damaged, or of a version that wrote no digest, is made again and written anew.
+        # A result that is damaged, or was written by a version without digests, counts as missing and is made again.
         return json.loads(text) if text and digest == digest_of_text(text) else None
 
     def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
-        """Keep a result."""
+        """Keep a step's result, in place of an earlier one."""
         text = json.dumps(result)
         row = (key, kind, f"{text}\n{digest_of_text(text)}", seconds)
         self._db.write("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", [row])
@@ -61,7 +62,7 @@ class StepCache:
 
 
 def _is_about_access(error: BaseException | None) -> bool:
-    """Whether a file cannot be reached or written, which says nothing of what is in it."""
+    """Whether an error means that the file cannot be reached or written, not that its content is damaged."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL,
                     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)  # fmt: skip

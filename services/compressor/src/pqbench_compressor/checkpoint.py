@@ -1,7 +1,8 @@
-"""A model between two steps: one safetensors blob with the weights and, in its header, the history.
+"""Checkpoints, which hold a model between two steps: safetensors with weights and, in the header, the history.
 
-A pruned architecture is stored as the integers by which its modules differ from the unpruned ones
-(channels, features, heads) and rebuilt by setting them: no pickle, and it loads strictly.
+A pruned architecture is stored as the integer attributes of its modules (channels, features, heads)
+that differ from the unpruned model's, and is rebuilt by setting them. No pickle is used, and loading
+is strict: all names and shapes must match.
 """
 
 from __future__ import annotations
@@ -27,19 +28,22 @@ History = list[dict[str, Any]]  # the steps applied so far
 
 
 def save(module: nn.Module, unpruned: nn.Module, history: History) -> bytes:
-    """The checkpoint's bytes, equal for equal models."""
+    """A checkpoint's bytes; equal models with equal histories give equal bytes."""
     header = {"structure": structure_of(module, unpruned), "history": history, "pruned": masks.pruned(module)}
     state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(state, {"pqbench": json.dumps(header, sort_keys=True)})
 
 
 def load(path: Path, unpruned: nn.Module) -> History:
-    """Turn `unpruned` into the checkpoint's model, in place; returns its history. Raises InvalidInput for another's."""
+    """Turn `unpruned` into the checkpoint's model, in place; returns its history.
+
+    Raises InvalidInput if the file is damaged or belongs to another model.
+    """
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["pqbench"])
         _reshape(unpruned, header["structure"], state := safetensors.torch.load_file(path))
-        versioned = OrderedDict(state)  # as the modules are now: without versions some would convert it as an old file
+        versioned = OrderedDict(state)  # with module versions: without them, some modules convert it as an old file
         versioned._metadata = getattr(unpruned.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
         unpruned.load_state_dict(versioned)
         masks.mark(unpruned, header.get("pruned", ()))
@@ -61,7 +65,7 @@ def structure_of(module: nn.Module, unpruned: nn.Module) -> Structure:
 
 
 def _is_like(value: Any, known: Any) -> bool:
-    """Whether a value is an integer as the known one is, or as many of them."""
+    """Whether a value is an integer or, if the known one is a list, a list of as many integers."""
     if isinstance(known, list):
         return isinstance(value, list) and len(value) == len(known) and all(type(one) is int for one in value)
     return type(value) is int

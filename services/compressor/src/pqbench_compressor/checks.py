@@ -1,4 +1,4 @@
-"""Checking a model and a recipe before any work: what would be refused, what is needed, what the model is."""
+"""Checks a model and a recipe before any work: what would be refused, what steps need, what the model is."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 
 
 class Checker:
-    """Checks with what a loader can load."""
+    """Answers Check requests."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
     def check(self, request: pb.CheckRequest) -> pb.CheckResponse:
-        """Validate a model and a recipe. Raises InvalidInput; what cannot work is `refused`."""
+        """Validate a model and a recipe; `refused` says what cannot work. Raises InvalidInput for a wrong request."""
         info = self._loader.info(request.model)
         recipe = self._loader.recipe(request.steps)
         quantizer = steps.quantizer(recipe)
@@ -47,7 +47,7 @@ class Checker:
         return answer
 
     def _check_file(self, model: pb.Model, info: ModelInfo, recipe: list[steps.Step], answer: pb.CheckResponse) -> None:
-        """What a user's ONNX file declares, against what it will be given."""
+        """Check a user's ONNX file against the data it will get and against the recipe; completes `answer`."""
         given = self._loader.given(model)
         operator = normal_form.quantized_operator(given)
         forms = [form for form in answer.forms if form != Form.FORM_PT2]
@@ -64,11 +64,11 @@ class Checker:
         if not operator and not answer.refused:
             try:
                 normal_form.normalised(model.name, given)
-            except InvalidInput as error:  # one file that cannot be converted does not end the plan of others
+            except InvalidInput as error:  # a file that cannot be converted must not stop planning for others
                 answer.refused = str(error)
 
     def _check_module(self, model: pb.Model, info: ModelInfo, answer: pb.CheckResponse) -> None:
-        """A user's file of weights is loaded, a user's own module is run. Raises InvalidInput for weights."""
+        """Load a user's file of weights and run a user's own module. Raises InvalidInput for wrong weights."""
         module = None
         if model.weights == pb.WEIGHTS_FILE:
             module, note = self._loader.with_weights(model)
@@ -98,7 +98,7 @@ class Checker:
 
 @functools.lru_cache(maxsize=2)
 def _architecture(loader: Loader, model: bytes) -> tuple[nn.Module, int, Feed]:
-    """A model with random weights, its classes and a random input, kept for the next step's check."""
+    """An unpruned model, its classes and an example input, cached because recipes are checked one after another."""
     request = pb.Model.FromString(model)
     info = loader.info(request)
     return loader.unpruned(request), info.classes, example_of(info.preprocessing)

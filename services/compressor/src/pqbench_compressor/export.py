@@ -1,4 +1,4 @@
-"""Exporting a module, and proving that what was exported computes the same."""
+"""Exports modules to ONNX and torch.export, and verifies that an artifact computes the same as the model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pqbench_wire.fidelity import sqnr as sqnr
 from pqbench_wire.inputs import Feed, flat, named
 from pqbench_wire.jobs import first_line
 
-OF_CASTS = ("#bf16", "#fp32", "#inner")  # how the names of tensors end that BF16's own casts make or take
-# The least signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
-# only; INT8 is held to being sane here, its accuracy is measured on the engine. What another maker's
-# tool makes of a model is a finding, however bad.
+OF_CASTS = ("#bf16", "#fp32", "#inner")  # suffixes of the tensors that casts of the `bf16` quantizer read or write
+# The lowest signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
+# only. For INT8 this is a sanity check: its accuracy is measured on the engine. The form QDQ_TOOL has
+# no bound, since what a vendor tool makes of a model is a result, however bad.
 LEAST_SQNR = {
     Precision.PRECISION_FP32: 60.0,
     Precision.PRECISION_FP16: 30.0,
@@ -46,7 +46,8 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
     """ONNX with a dynamic batch axis: float32 "input" [batch, C, H, W] to "output" [batch, classes].
 
     `example` is float32 [2, C, H, W], or two of each of several inputs, which keep their names; several
-    outputs are called output_0, output_1 and so on. Raises Failed if the exporter cannot, TooLarge over 2 GB.
+    outputs are called output_0, output_1 and so on. The graph is in the normal form (`normal_form`), in opset 20.
+    Raises Failed if the exporter fails, TooLarge if the model reaches 2 GB.
     """
     with _quiet():
         try:
@@ -77,7 +78,7 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
 
 
 def to_pt2(module: nn.Module, example: Feed) -> bytes:
-    """A torch.export archive with a dynamic batch axis, free of paths and stack traces."""
+    """A torch.export archive with a dynamic batch axis, without stack traces. Raises Failed if the export fails."""
     with _quiet():
         try:
             program = torch.export.export(
@@ -98,8 +99,8 @@ def to_pt2(module: nn.Module, example: Feed) -> bytes:
 def verify(artifact: bytes, form: Form, precision: Precision, inputs: Feed, reference: np.ndarray) -> Verification:
     """Compare an artifact's outputs on real data with the `reference` [N, values].
 
-    Raises VerificationFailed, with figures, where the ONNX checker objects or the signal-to-noise
-    ratio is under the precision's bound.
+    Raises VerificationFailed if an ONNX artifact is invalid or cannot run, if outputs have another
+    shape or are not finite, or if their signal-to-noise ratio is below the precision's bound.
     """
     name = f"{Form.Name(form)} {Precision.Name(precision)}"
     outputs = _run_pt2(artifact, inputs) if form == Form.FORM_PT2 else _run_onnx(artifact, inputs, name)
@@ -125,7 +126,7 @@ def run_module(module: nn.Module, inputs: Feed) -> np.ndarray:
 
 
 def run_onnx(model: bytes, inputs: Feed) -> np.ndarray:
-    """Outputs of ONNX Runtime, unoptimised, as float32 [N, values]."""
+    """A model's outputs in ONNX Runtime without graph optimisation, as float32 [N, values]."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -133,7 +134,7 @@ def run_onnx(model: bytes, inputs: Feed) -> np.ndarray:
 
 
 def run_fast(model: bytes, inputs: Feed, batch: int = 32) -> np.ndarray:
-    """Outputs of ONNX Runtime, optimised, batch by batch, as float32 [N, values]."""
+    """A model's outputs in ONNX Runtime with graph optimisation, computed in batches, as float32 [N, values]."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return _run(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), inputs, batch)
@@ -148,13 +149,16 @@ def _run(session: onnxruntime.InferenceSession, inputs: Feed, batch: int) -> np.
 
 
 def fixed_batch(session: onnxruntime.InferenceSession) -> int:
-    """The only batch size that a graph takes; 0 where its first axis is free."""
+    """The only batch size that a graph accepts; 0 if its batch axis is free."""
     sizes = [one.shape[0] for one in session.get_inputs() if one.shape]
     return next((size for size in sizes if isinstance(size, int)), 0)
 
 
 def in_batches(session: onnxruntime.InferenceSession, inputs: Feed, batch: int) -> Iterator[Feed]:
-    """The inputs, `batch` at a time; where the graph's batch is fixed, so many, the last ones again to fill it."""
+    """The inputs in batches of `batch` examples, or of the graph's fixed batch size if it has one.
+
+    A last batch that is too small for a fixed size is filled up with copies of the last example.
+    """
     fixed = fixed_batch(session)
     size = fixed or batch
     for start in range(0, len(inputs), size):
@@ -164,7 +168,7 @@ def in_batches(session: onnxruntime.InferenceSession, inputs: Feed, batch: int) 
 
 
 def feed_of(session: onnxruntime.InferenceSession, inputs: Feed) -> dict[str, np.ndarray]:
-    """A session's inputs by name."""
+    """The inputs by the names of the session's graph, as `session.run` expects them."""
     return named(inputs, [one.name for one in session.get_inputs()])
 
 
@@ -183,7 +187,7 @@ def _run_onnx(artifact: bytes, inputs: Feed, name: str) -> np.ndarray:
 
 
 def _widened(artifact: bytes) -> bytes:
-    """BF16 tensors as FP32: ONNX Runtime has no BF16 kernels on a CPU. Weights stay rounded to BF16."""
+    """The model with BF16 tensors as FP32, since ONNX Runtime has no BF16 kernels for CPUs; weights stay rounded."""
     model = onnx.load_from_string(artifact)
     narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
     if all(tensor.data_type != narrow for tensor in model.graph.initializer):
@@ -196,7 +200,7 @@ def _widened(artifact: bytes) -> bytes:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i == narrow:
                 attribute.i = wide
-    # BF16's own casts are between FP32 and FP32 now. ONNX Runtime drops such, also where a graph in a node reads them.
+    # The casts to and from BF16 now cast FP32 to FP32. ONNX Runtime removes such casts even if a subgraph reads them.
     for node in model.graph.node:
         if node.op_type == "Cast" and any(name.endswith(OF_CASTS) for name in (*node.input, *node.output)):
             node.op_type = "Identity"
@@ -206,20 +210,20 @@ def _widened(artifact: bytes) -> bytes:
 
 
 def _run_pt2(artifact: bytes, inputs: Feed) -> np.ndarray:
-    program = torch.export.load(io.BytesIO(artifact)).module()  # has no eval(): it is one
+    program = torch.export.load(io.BytesIO(artifact)).module()  # was exported in evaluation mode, and has no eval()
     with torch.inference_mode():
         return flattened(program(*tensors(inputs)))
 
 
 def _root(error: BaseException) -> str:
-    """The first cause: the exporters wrap it in advice to their developers."""
+    """The root cause of an exporter's error in one line: exporters wrap it in advice to their own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of its machine: stack traces, paths, names of modules."""
+    """Remove what the exporter records about this machine: stack traces, paths, names of modules."""
     graph = model.graph
     model.doc_string = graph.doc_string = ""
     parts: tuple[Any, ...] = (

@@ -1,8 +1,9 @@
-"""Rounding to few bits inside PyTorch, with gradients passed straight through (Bengio et al., arXiv 1308.3432).
+"""Fake quantization in PyTorch, with the straight-through estimator (Bengio et al., arXiv 1308.3432).
 
-Weights are rounded per output channel, signed and symmetric; a layer's input is rounded to a range
-that `observe` measured or training moves along. A batch normalisation after a convolution scales
-whole output channels, so rounding before it is the same as rounding what export folds it into.
+Weights are rounded symmetrically, with one scale per output channel. A layer's input is rounded
+asymmetrically, to a range that `observe` measures and that training updates. Batch normalisation
+after a convolution scales whole output channels, so rounding the weights before export folds it
+into them is the same as rounding the folded weights.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from pqbench_compressor.tensors import batches
 from pqbench_wire.inputs import Feed
 
 BATCH = 32
-MOMENTUM = 0.05  # how fast an input's range follows training
+MOMENTUM = 0.05  # weight of a new batch in the moving average of an input's range
 
 
 class RoundedWeight(nn.Module):
-    """A parametrization: symmetric, per output channel."""
+    """A parametrization that rounds a weight symmetrically, with one scale per output channel (axis 0)."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.largest = 2 ** (bits - 1) - 1
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight on its grid, of the same shape."""
+        """The weight rounded to its grid, in the same shape."""
         flat = weight.detach().abs().flatten(1)
         scale = (flat.amax(1) / max(1, self.largest)).clamp_min(1e-9)
         scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -40,7 +41,7 @@ class RoundedWeight(nn.Module):
 
 
 class RoundedInput(nn.Module):
-    """A forward pre-hook: asymmetric, one range for the tensor."""
+    """A forward pre-hook that rounds a layer's first input asymmetrically, with one range for the tensor."""
 
     low: torch.Tensor
     high: torch.Tensor
@@ -53,11 +54,11 @@ class RoundedInput(nn.Module):
         self.register_buffer("high", torch.zeros(()))
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The layer's inputs with the first one on its grid."""
+        """The layer's inputs with the first one rounded to its grid."""
         return (self.rounded(inputs[0]), *inputs[1:])
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` on the grid between low and high; while watching, the range grows and `x` stays."""
+        """`x` rounded to the grid from `low` to `high`; while watching, the range grows and `x` is not rounded."""
         if self.watching or self.training:
             self._follow(x.detach())
         if self.watching:
@@ -76,14 +77,17 @@ class RoundedInput(nn.Module):
 
 
 def insert(module: nn.Module, weights: int, activations: int, keep: Callable[[str], bool] = lambda _: False) -> None:
-    """Round weights and inputs of every convolution and linear layer; 32 bits: leave as they are."""
+    """Round weights and inputs of convolutions and linear layers to so many bits; 32 bits: no rounding.
+
+    Layers for whose name `keep` returns True are skipped.
+    """
     for name, layer in list(module.named_modules()):
         if isinstance(layer, OutputsFirst) and not keep(name):
             insert_into(layer, weights, activations)
 
 
 def insert_into(layer: nn.Module, weights: int, activations: int) -> None:
-    """Round one layer's weight and input."""
+    """Round one layer's weight and first input to so many bits; 32 bits: no rounding."""
     if activations < 32:
         layer.add_module("rounded_input", rounded := RoundedInput(activations).eval())
         layer.register_forward_pre_hook(rounded)
@@ -102,7 +106,7 @@ def remove(module: nn.Module) -> None:
 
 
 def observe(module: nn.Module, inputs: Feed) -> None:
-    """Measure the range of every rounded input over float32 [N, C, H, W]."""
+    """Measure the range of every rounded input while the module runs on float32 [N, C, H, W] or other inputs."""
     with _watching(module), torch.no_grad():
         for part in batches(inputs, BATCH):
             module.eval()(*part)

@@ -1,4 +1,4 @@
-"""The `finetune` step: recovers accuracy after pruning, with or without a teacher (see `training`)."""
+"""The `finetune` step: recovers accuracy after pruning, with or without distillation (see `training`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def needs(config: Config) -> Needs:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Why this module cannot be trained: it is frozen, or gives something else in training mode."""
+    """Why this module cannot be trained (frozen, or unsuitable in training mode); empty if it can."""
     return training_refusal(module, example)
 
 

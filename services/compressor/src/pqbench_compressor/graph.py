@@ -1,4 +1,4 @@
-"""An ONNX graph that is being rewritten: who makes and who reads a tensor, constants as arrays."""
+"""Helpers to rewrite an ONNX graph: which nodes write and read a tensor, constants as arrays, subgraphs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Graph:
-    """A copy of `model`, to be changed through its methods."""
+    """An editable copy of an ONNX model (its bytes); `finish` returns the new bytes."""
 
     def __init__(self, model: bytes) -> None:
         self.model = onnx.load_from_string(model)
@@ -36,7 +36,7 @@ class Graph:
         return list(self._constants)
 
     def floats(self) -> set[str]:
-        """The FP32 tensors, by shape inference."""
+        """Names of the FP32 inputs, intermediate tensors and outputs, found by shape inference."""
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         return {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
@@ -47,23 +47,23 @@ class Graph:
         return [n for n in self.nodes if n.output[0] in floats]
 
     def compute_nodes(self) -> list[onnx.NodeProto]:
-        """Convolutions and matrix products that can be quantized, in order."""
+        """Convolutions and matrix products with a constant weight that can be quantized, in order."""
         return [n for n in self.nodes if n.op_type in COMPUTE and not self.hindrance(n)]
 
     def notes(self) -> dict[str, dict[str, str]]:
-        """What to report of the layers that stay in FP32, where there are any."""
+        """Notes for the result: the layers that cannot be quantized as `left_fp32`; empty if there are none."""
         left = self.left_out()
         return {"left_fp32": left} if left else {}
 
     def left_out(self) -> dict[str, str]:
-        """Convolutions and products with a weight that stay as they are: name -> why."""
+        """Convolutions and matrix products with weights that cannot be quantized: name -> reason."""
         products = [
             n for n in self.nodes if n.op_type in COMPUTE and (n.op_type != "MatMul" or self.is_constant(n.input[1]))
         ]
         return {n.name: reason for n in products if (reason := self.hindrance(n))}
 
     def hindrance(self, node: onnx.NodeProto) -> str:
-        """Why a convolution or product cannot be quantized; empty where it can."""
+        """Why a convolution or matrix product cannot be quantized; empty if it can."""
         if not self.is_constant(node.input[1]):
             return "its weight is no constant"
         weight = self._constants[node.input[1]]
@@ -83,7 +83,7 @@ class Graph:
         return ""
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
-        """Names of the compute nodes that fit patterns. Raises InvalidInput for one that fits none."""
+        """Names of the compute nodes that match shell-style patterns. Raises InvalidInput if one matches nothing."""
         names = [n.name for n in self.compute_nodes()]
         chosen = []
         for pattern in patterns:
@@ -94,11 +94,11 @@ class Graph:
         return chosen
 
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """The node that makes each tensor."""
+        """The node that writes each tensor, by the tensor's name."""
         return {name: node for node in self.model.graph.node for name in node.output}
 
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
-        """The nodes that read each tensor."""
+        """The nodes that read each tensor, by the tensor's name; a subgraph's reads count for its node."""
         found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.model.graph.node:
             for name in reads(node):
@@ -106,9 +106,9 @@ class Graph:
         return found
 
     def isolate(self) -> list[str]:
-        """Let graphs inside nodes read copies of what they take from outside: rewriting the outside leaves these alone.
+        """Let subgraphs read copies of outside tensors, so that rewriting the main graph does not affect subgraphs.
 
-        Returns the names of the nodes that copy, and of the nodes with graphs inside.
+        Returns the names of the nodes that copy, and of the nodes with subgraphs.
         """
         kept: list[str] = []
         copies: dict[str, str] = {}
@@ -126,7 +126,7 @@ class Graph:
         return kept
 
     def rename_reads(self, names: Mapping[str, str]) -> None:
-        """Let every node, those of graphs in nodes too, read other tensors."""
+        """Let every node, also in subgraphs, read other tensors; `names` maps old tensor names to new ones."""
         for node in self.model.graph.node:
             _rename_reads(node, names)
 
@@ -139,7 +139,7 @@ class Graph:
         return numpy_helper.to_array(self._constants[name])
 
     def add_constant(self, name: str, array: np.ndarray) -> str:
-        """Store a constant under a name that begins with `name`; returns the name."""
+        """Store a constant under `name`, made unique if it is taken; returns the final name."""
         return self.add_tensor(numpy_helper.from_array(np.ascontiguousarray(array), name))
 
     def add_tensor(self, tensor: onnx.TensorProto) -> str:
@@ -151,18 +151,21 @@ class Graph:
         return tensor.name
 
     def replace_constant(self, node: onnx.NodeProto, index: int, array: np.ndarray) -> None:
-        """Give one node a constant of its own; others may share the old one."""
+        """Give one node a new constant as input `index`; other nodes keep the old one."""
         node.input[index] = self.add_constant(node.input[index], array)
 
     def finish(self, opset: int | None = None) -> bytes:
-        """The model's bytes: unused constants dropped, nodes in topological order."""
+        """The model's bytes, without unused constants and with nodes in topological order; `opset` is a lower bound.
+
+        Raises Refused if an opset is required and the model imports none of ONNX's own.
+        """
         graph = self.model.graph
         used = {name for node in graph.node for name in reads(node)} | {o.name for o in graph.output}
         kept = [i for i in graph.initializer if i.name in used]
         del graph.initializer[:]
         graph.initializer.extend(kept)
         _sort(graph)
-        del graph.value_info[:]  # types change with the nodes around them
+        del graph.value_info[:]  # the recorded types may have changed
         if opset is not None:
             own = next((one for one in self.model.opset_import if one.domain in ("", "ai.onnx")), None)
             if own is None:
@@ -172,12 +175,12 @@ class Graph:
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads: its inputs, and what graphs inside it take from outside."""
+    """The tensors that a node reads: its inputs, and what its subgraphs read from outside."""
     return list(dict.fromkeys([*(name for name in node.input if name), *read_inside(node)]))
 
 
 def read_inside(node: onnx.NodeProto) -> list[str]:
-    """The tensors that graphs inside a node take from outside."""
+    """The outside tensors that the subgraphs of a node read or output."""
     found = []
     for inner in inner_graphs(node):
         own = {i.name for i in inner.initializer} | {i.name for i in inner.input}
@@ -215,7 +218,7 @@ def _sort(graph: onnx.GraphProto) -> None:
             missing = next(name for name in reads(waiting[0]) if name not in known)
             raise Failed(f"tensor {missing} is read and never made")
         rest, so_far = [], known
-        for node in waiting:  # one pass keeps the order of what is ready already
+        for node in waiting:  # a single pass keeps the order of nodes that are sorted already
             if all(name in so_far for name in reads(node)):
                 ordered.append(node)
                 so_far.update(node.output)

@@ -1,10 +1,10 @@
-"""The kinds of layers that compression works on."""
+"""The layer classes that compression works on, by the layout of their weights."""
 
 from __future__ import annotations
 
 from torch import nn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d  # their weights have the inputs first
-OutputsFirst = Convolution | nn.Linear  # their weights have the outputs first: one scale for each
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d  # weight [inputs, outputs / groups, …]
+OutputsFirst = Convolution | nn.Linear  # weight [outputs, inputs / groups, …]
 Layer = OutputsFirst | Transposed

@@ -1,4 +1,4 @@
-"""Loading what a request names: models, weights, checkpoints, recipes; the user's files among them."""
+"""Loads what a request names: models, weights, checkpoints and recipes, including users' own files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Loader:
     allow_code: bool
 
     def info(self, model: pb.Model) -> ModelInfo:
-        """The model's preprocessing and classes; what the request gives wins over the plug-in's own."""
+        """The model's preprocessing and classes; preprocessing in the request overrides the plug-in's.
+
+        Raises InvalidInput if the input's shape is not known.
+        """
         plugin = MODELS.load(model.plugin)
         config = MODELS.configure(model.plugin, model.config_json)
         info = plugin.info(model.name, config, self.files(model))
@@ -44,11 +47,11 @@ class Loader:
         return info
 
     def is_file(self, model: pb.Model) -> bool:
-        """Whether a model is a file without a module, which can only be quantized."""
+        """Whether a model is an ONNX file, which has no PyTorch module and can only be quantized."""
         return bool(getattr(MODELS.load(model.plugin), "IS_FILE", False))
 
     def load(self, request: pb.CompressRequest, context: Context) -> tuple[nn.Module, checkpoint.History]:
-        """The module of a request, from its checkpoint or its weights, and what was done to it before."""
+        """The module of a request, with its checkpoint or its weights, and the history of steps applied to it."""
         model, files = request.model, self.files(request.model)
         plugin, config = MODELS.load(model.plugin), MODELS.configure(model.plugin, model.config_json)
         if request.HasField("checkpoint"):
@@ -59,11 +62,11 @@ class Loader:
         return (self.with_weights(model)[0] if model.weights == pb.WEIGHTS_FILE else self.unpruned(model)), []
 
     def unpruned(self, model: pb.Model) -> nn.Module:
-        """The architecture with random weights, as it is compressed."""
+        """The unpruned architecture, prepared by `modules.plain`; weights are random, except in users' own modules."""
         return self._plain(model, self._built(model))
 
     def with_weights(self, model: pb.Model) -> tuple[nn.Module, str]:
-        """The architecture with the weights of the user's file, and what was taken of it. Raises InvalidInput."""
+        """The architecture with the weights of the user's file, and the note of `weights.load`. Raises InvalidInput."""
         module = self._built(model)
         note = weights.load(self.store.path(model.file), module, model.weights_key)
         return self._plain(model, module), note
@@ -77,7 +80,7 @@ class Loader:
         return modules.plain(module, example_of(self.info(model).preprocessing), f"model {model.name}")
 
     def given(self, model: pb.Model) -> onnx.ModelProto:
-        """The user's ONNX file with the weights that came beside it."""
+        """The user's ONNX model with its external weights read into it."""
         beside = {one.location: self.store.path(one.blob) for one in model.external}
         return normal_form.read(model.name, self.store.read(model.code), beside)
 
@@ -87,7 +90,7 @@ class Loader:
         return Files(code=code, allow_code=self.allow_code)
 
     def recipe(self, messages: Iterable[pb.Step]) -> list[steps.Step]:
-        """The steps of a request with their plug-ins."""
+        """The steps of a request, with their plug-ins and configurations."""
 
         def own(step: pb.Step, name: str) -> Any:
             file = self.store.path(step.code) if step.HasField("code") else None
@@ -97,7 +100,7 @@ class Loader:
 
 
 def example_of(preprocessing: Preprocessing) -> Feed:
-    """One random image; of other inputs one of ones: 1 is valid as a mask and, nearly always, as a token."""
+    """One random image, or one example of other inputs, all ones: 1 is valid as a mask and nearly always as a token."""
     if preprocessing.inputs:
         return Inputs({i.name: np.ones((1, *i.shape), i.dtype) for i in preprocessing.inputs})
     shape = (1, preprocessing.channels, preprocessing.height, preprocessing.width)
@@ -105,7 +108,7 @@ def example_of(preprocessing: Preprocessing) -> Feed:
 
 
 def is_classifier(module: nn.Module, example: Feed) -> bool:
-    """Whether a module gives one [N, classes]."""
+    """Whether a module has exactly one output, of shape [N, classes]."""
     with torch.inference_mode():
         outputs = outputs_of(module, example)
     return len(outputs) == 1 and outputs[0].ndim == 2

@@ -1,7 +1,7 @@
-"""Which weights a recipe's pruning zeroed: their zeros stay while anything trains.
+"""Records which parameters pruning zeroed, so that their zeros stay zero in later training.
 
-The names of pruned tensors go with the module and, through checkpoints, from step to step; the zeros themselves are
-the tensor's own.
+The names of the pruned parameters are stored on the module, and checkpoints carry them from step to step. Masks are not
+stored: in a pruned parameter, every zero counts as pruned.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def mark_new_zeros(module: nn.Module, before: dict[str, int]) -> None:
 
 
 def of(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each pruned parameter with its 0/1 mask; a parametrized one by what is trained of it."""
+    """Each pruned parameter with its 0/1 mask; for a parametrized one, the original tensor that is trained."""
     found = [_parameter(module, name) for name in pruned(module)]
     return [(parameter, (parameter.detach() != 0).to(parameter.dtype)) for parameter in found]
 

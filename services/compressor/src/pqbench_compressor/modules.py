@@ -1,6 +1,6 @@
-"""A module as it can be compressed: unwrapped, its weights those that are executed, its outputs in plain containers.
+"""Prepares modules for compression: removes wrappers, folds computed weights, returns outputs in plain containers.
 
-What cannot be is refused in one sentence.
+What cannot be compressed is refused with a reason in one sentence.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     functional.conv2d: nn.Conv2d,
     functional.conv3d: nn.Conv3d,
 }
-UNFOLDED = "pqbench_unfolded"  # attribute of a module: names of layers whose executed weights are not stored
-SAME = 1e-5  # relative error of a layer that was written out as a plain one
+UNFOLDED = "pqbench_unfolded"  # attribute of a module: names of layers that still compute the weights they apply
+SAME = 1e-5  # largest relative error of a plain convolution that replaces a layer
 
 
 def plain(module: Any, example: Feed | None, where: str) -> nn.Module:
-    """The module in evaluation mode, on the CPU, ready to be compressed; `example`: an input, float32 [1, C, H, W].
+    """The module in evaluation mode, on the CPU, ready to be compressed; `where` names it in errors.
 
-    DataParallel and torch.compile are taken off; weight normalisation, spectral normalisation, other parametrizations
-    and standardised weights become the weights that they compute; dataclasses and mappings become dictionaries.
-    Raises InvalidInput for what is no module, Refused for what cannot be compressed.
+    DataParallel and torch.compile are unwrapped. Weight normalisation, spectral normalisation, other parametrizations
+    and masks of torch.nn.utils.prune are replaced by the weights that they compute; so are standardised weights, if an
+    `example` input is given (float32 [1, C, H, W] or other inputs). Dataclasses and mappings that the module returns
+    become dictionaries. Raises InvalidInput if `module` is not a torch module, Refused if it cannot be compressed.
     """
     if not isinstance(module, nn.Module):
         raise InvalidInput(f"{where} is a {type(module).__name__}, not a torch.nn.Module")
@@ -56,7 +57,7 @@ def plain(module: Any, example: Feed | None, where: str) -> nn.Module:
 
 
 def refusal(module: nn.Module, example: Feed) -> str:
-    """Why a module cannot be compressed, found by running it on two examples; empty where it can."""
+    """Why a module cannot be compressed, found by running it twice on two equal examples; empty if it can."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if other := next((t.dtype for t in state.values() if t.is_floating_point() and t.dtype != torch.float32), None):
         name = str(other).removeprefix("torch.")
@@ -82,7 +83,7 @@ def refusal(module: nn.Module, example: Feed) -> str:
 
 
 def training_refusal(module: nn.Module, example: Feed) -> str:
-    """Why a classifier cannot be trained; empty where it can."""
+    """Why a classifier cannot be trained; empty if it can."""
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return "every parameter of this model is frozen (requires_grad is False), so there is nothing to train"
     was = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -103,7 +104,7 @@ def training_refusal(module: nn.Module, example: Feed) -> str:
 
 
 def unfolded(module: nn.Module) -> str:
-    """Why zeros in the stored weights would not be executed; empty where they are."""
+    """Why zeros in the stored weights would have no effect; empty if the stored weights are the executed ones."""
     names = getattr(module, UNFOLDED, [])
     return f"{names[0]} computes the weights that it applies from its own, which cannot be pruned" if names else ""
 
@@ -119,7 +120,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _fold_normalised(module: nn.Module) -> None:
-    """Replace parametrizations and the hooks of older normalisations by the weights that they compute."""
+    """Replace parametrizations, and older hooks that normalise or prune, by the weights that they compute."""
     for layer in list(module.modules()):
         if parametrize.is_parametrized(layer):
             for name in list(cast(Any, layer).parametrizations):
@@ -134,7 +135,7 @@ def _fold_normalised(module: nn.Module) -> None:
 
 
 def _overriding(module: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions of a class that computes otherwise than PyTorch's own."""
+    """The convolutions, by name, whose class overrides the forward computation of PyTorch's class."""
 
     def is_own(layer: nn.Module, base: type[nn.Module]) -> bool:
         return any(getattr(type(layer), name) is not getattr(base, name) for name in ("forward", "_conv_forward"))
@@ -149,7 +150,7 @@ def _overriding(module: nn.Module) -> dict[str, nn.Module]:
 
 @dataclass
 class _Applied:
-    """A convolution that a layer ran."""
+    """A convolution that a layer executed, with its arguments."""
 
     kind: type[nn.Module]
     input: torch.Tensor
@@ -159,7 +160,7 @@ class _Applied:
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes the convolutions that are run."""
+    """Records the convolutions that are executed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +179,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _fold_standardised(module: nn.Module, layers: Mapping[str, nn.Module], example: Feed) -> None:
-    """Write out layers that standardise their weights as plain ones; those that cannot be are noted in UNFOLDED."""
+    """Replace layers that standardise their weights by plain ones; list those that cannot be replaced in UNFOLDED."""
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -217,7 +218,7 @@ def _is_own(weight: torch.Tensor, layer: nn.Module) -> bool:
 
 
 def _written_out(found: list[_Applied], x: torch.Tensor, output: torch.Tensor) -> nn.Module | None:
-    """One plain convolution, after a padding where the layer pads, that computes the same; None where none does."""
+    """A plain convolution that computes the same as a layer, after padding if the layer pads; None if there is none."""
     if len(found) != 1:
         return None
     one = found[0]
@@ -241,13 +242,13 @@ def _written_out(found: list[_Applied], x: torch.Tensor, output: torch.Tensor) -
     with torch.no_grad():
         try:
             same = torch.allclose(layer(x), output, rtol=SAME, atol=SAME * float(output.abs().max()))
-        except RuntimeError:  # of other sizes
+        except RuntimeError:  # the sizes do not match
             return None
     return layer if same else None
 
 
 def _in_plain_containers(outputs: Any) -> Any:
-    """Dataclasses and mappings of any class as dictionaries: exporters know no others."""
+    """A model's output without None values, and with dataclasses and mappings as dictionaries, which exporters need."""
     if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
         outputs = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
         return {name: value for name, value in outputs.items() if value is not None}

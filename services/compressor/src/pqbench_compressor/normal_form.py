@@ -1,9 +1,9 @@
-"""The one form in which every ONNX graph is worked on, whoever wrote it: quantizers may rely on it.
+"""The normal form of ONNX graphs, exported by pqbench or given by a user, on which quantizers rely.
 
-Functions are inlined; constants are initializers, whatever made them; batch normalisation is part of the convolution
-before it; products have no factors of their own; outputs that nobody reads are gone; names are unique; the opset is
-20 at least. Passes and rules are those of onnx_ir and onnxscript, but for the rules that take numbers near 0 or 1 for
-0 or 1: `x + 1e-9` keeps a division by zero away.
+Functions are inlined. Constants are initializers. Batch normalisation is folded into the convolution or `Gemm` before
+it. A `Gemm` with a constant weight and a constant bias vector has no `alpha` or `beta`. Nodes that nothing reads are
+removed. Names are unique. The opset is at least 20. The passes and rewrite rules come from onnx_ir and onnxscript,
+except the rules that treat numbers close to 0 or 1 as 0 or 1: `x + 1e-9`, which prevents a division by zero, must stay.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from pqbench_wire.jobs import first_line
 from pqbench_wire.onnx_walk import all_graphs, stored_tensors
 
 OPSET = 20
-LEAST_IR = 8  # constants that are no inputs
+LEAST_IR = 8  # lowest ONNX IR version of the result: constants need not be graph inputs in it
 MAX_ONNX = 2 << 30  # bytes: protobuf's limit for one message
-LARGEST_CONSTANT = 1 << 28  # values of a constant that folding may make
-ROUNDS = 3  # one rule makes room for another
+LARGEST_CONSTANT = 1 << 28  # elements: constant folding creates no larger constant
+ROUNDS = 3  # rounds of all rules at most: one rewrite can enable another
 RULES = (
     _no_op.dropout_zero_rule,
     _no_op.dropout_inference_rule,
@@ -57,13 +57,13 @@ RULES = (
     *_fuse_batchnorm.rules,
     *_remove_optional_bias.rules,
 )
-KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")  # they say how a constant is stored
-GROWING = ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "OneHot")  # small constants into large
+KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")  # not folded: they say how constants are stored
+GROWING = ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "OneHot")  # small input, large output
 QUANTIZED = (*KEPT, "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits", "QGemm")
 
 
 def normal_form(model: ir.Model) -> None:
-    """Bring a model into the form, in place. Its opset stays."""
+    """Bring a model into the normal form, in place. Its opset stays as it is."""
     passes.InlinePass()(model)
     for _ in range(ROUNDS):
         passes.IdentityEliminationPass()(model)
@@ -89,20 +89,21 @@ def normal_form(model: ir.Model) -> None:
 
 
 def _folds(node: ir.Node) -> bool | None:
-    """Whether a node whose inputs are all constants becomes one; None: by its size."""
+    """Whether to fold a node whose inputs are all constants; None: onnxscript decides by their size."""
     if node.op_type in KEPT:
         return False
     return None if node.op_type in GROWING else True
 
 
 def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProto:
-    """A user's ONNX file, whole: `external` are the files beside it that hold weights, by its names for them.
+    """A user's ONNX model with its external weights read into it.
 
-    Nothing else is ever opened for it. Raises InvalidInput for what is no valid model, TooLarge over 2 GB.
+    `external` maps each location that the ONNX file refers to onto the file that holds those weights; no other file is
+    opened. Raises InvalidInput if it is not a valid model or weights are missing, TooLarge if it reaches 2 GB.
     """
     try:
         model = onnx.load_from_string(data)
-    except Exception as error:  # protobuf's own share no root
+    except Exception as error:  # protobuf's errors have no common base class
         raise InvalidInput(f"{name}: not an ONNX file: {first_line(error)}") from error
     for tensor in stored_tensors(model):
         _take_in(tensor, external, name)
@@ -110,7 +111,7 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
         raise TooLarge(f"{name}: with its weights it is over the 2 GB that one ONNX file can hold")
     try:
         onnx.checker.check_model(model)
-    except Exception as error:  # onnx's own share no root
+    except Exception as error:  # onnx's errors have no common base class
         raise InvalidInput(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     _only_true_inputs(model)
     for number, node in enumerate(node for graph in all_graphs(model.graph) for node in graph.node):
@@ -119,7 +120,10 @@ def read(name: str, data: bytes, external: Mapping[str, Path]) -> onnx.ModelProt
 
 
 def _name_what_is_left_out(node: onnx.NodeProto, number: int) -> None:
-    """Inputs and outputs left out at the end go; outputs left out before others get names: shapes are kept by name."""
+    """Remove omitted inputs and outputs at the end, and name the outputs omitted before others.
+
+    They need names because shapes are stored by name.
+    """
     for names in (node.input, node.output):
         while names and not names[-1]:
             del names[-1]
@@ -127,7 +131,10 @@ def _name_what_is_left_out(node: onnx.NodeProto, number: int) -> None:
 
 
 def normalised(name: str, model: onnx.ModelProto) -> bytes:
-    """A user's model in the form, in opset 20 where it is older. Raises InvalidInput where it cannot be converted."""
+    """A user's model in the normal form, as bytes; an opset below 20 is converted to 20.
+
+    Raises InvalidInput if it cannot be converted.
+    """
     try:
         if model.functions:
             model = inliner.inline_local_functions(model)
@@ -139,7 +146,7 @@ def normalised(name: str, model: onnx.ModelProto) -> bytes:
         model.ir_version = max(model.ir_version, LEAST_IR)
         finish(model)
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # the libraries' own share no root
+    except Exception as error:  # the libraries' errors have no common base class
         raise InvalidInput(
             f"{name}: this ONNX model cannot be brought into opset {OPSET}: {first_line(error)}"
         ) from error
@@ -147,7 +154,11 @@ def normalised(name: str, model: onnx.ModelProto) -> bytes:
 
 
 def finish(model: onnx.ModelProto) -> None:
-    """What the libraries leave: products without factors, biases of one axis, nodes with names of their own."""
+    """The steps of the normal form that onnx_ir and onnxscript do not do, in place.
+
+    Subgraphs output only their own tensors. `Gemm` nodes lose `alpha` and `beta`, and their biases become vectors.
+    Unused initializers are removed. Nodes of the main graph get unique names.
+    """
     for inner in list(all_graphs(model.graph))[1:]:
         _own_outputs(inner)
     for node in model.graph.node:
@@ -162,7 +173,7 @@ def finish(model: onnx.ModelProto) -> None:
 
 
 def _own_outputs(inner: onnx.GraphProto) -> None:
-    """Let a branch that passes on a tensor from outside make one of its own of it: ONNX allows no other."""
+    """Let a subgraph copy with `Identity` what it outputs from outside: ONNX allows only tensors of its own."""
     own = {name for node in inner.node for name in node.output}
     own |= {one.name for one in inner.input} | {tensor.name for tensor in inner.initializer}
     for index, output in enumerate(inner.output):
@@ -172,13 +183,13 @@ def _own_outputs(inner: onnx.GraphProto) -> None:
 
 
 def quantized_operator(model: onnx.ModelProto) -> str:
-    """The first operator that shows a model to be quantized already; empty where none does."""
+    """The type of the first quantized operator in a model; empty if the model is not quantized."""
     nodes = (node for graph in all_graphs(model.graph) for node in graph.node)
     return next((node.op_type for node in nodes if node.op_type in QUANTIZED), "")
 
 
 def _plain_gemm(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
-    """Write alpha and beta into constant weights and bias, and the bias as [N]: quantizers look at neither."""
+    """Fold `alpha` and `beta` into a constant weight and bias, and make the bias a vector [N], as quantizers expect."""
     constants = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in node.input
     }
@@ -193,7 +204,7 @@ def _plain_gemm(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         return
     width = weight.shape[0 if "transB" in attributes and attributes["transB"].i else 1]
     if bias.size not in (1, width) or bias.shape[:-1] not in ((), (1,)):
-        return  # a bias of another kind is none that a quantizer takes: the layer stays as it is
+        return  # no quantizer handles a bias of another shape: the layer stays as it is
     beta = attributes["beta"].f if "beta" in attributes else 1.0
     if beta != 1.0 or bias.shape != (width,):
         _replace(graph, node, 2, np.broadcast_to(bias.reshape(-1), (width,)) * np.asarray(beta, bias.dtype))
@@ -202,7 +213,7 @@ def _plain_gemm(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
 
 
 def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, index: int, array: np.ndarray) -> None:
-    """Give a node a constant of its own; others may share the old one."""
+    """Give one node a new constant as input `index`; other nodes keep the old one."""
     new = numpy_helper.from_array(np.ascontiguousarray(array), f"{node.input[index]}#{node.output[0]}")
     graph.initializer.append(new)
     node.input[index] = new.name
@@ -213,7 +224,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _only_true_inputs(model: onnx.ModelProto) -> None:
-    """Older files list their constants among the inputs."""
+    """Remove constants from the graph inputs, where files of older IR versions list them."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in constants]
     del model.graph.input[:]
@@ -222,7 +233,7 @@ def _only_true_inputs(model: onnx.ModelProto) -> None:
 
 
 def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) -> None:
-    """Read a tensor that the file keeps elsewhere into the model. Raises InvalidInput where it is not there."""
+    """Read a tensor's external data into the model. Raises InvalidInput if the file or the bytes do not exist."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
     given = {entry.key: entry.value for entry in tensor.external_data}
@@ -245,7 +256,7 @@ def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) 
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Every node a name of its own: layers are told apart by it."""
+    """Give every node of a graph a unique name: layers are identified by it."""
     taken: set[str] = set()
     for index, node in enumerate(graph.node):
         if not node.name or node.name in taken:

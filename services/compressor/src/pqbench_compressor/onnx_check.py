@@ -1,4 +1,4 @@
-"""What a user's ONNX file declares and does, against what it will be given: found while planning."""
+"""Checks while planning whether a user's ONNX file accepts the data it will get, and runs on it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_wire.inputs import Inputs, named
 from pqbench_wire.jobs import first_line
 
-ANY = 3  # examples with which a file is tried whose batch is free: an axis of 2 is common
+ANY = 3  # batch size to try a file whose batch axis is free: not 2, which is often the length of another axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was found."""
+    """The result of a check."""
 
-    refused: str = ""
-    fixed_batch: int = 0  # the only batch size that it takes; 0: any
-    classes: int = 0  # of a single output [N, classes]; 0: it has another
+    refused: str = ""  # why the file cannot be used; empty if it can
+    fixed_batch: int = 0  # the only batch size that it accepts; 0: any
+    classes: int = 0  # of a single output [N, classes]; 0: the outputs are different
 
 
 def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
@@ -38,7 +38,7 @@ def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         outputs = session.run(None, named(_example(preprocessing, batch), [one.name for one in inputs]))
-    except Exception as error:  # ONNX Runtime's own share no root
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         return Found(refused=f"ONNX Runtime cannot run this file: {first_line(error)}")
     names = [one.name for one in session.get_outputs()]
     for name, output in zip(names, outputs, strict=True):
@@ -54,13 +54,13 @@ def examine(model: onnx.ModelProto, preprocessing: Preprocessing) -> Found:
 
 
 def fixed_batch(inputs: Iterable[onnx.ValueInfoProto]) -> int:
-    """The batch size that the declared inputs allow, 0 for any: some write -1 for a free axis."""
+    """The only batch size that the declared inputs allow, or 0 for any; some files declare a free axis as -1."""
     shapes = [one.type.tensor_type.shape.dim for one in inputs]
     return max((0, *(axes[0].dim_value for axes in shapes if len(axes))))
 
 
 def _declared(inputs: list[onnx.ValueInfoProto], preprocessing: Preprocessing) -> str:
-    """Why what is declared is not what will be given; empty where it is."""
+    """Why the declared inputs do not match the data; empty if they do."""
     if preprocessing.inputs:
         wanted = {one.name: (one.dtype, list(one.shape)) for one in preprocessing.inputs}
     elif len(inputs) == 1:

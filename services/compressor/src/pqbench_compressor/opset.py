@@ -1,4 +1,4 @@
-"""ONNX in an older opset: TensorRT 8.6 reads up to 17, the exporter writes 20."""
+"""Rewrites ONNX models in an older opset: TensorRT 8.6 reads up to opset 17, the exporter writes 20."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pqbench_compressor.graph import attribute
 from pqbench_wire.errors import Refused
 from pqbench_wire.jobs import first_line
 
-WEAKLY_TYPED = 17
+WEAKLY_TYPED = 17  # the newest opset that TensorRT 8.6 reads
 IR_VERSION = 8  # that of opset 17
 REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
               "ReduceProd", "ReduceSumSquare")  # fmt: skip
 
 
 def lowered(model: bytes, opset: int = WEAKLY_TYPED) -> bytes:
-    """The model in `opset`, computing the same; one that is not newer comes back as it is.
+    """An equivalent model in `opset`; a model that is not newer is returned unchanged.
 
-    What changed since is written in the older way; ONNX's checker proves that nothing else is newer
-    (its converter lacks adapters for operators that merely took more types). Raises Refused where it is.
+    Operators that changed since then are rewritten, and ONNX's checker verifies that nothing else is
+    newer. ONNX's version converter is not used: it lacks adapters for operators that only gained types.
+    Raises Refused if the model cannot be written in `opset`.
     """
     proto = onnx.load_from_string(model)
     own = next((one for one in proto.opset_import if one.domain in ("", "ai.onnx")), None)
@@ -56,7 +57,7 @@ def _write_out(graph: onnx.GraphProto) -> None:
 
 
 def _axes_as_attribute(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
-    """Since opset 18 the axes of a reduction are an input; the checker objects if they are not constant."""
+    """Turn constant axes of a reduction, an input since opset 18, into an attribute; the checker rejects other axes."""
     if not attribute(node, "noop_with_empty_axes"):
         _drop(node, "noop_with_empty_axes")
     if len(node.input) > 1 and node.input[1] in constants:
@@ -71,7 +72,7 @@ def _drop(node: onnx.NodeProto, name: str) -> None:
 
 
 def _gelu(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The operator's definition: 0.5 x (1 + erf(x / sqrt 2)), or its approximation by tanh."""
+    """Nodes that compute GELU by its definition, 0.5 x (1 + erf(x / sqrt 2)), or by its tanh approximation."""
     x = node.input[0]
     nodes: list[onnx.NodeProto] = []
 

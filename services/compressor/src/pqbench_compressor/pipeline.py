@@ -1,4 +1,4 @@
-"""What one Compress call does: load, apply the steps, export, verify, count."""
+"""What one Compress call does (load, apply the steps, export, verify, count), and what one Analyse call does."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one
 
 
 class Pipeline:
-    """Compresses with what a loader can load; trainings under way are kept in the folder `resume`."""
+    """Handles Compress and Analyse requests; the folder `resume` holds the state of unfinished trainings."""
 
     def __init__(self, loader: Loader, resume: Path) -> None:
         self._loader, self._store, self._resume = loader, loader.store, resume
 
     def compress(self, request: pb.CompressRequest, report: Report) -> pb.CompressResult:
-        """Apply the request's steps and export its forms."""
+        """Apply the request's steps, then export, verify and store an artifact in each of its forms.
+
+        Raises Refused if the order of the steps is impossible, and a form's failure if no artifact is left.
+        """
         recipe = self._loader.recipe(request.steps)
         if refused := steps.order_refusal([step.kind for step in recipe], self._loader.is_file(request.model)):
             raise Refused(refused)
@@ -63,7 +66,10 @@ class Pipeline:
         return _finish(result, notes, seconds)
 
     def analyse(self, request: pb.AnalyseRequest, report: Report) -> pb.AnalyseResult:
-        """Sensitivity of every layer of the model's weights, as they are, to pruning and to rounding."""
+        """The sensitivity of every layer to pruning and to rounding, measured on the uncompressed model.
+
+        Raises Refused if the model is not a classifier.
+        """
         torch.manual_seed(request.seed)
         loading = pb.CompressRequest(
             model=request.model, training=request.training, verification=request.verification, seed=request.seed
@@ -114,7 +120,7 @@ class Pipeline:
 
     @staticmethod
     def _fp32(form: Form, source: Source, context: Context) -> bytes:
-        """A model that nothing quantizes, in a form."""
+        """The artifact of a model that is not quantized, in one form."""
         if form == Form.FORM_PT2:
             assert source.module is not None  # an ONNX file has no such form
             return export.to_pt2(source.module, context.example)
@@ -122,7 +128,7 @@ class Pipeline:
 
     @staticmethod
     def _exported(module: nn.Module, context: Context, history: checkpoint.History) -> bytes:
-        """The FP32 ONNX, which must still have what each pruning step promised."""
+        """The FP32 ONNX. Raises VerificationFailed if it lost a property that a pruning step guarantees."""
         data = export.to_onnx(module, context.example)
         for done in (step for step in history if step["kind"] == "prune" and step["plugin"] != steps.OWN_CODE):
             pruner = PRUNERS.load(done["plugin"])
@@ -152,7 +158,7 @@ class Pipeline:
                 artifacts = _made(make, tuple(request.forms), failures)
             unchanged = Precision.PRECISION_INT8 if quantized else Precision.PRECISION_FP32
             precision = quantizer.PRECISION if quantizer else unchanged
-            # What the file itself computes, not what it became here.
+            # The reference is the user's file as it is, not its normal form.
             reference = export.run_onnx(as_it_is, context.images)
             self._keep(artifacts, failures, result, precision, source, context.images, reference, seconds)
         result.statistics.CopyFrom(statistics.of_onnx(data))
@@ -169,7 +175,7 @@ class Pipeline:
         reference: np.ndarray,
         seconds: dict[str, float],
     ) -> None:
-        """Verify and store what was made. Raises a form's failure where none is left."""
+        """Verify and store the artifacts, and record failures. Raises one of the failures if no artifact is left."""
         calibration = None if source.calibration is None else store_inputs(self._store, source.calibration)
         with _timed(seconds, "verify"):
             for form, data in artifacts.items():
@@ -220,7 +226,7 @@ class Pipeline:
 def _made(
     make: Callable[[tuple[Form, ...]], dict[Form, bytes]], forms: tuple[Form, ...], failures: dict[Form, PqbenchError]
 ) -> dict[Form, bytes]:
-    """All forms at once or, where that fails, each for itself: one that fails takes no other with it."""
+    """All forms in one call or, if that fails, one by one: a form that fails does not affect the others."""
     try:
         return make(forms)
     except (Refused, Failed) as error:

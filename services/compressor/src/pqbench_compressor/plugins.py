@@ -1,4 +1,4 @@
-"""What a plug-in of the compressor is: the protocols, what they are given, and the catalogs."""
+"""The compressor's plug-ins: the protocols they implement, what they receive, and the catalogs that find them."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The training split: images uint8 [N, H, W, C] or other inputs, labels int64 [N], how they become a feed.
+    """The training split: images uint8 [N, H, W, C] or other inputs, labels int64 [N], and their preprocessing.
 
-    A tenth of it is held out: choices by accuracy are made there, and no step trains or calibrates on it.
+    A tenth of it, at most 1,024 examples, is held out: choices by accuracy are made there, and no step trains or
+    calibrates on it.
     """
 
     images: Feed
     labels: np.ndarray
     preprocessing: Preprocessing
-    outputs: tuple[int, ...] = ()  # of the model, if labels are some of its outputs only
+    outputs: tuple[int, ...] = ()  # the model's outputs that labels can be; empty: all
 
     def inputs(self, indices: np.ndarray | slice) -> Feed:
         """Normalised images float32 [n, C, H, W], or other inputs as they are."""
@@ -60,9 +61,9 @@ class Training:
         return normalise(images, self.preprocessing)
 
     def sample(self, count: int, seed: int) -> Feed:
-        """`count` normalised images, chosen and shuffled by `seed` (a folder is often sorted by class).
+        """At most `count` images that are not held out, normalised, chosen and shuffled by `seed`.
 
-        None of them is held out.
+        They are shuffled because image folders are often sorted by class.
         """
         return self.inputs(self._chosen(count, seed))
 
@@ -81,7 +82,7 @@ class Training:
         return self.inputs(chosen), self.labels[chosen]
 
     def judged_on(self, count: int, seed: int) -> str:
-        """What a choice made on `held_out` was judged on, for people."""
+        """A phrase for the result: the number of held-out images a choice was made on, which weights may have seen."""
         images = min(count, len(self._order(seed)[1]))
         return f"{images} training images that nothing here was fitted to; pretrained weights may have seen them"
 
@@ -90,7 +91,7 @@ class Training:
         return self._order(seed)[0]
 
     def accuracy(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        """Percent of outputs [N, classes] that are right, among the outputs that the labels name."""
+        """Top-1 accuracy of outputs [N, classes] in percent; only the columns that labels can be are compared."""
         if not self.outputs:
             return 100 * float(np.mean(outputs.argmax(1) == labels))
         columns = np.asarray(self.outputs)
@@ -100,17 +101,17 @@ class Training:
         return self.fitting(seed)[:count]
 
     def _order(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices shuffled by `seed`: to fit and calibrate with, and held out."""
+        """Indices shuffled by `seed`: those to train and calibrate with, and those held out."""
         return split_training(len(self.labels), seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a step must be given besides the model."""
+    """What a step needs besides the model."""
 
     training: bool = False  # the training split
     training_if_any: bool = False  # the training split where the dataset has one
-    labels: bool = False  # the labels of that split, and a model that gives [N, classes] for one image input
+    labels: bool = False  # the labels of that split, and a model with one image input and one output [N, classes]
     baseline: bool = False  # the unpruned model
 
 
@@ -124,7 +125,7 @@ class Context:
     images: Feed  # float32 [N, C, H, W] or other inputs: real data, N at least 2, on which exports are verified
     training_split: Training | None = None
     load_baseline: Callable[[], nn.Module] | None = None
-    resume: Path | None = None  # where a training keeps its state
+    resume: Path | None = None  # the file in which a training saves its state
 
     @property
     def example(self) -> Feed:
@@ -148,7 +149,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The user's files of a model, where it has any."""
+    """The user's own file that defines a model, if there is one, and whether Python code may run."""
 
     code: Path | None = None  # Python or ONNX
     allow_code: bool = False
@@ -157,8 +158,8 @@ class Files:
 class ModelPlugin(Protocol):
     """A family of models.
 
-    One of a user's own modules says OWN = True: they are run once while planning. One of files that have no module and
-    can only be quantized says IS_FILE = True.
+    A family of users' own modules sets OWN = True: its modules are run while planning, to check them. A family of files
+    that have no PyTorch module and can only be quantized sets IS_FILE = True.
     """
 
     REQUIRES: ClassVar[tuple[str, ...]]
@@ -177,48 +178,48 @@ class ModelPlugin(Protocol):
         ...
 
     def pretrained(self, name: str, config: Any, files: Files, context: Context) -> nn.Module:
-        """The model with its default weights. Raises Unavailable with what to do where there are none."""
+        """The model with its default weights. Raises Unavailable, with what to do, if there are none."""
         ...
 
 
 class Pruner(Protocol):
-    """Changes a model in place."""
+    """A pruning method; it changes a model in place."""
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
 
     def needs(self, config: Any) -> Needs:
-        """What `prune` must be given."""
+        """What `prune` needs besides the model."""
         ...
 
     def refusal(self, module: nn.Module, config: Any, classes: int, example: Feed) -> str:
-        """Why this cannot work on an architecture (its weights may be random); empty where it can."""
+        """Why this cannot work on an architecture (its weights may be random); empty if it can."""
         ...
 
     def prune(self, module: nn.Module, config: Any, context: Context) -> Mapping[str, Any]:
-        """Prune; returns what is worth reporting."""
+        """Prune `module` in place; returns notes for the result."""
         ...
 
     def problem(self, exported: bytes, module: nn.Module, config: Any) -> str:
-        """What `module`, exported as ONNX, lacks of what pruning promised; empty where nothing."""
+        """Which property guaranteed by `prune` the module lost in its ONNX export; empty if none."""
         ...
 
 
 @dataclass(kw_only=True)
 class Source:
-    """A model about to be quantized: its FP32 ONNX bytes and, unless it came as ONNX, its module.
+    """A model to be quantized: its FP32 ONNX bytes and, unless it came as an ONNX file, its module.
 
-    A quantizer that trains puts the trained module in its place: exports are compared with that.
+    A quantizer that trains may replace `module` by the trained one: the artifacts are then verified against that.
     """
 
     onnx: Callable[[], bytes]
     module: nn.Module | None
-    calibration: Feed | None = None  # for a runtime that finds ranges itself: uint8 images, or other inputs
+    calibration: Feed | None = None  # for a runtime that determines ranges itself: uint8 images, or other inputs
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Quantizer(Protocol):
-    """Makes the artifacts of a precision, each in the forms that targets want."""
+    """A quantization method; it makes the artifacts of one precision, in the forms that targets need."""
 
     REQUIRES: ClassVar[tuple[str, ...]]
     Config: ClassVar[type]
@@ -226,7 +227,7 @@ class Quantizer(Protocol):
     FORMS: ClassVar[tuple[Form, ...]]
 
     def needs(self, config: Any) -> Needs:
-        """What `quantize` must be given."""
+        """What `quantize` needs besides the model."""
         ...
 
     def quantize(self, source: Source, config: Any, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:

@@ -1,4 +1,4 @@
-"""The `recalibrate` step: batch-norm statistics measured anew, which gives back most of what removal takes.
+"""The `recalibrate` step: measures batch-norm statistics again, which recovers most of the accuracy lost by removal.
 
 Source: Li et al., EagleEye, arXiv 2007.02491 (adaptive batch normalisation).
 """
@@ -20,7 +20,7 @@ from pqbench_wire.inputs import Feed
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Over what the statistics are taken."""
+    """The images on which the statistics are measured."""
 
     images: Annotated[int, Field(ge=2, description="training images, chosen and shuffled by the seed")] = 512
     batch_size: Annotated[int, Field(ge=2, description="images")] = 64
@@ -31,12 +31,12 @@ def needs(config: Config) -> Needs:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Why there is nothing to recalibrate."""
+    """Why there is nothing to recalibrate; empty if there is."""
     return "" if _norms(module) else "this model has no batch normalisation to recalibrate"
 
 
 def recalibrate(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
-    """Replace running mean and variance by the plain average over training images, in place."""
+    """Replace running means and variances by their plain averages over batches of training images, in place."""
     norms = _norms(module)
     before = [norm.momentum for norm in norms]
     module.eval()

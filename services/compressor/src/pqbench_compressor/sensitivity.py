@@ -1,9 +1,10 @@
-"""How much a model minds, layer by layer, that weights are zeroed or rounded; and allocations that use it.
+"""Layer sensitivity to pruning and to rounding, and the allocation of pruning shares or bits that uses it.
 
-One layer at a time is changed, held-out training images go through, and the change of the outputs is
-measured: noise, the energy of the difference over that of the outputs. Source: Li et al., arXiv
-1608.08710, section 3.2; for bits Nagel et al., arXiv 2106.08295, section 5. Allocation adds up the
-noise of single layers, as HAWQ does (Dong et al., arXiv 1905.03696), and takes the cheapest step first.
+One layer at a time is changed and the model runs on held-out training images. The change of the
+outputs is measured as noise: the energy of the difference divided by the energy of the original
+outputs. Source: Li et al., arXiv 1608.08710, section 3.2; for bits Nagel et al., arXiv 2106.08295,
+section 5. Allocation adds up the noise of single layers, as HAWQ-V2 adds up their perturbations
+(Dong et al., arXiv 1911.03852), and takes the cheapest step first.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ Curves = dict[str, list[float]]  # layer -> noise at each setting, in the order 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What one layer's change does."""
+    """The effect of one change to one layer."""
 
     layer: str
     weights: int
     technique: str  # prune or quantize
-    setting: float
-    noise: float
+    setting: float  # share of zeros, or bits
+    noise: float  # relative energy of the change in the outputs
     accuracy: float  # percent
 
 
 class Sensitivity:
-    """A model and its answers on held-out training images."""
+    """Measures a classifier's layer sensitivity on at most `images` held-out training images."""
 
     def __init__(self, module: nn.Module, context: Context, images: int) -> None:
         self._module = module.eval()
@@ -52,11 +53,11 @@ class Sensitivity:
         self.layers = _layers(module)
 
     def pruning(self, amounts: Sequence[float]) -> list[Point]:
-        """The smallest weights of one layer zeroed, for each layer and share."""
+        """The effect of zeroing the smallest weights of one layer, for each layer and each share in `amounts`."""
         return list(self._points("prune", amounts, _pruned))
 
     def rounding(self, bits: Sequence[int]) -> list[Point]:
-        """Weights and input of one layer rounded, for each layer and number of bits."""
+        """The effect of rounding one layer's weights and input, for each layer and each number of bits."""
         return list(self._points("quantize", bits, self._rounded))
 
     def _points(self, technique: str, settings: Sequence[float], change: Callable[..., object]) -> Iterator[Point]:
@@ -90,7 +91,7 @@ class Sensitivity:
 
 
 def _layers(module: nn.Module) -> dict[str, OutputsFirst]:
-    """Convolutions and linear layers by name; of those that share a weight the first."""
+    """Convolutions and linear layers by name; of layers that share a weight, only the first."""
     found: dict[int, tuple[str, OutputsFirst]] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, OutputsFirst):
@@ -118,7 +119,7 @@ def mask(weight: torch.Tensor, amount: float) -> torch.Tensor:
 
 
 def curves(points: Sequence[Point]) -> Curves:
-    """Noise by layer, made monotone: a harsher setting never counts as milder."""
+    """Noise by layer, made monotone: a stronger setting never has less noise than a weaker one before it."""
     found: Curves = {}
     for point in points:
         worst = found.setdefault(point.layer, [])
@@ -129,10 +130,10 @@ def curves(points: Sequence[Point]) -> Curves:
 def allocate(
     noise: Curves, settings: Sequence[float], savings: Mapping[str, Sequence[float]], wanted: float
 ) -> dict[str, float]:
-    """A setting for each layer such that the savings reach `wanted` at little noise.
+    """A setting for each layer such that the savings reach `wanted`, if they can, with little noise.
 
-    `noise[layer][i]` and `savings[layer][i]` belong to `settings[i]`, from mild to harsh. Greedy: the
-    step with the least additional noise for what it saves comes first.
+    `noise[layer][i]` and `savings[layer][i]` belong to `settings[i]`, ordered from weak to strong. The
+    allocation is greedy: the step with the least additional noise per saving comes first.
     """
     chosen = dict.fromkeys(noise, 0)
     saved = sum(savings[layer][0] for layer in noise)

@@ -1,4 +1,4 @@
-"""CompressorService: turns requests into calls of its worker and back."""
+"""CompressorService over gRPC: sends requests to its worker and streams progress and results back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.workers import Idle, OnReply, SessionWorker, WorkerProcess, patiently
 
-KEY = "compressor"  # of the one session of workers
+KEY = "compressor"  # the worker's key: always the same, so that no request replaces the worker
 LIBRARIES = (
     "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy", "nncf",
     "nvidia-modelopt", "neural-compressor", "torchao",
@@ -31,15 +31,16 @@ LIBRARIES = (
 
 
 def versions() -> dict[str, str]:
-    """What decides a variant: our own code and the libraries."""
+    """The versions that determine a compressed model: of pqbench's own code and of the libraries."""
     own = {name.replace("_", "-"): source_version(name) for name in ("pqbench_compressor", "pqbench_wire")}
     return own | versions_of(*LIBRARIES)
 
 
 class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
-    """The service over the blobs in `data`.
+    """The compressor service; its blobs and stored results are in the folder `data`.
 
-    The work is done in a worker process, which can be killed; with `in_process`, here: for objects that live here.
+    The work is done in a worker process, which can be killed. With `in_process` it is done in this process, where the
+    objects that `benchmark()` received are.
     """
 
     def __init__(self, data: Path, locks: Path | None, allow_code: bool, in_process: bool = False) -> None:
@@ -84,12 +85,12 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         return pb.AnalyseEvent(result=result)
 
     def _ask(self, request: WorkerRequest, tell: Tell[Any]) -> WorkerReply:
-        """The worker's reply, its progress told; the machine is shared meanwhile."""
+        """The worker's reply; `tell` gets its progress. The machine lock is held shared meanwhile."""
         with machine_lock(self._locks, exclusive=False, waiting=tell.waiting):
             return self._work.ask(KEY, request, tell.reply, tell.idle, tell.waiting)
 
     def close(self) -> None:
-        """End the worker, whatever it does."""
+        """End the worker at once, even if it is busy."""
         self._work.abort()
 
     def _usable(self, event: pb.CompressEvent) -> bool:
@@ -97,7 +98,7 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
 
 
 class Session(Protocol):
-    """What does the work: a worker process, or this one."""
+    """What handles requests: a worker process, or this process."""
 
     def ask(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle, waiting: Waiting) -> WorkerReply: ...
 
@@ -107,7 +108,10 @@ class Session(Protocol):
 
 
 class _Here:
-    """Does the work in this process, one request at a time; cancelled where it reports."""
+    """Handles requests in this process; a cancelled one ends when it next reports progress.
+
+    `ask` handles one request at a time, `ask_if_free` does not wait for others.
+    """
 
     def __init__(self, data: Path, allow_code: bool) -> None:
         self._data, self._allow_code = data, allow_code
@@ -118,12 +122,12 @@ class _Here:
             return self.ask_if_free(key, request, on_reply, idle)
 
     def ask_if_free(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle) -> WorkerReply:
-        from pqbench_compressor.worker import worker_over  # imports torch: seconds, once it is needed
+        from pqbench_compressor.worker import worker_over  # imports torch, which takes seconds: only when needed
 
         return worker_over(self._data, self._allow_code, on_reply).handle(request)
 
     def abort(self) -> None:
-        """It ends with this process."""
+        """Do nothing: the work ends with this process."""
 
 
 def _start(data: Path, allow_code: bool) -> WorkerProcess[WorkerReply]:

@@ -1,4 +1,4 @@
-"""What a variant consists of: parameters, non-zeros, multiply-accumulates, layer by layer."""
+"""Statistics of a model: parameters, non-zeros and multiply-accumulates (MACs), in total and for each layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pqbench_wire.inputs import Feed
 
 
 def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statistics:
-    """Statistics of a PyTorch model; MACs of one image by torch's FLOP counter (two FLOPs a MAC)."""
+    """Statistics of a PyTorch model; MACs are those of one example, by PyTorch's FLOP counter (two FLOPs per MAC)."""
     counter = count(module, tensors(example[:1]))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     layers = [_layer(name, m, flops) for name, m in module.named_modules() if isinstance(m, Layer)]
@@ -31,7 +31,10 @@ def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statis
 
 
 def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> FlopCounterMode:
-    """FLOPs of one run, by module. Meanwhile nothing takes gradients: the counter trips over views of parameters."""
+    """FLOPs of one run, by module.
+
+    Parameters do not require gradients meanwhile, because the counter fails on views of parameters that do.
+    """
     frozen = [parameter for parameter in module.parameters() if parameter.requires_grad]
     counter = FlopCounterMode(display=False)
     try:

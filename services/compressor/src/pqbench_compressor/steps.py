@@ -19,7 +19,7 @@ from pqbench_wire.errors import Failed, InvalidInput
 from pqbench_wire.inputs import Feed
 
 CATALOGS = {"prune": PRUNERS, "quantize": QUANTIZERS}
-SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds of steps with one way each
+SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds with one implementation, without plug-ins
 OWN_CODE = "code"
 ORDER = "quantize must be the last step: what follows would undo it"
 NEVER_ON_FILES = "an ONNX file can be quantized, not pruned or fine-tuned"
@@ -36,23 +36,26 @@ class Step:
 
     @property
     def label(self) -> str:
-        """What notes call it."""
+        """The step's name in notes and messages."""
         return f"{self.kind} {self.name}" if self.name else self.kind
 
     def needs(self) -> Needs:
-        """What it must be given besides the model."""
+        """What the step needs besides the model."""
         return self.plugin.needs(self.config)
 
     def refusal(self, module: nn.Module, classes: int, example: Feed) -> str:
-        """Why it cannot work on this architecture; empty where it can."""
+        """Why the step cannot work on this architecture; empty if it can, and for every quantizer."""
         return "" if self.kind == "quantize" else self.plugin.refusal(module, self.config, classes, example)
 
     def apply(self, module: nn.Module, context: Context) -> dict[str, Any]:
-        """Change `module` in place, unless it quantizes; returns what is worth reporting."""
+        """Prune, recalibrate or fine-tune `module` in place; returns notes for the result. Not for quantize steps.
+
+        Raises Failed if a parameter is not finite afterwards.
+        """
         context.report(self.kind, 0, self.name)
         zeros = masks.zeros(module) if self.kind == "prune" else {}
         notes = getattr(self.plugin, self.kind)(module, self.config, context)
-        if self.kind == "prune":  # whatever it zeroed stays zero in what follows
+        if self.kind == "prune":  # what it zeroed stays zero in the following steps
             masks.mark_new_zeros(module, zeros)
         if any(not bool(torch.isfinite(p).all()) for p in module.parameters()):
             raise Failed(f"{self.kind} left weights that are not finite; a lower learning rate may help")
@@ -62,7 +65,7 @@ class Step:
 def read(step: pb.Step, own: Callable[[pb.Step, str], Any]) -> Step:
     """Look up a step's plug-in and read its configuration; `own` loads a user's class.
 
-    Raises InvalidInput that names the field, Unavailable for a library that is missing.
+    Raises InvalidInput, which names the field, for a wrong configuration, and Unavailable if a library is missing.
     """
     if step.kind in SINGLE:
         plugin = SINGLE[step.kind]
@@ -84,7 +87,7 @@ def quantizer(steps: Sequence[Step]) -> Any:
 
 
 def order_refusal(kinds: Sequence[str], is_file: bool) -> str:
-    """Why steps of these kinds cannot follow each other like this."""
+    """Why steps of these kinds, in this order, cannot be applied; empty if they can. `is_file`: to an ONNX file."""
     if "quantize" in kinds[:-1]:
         return ORDER
     return NEVER_ON_FILES if is_file and set(kinds) - {"quantize"} else ""

@@ -1,4 +1,4 @@
-"""Between NumPy and PyTorch: a model's inputs as tensors, its outputs as one array."""
+"""Conversion between NumPy and PyTorch: a model's inputs as tensors, its outputs as one array."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ ANY_BATCH = torch.export.Dim("batch", min=1, max=65536)
 
 
 def tensors(feed: Feed) -> tuple[torch.Tensor, ...]:
-    """The positional arguments of a model: copies, since a model may write into its inputs."""
+    """The inputs as positional arguments of a model; they are copies, since a model may write into its inputs."""
     arrays = feed.arrays.values() if isinstance(feed, Inputs) else (feed,)
     return tuple(_copied(torch.from_numpy(array)) for array in arrays)
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """In plain order of memory: an axis of length one may come with strides that stand for channels-last."""
+    """A contiguous copy: with an axis of length one, PyTorch could take the array's strides for channels-last."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def names(feed: Feed) -> list[str]:
-    """What the inputs are called in ONNX."""
+    """The names of the inputs in the exported ONNX model; an image input is called "input"."""
     return list(feed.arrays) if isinstance(feed, Inputs) else ["input"]
 
 
 def dynamic_batch(feed: Feed) -> Any:
-    """For torch.export: the first axis of every input may vary."""
+    """The `dynamic_shapes` for torch.export: the first axis of every input is a free batch axis."""
     return tuple({0: ANY_BATCH} for _ in names(feed))
 
 
 def batches(feed: Feed, size: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The arguments, `size` examples at a time."""
+    """A model's positional arguments in batches of `size` examples; the last batch may be smaller."""
     for start in range(0, len(feed), size):
         yield tensors(feed[start : start + size])
 
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """PyTorch's attention as separate operators: without gradients it would run as one that nothing can see into."""
+    """Run attention as separate operators, so that the FLOP counter and quantizers see its matrix products.
+
+    Without gradients, PyTorch would otherwise run it as one fused operator.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -57,15 +60,15 @@ def plain_attention() -> Iterator[None]:
 
 
 def outputs_of(module: nn.Module, feed: Feed) -> list[torch.Tensor]:
-    """Every tensor that a model returns, in whatever tuples or dictionaries it packs them."""
+    """All tensors that a model returns for its inputs, also those in nested tuples, lists and dictionaries."""
     return leaves(module(*tensors(feed)))
 
 
 def leaves(outputs: Any) -> list[torch.Tensor]:
-    """The tensors in an output."""
+    """The tensors in a model's output, also those in nested tuples, lists and dictionaries."""
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
 
 def flattened(outputs: Any) -> np.ndarray:
-    """A model's output as float32 [N, values]."""
+    """All tensors of a model's output side by side, as float32 [N, values]."""
     return flat([leaf.float().numpy() for leaf in leaves(outputs)])

@@ -20,13 +20,13 @@ from pqbench_compressor.plugins import Report, Training
 from pqbench_wire.errors import Refused
 
 log = logging.getLogger(__name__)
-CYCLED = 0.05  # how far one-cycle takes the momentum below and above its setting
+CYCLED = 0.05  # the one-cycle schedule moves momentum by this much below and above its setting
 PADDING = 8  # augmentation moves an image by up to an eighth of its side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to train."""
+    """How to train: optimizer, schedule, augmentation, numeric precision and distillation."""
 
     epochs: Annotated[int, Field(ge=1, le=1000, description="passes over the training split")] = 1
     learning_rate: Annotated[float, Field(gt=0, description="peak of the schedule")] = 0.01
@@ -64,14 +64,14 @@ def train(
     SGD or AdamW (arXiv 1711.05101) under a one-cycle (arXiv 1708.07120), cosine or constant
     schedule. With a `teacher`, the loss is (1 - teacher_weight) x cross-entropy + teacher_weight x
     the temperature-scaled KL divergence to its outputs (Hinton et al., arXiv 1503.02531). What
-    pruning zeroed (see `masks`) stays zero. Runs on the GPU
-    where there is one. After each epoch the state goes to the file `resume`, from which the same
-    call goes on; it is deleted at the end.
+    pruning zeroed (see `masks`) stays zero. Runs on the GPU if there is one. After each epoch the
+    state is saved to the file `resume`, if given; a repeated call continues from it, and it is
+    deleted at the end. Raises Refused for FP16 without a GPU.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.precision == "fp16" and device.type == "cpu":
         raise Refused("training in fp16 needs a GPU; on a CPU use bf16 or fp32")
-    planar = any(parameter.ndim == 5 for parameter in module.parameters())  # of Conv3d, which channels-last is not for
+    planar = any(parameter.ndim == 5 for parameter in module.parameters())  # Conv3d: channels-last is only for 4-D
     layout = torch.contiguous_format if planar else torch.channels_last
     module.train().to(device).to(memory_format=layout)
     indices = data.fitting(seed)
@@ -79,7 +79,7 @@ def train(
     begin = run.restore(resume) if resume is not None and resume.is_file() else 0
     loss = 0.0
     for epoch in range(begin, options.epochs):
-        # A generator of its own for each epoch: a resumed training shuffles as an unbroken one.
+        # Each epoch has its own generator, so that a resumed training shuffles like an uninterrupted one.
         order = np.random.default_rng([seed, epoch])
         total = 0.0
         for index, (images, labels) in enumerate(_batches(data, indices, options, order)):
@@ -96,13 +96,13 @@ def train(
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """A copy that only answers: a teacher."""
+    """A copy in evaluation mode whose parameters require no gradients, to be the teacher in distillation."""
     teacher = copy.deepcopy(module).eval()
     return teacher.requires_grad_(False)
 
 
 class _Run:
-    """A training under way."""
+    """The state of a running training: module, optimizer, schedule and gradient scaler."""
 
     def __init__(
         self, module: nn.Module, options: Options, batches: int, device: torch.device, teacher: nn.Module | None
@@ -115,7 +115,7 @@ class _Run:
         self._scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """One batch: float32 [n, C, H, W] and int64 [n]; returns its loss."""
+        """Train on one batch, images float32 [n, C, H, W] and labels int64 [n]; returns its loss."""
         inputs = torch.from_numpy(images).to(self._device, memory_format=torch.channels_last)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self._options.precision]
         with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
@@ -142,7 +142,7 @@ class _Run:
         return (1 - options.teacher_weight) * loss + options.teacher_weight * options.temperature**2 * distance
 
     def save(self, path: Path, epochs: int) -> None:
-        """Keep the state after so many epochs."""
+        """Save the state after `epochs` finished epochs; the file at `path` is replaced only when complete."""
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = {"model": self._module, "optimizer": self._optimizer, "schedule": self._schedule}
         state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
@@ -151,13 +151,13 @@ class _Run:
         partial.replace(path)
 
     def restore(self, path: Path) -> int:
-        """Go back to the state of `save`; returns its epochs: 0 where the file is damaged, which begins anew."""
+        """Load the state that `save` stored; returns its number of epochs, or 0 (start over) if the file is damaged."""
         try:
             state = torch.load(path, map_location=self._device, weights_only=True)
             parts = (self._module, self._optimizer, self._schedule, self._scaler)
             kept = [state[name] for name in ("model", "optimizer", "schedule", "scaler")]
             epochs = int(state["epochs"])
-        except Exception as error:  # torch.load has no root for a cut file and a broken pickle
+        except Exception as error:  # torch.load raises unrelated types for a truncated file and a broken pickle
             log.warning("%s is damaged, the training begins anew: %s", path, error)
             return 0
         for part, own in zip(parts, kept, strict=True):
@@ -201,7 +201,7 @@ def _batches(
 
 
 def _augmented(images: np.ndarray, how: str, order: np.random.Generator) -> np.ndarray:
-    """uint8 [n, H, W, C], each image shifted over a border of zeros and perhaps mirrored."""
+    """Images uint8 [n, H, W, C], shifted at random over a border of zeros and, for "crop-flip", mirrored at random."""
     if how == "none":
         return images
     count, height, width, _ = images.shape

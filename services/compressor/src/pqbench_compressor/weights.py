@@ -1,7 +1,8 @@
-"""A user's file of weights: found in whatever it is wrapped in, compared with the model, loaded strictly.
+"""Loads a user's file of weights: finds the state dict in it, compares it with the model, and loads it strictly.
 
 Training scripts wrap state dicts ({"state_dict": …, "epoch": …}, an averaged copy beside it) and prefix names
-(DataParallel's "module.", torch.compile's "_orig_mod.", Lightning's "model."). What is taken is said.
+(DataParallel's "module.", torch.compile's "_orig_mod.", Lightning's "model."). If a file holds several state dicts, a
+note says which one was taken.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weig
 AVERAGED = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model", "params_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 COUNTERS = "num_batches_tracked"  # of batch normalisation, which older files lack
-MANY = 3  # differences that a message lists
+MANY = 3  # differences that an error message lists
 
 
 def load(path: Path, module: nn.Module, key: str = "") -> str:
-    """Load a safetensors or .pth file into `module`, strictly; `key` chooses where the file holds several state dicts.
+    """Load a safetensors or .pth file into `module`, strictly; `key` chooses among several state dicts in the file.
 
-    Returns what was taken where there was a choice. Raises InvalidInput, in one line, for a file that is none, that
-    holds code, that does not fit the module, or whose numbers are not finite.
+    Returns a note on which state dict was taken, empty if there was no choice. Raises InvalidInput if it is not a file
+    of weights, holds code, does not fit the module, or has numbers that are not finite.
     """
     found, note = _chosen(_content(path), key)
     if bad := next((name for name, tensor in found.items() if not _is_finite(tensor)), None):
@@ -56,13 +57,13 @@ def _few(names: list[str], what: str) -> str:
 
 
 def state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file, DataParallel's prefix taken off."""
+    """The state dict in a file, without DataParallel's prefix "module.". Raises InvalidInput if there is none."""
     found = _chosen(_content(path), "")[0]
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
 
 
 def _other_shapes(text: str) -> str:
-    """PyTorch's list of tensors of another shape, in short, and what to do where only the classifier differs."""
+    """PyTorch's error about tensors of other shapes, in short, with what to do if only the classifier differs."""
     found = re.findall(r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)", text)
     parts = [f"{name} is [{given}], the model's [{own}]" for name, given, own in found[:MANY]]
     classes = {
@@ -78,7 +79,7 @@ def _other_shapes(text: str) -> str:
 def _content(path: Path) -> Any:
     with path.open("rb") as file:
         begin = file.read(9)
-    if begin[8:] == b"{":  # after the length of the header
+    if begin[8:] == b"{":  # safetensors: the JSON header follows its length in 8 bytes
         try:
             return safetensors.torch.load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
@@ -92,7 +93,7 @@ def _content(path: Path) -> Any:
             "weights: this file holds Python objects, as torch.save(model) writes them; they are code and are not "
             "loaded: save model.state_dict(), or write it as safetensors"
         ) from error
-    except Exception as error:  # torch.load has no root for a broken zip and a cut file
+    except Exception as error:  # torch.load raises unrelated types for a broken zip and a truncated file
         raise InvalidInput(f"weights: neither a safetensors nor a PyTorch file: {first_line(error)}") from error
 
 
@@ -100,13 +101,13 @@ def _is_program(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # a name that is no text, another format
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # not a readable zip archive
         return False
     return any("/code/" in name or name.endswith(("constants.pkl", "models/model.json")) for name in names)
 
 
 def _chosen(content: Any, key: str) -> tuple[Mapping[str, torch.Tensor], str]:
-    """The state dict, and what was left where the file holds several."""
+    """The state dict in a file's content, and a note if the file holds others; `key` names the one to take."""
     if not isinstance(content, dict):
         raise InvalidInput(f"weights: the file holds a {type(content).__name__}, not a state dict")
     if key:
@@ -138,9 +139,9 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _renamed(state: Mapping[str, torch.Tensor], module: nn.Module) -> OrderedDict[str, torch.Tensor]:
-    """The state under the module's own names: prefixes that all of its names have are taken off, while it helps.
+    """The state under the module's own names: prefixes such as "module." are removed until some names match.
 
-    The versions of its modules come along: some convert what an older version of them wrote.
+    Module versions are kept: some modules convert what an older version of them saved.
     """
     wanted, names = set(module.state_dict()), list(state)
     stripped = ""
@@ -149,7 +150,7 @@ def _renamed(state: Mapping[str, torch.Tensor], module: nn.Module) -> OrderedDic
         if not prefix:
             break
         names, stripped = [name.removeprefix(prefix) for name in names], stripped + prefix
-    if not wanted & set(names):  # the file has other parts beside the model: an optimiser's, a loss's
+    if not wanted & set(names):  # the file has other parts besides the model: an optimizer's, a loss's
         prefix = next((one for one in PREFIXES if any(name.removeprefix(one) in wanted for name in names)), "")
         names, stripped = [name.removeprefix(prefix) for name in names], stripped + prefix
     renamed = OrderedDict(zip(names, state.values(), strict=True))

@@ -1,8 +1,9 @@
-"""A worker process of the compressor: what imports torch, runs a user's modules and may never end. No gRPC in it.
+"""The compressor's worker process: it imports torch and runs users' modules, and the service can kill it.
 
     python -m pqbench_compressor.worker REQUESTS REPLIES PARENT DATA [allow-code]
 
-REQUESTS and REPLIES are inherited pipe descriptors.
+REQUESTS and REPLIES are inherited pipe descriptors, PARENT is the service's process id, DATA its data folder. A worker
+does not use gRPC.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pqbench_wire.workers import answer
 
 
 class Worker:
-    """Checks and compresses with what a loader can load; progress is sent."""
+    """Answers check, analyse and compress requests; it sends progress through `send` meanwhile."""
 
     def __init__(self, loader: Loader, resume: Path, send: Callable[[WorkerReply], None]) -> None:
         self._checker, self._pipeline, self._send = Checker(loader), Pipeline(loader, resume), send
@@ -40,12 +41,12 @@ class Worker:
 
 
 def worker_over(data: Path, allow_code: bool, send: Callable[[WorkerReply], None]) -> Worker:
-    """A worker over a service's data folder."""
+    """A worker that keeps blobs and the state of unfinished trainings in the service's data folder."""
     return Worker(Loader(store=BlobStore(data / "blobs"), allow_code=allow_code), data / "training", send)
 
 
 def main() -> None:
-    """Serve requests from the pipe until it ends."""
+    """Answer requests from the pipe until the service closes it."""
     data, allow_code = Path(sys.argv[4]), ALLOW_CODE in sys.argv[5:]
     answer(lambda send: worker_over(data, allow_code, send), WorkerRequest, WorkerReply)
 

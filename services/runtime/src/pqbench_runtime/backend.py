@@ -1,4 +1,4 @@
-"""What a backend is: the protocol, what it is given, what it returns, and the catalog."""
+"""The protocol of backends, the types that their functions take and return, and the catalog of all backends."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.inputs import Feed, Inputs, named
 
-UNKNOWN = "unknown"  # the precision of a layer of which a backend tells nothing
+UNKNOWN = "unknown"  # the precision of a layer for which a backend reports none
 BACKENDS = Catalog("backend", "pqbench_runtime.backends")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """The form of artifact in which a backend runs a precision, and what its layers may execute in.
+    """The form of artifact in which a backend runs a precision, and the precisions that its layers may execute in.
 
-    `evidence` says why this form: a figure or a rule. `when` are options under which alone it holds.
-    `demanded`: an engine none of whose compute layers run in the precision is an error. A precision without a route is
-    refused.
+    `evidence` says why this form: a figure or a rule. `when` holds the options that the route requires, with their
+    values. `demanded`: it is an error if none of an engine's compute layers run in the precision. A precision without a
+    route is refused.
     """
 
     precision: Precision
@@ -36,7 +36,7 @@ class Route:
     demanded: bool = False
 
     def holds(self, options: Any) -> bool:
-        """Whether a backend's options allow it."""
+        """Whether a backend's options are those that the route requires."""
         return all(getattr(options, name) == value for name, value in self.when.items())
 
 
@@ -46,44 +46,44 @@ class Layer:
 
     name: str
     type: str
-    precision: str  # "FP32", "FP16", "BF16", "INT8", UNKNOWN, or as the backend says
-    compute: bool  # a convolution or matrix product
-    tactic: str = ""  # the kernel, as the backend calls it
+    precision: str  # "FP32", "FP16", "BF16", "INT8", ..., UNKNOWN, or the backend's own name for it
+    compute: bool  # whether it is a convolution or matrix product
+    tactic: str = ""  # the kernel's name in the backend
     format: str = ""  # memory layout of the first output
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
-    """What the backend's profiler says of one layer; its own time, without that of layers inside it."""
+    """The time of one layer, measured by the backend's profiler."""
 
     name: str
     type: str
-    precision: str  # as in Layer; of the kernel that ran
+    precision: str  # of the kernel that ran, named as in Layer; empty where it is not known
     compute: bool
-    seconds: float  # of one call, mean
-    provider: str = ""  # the part of the runtime that ran it, where there are several
+    seconds: float  # in one call, mean
+    provider: str = ""  # the execution provider or the kernel that ran it, where the profiler names one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Where the time of a call goes, in the order of execution. Profiling slows a call: shares count, not sums."""
+    """The layers' times in the order of execution. Profiling slows a call: compare shares, not sums."""
 
     tool: str
     calls: int
     layers: list[LayerTime]
-    launches: bool = False  # the layers' times are those of the host to launch them on a device
+    launches: bool = False  # whether times are the host's, to launch the layers, and not the device's, to run them
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossCheck:
-    """What another tool measures of the same engine with the same settings; seconds of one call, by part.
+    """A vendor tool's times of the same engine, as far as possible with the same settings.
 
-    `unavailable` says why there are none. `statistic` is what the tool's figures are: "median", "mean".
+    `unavailable` gives the reason where there are none. `statistic` says what the times are: "median" or "mean".
     """
 
     tool: str
-    definition: str  # what the tool's clock goes around
-    seconds: Mapping[str, float] = field(default_factory=dict)  # "latency", "compute", "h2d", "d2h"
+    definition: str  # what the tool's times include
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of one call: "latency", "compute", "h2d", "d2h"
     statistic: str = "median"
     command: str = ""
     unavailable: str = ""
@@ -91,7 +91,10 @@ class CrossCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuOptions:
-    """What every backend on a GPU takes, with the same meaning and defaults in all of them."""
+    """The options of every GPU backend, with the same meaning and defaults in all of them.
+
+    One exception: in onnxruntime-tensorrt, `tf32` affects only the nodes that run outside TensorRT.
+    """
 
     transfers: Annotated[bool, Field(description="count the copies to and from the GPU in the latency")] = True
     spin: Annotated[bool, Field(description="wait for the GPU by spinning; false: sleep until it is done")] = True
@@ -99,12 +102,12 @@ class GpuOptions:
     tf32: Annotated[bool, Field(description="let FP32 products run in TF32, as every library does by default")] = True
 
 
-GPU_TIMED = ("transfers", "spin", "cuda_graph")  # of these, what changes what is timed
+GPU_TIMED = ("transfers", "spin", "cuda_graph")  # the GpuOptions that change what is timed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A built engine: its bytes, its layers, and the settings it was really built with."""
+    """A built engine: its bytes, its layers, and the settings that it was actually built with."""
 
     data: bytes
     layers: list[Layer]
@@ -113,7 +116,7 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What an engine takes, one image or other inputs, and how many of it work at once."""
+    """An engine's batch size and inputs (an image or others), and how many instances of it run at the same time."""
 
     batch: int
     preprocessing: Preprocessing
@@ -121,16 +124,16 @@ class Shape:
 
     @property
     def image(self) -> tuple[int, int, int, int]:
-        """[N, C, H, W] of the float32 image input."""
+        """The shape [N, C, H, W] of the float32 image input."""
         p = self.preprocessing
         return (self.batch, p.channels, p.height, p.width)
 
     def inputs(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """The shape of each input of a model that calls them `names`. Raises InvalidInput where they do not match."""
+        """The shape of each input, by the model's own `names`. Raises InvalidInput where these do not match."""
         return {name: array.shape for name, array in named(self.zeros(), names).items()}
 
     def zeros(self) -> Feed:
-        """A batch of zeros."""
+        """A batch of zeros: float32 [N, C, H, W], or `Inputs` of their own dtypes and shapes."""
         if not self.preprocessing.inputs:
             return np.zeros(self.image, np.float32)
         return Inputs({i.name: np.zeros((self.batch, *i.shape), i.dtype) for i in self.preprocessing.inputs})
@@ -144,61 +147,61 @@ class Job:
     precision: Precision
     form: Form
     shape: Shape
-    caches: Path  # a folder that builds share, replicates apart
-    report: Callable[[float], None] = lambda fraction: None  # is told how far the build is, 0 to 1
-    calibration: Feed | None = None  # for a form whose ranges the backend finds itself
+    caches: Path  # a folder for timing caches that builds share; each build replicate has its own
+    report: Callable[[float], None] = lambda fraction: None  # called with the finished share of the build, 0 to 1
+    calibration: Feed | None = None  # prepared examples, where the backend finds INT8 ranges itself; not yet normalised
 
 
 class Call(Protocol):
     """The timed call for one batch."""
 
     def __call__(self) -> Sequence[np.ndarray]:
-        """Run it; returns once the outputs are on the host, or can be read from there on first access."""
+        """Run it; returns once the outputs are on the host, or once they are computed if copying is not timed."""
         ...
 
 
 @runtime_checkable
 class DeviceTimed(Protocol):
-    """A call whose device has events of its own."""
+    """A call whose parts are also timed by the device's own events."""
 
     def device_times(self) -> Mapping[str, float]:
-        """Seconds of the last call by the device's clock: compute, h2d, d2h."""
+        """Seconds of the last call by the device's clock: compute and, where copies are timed, h2d and d2h."""
         ...
 
 
 class Session(Protocol):
     """A loaded engine."""
 
-    settings: Mapping[str, str]  # what loading decided, such as that a CUDA graph could not be captured
-    inputs: Sequence[str]  # names of what it takes, in order
-    outputs: Sequence[str]  # names of what its calls return, in order
+    settings: Mapping[str, str]  # decided on loading, such as whether a CUDA graph was captured
+    inputs: Sequence[str]  # names of its inputs, in order
+    outputs: Sequence[str]  # names of the outputs that its calls return, in order
 
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch: host arrays in, for images float32 [N, C, H, W], and host arrays out.
 
-        It may be called any number of times.
+        It may be called any number of times, until another batch is bound: the two may share buffers.
         """
         ...
 
 
 class Backend(Protocol):
-    """A runtime library on a device.
+    """A module that runs models by one runtime library on one kind of device.
 
-    One that runs on a GPU says ON_GPU = True: NVML is read while it measures.
+    One that runs on a GPU also has ON_GPU = True: NVML is then read during measurements.
     """
 
-    REQUIRES: ClassVar[tuple[str, ...]]
+    REQUIRES: ClassVar[tuple[str, ...]]  # importable names of the libraries that it needs
     Config: ClassVar[type]  # its options: threads, provider, ...
     ROUTES: ClassVar[tuple[Route, ...]]
     TIMED: ClassVar[tuple[str, ...]]  # options that change what is timed: where they differ, times are not compared
-    ENGINE_FILE: ClassVar[str]  # what an engine's file is called in a bundle
+    ENGINE_FILE: ClassVar[str]  # the name of an engine's file in a bundle
 
     def versions(self) -> dict[str, str]:
-        """The versions that decide an engine."""
+        """The versions of the libraries on which an engine depends; it is loaded with no others."""
         ...
 
     def device(self, options: Any) -> str:
-        """What engines run on; an engine is never loaded on another. Raises Unavailable where it is not there."""
+        """The device's name; an engine is loaded on no other device. Raises Unavailable where there is no device."""
         ...
 
     def build(self, job: Job, options: Any) -> Built:
@@ -212,7 +215,7 @@ class Backend(Protocol):
     def profile(
         self, engine: Path, precision: Precision, shape: Shape, options: Any, batch: Feed, seconds: float
     ) -> Profile:
-        """Load the engine anew under the library's profiler and run it for some `seconds`."""
+        """Load the engine anew and run it under the library's profiler, for up to about `seconds`."""
         ...
 
 
@@ -223,32 +226,35 @@ class CrossChecked(Protocol):
     def cross_checks(
         self, engine: Path, precision: Precision, shape: Shape, options: Any, batch: Feed, seconds: float
     ) -> list[CrossCheck]:
-        """Run each tool for about `seconds`; one that is not there, or cannot run this engine, says so."""
+        """Run each tool, for about `seconds` where it can be set.
+
+        For a tool that is missing or cannot run this engine, `unavailable` gives the reason.
+        """
         ...
 
 
 @runtime_checkable
 class Shipped(Protocol):
-    """A backend whose users load the artifact itself, not an engine built of it.
+    """A backend whose library loads an exported artifact directly, as users do who have only that file.
 
-    `WAYS`: how, after the library's defaults: what to try where these give wrong outputs or none.
+    `WAYS` names other ways of loading it, to try in order where the library's defaults give wrong outputs or none.
     """
 
     WAYS: ClassVar[tuple[str, ...]]
 
     def run_artifact(self, artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
-        """Load it, with the library's defaults but for `way`, and run batches of different sizes."""
+        """Load it with the library's defaults, changed by `way` if not empty; returns the outputs of each batch."""
         ...
 
 
 def identity(backend: Any, options: Any) -> str:
-    """What decides an engine besides its request: device and versions. Raises Unavailable without the device."""
+    """What an engine depends on besides its request: device and versions. Raises Unavailable without the device."""
     versions = " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))
     return f"{backend.device(options)}, {versions}"
 
 
 def run_for(seconds: float, call: Callable[[], object], least: int = 3, most: int = 20) -> int:
-    """Call it for some seconds, `least` times at least and `most` at most; returns how often."""
+    """Call `call` for some seconds, at least `least` and at most `most` times; returns the number of calls."""
     end, count = time.perf_counter() + seconds, 0
     while count < least or (count < most and time.perf_counter() < end):
         call()
@@ -257,6 +263,6 @@ def run_for(seconds: float, call: Callable[[], object], least: int = 3, most: in
 
 
 def route_for(backend: Any, options: Any, precision: Precision, form: Form) -> Route | None:
-    """The backend's route for a precision in a form, under its options."""
+    """The backend's route for a precision in a form under these options, or None."""
     routes = (route for route in backend.ROUTES if route.holds(options))
     return next((route for route in routes if (route.precision, route.form) == (precision, form)), None)

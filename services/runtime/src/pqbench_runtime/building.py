@@ -1,4 +1,4 @@
-"""Building an engine, and reading back what its layers execute in."""
+"""Builds an engine and reads back the precisions that its layers execute in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from pqbench_wire.onnx_walk import external_locations
 
 
 def build(request: pb.BuildEngineRequest, store: BlobStore, reporter: Reporter) -> pb.BuildEngineResult:
-    """Build an engine and read back what its layers execute in."""
+    """Build an engine and read back the precisions that its layers execute in.
+
+    Raises Refused without a route, Failed with the library's reason, and PrecisionMismatch for layers in a precision
+    that the route does not allow.
+    """
     backend = BACKENDS.load(request.backend)
     options = BACKENDS.configure(request.backend, request.options_json)
     route = route_for(backend, options, request.artifact.precision, request.artifact.form)
@@ -51,7 +55,7 @@ def build(request: pb.BuildEngineRequest, store: BlobStore, reporter: Reporter) 
 
 
 def artifact_path(artifact: Artifact, store: BlobStore) -> Path:
-    """The file of an artifact. Raises InvalidInput for an ONNX that would have files of this machine read."""
+    """The file of an artifact. Raises InvalidInput for an ONNX that refers to other files, which are never read."""
     path = store.path(artifact.blob)
     if artifact.form != Form.FORM_PT2 and (elsewhere := external_locations(path)):
         raise InvalidInput(f"the artifact keeps weights in another file, {elsewhere[0]!r}: it must hold them itself")
@@ -69,7 +73,7 @@ def _job(request: pb.BuildEngineRequest, store: BlobStore, report: Callable[[flo
         shape=Shape(batch=request.batch_size, preprocessing=request.preprocessing),
         caches=store.root.parent
         / "trt_caches"
-        / f"build-{request.replicate}",  # a replicate finds its tactics for itself
+        / f"build-{request.replicate}",  # each build replicate chooses its tactics anew
         calibration=calibration,
         report=report,
     )
@@ -85,9 +89,11 @@ def executed_precisions(built: Built) -> dict[str, int]:
 
 
 def _check_precision(executed: dict[str, int], route: Route, backend: str) -> None:
-    """An engine that silently runs in another precision would be a wrong number.
+    """Raise PrecisionMismatch for an engine that runs in a precision that the route does not allow.
 
-    What a tool's own placement comes to is a finding, reported with the cell, and not an error.
+    If the route demands it, at least one compute layer must run in the precision itself. Routes for Q/DQ nodes that a
+    vendor tool placed do not: how many layers then run in it is a result, reported with the cell. Layers of unknown
+    precision pass.
     """
     names = {Precision.Name(p).removeprefix("PRECISION_") for p in route.executes}
     wanted = Precision.Name(route.precision).removeprefix("PRECISION_").removesuffix("_DYNAMIC")

@@ -1,7 +1,7 @@
-"""CUDA's runtime library by ctypes: memory, streams, events, graphs.
+"""CUDA's runtime library through ctypes: memory, streams, events, graphs.
 
-No wheel of Python bindings fits all of TensorRT's containers (CUDA 11 to 13, Python 3.8 to 3.13); these
-functions kept their signatures in all of them. Sizes are bytes, times seconds.
+No wheel of Python bindings fits all of TensorRT's containers (CUDA 11 to 13, Python 3.8 to 3.13). The functions used
+here have the same signatures in all of them. Sizes are in bytes, times in seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pqbench_wire.errors import Failed, OutOfMemory, Unavailable
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
-BLOCKING_SYNC = 1  # cudaEventBlockingSync: whoever waits for the event sleeps
+BLOCKING_SYNC = 1  # cudaEventBlockingSync: a thread that waits for the event sleeps
 THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, Minor
@@ -68,12 +68,12 @@ def _library() -> ctypes.CDLL:
 
 
 def _call(name: str, *arguments: Any) -> None:
-    """Call a function of the library. Raises OutOfMemory, or Failed with the library's words."""
+    """Call a function of the library. Raises OutOfMemory, or Failed with the library's error text."""
     status = getattr(_library(), name)(*arguments)
     if status == 0:
         return
     text = _library().cudaGetErrorString(status).decode()
-    _library().cudaGetLastError()  # forget it: the next call's status is its own
+    _library().cudaGetLastError()  # clears the error, which the next call would return otherwise
     if status == OUT_OF_MEMORY:
         raise OutOfMemory(f"the GPU is out of memory: {name}: {text}")
     raise Failed(f"{name}: {text} (error {status})")
@@ -87,14 +87,14 @@ def runtime_version() -> str:
 
 
 def current_device() -> int:
-    """The number of the current device, as CUDA counts."""
+    """The index of the current device in CUDA's order."""
     device = c_int()
     _call("cudaGetDevice", byref(device))
     return device.value
 
 
 def bus_id() -> str:
-    """The PCI bus id of the current device: the one name that CUDA and NVML share. Raises Unavailable without one."""
+    """The current device's PCI bus id, by which NVML finds it too. Raises Unavailable without a usable device."""
     text = ctypes.create_string_buffer(32)
     try:
         _call("cudaDeviceGetPCIBusId", text, len(text), current_device())
@@ -104,7 +104,7 @@ def bus_id() -> str:
 
 
 def compute_capability() -> str:
-    """The current device's, as "sm_90"."""
+    """The current device's compute capability, such as "sm_90"."""
     device, major, minor = current_device(), c_int(), c_int()
     _call("cudaDeviceGetAttribute", byref(major), COMPUTE_MAJOR, device)
     _call("cudaDeviceGetAttribute", byref(minor), COMPUTE_MINOR, device)
@@ -119,18 +119,18 @@ class Stream:
         _call("cudaStreamCreateWithFlags", byref(self.handle), NON_BLOCKING)
 
     def synchronize(self) -> None:
-        """Wait until all of its work is done."""
+        """Wait until all of the queued work is done."""
         _call("cudaStreamSynchronize", self.handle)
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[Graph]:
-        """Work queued inside is recorded into the graph, not done."""
+        """Record the work that is queued inside into the graph that this yields, instead of doing it."""
         graph, captured = Graph(), c_void_p()
         _call("cudaStreamBeginCapture", self.handle, THREAD_LOCAL)
         try:
             yield graph
         except BaseException:
-            with contextlib.suppress(Failed):  # of an invalid capture; what broke it is raised
+            with contextlib.suppress(Failed):  # the capture is invalid; the error that broke it is raised
                 _call("cudaStreamEndCapture", self.handle, byref(captured))
             raise
         _call("cudaStreamEndCapture", self.handle, byref(captured))
@@ -141,22 +141,22 @@ class Stream:
 
 
 class Event:
-    """A moment on a stream. `spin`: whoever waits for it burns a core instead of sleeping."""
+    """A point in a stream's work. `spin`: a thread that waits for it keeps a core busy instead of sleeping."""
 
     def __init__(self, spin: bool) -> None:
         self.handle = c_void_p()
         _call("cudaEventCreateWithFlags", byref(self.handle), 0 if spin else BLOCKING_SYNC)
 
     def record(self, stream: Stream) -> None:
-        """Mark what the stream has queued so far."""
+        """Place the event after all work that the stream has queued so far."""
         _call("cudaEventRecord", self.handle, stream.handle)
 
     def synchronize(self) -> None:
-        """Wait until it has passed."""
+        """Wait until the work before it is done."""
         _call("cudaEventSynchronize", self.handle)
 
     def since(self, earlier: Event) -> float:
-        """Seconds from `earlier` to this; both have passed."""
+        """Seconds from `earlier` to this event; the work before both must be done."""
         milliseconds = c_float()
         _call("cudaEventElapsedTime", byref(milliseconds), earlier.handle, self.handle)
         return milliseconds.value / 1e3
@@ -166,13 +166,13 @@ class Event:
 
 
 class Graph:
-    """Recorded work that is launched with one call."""
+    """A CUDA graph: recorded work that is launched with one call."""
 
     def __init__(self) -> None:
         self.handle = c_void_p()
 
     def instantiate(self, captured: c_void_p) -> None:
-        """Make it launchable from what a stream captured."""
+        """Make the graph launchable from what a stream captured; `captured` is destroyed."""
         try:
             _call("cudaGraphInstantiateWithFlags", byref(self.handle), captured, 0)
         finally:
@@ -187,7 +187,7 @@ class Graph:
 
 
 class Pinned:
-    """An array in page-locked memory of the host, which copies to and from the device can use directly."""
+    """An array (`host`) in page-locked host memory, which the device can copy from and to directly."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.bytes = max(1, math.prod(shape) * dtype.itemsize)
@@ -202,7 +202,7 @@ class Pinned:
 
 
 class Tensor(Pinned):
-    """An array on the device with a pinned twin on the host."""
+    """An array on the device (`device`) with a pinned one of the same shape on the host (`host`)."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__(shape, dtype)
@@ -223,7 +223,7 @@ class Tensor(Pinned):
 
 
 def _free(name: str, handle: c_void_p) -> None:
-    """Free what was made; at the end of a process the library may be gone already, and with it the memory."""
+    """Free a resource once; errors are ignored, because at the end of a process CUDA may be shut down already."""
     if handle.value is not None:
         getattr(_library(), name)(handle)
         handle.value = None

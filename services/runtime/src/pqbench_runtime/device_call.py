@@ -1,7 +1,7 @@
-"""The timed call on a GPU, the same for every backend: copy in, compute, copy out, wait; events between.
+"""The timed call on a GPU, the same for every backend: copy in, compute, copy out, wait, with events in between.
 
-`latency` is host time around all of it; compute, H2D and D2H are the device's own times of the parts, as
-trtexec splits them.
+`latency` is host time around all of it. Compute, H2D (host to device) and D2H (device to host) are the device's own
+times of the parts, split as trtexec does.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from pqbench_runtime.cuda import Event, Stream
 
-WARM_UP = 2  # calls before a CUDA graph is captured: libraries initialise lazily
+WARM_UP = 2  # calls before a CUDA graph is captured, because libraries initialise lazily
 
 
 class DeviceCall:
     """One batch through an engine on `stream`.
 
-    `upload`, `compute` and `download` queue their part and return; `outputs` are the host arrays that
-    `download` fills. Without `transfers` the input is copied once, and the outputs when first looked at.
+    `upload`, `compute` and `download` queue their part and return; `outputs` are the host arrays that `download` fills.
+    Without `transfers`, only computing is timed: the input is copied once, and the outputs when first accessed.
     `spin`: wait for the GPU by spinning instead of sleeping.
     """
 
@@ -42,7 +42,7 @@ class DeviceCall:
             stream.synchronize()
 
     def __call__(self) -> Sequence[np.ndarray]:
-        """Run it and wait."""
+        """Queue the parts, wait for the GPU and return the outputs; without `transfers` their access copies them."""
         begin, uploaded, computed, downloaded = self._events
         if not self._transfers:
             uploaded.record(self._stream)
@@ -61,7 +61,7 @@ class DeviceCall:
         return self._outputs
 
     def device_times(self) -> Mapping[str, float]:
-        """Seconds of the last call's parts by the device's clock."""
+        """Seconds of the last call's parts by the device's clock: compute and, with `transfers`, h2d and d2h."""
         begin, uploaded, computed, downloaded = self._events
         times = {"compute": computed.since(uploaded)}
         if self._transfers:
@@ -75,7 +75,7 @@ class DeviceCall:
 
 
 class _OnDevice(Sequence[np.ndarray]):
-    """Outputs that stay on the device until somebody looks."""
+    """Outputs that stay on the device until they are first accessed."""
 
     def __init__(self, fetch: Callable[[], Sequence[np.ndarray]]) -> None:
         self._fetch = fetch

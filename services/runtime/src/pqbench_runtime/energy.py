@@ -1,7 +1,7 @@
-"""Energy of a call: a counter over a run of some seconds, what the idle machine would have used subtracted.
+"""Energy of a call: an energy counter's joules over a run of some seconds, minus what idling would have used.
 
-On a GPU NVML's counter of the board, on a CPU RAPL's of the packages where the kernel lets it be read. What there
-is no counter for is absent with its reason, never zero.
+On a GPU the counter is NVML's of the board. On a CPU it is RAPL's of the packages, where the kernel lets it be read.
+Where there is no counter, the energy is absent with the reason, never zero.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pqbench_runtime import gpu
 from pqbench_wire.errors import Unavailable
 
 POWERCAP = Path("/sys/class/powercap")
-IDLE_SECONDS, IDLE_TIMES = 1.0, 3
+IDLE_SECONDS, IDLE_TIMES = 1.0, 3  # length and number of the readings of idle power
 MICRO = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meter:
-    """A counter of joules."""
+    """A counter of joules; only the difference of two readings has a meaning."""
 
     source: str
     joules: Callable[[], float]
@@ -29,14 +29,14 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True)
 class Energy:
-    """What a call uses beyond the idle machine."""
+    """What one call uses beyond idling, and the idle power that was subtracted."""
 
     joules_per_call: float
     idle_watts: float
 
 
 def meter(on_gpu: bool) -> Meter:
-    """The counter for what an engine runs on. Raises Unavailable with the reason."""
+    """The energy counter of the GPU or the CPU. Raises Unavailable with the reason where there is none."""
     if not on_gpu:
         return _rapl()
     if not gpu.reading(0.0).HasField("energy_joules"):
@@ -45,7 +45,7 @@ def meter(on_gpu: bool) -> Meter:
 
 
 def idle_watts(counter: Meter, seconds: float = IDLE_SECONDS) -> float:
-    """The power of the machine while it does nothing: the lowest of some readings, because clocks fall slowly."""
+    """The idle power in watts, by this counter: the lowest of three readings, because clocks fall slowly after work."""
     return min(_watts(counter, seconds) for _ in range(IDLE_TIMES))
 
 
@@ -56,7 +56,10 @@ def _watts(counter: Meter, seconds: float) -> float:
 
 
 def of_call(counter: Meter, run: Callable[[], int], idle: float) -> Energy:
-    """`run` calls for some seconds and says how often. Raises Unavailable where that takes no more than idling."""
+    """Energy of one call; `run` runs calls for some seconds and returns their number. `idle` is in watts.
+
+    Raises Unavailable where the counter showed no more than idling uses.
+    """
     begin, before = time.perf_counter(), counter.joules()
     calls = run()
     spent, used = time.perf_counter() - begin, counter.joules() - before
@@ -66,7 +69,10 @@ def of_call(counter: Meter, run: Callable[[], int], idle: float) -> Energy:
 
 
 def _rapl() -> Meter:
-    """Of the packages: other zones (a package's parts, or psys, the whole board) count the same joules again."""
+    """The sum of the packages' counters. Raises Unavailable where they cannot be read, or there are none.
+
+    Other zones (a package's parts, or psys, the whole board) are left out: they count the same joules again.
+    """
     try:
         zones = sorted(POWERCAP.glob("intel-rapl:[0-9]*"))
         counters = [_Counter(path) for path in zones if (path / "name").read_text().startswith("package")]
@@ -80,7 +86,7 @@ def _rapl() -> Meter:
 
 
 class _Counter:
-    """One package's counter, which starts again at zero now and then."""
+    """One package's counter, corrected for its wrapping around to zero (once between two readings)."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._wraps, self._last = folder / "energy_uj", 0, 0

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Engines:
-    """Kept in `folder`, one file an engine, so that they outlive the service."""
+    """The list of built engines, kept in `folder` with one file for each, so that it outlives the service."""
 
     def __init__(self, folder: Path, store: BlobStore) -> None:
         self._folder, self._store, self._lock = folder, store, threading.Lock()
@@ -28,7 +28,7 @@ class Engines:
         self._engines = {name: engine for name, engine in found.items() if engine is not None}
 
     def add(self, engine: Engine) -> str:
-        """Keep an engine; returns its name, which is equal for equal engines."""
+        """Add an engine to the list; returns its name, which is equal for equal engines."""
         name = f"{engine.backend}-{hashlib.sha256(canonical(engine)).hexdigest()[:16]}"
         with self._lock:
             self._folder.mkdir(parents=True, exist_ok=True)  # it may have been cleaned away
@@ -39,19 +39,19 @@ class Engines:
         return name
 
     def names(self) -> list[str]:
-        """Of the engines whose bytes are still there."""
+        """The names of the engines whose blobs are still in the store, sorted."""
         with self._lock:
             return sorted(name for name, engine in self._engines.items() if self._store.has(engine.blob))
 
     def get(self, name: str) -> Engine:
-        """Raises NotFound for a name that is none, or whose bytes are gone."""
+        """The engine with this name. Raises NotFound for an unknown name, and where the engine's blob is gone."""
         if name not in self.names():
             raise NotFound(f"no engine is called {name!r}; BuildEngine makes them, RepositoryIndex lists them")
         return self._engines[name]
 
 
 def _read(path: Path) -> Engine | None:
-    """An engine's entry; None for a damaged one: it is added again when the engine is built again."""
+    """An engine's entry; None for a damaged file, which is replaced when the engine is built again."""
     try:
         return Engine.FromString(path.read_bytes())
     except (DecodeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What engines are fed with: prepared examples in batches of the engine's own size."""
+"""Batches that engines are run on: prepared examples, padded to the engine's batch size."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs
 
 
 def first_batch(store: BlobStore, inputs: Images, engine: Engine) -> Feed:
-    """The first batch of a prepared split."""
+    """The first batch of a prepared split as the model's input, padded where the split is smaller."""
     prepared = load_inputs(store, inputs, engine.preprocessing)[0]
     return as_feed(padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
 
 
 def feed_of(tensors: Iterable[Tensor], engine: Engine) -> Feed:
-    """The batch that a request's tensors are."""
+    """The batch in a request's tensors: one image array, or `Inputs` for an engine that takes other inputs."""
     arrays = {t.name: np.frombuffer(t.data, t.dtype).reshape(tuple(t.shape)).copy() for t in tensors}
     return Inputs(arrays) if engine.preprocessing.inputs else next(iter(arrays.values()))
 
 
 def padded(images: Feed, size: int) -> Feed:
-    """`size` images: those given, repeated as often as it takes."""
+    """A batch of `size` examples: those given, repeated as often as needed. Raises InvalidInput without any."""
     if not len(images):
         raise InvalidInput("the prepared split has no images")
     if isinstance(images, Inputs):

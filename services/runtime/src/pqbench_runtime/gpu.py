@@ -1,4 +1,4 @@
-"""What NVML says of a GPU: its name and driver, and how it does while something is measured.
+"""A GPU by NVML (NVIDIA's management library): name, driver, and its state during a measurement.
 
 Readings are of the whole board. What a board or a driver does not report is absent, never zero.
 """
@@ -14,8 +14,8 @@ from pqbench_runtime import cuda
 from pqbench_wire.errors import Unavailable
 
 MILLI = 1e-3
-INSTANT_POWER = 186  # NVML_FI_DEV_POWER_INSTANT: GetPowerUsage averages over a second
-# Reasons for lower clocks that make a time worthless; idling and application clocks are none.
+INSTANT_POWER = 186  # NVML_FI_DEV_POWER_INSTANT; nvmlDeviceGetPowerUsage averages over a second
+# Bits of the reasons for lower clocks that spoil a timing; idling and application clocks are not among them.
 THROTTLING = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal",
               0x80: "power brake"}  # fmt: skip
 VIOLATIONS = {0: "power cap", 1: "hardware thermal"}  # NVML_PERF_POLICY_POWER, _THERMAL
@@ -24,7 +24,7 @@ NANO = 1e-9
 
 @functools.cache
 def _nvml() -> Any:
-    """The initialised binding. Raises Unavailable with what is missing."""
+    """NVML's initialised Python binding. Raises Unavailable where it is missing or cannot be initialised."""
     try:
         import pynvml
     except ImportError as error:
@@ -48,7 +48,7 @@ def driver() -> str:
 
 
 def device() -> str:
-    """The current CUDA device with all that decides whether a plan runs on it: name, architecture, driver's major."""
+    """The current CUDA device: name, compute capability and driver's major version, on which an engine depends."""
     name = _text(_nvml().nvmlDeviceGetName(board(cuda.bus_id())))
     return f"{name} [{cuda.compute_capability()}] driver {driver().partition('.')[0]}"
 
@@ -59,7 +59,7 @@ def uuid() -> str:
 
 
 def reading(seconds: float) -> GpuReading:
-    """How the current CUDA device does now, `seconds` after the measurement began."""
+    """The state of the current CUDA device now, which is `seconds` after the measurement began."""
     nvml, handle = _nvml(), board(cuda.bus_id())
     found = GpuReading(seconds=seconds)
     asked: dict[str, Callable[[], Any]] = {
@@ -83,21 +83,21 @@ def reading(seconds: float) -> GpuReading:
 
 
 def memory_in_use() -> int | None:
-    """Bytes of the board's memory that all processes use, this one's CUDA context among them."""
-    cuda.Stream()  # makes the context, which is no engine's
+    """Bytes of the board's memory in use by all processes, this one's CUDA context included; None if not reported."""
+    cuda.Stream()  # creates the CUDA context, so that it does not count as an engine's memory
     nvml, handle = _nvml(), board(cuda.bus_id())
     used = _supported(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used)
     return None if used is None else int(used)
 
 
 def _power(nvml: Any, handle: Any) -> int:
-    """Milliwatts at this instant; averaged over a second where the driver has nothing better."""
+    """Power in milliwatts at this instant or, where the driver has only that, its average over a second."""
     field = nvml.nvmlDeviceGetFieldValues(handle, [INSTANT_POWER])[0]
     return field.value.uiVal if field.nvmlReturn == nvml.NVML_SUCCESS else nvml.nvmlDeviceGetPowerUsage(handle)
 
 
 def _throttle_mask(nvml: Any, handle: Any) -> int:
-    """Older bindings know the function by its older name."""
+    """The bits of the current reasons for lower clocks; older bindings have the function under its older name."""
     newer = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
     return int((newer or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(handle))
 
@@ -115,7 +115,7 @@ def _text(value: str | bytes) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The record of the current CUDA device."""
+    """The current CUDA device for the environment record: name, UUID, driver, CUDA version, power limit in watts."""
     record = {"gpu": device(), "gpu_uuid": uuid(), "driver": driver(), "cuda_runtime": cuda.runtime_version()}
     limit = _supported(lambda: _nvml().nvmlDeviceGetEnforcedPowerLimit(board(cuda.bus_id())))
     return record if limit is None else record | {"gpu_power_limit_watts": f"{limit * MILLI:g}"}

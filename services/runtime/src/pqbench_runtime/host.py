@@ -27,7 +27,7 @@ FLAGS = (
 
 @functools.cache
 def cpu_name() -> str:
-    """Model name, instruction sets that decide kernels, and cores: what an engine is built for."""
+    """Model name, instruction sets that decide kernels, and number of logical cores: what an engine is built for."""
     fields = _cpuinfo()
     flags = [flag for flag in FLAGS if flag in fields.get("flags", fields.get("Features", "")).split()]
     name = fields.get("model name", platform.processor() or platform.machine())
@@ -35,9 +35,9 @@ def cpu_name() -> str:
 
 
 def nvidia(driver: Path = Path("/proc/driver/nvidia")) -> str:
-    """The driver's version and the models of the GPUs, as the kernel module tells; "" without one.
+    """The driver's version and the models of all GPUs, as the kernel module reports them; "" without one.
 
-    Of all GPUs there are, and without loading CUDA: enough to know that kept results are of another machine.
+    It does not load CUDA. It goes into the keys of kept results, so that those of another machine are not reused.
     """
     version = _read(driver / "version").partition("\n")[0]
     models = sorted(_read(path).partition("\n")[0] for path in driver.glob("gpus/*/information"))
@@ -45,7 +45,7 @@ def nvidia(driver: Path = Path("/proc/driver/nvidia")) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The machine's record; what cannot be read is absent."""
+    """The machine's environment record; what cannot be read is absent."""
     record = {
         "cpu": cpu_name(),
         "cores_physical": str(psutil.cpu_count(logical=False) or ""),
@@ -62,7 +62,7 @@ def environment() -> dict[str, str]:
 
 @functools.cache
 def copy_bytes_per_second(size: int = 64 << 20, times: int = 5) -> float:
-    """How fast one thread copies memory, read and written bytes together: the best of some copies."""
+    """How fast one thread copies memory, counting read and written bytes: the best of `times` copies."""
     source = np.ones(size, np.uint8)
     target = np.zeros(size, np.uint8)
     spent = []
@@ -79,17 +79,17 @@ def load_average() -> float:
 
 
 def memory() -> int:
-    """Bytes of this process's resident size."""
+    """Bytes of this process's resident memory."""
     return _status("VmRSS")
 
 
 def peak_memory() -> int:
-    """Bytes of this process's largest resident size since `forget_peak` (getrusage would count its parent's too)."""
+    """Bytes of this process's largest resident memory since `forget_peak` (getrusage would count its parent's too)."""
     return _status("VmHWM")
 
 
 def forget_peak() -> bool:
-    """Have the peak begin again at the present size; false where the kernel does not let a process ask for it."""
+    """Set the peak back to the present size; false where the kernel does not let a process do so."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,4 +1,4 @@
-"""What else the machine does while something is measured: other processes, the hypervisor, the clocks."""
+"""The machine's state during a measurement: load from other processes and the hypervisor, and the cores' clocks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class _Moment:
     at: float
     busy: float  # core-seconds of all processes since the system started
-    stolen: float
+    stolen: float  # core-seconds that the hypervisor gave to others
     own: float  # core-seconds of this process
 
 
 class LoadMeter:
-    """Reads the kernel's counters; what a reading says is of the time since the one before."""
+    """Reads the kernel's counters; each reading is about the time since the one before."""
 
     def __init__(self) -> None:
         self._begin = self._last = _now()
 
     def read(self) -> LoadReading:
-        """Mean numbers of cores that others used since the last reading."""
+        """The mean numbers of cores that others used since the last reading, and the cores' clock now."""
         before, now = self._last, _now()
         spent = max(now.at - before.at, 1e-9)
         others = (now.busy - before.busy) - (now.own - before.own)
@@ -40,12 +40,15 @@ class LoadMeter:
         )
         if (mhz := core_mhz()) is not None:
             found.mhz = mhz
-        self._last = _now()  # reading clocks takes milliseconds on some kernels: not what the next reading is about
+        self._last = _now()  # reading clocks takes milliseconds on some kernels, which the next reading leaves out
         return found
 
 
 def core_mhz() -> float | None:
-    """Mean clock of the cores that this process may use, where the kernel tells; of an offline one it does not."""
+    """Mean clock in MHz of the cores that this process may use; None where the kernel reports no clocks.
+
+    Without cpufreq it is the mean over all cores in /proc/cpuinfo. Offline cores report none and are left out.
+    """
     paths = [CPUS / f"cpu{core}/cpufreq/scaling_cur_freq" for core in os.sched_getaffinity(0)]
     if clocks := [khz for path in paths if (khz := _number(path)) is not None]:
         return sum(clocks) / len(clocks) / 1000

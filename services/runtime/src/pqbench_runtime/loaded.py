@@ -1,4 +1,4 @@
-"""Engines that a worker has loaded, side by side."""
+"""Loads engines in a worker process and keeps them loaded, side by side."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, PqbenchError, Refused
 from pqbench_wire.jobs import canonical, first_line
 
-MAX_ENGINES = 8  # kept loaded; the least recently used goes first
-MAX_HELD = 4 << 30  # bytes of engine files kept loaded, where it is more than one
+MAX_ENGINES = 8  # most engines kept loaded; the least recently used is unloaded first
+MAX_HELD = 4 << 30  # most bytes of engine files kept loaded; a single engine may be larger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """One engine, or one instance of it."""
+    """One loaded instance of an engine, and what loading it took."""
 
     session: Session
     size: int  # bytes of the engine's file
-    seconds: float  # that loading took
+    seconds: float  # to load it, without the first call
     first_call: float  # seconds
-    memory: int | None  # bytes by which the process grew; None where what had been freed before was enough
-    device_memory: int | None  # bytes by which the board's memory in use grew
+    memory: int | None  # bytes by which the process grew; None where memory freed earlier was enough
+    device_memory: int | None  # bytes by which the board's memory in use grew; None where it did not, or on a CPU
 
 
 class LoadedEngines:
-    """Loads engines from the blobs of a store and keeps some of them."""
+    """Loads engines from the blobs of a store and keeps them for later requests."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._loaded: dict[tuple[bytes, int, int], Loaded] = {}  # by engine, instance, and how many there are
+        self._loaded: dict[tuple[bytes, int, int], Loaded] = {}  # by engine, instance, number of instances
 
     def loadable(self, engine: pb.Engine, instances: int = 1) -> tuple[Any, tuple[Path, Precision, Shape, Any]]:
-        """An engine's backend, and what its functions take to load it. Raises Refused on another device."""
+        """An engine's backend and the arguments of its `load`: file, precision, shape and options.
+
+        Raises Refused where the engine was built on another device or with other library versions.
+        """
         backend = BACKENDS.load(engine.backend)
         options = BACKENDS.configure(engine.backend, engine.options_json)
         if engine.built_on and engine.built_on != (here := identity(backend, options)):
@@ -51,10 +54,13 @@ class LoadedEngines:
         return backend, (self._store.path(engine.blob), engine.precision, shape, options)
 
     def load(self, engine: pb.Engine, instance: int = 0, instances: int = 1) -> Loaded:
-        """The loaded engine; one that works beside itself is loaded once an instance."""
+        """Load one of an engine's `instances` and call it once with zeros; one that is loaded already is returned.
+
+        Raises Failed where the library cannot load or run it.
+        """
         key = (canonical(engine), instance, instances)
         if key not in self._loaded:
-            while instances == 1 and self._is_full(engine.blob.size):  # several: a measurement needs all of its own
+            while instances == 1 and self._is_full(engine.blob.size):  # a measurement needs all its instances at once
                 del self._loaded[next(iter(self._loaded))]
                 gc.collect()
             backend, arguments = self.loadable(engine, instances)
@@ -63,7 +69,7 @@ class LoadedEngines:
             with _library_errors(f"{engine.backend} cannot run this engine"):
                 session = backend.load(*arguments)
                 loaded = time.perf_counter()
-                session.bind(arguments[2].zeros())()  # what the first call allocates is the engine's too
+                session.bind(arguments[2].zeros())()  # what the first call allocates counts as the engine's memory
             called = time.perf_counter()
             self._loaded[key] = Loaded(
                 session=session,
@@ -77,25 +83,25 @@ class LoadedEngines:
         return entry
 
     def _is_full(self, size: int) -> bool:
-        """Whether an engine has to go before one of so many bytes is loaded."""
+        """Whether an engine must be unloaded before one whose file has `size` bytes can be loaded."""
         held = sum(one.size for one in self._loaded.values())
         return bool(self._loaded) and (len(self._loaded) >= MAX_ENGINES or held + size > MAX_HELD)
 
     def unload_others(self, engines: Iterable[pb.Engine], instances: int) -> None:
-        """Unload all but these: what others hold would be in their memory."""
+        """Unload all but these engines in this number of instances: the memory of others would count as theirs."""
         wanted = {canonical(engine) for engine in engines}
         for key in [key for key in self._loaded if key[0] not in wanted or key[2] != instances]:
             del self._loaded[key]
         gc.collect()
 
     def instances(self, engine: pb.Engine, settings: pb.MeasureSettings) -> list[Loaded]:
-        """An engine as often as a scenario has it work at the same time."""
+        """Load as many instances of an engine as the scenario runs at the same time."""
         instances = instances_of(settings)
         return [self.load(engine, instance, instances) for instance in range(instances)]
 
 
 def instances_of(settings: pb.MeasureSettings) -> int:
-    """The instances of an engine that work at the same time."""
+    """How many instances of an engine run at the same time: 1 in single stream, otherwise `concurrency`."""
     single = settings.scenario in (pb.SCENARIO_UNSPECIFIED, pb.SCENARIO_SINGLE_STREAM)
     return 1 if single else max(1, settings.concurrency)
 
@@ -115,10 +121,10 @@ def _growth(before: int | None, after: int | None) -> int | None:
 
 @contextlib.contextmanager
 def _library_errors(what: str) -> Iterator[None]:
-    """An engine that a library cannot load or run is a failure with the library's own words."""
+    """Raise a library's exception as Failed, with its first line; pqbench's own errors and MemoryError pass."""
     try:
         yield
     except (PqbenchError, MemoryError):
         raise
-    except Exception as error:  # libraries' own share no root
+    except Exception as error:  # the libraries' exceptions have no other base class in common
         raise Failed(f"{what}: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Measuring engines: times, memory, energy, and what else went on meanwhile."""
+"""Measures engines: times, memory, energy, and the state of the machine meanwhile."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from pqbench_wire.errors import Unavailable
 def measure(
     request: pb.MeasureRequest, store: BlobStore, engines_loaded: LoadedEngines, reporter: Reporter
 ) -> pb.MeasureResult:
-    """Time the engines, interleaved, on real images; then their energy, one after the other.
+    """Time the engines on real examples (see `timing.measure`); then measure their energy, one after the other.
 
-    Other engines are unloaded first: what they hold would be in this one's memory.
+    All other engines are unloaded first: their memory would count as that of these engines.
     """
     settings = request.settings
     timing.check_settings(settings)
@@ -90,7 +90,7 @@ def _add_energy(timings: list[pb.EngineTiming], engines: Sequence[Instances], re
 
 
 def _gpu_reading(engine: pb.Engine, seconds: float) -> list[pb.GpuReading]:
-    """One reading where the engine runs on a GPU that NVML knows."""
+    """One reading of the GPU for an engine that runs on one, none for an engine on a CPU."""
     return [gpu.reading(seconds)] if on_gpu(engine) else []
 
 
@@ -99,13 +99,13 @@ def _gpu_environment(engine: pb.Engine) -> dict[str, str]:
 
 
 def _together(parts: Iterable[int | None]) -> int | None:
-    """The sum; None where a part is not known."""
+    """The sum of the parts, or None where a part is not known."""
     known = list(parts)
     return sum(part for part in known if part is not None) if None not in known else None
 
 
 def _archive(samples: Sequence[timing.Samples]) -> bytes:
-    """All raw samples as .npz, as MeasureResult says."""
+    """All raw samples as .npz; the arrays are those that `MeasureResult` in runtime.proto lists."""
     arrays: dict[str, np.ndarray] = {}
     for index, own in enumerate(samples):
         arrays[f"latency_{index}"] = np.asarray(own.latency)

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over the engines that this runtime has built.
 
-A translation only: an inference runs in the session worker, one at a time, and waits while something is measured.
-Times told here include the way to the worker; figures of record come from Measure.
+It only translates: inferences run in the session worker, one at a time, and wait while something is measured. Total and
+queue times in its statistics include the communication with the worker; the figures of record come from Measure.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pqbench_runtime.oip_tensors import (
 from pqbench_wire.errors import NotFound
 from pqbench_wire.process import source_version
 
-MAX_MESSAGE = 64 << 20  # bytes: a batch of 100 images of 224 x 224
+MAX_MESSAGE = 64 << 20  # bytes: enough for a batch of 100 float32 images of 224 x 224
 
 
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers for `engines`; `infer` runs one batch."""
+    """The protocol's gRPC service for `engines`; `infer` runs one batch in a worker."""
 
     def __init__(self, engines: Engines, infer: Callable[[InferRequest, grpc.ServicerContext], InferResult]) -> None:
         self._engines, self._infer = engines, infer
@@ -129,7 +129,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return self._engines.get(name)
 
     def _describe(self, name: str, engine: Engine, context: grpc.ServicerContext) -> InferResult:
-        """Names, types and shapes of an engine's tensors, learnt from one batch of zeros."""
+        """Names, types and shapes of an engine's inputs and outputs, learnt once by running a batch of zeros."""
         if name not in self._described:
             self._described[name] = self._infer(InferRequest(engine=engine), context)
         return self._described[name]

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: to arrays and back."""
+"""Converts tensors of the Open Inference Protocol to arrays and back."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pqbench.inference import open_inference_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import Tensor
 from pqbench_wire.errors import InvalidInput
 
-VERSION = "1"  # an engine never changes: another one has another name
+VERSION = "1"  # the only one: an engine never changes, and another engine has another name
 
 
 @dataclass(frozen=True)
 class Type:
-    """What the protocol calls a NumPy type; `contents`: the field of its values, "" where they travel as bytes only."""
+    """The protocol's name of a NumPy type; `contents` is the field of typed values, "" where only bytes are allowed."""
 
     name: str
     number: pb.DataType
@@ -42,18 +42,21 @@ TYPES: dict[str, Type] = {
 
 
 def metadata_of(tensor: Tensor) -> pb.ModelMetadataResponse.TensorMetadata:
-    """A tensor's name, type and shape, its batch axis open."""
+    """A tensor's name, type and shape, with -1 as the size of the batch axis."""
     shape = [-1, *tensor.shape[1:]]
     return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=TYPES[tensor.dtype].name, shape=shape)
 
 
 def config_of(tensor: Tensor) -> dict[str, Any]:
-    """A tensor as Triton's model configuration has it."""
+    """A tensor's entry in Triton's model configuration; `dims` leaves out the batch axis."""
     return {"name": tensor.name, "data_type": TYPES[tensor.dtype].number, "dims": tensor.shape[1:]}
 
 
 def arrays_of(request: pb.ModelInferRequest, expected: Sequence[Tensor], batch: int) -> dict[str, np.ndarray]:
-    """The request's inputs by name. Raises InvalidInput where they are not what the engine takes."""
+    """The request's inputs by name, each with the same number of examples, 1 to `batch`.
+
+    Raises InvalidInput where names, types, shapes or sizes are not what the engine takes.
+    """
     _no_parameters(request)
     given, raw = {tensor.name: tensor for tensor in request.inputs}, request.raw_input_contents
     if len(given) != len(request.inputs) or set(given) != {tensor.name for tensor in expected}:
@@ -69,7 +72,7 @@ def arrays_of(request: pb.ModelInferRequest, expected: Sequence[Tensor], batch: 
 
 
 def _no_parameters(request: pb.ModelInferRequest) -> None:
-    """Shared memory, classification, sequences and priorities are not silently ignored."""
+    """Raise InvalidInput for any parameter: shared memory, classification, sequences, priorities are not supported."""
     tensors: list[Any] = [*request.inputs, *request.outputs]
     if named := [*request.parameters, *(key for tensor in tensors for key in tensor.parameters)]:
         raise InvalidInput(f"the parameter {named[0]!r} is not supported")
@@ -100,7 +103,7 @@ def _array(given: Any, expected: Tensor, batch: int, raw: bytes | None) -> np.nd
 
 
 def wanted_outputs(request: pb.ModelInferRequest, outputs: Sequence[Tensor]) -> set[str]:
-    """The names of the outputs that a request asks for. Raises InvalidInput for one that there is not."""
+    """The names of the outputs that a request wants, all if it names none. Raises InvalidInput for an unknown name."""
     names = {tensor.name for tensor in outputs}
     wanted = {tensor.name for tensor in request.outputs}
     if unknown := sorted(wanted - names):
@@ -113,7 +116,10 @@ def _tensor(name: str, array: np.ndarray) -> Tensor:
 
 
 def response_of(request: pb.ModelInferRequest, outputs: Sequence[Tensor], rows: int) -> pb.ModelInferResponse:
-    """The first `rows` of each output, typed where the request was."""
+    """The response with the first `rows` of each output.
+
+    Values are raw bytes where the request's were, or where an output's type has no field of typed values.
+    """
     response = pb.ModelInferResponse(model_name=request.model_name, model_version=VERSION, id=request.id)
     as_bytes = bool(request.raw_input_contents) or any(not TYPES[tensor.dtype].contents for tensor in outputs)
     for tensor in outputs:
@@ -128,5 +134,5 @@ def response_of(request: pb.ModelInferRequest, outputs: Sequence[Tensor], rows: 
 
 
 def batch_of(arrays: Mapping[str, np.ndarray], size: int) -> list[Tensor]:
-    """The tensors of one batch of an engine's own size: the examples, repeated as often as it takes."""
+    """Tensors of an engine's batch size: the examples, repeated as often as needed."""
     return [_tensor(name, np.resize(array, (size, *array.shape[1:]))) for name, array in arrays.items()]

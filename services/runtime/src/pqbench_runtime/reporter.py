@@ -1,4 +1,4 @@
-"""What a worker says of long work while it goes on."""
+"""Progress messages that a worker sends during long work."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Send = Callable[[WorkerReply], None]
 
 
 class Reporter:
-    """Sends progress, rarely: every message wakes processes that share the machine."""
+    """Sends progress at most once a second, because every message wakes processes that share the machine."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._last = 0.0
 
     def progress(self, stage: str, fraction: float) -> None:
-        """Say how far the work is."""
+        """Send the finished share of the work, 0 to 1, unless the last message is under a second old."""
         if time.monotonic() - self._last < PROGRESS_SECONDS:
             return
         self._last = time.monotonic()
@@ -30,7 +30,10 @@ class Reporter:
 
     @contextlib.contextmanager
     def alive(self, stage: str) -> Iterator[Callable[[float], None]]:
-        """Report long work once in a while, so that whoever no longer wants it can say so; yields `report`."""
+        """Send progress once a second while the context lasts; yields a function that sets the finished share, 0 to 1.
+
+        Each message gives the service an occasion to cancel work that nobody waits for any more.
+        """
         done, fraction = threading.Event(), [0.0]
 
         def beat() -> None:

@@ -1,7 +1,8 @@
-"""How calls follow each other: one function a scenario of MLPerf Inference (Reddi et al. 2020), each gives one block.
+"""How calls follow each other: one function for each scenario of MLPerf Inference (Reddi et al. 2020) runs one block.
 
-An engine is one or more instances, calls that work at the same time on the threads of a pool, which lives as long as
-the measurement: new threads would be cold. All times are seconds on the host's clock.
+An engine is one or more instances: calls that run at the same time on the threads of a pool. The pool is kept for a
+whole measurement, because new threads would be cold. A block lasts for at least `seconds` and `least` samples; in the
+server scenario `arrivals` decide. All times are seconds on the host's clock, except `Block.device`.
 """
 
 from __future__ import annotations
@@ -15,32 +16,32 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Call = Callable[[], object]
-Instances = Sequence[Call]  # of one engine, which work at the same time
+Instances = Sequence[Call]  # the instances of one engine, which run at the same time
 clock = time.perf_counter
-OVERTIME = 1.5  # of the time of all arrivals, after which an engine that cannot keep up takes no more calls
-NEVER_SLEEP = 200e-6  # before an arrival: a sleeping thread wakes too late, so the rest is waited for awake
+OVERTIME = 1.5  # multiple of the last arrival's time after which no call is started: the engine cannot keep up
+NEVER_SLEEP = 200e-6  # seconds before an arrival that are spent polling, because a sleeping thread wakes too late
 
 
 @dataclass(kw_only=True)
 class Block:
-    """The samples of one block, in order of their start."""
+    """The samples of one block, ordered by their start."""
 
     latency: list[float] = field(default_factory=list)
-    start: list[float] = field(default_factory=list)  # since the clock's zero
-    slip: list[float] = field(default_factory=list)  # server: by which idle instances began late
-    behind: float = 0.0  # server: by which the last call ended after the last arrival, as a share of the arrivals' time
-    device: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0  # from its begin to the end of its last call
-    calls: int = 0  # of single instances
+    start: list[float] = field(default_factory=list)  # as `clock` has it; server: the scheduled arrival
+    slip: list[float] = field(default_factory=list)  # server: how late idle instances began their calls, unordered
+    behind: float = 0.0  # server: from the last arrival to the end of the last call, as a share of the arrivals' time
+    device: dict[str, list[float]] = field(default_factory=dict)  # by the device's clock: compute, h2d, d2h
+    seconds: float = 0.0  # from the begin of the block to the end of its last call
+    calls: int = 0  # calls of single instances
 
 
 def single_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
-    """The next call begins when the last has ended; on the thread of the caller, without the pool."""
+    """The next call begins when the last has ended; the calls run on the caller's thread, not in the pool."""
     return _stream(instances[0], seconds, least)
 
 
 def multi_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
-    """All instances begin together; a sample ends with the last of them."""
+    """All instances begin together; a sample ends with the last of them. The device's times are not read."""
     block, begin = Block(), clock()
     while clock() < begin + seconds or len(block.latency) < least:
         before = clock()
@@ -53,14 +54,14 @@ def multi_stream(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: f
 
 
 def offline(pool: ThreadPoolExecutor, instances: Sequence[Call], seconds: float, least: int) -> Block:
-    """Every instance always works; the block ends when all have ended their last call."""
+    """Every instance runs one call after the other; the block ends when all have ended their last call."""
     each, begin = -(-least // len(instances)), clock()
     blocks = [done.result() for done in [pool.submit(_stream, call, seconds, each) for call in instances]]
     return _merged(blocks, clock() - begin)
 
 
 def server(pool: ThreadPoolExecutor, instances: Sequence[Call], arrivals: np.ndarray) -> Block:
-    """Calls arrive at `arrivals` (seconds from the begin, ascending); the next free instance takes the next.
+    """Calls arrive at `arrivals` (ascending seconds since the begin); the next free instance takes the next call.
 
     Latency counts from the scheduled arrival, so that waiting for a free instance is part of it.
     """
@@ -92,7 +93,7 @@ def _stream(call: Call, seconds: float, least: int) -> Block:
 
 
 def poisson(rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Arrival times of a Poisson process over some seconds, at least one."""
+    """Arrival times of a Poisson process with `rate` arrivals a second, ascending up to `seconds`; at least one."""
     count = int(rate * seconds + 10 * np.sqrt(rate * seconds) + 10)
     times = rng.exponential(1 / rate, count).cumsum()
     return times[: max(1, int(np.searchsorted(times, seconds)))]
@@ -114,14 +115,14 @@ def _serve(call: Call, arrivals: np.ndarray, next_one: Iterator[int], begin: flo
 
 
 def _wait_until(moment: float) -> bool:
-    """Whether there was anything to wait for."""
+    """Wait until `moment` on the clock; returns whether there was anything to wait for."""
     left = moment - clock()
     if left <= 0:
         return False
     if left > NEVER_SLEEP:
         time.sleep(left - NEVER_SLEEP)
     while clock() < moment:
-        time.sleep(0)  # lets go of Python's lock, which another instance may need
+        time.sleep(0)  # releases Python's global lock, which another instance may need
     return True
 
 

@@ -1,4 +1,4 @@
-"""The server scenario: the rate that is asked for, or the highest that keeps the bound of its 99th percentile."""
+"""The server scenario: runs at the requested rate, or at the highest whose 99th percentile keeps its bound."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from pqbench_runtime import scenarios
 from pqbench_runtime.scenarios import Block, Instances
 from pqbench_runtime.stability import WINDOWS
 
-PROBES = 7  # bisections of the server's rate: it is found to within a hundredth of what the engine can do
-PROBE_CALLS = 300  # wanted for a 99th percentile
-LEAST_CALLS = 100  # of fewer the 99th percentile is the maximum
-TRIES = 3  # to confirm the rate that was found
-BACK_OFF = 0.95
-MAX_SLIP = 0.1  # of the 99th percentile, by which the generator may be late
-MAX_BEHIND = 0.2  # of the arrivals' time, for which the queue may take to empty: beyond, it only grows
+PROBES = 7  # steps of the bisection: they find the rate to within a hundredth of the offline rate
+PROBE_CALLS = 300  # calls that a 99th percentile should have
+LEAST_CALLS = 100  # calls that it must have: of fewer, it depends on the slowest two only
+TRIES = 3  # runs to confirm the rate that was found
+BACK_OFF = 0.95  # factor on the rate after a run that did not confirm it
+MAX_SLIP = 0.1  # share of the 99th percentile by which the load generator may be late
+MAX_BEHIND = 0.2  # share of the arrivals' time that the queue may take to empty; if it takes longer, it only grows
 
 
 def serve(pool: ThreadPoolExecutor, instances: Instances, settings: MeasureSettings) -> tuple[Block, ServerTiming]:
-    """The calls of the run that counts, and what is said of it, the probes of the rate included."""
+    """The block of calls that counts, and the rate, validity and probes of the run.
+
+    Without a requested rate, the highest is searched first and then confirmed; each failed try lowers it by 5 %.
+    """
     rng = np.random.default_rng(settings.seed)
     rate, probes = (settings.rate, []) if settings.rate else _highest_rate(pool, instances, settings, rng)
     for _ in range(TRIES):
@@ -37,14 +40,14 @@ def serve(pool: ThreadPoolExecutor, instances: Instances, settings: MeasureSetti
 
 
 def _seconds(settings: MeasureSettings, rate: float, least: float) -> float:
-    """For as many calls as a 99th percentile wants, within `max_seconds`."""
+    """The length of a run: `least` seconds, and enough calls for a 99th percentile, within `max_seconds`."""
     return min(settings.max_seconds, max(least, max(PROBE_CALLS, settings.min_iterations) / rate))
 
 
 def _highest_rate(
     pool: ThreadPoolExecutor, instances: Instances, settings: MeasureSettings, rng: np.random.Generator
 ) -> tuple[float, list[Probe]]:
-    """By bisection, between nothing and what the engine does without a pause."""
+    """The highest rate that keeps the bound, by bisection between 0 and the engine's offline rate; and the probes."""
     full = scenarios.offline(pool, instances, settings.min_seconds / settings.windows, len(instances) * WINDOWS)
     low, high, probes = 0.0, full.calls / full.seconds, []
     for _ in range(PROBES):

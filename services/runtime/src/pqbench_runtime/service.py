@@ -1,4 +1,4 @@
-"""RuntimeService: turns requests into questions to workers and back."""
+"""RuntimeService: checks requests, has worker processes do the work, and returns their replies."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.workers import SessionWorker
 
 MAX_BATCH = 65_536
-MAX_ENGINES = 8  # in one Measure
-MAX_TOOL_SECONDS = 600  # of one tool in Profile and CrossCheck
-MAX_PIXELS = 1 << 28  # batch x height x width x channels
+MAX_ENGINES = 8  # in one Measure; batch sizes in one TryArtifact
+MAX_TOOL_SECONDS = 600  # of the profiler in Profile, of each tool in CrossCheck
+MAX_PIXELS = 1 << 28  # values of all inputs in one batch
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "tensorrt")
 
 
 class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
-    """The service over the blobs in `data`."""
+    """The service over a data folder, which holds blobs, the list of built engines and finished results.
+
+    `locks` is the folder of the machine lock; None: one in the temporary folder.
+    """
 
     def __init__(self, data: Path, locks: Path | None) -> None:
         self.store = BlobStore(data / "blobs")
@@ -124,7 +127,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return pb.UnloadResponse()
 
     def infer(self, request: InferRequest, context: grpc.ServicerContext) -> InferResult:
-        """One batch through a built engine, for the Open Inference Protocol; waits while something is measured."""
+        """Run one batch through a built engine, for the Open Inference Protocol; waits while something is measured."""
 
         idle = while_active(context)
         with machine_lock(self._locks, exclusive=False, waiting=idle):
@@ -132,7 +135,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             return self._session.ask(_process_key([request.engine]), asked, lambda reply: None, idle, idle).infer
 
     def close(self) -> None:
-        """End the session worker, whatever it does; throwaway workers die with the process."""
+        """Kill the session worker, even in the middle of a request; other workers die with this process."""
         self._session.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
@@ -162,7 +165,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return pb.TryArtifactEvent(result=result)
 
     def _trial(self, request: pb.TryArtifactRequest, way: str, tell: Tell[Any]) -> pb.ArtifactTrial:
-        """One way, in a process of its own: that it crashes is a finding."""
+        """Load an artifact in one way, in a new process; a crash of that process is a result, not an error."""
         asked = WorkerRequest(trial=TrialRequest(request=request, way=way))
         try:
             return self._throwaway(asked, tell, exclusive=False).trial
@@ -175,19 +178,19 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         return pb.ProfileEvent(result=reply.profile)
 
     def _cross_check(self, request: pb.CrossCheckRequest, emit: Emit[pb.CrossCheckEvent]) -> pb.CrossCheckEvent:
-        """In a worker of its own: no engine of an earlier measurement holds memory or threads meanwhile."""
+        """Run vendor tools from a new worker; the session worker is ended first, to free its memory and threads."""
         tell = Tell(pb.CrossCheckEvent, emit)
         self._session.unload(tell.waiting)
         reply = self._throwaway(WorkerRequest(cross_check=request), tell, exclusive=True)
         return pb.CrossCheckEvent(result=reply.cross_check)
 
     def _ask(self, key: str, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
-        """Ask the session's worker while holding the machine."""
+        """Send a request to the session worker while holding the machine lock; exclusively to measure."""
         with machine_lock(self._locks, exclusive, tell.waiting):
             return self._session.ask(key, request, tell.reply, tell.idle, tell.waiting)
 
     def _throwaway(self, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
-        """Ask a worker that lives for this question, while holding the machine."""
+        """Send a request to a new worker, which ends after its reply, while holding the machine lock."""
         with machine_lock(self._locks, exclusive, tell.waiting), closing(start_worker(self.store.root)) as worker:
             return worker.ask(request, tell.reply, tell.idle)
 
@@ -210,13 +213,19 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
 
 def _process_key(engines: Any, repeat: int = 0) -> str:
-    """Threads and the like are process-wide in some libraries: other options, another process. So is a repeat."""
+    """The key of a session worker: another backend, other options or another repeat get a new process.
+
+    Some options, such as the number of threads, are process-wide in some libraries.
+    """
     asked = "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
     return f"{asked} repeat {repeat}" if repeat else asked
 
 
 def _identity(asked: pb.BuildEngineRequest | pb.Engine) -> str:
-    """Services of two versions may share the folder of kept results: a result of one is none of the other."""
+    """Device and library versions, which go into the key of a result.
+
+    Services with other versions may share the folder of kept results, and must not reuse each other's.
+    """
     return identity(BACKENDS.load(asked.backend), BACKENDS.configure(asked.backend, asked.options_json))
 
 

@@ -1,4 +1,4 @@
-"""Whether a measurement can be trusted, and why not: a silent number would be taken for a good one."""
+"""Judges whether a measurement is stable, and gives the reasons if not: an unmarked figure would be trusted."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import numpy as np
 
 from pqbench.runtime.v1.runtime_pb2 import SCENARIO_SERVER, EngineTiming, GpuReading, LoadReading, MeasureSettings
 
-WINDOWS = 3  # the last windows whose medians must agree
-FOREIGN_MEAN, FOREIGN_ROUND = 0.15, 0.5  # cores busy with other things, over all and in one round of blocks
-MODE_SHARE, MODE_DISTANCE, MODE_EXPLAINED = 0.25, 0.15, 0.85  # of two modes: the rarer's share, distance, clearness
-HELD = 0.01  # share of the time for which clocks may be held down
+WINDOWS = 3  # how many of the last windows (blocks) must have medians that agree
+FOREIGN_MEAN, FOREIGN_ROUND = 0.15, 0.5  # most cores that others may use: on average, and in one round of blocks
+# Two modes count from these values on: the rarer one's share of the calls, their relative distance, and the share of
+# the variance that the split into the two explains.
+MODE_SHARE, MODE_DISTANCE, MODE_EXPLAINED = 0.25, 0.15, 0.85
+HELD = 0.01  # largest share of the time during which clocks may be held down
 
 
 def spread(medians: Sequence[float]) -> float:
-    """How far the last windows' medians lie apart, as a share of their mean."""
+    """The range (largest minus smallest) of the last windows' medians, as a share of their mean."""
     last = medians[-WINDOWS:]
     return (max(last) - min(last)) / float(np.mean(last))
 
 
 def is_stable(medians: Sequence[float], settings: MeasureSettings) -> bool:
-    """Whether the last windows' medians lie within `stability` of their mean."""
+    """Whether the range of the last three windows' medians is at most `stability`, as a share of their mean."""
     return len(medians) >= WINDOWS and spread(medians) <= settings.stability
 
 
@@ -33,9 +35,10 @@ def judge(
     gpu: Sequence[GpuReading],
     load: Sequence[LoadReading],
 ) -> None:
-    """Set `stable` and `unstable_reason` of a timing. Latencies and windows' medians in seconds.
+    """Set `stable` and `unstable_reason` of a timing. Latencies and windows' medians are in seconds.
 
-    What waits in a queue differs from what does not: the server's latencies move and have two modes by nature.
+    Drift, noise and two modes are not judged in the server scenario: its latencies include the wait in a queue, which
+    varies and has two modes by nature.
     """
     reasons = [_throttled(gpu), _foreign(load)]
     if settings.scenario != SCENARIO_SERVER:
@@ -46,7 +49,7 @@ def judge(
 
 
 def _throttled(readings: Sequence[GpuReading]) -> str:
-    """At the moment of a reading, or by the board's count of the time between the first and the last."""
+    """The reason where clocks were held down: at a reading, or for over 1 % of the time by the board's counters."""
     reasons = {reason for one in readings for reason in one.throttled}
     if len(readings) > 1:
         first, last = readings[0], readings[-1]
@@ -76,9 +79,10 @@ def _moved(medians: Sequence[float], settings: MeasureSettings) -> str:
 
 
 def _bimodal(latency: np.ndarray) -> str:
-    """Two modes of which the rarer is common: the median could be of either.
+    """The reason where latencies have two modes and the rarer one is common: the median could then be of either.
 
-    The split that explains most of the variance of the logarithms (Otsu 1979), outliers left out of the split only.
+    The modes are found by Otsu's method (1979): the split of the latencies' logarithms that explains most of their
+    variance. The lowest and the highest 2 % are left out.
     """
     if len(latency) < 40:
         return ""

@@ -11,7 +11,7 @@ import numpy as np
 from pqbench.runtime.v1.runtime_pb2 import DeviceTime, EngineTiming
 from pqbench_runtime.timing import Samples
 
-ALPHA = 0.05
+ALPHA = 0.05  # one minus the least coverage of an interval
 
 
 def summarise(samples: Samples) -> EngineTiming:
@@ -45,7 +45,7 @@ def device_time(values: Sequence[float]) -> DeviceTime:
 
 
 def median_interval(medians: Sequence[float]) -> tuple[float, float]:
-    """Interval of the median from the blocks' medians, without a distribution: at least 95 % from six blocks on.
+    """Distribution-free interval of the median from the blocks' medians: at least 95 % from six blocks on.
 
     A block's calls share its noise, so blocks, not calls, are the independent observations. The ends are order
     statistics whose ranks are those of the sign test (Conover, Practical Nonparametric Statistics, 3.2).

@@ -1,7 +1,7 @@
-"""The schedule of timed calls: warm-up, blocks and when they are enough. `scenarios` holds the clock.
+"""The schedule of timed calls: warm-up, blocks, and when there are enough of them. `scenarios` times the calls.
 
-Several engines are measured interleaved in blocks, A B C C B A ..., so that a drift of the machine
-meets all of them alike. The first calls after each switch are discarded.
+Several engines are measured interleaved in blocks, A B C C B A ..., so that a drift of the machine affects all of them
+alike. The first calls after each switch are discarded. The server scenario is not interleaved.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pqbench_wire.errors import InvalidInput
 
 MAX_SECONDS = 3600
 MAX_WINDOWS = 1000
-MAX_CALLS = 2_000_000  # timed calls of one engine: 16 MB of samples
+MAX_CALLS = 2_000_000  # timed calls of one engine: 16 MB of latencies
 MAX_CONCURRENCY = 64
-LEAST_WINDOWS = 6  # the fewest whose medians give an interval of 95 %
-# The server's engines are warmed up as offline.
+LEAST_WINDOWS = 6  # the fewest blocks whose medians give an interval of 95 %
+# In the server scenario this is for warming up only, by offline calls.
 BLOCKS = {
     SCENARIO_MULTI_STREAM: scenarios.multi_stream,
     SCENARIO_OFFLINE: scenarios.offline,
@@ -43,20 +43,20 @@ Run = Callable[[Instances, float, int], Block]  # instances, seconds, least call
 
 @dataclass(kw_only=True)
 class Samples:
-    """The raw samples of one engine, in order."""
+    """The raw samples of one engine, in the order of measurement."""
 
     latency: list[float] = field(default_factory=list)  # seconds
     start: list[float] = field(default_factory=list)  # seconds since the measurement began
-    block: list[int] = field(default_factory=list)
+    block: list[int] = field(default_factory=list)  # number of the block that each call belongs to
     medians: list[float] = field(default_factory=list)  # of each block, seconds
     device: dict[str, list[float]] = field(default_factory=dict)  # parts by the device's clock, seconds
-    calls: int = 0  # of single instances
-    busy: float = 0.0  # seconds of all blocks
+    calls: int = 0  # calls of single instances
+    busy: float = 0.0  # seconds that all blocks took
     server: ServerTiming | None = None
 
 
 def check_settings(settings: MeasureSettings) -> None:
-    """Raise InvalidInput for settings that cannot give a result."""
+    """Raise InvalidInput for settings that are out of bounds or cannot give a result."""
     if settings.windows < LEAST_WINDOWS:
         raise InvalidInput(f"windows must be at least {LEAST_WINDOWS}, got {settings.windows}")
     if not 0 < settings.min_seconds <= settings.max_seconds <= 3600:
@@ -82,10 +82,11 @@ def check_settings(settings: MeasureSettings) -> None:
 def measure(
     engines: Sequence[Instances], settings: MeasureSettings, progress: Callable[[float], None] = lambda _: None
 ) -> list[Samples]:
-    """Warm up and time each engine, interleaved, until all are stable or `max_seconds` are over.
+    """Warm up all engines and time them, interleaved, until all are stable or `max_seconds` for each are over.
 
-    In the server scenario, where a queue must not start empty again and again, one engine after the other. The
-    garbage collector rests meanwhile. `progress` is called between blocks.
+    In the server scenario the engines are timed one after the other, because their queue must not start empty again and
+    again. The garbage collector is off meanwhile. `progress` is called with the finished share after each round of
+    blocks (server: each engine). Raises InvalidInput as `check_settings` does.
     """
     check_settings(settings)
     samples, begin = [Samples() for _ in engines], clock()
@@ -109,7 +110,10 @@ def measure(
 
 
 def run_for(instances: Instances, settings: MeasureSettings, seconds: float, rate: float) -> int:
-    """Call an engine as the scenario says, without keeping times, and say how often; `rate`: the server's."""
+    """Call an engine as in the scenario for some seconds, without keeping times; returns the number of calls.
+
+    `rate` is used in the server scenario only: calls that arrive each second.
+    """
     with ThreadPoolExecutor(len(instances)) as pool:
         if settings.scenario == SCENARIO_SERVER:
             arrivals = scenarios.poisson(rate, seconds, np.random.default_rng(settings.seed))
@@ -159,7 +163,7 @@ def _add(own: Samples, block: int, begin: float, added: Block) -> None:
 
 
 def _add_windows(own: Samples, begin: float, added: Block, windows: int) -> None:
-    """One long block, cut into windows of equally many calls."""
+    """Add one long block, cut into windows with equal numbers of calls (plus or minus one)."""
     for window, indices in enumerate(np.array_split(np.arange(len(added.latency)), windows)):
         if len(indices):
             part = Block(latency=[added.latency[i] for i in indices], start=[added.start[i] for i in indices])

@@ -1,9 +1,10 @@
-"""A worker process: does what the service asks, one request at a time. No gRPC in it.
+"""A worker process: handles the requests of the service, one at a time, without gRPC.
 
     python -m pqbench_runtime.worker REQUESTS REPLIES PARENT BLOBS
 
-REQUESTS and REPLIES are inherited pipe descriptors; standard output stays free for what native
-libraries print. A session worker keeps its engines loaded, side by side.
+REQUESTS and REPLIES are inherited pipe descriptors, PARENT is the service's process id, and BLOBS the folder of blobs.
+Standard output stays free for what native libraries print. The session worker, which lives on between requests, keeps
+its engines loaded side by side.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from pqbench_wire.workers import answer
 
 
 class Worker:
-    """The work, over the blobs of one store."""
+    """Does the work of requests, with the blobs of one store; `send` sends progress."""
 
     def __init__(self, store: BlobStore, send: Send) -> None:
         self._store, self._reporter = store, Reporter(send)
         self._engines = LoadedEngines(store)
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
-        """The reply to one request."""
+        """Do what one request asks for and return the reply."""
         if request.HasField("build"):
             return WorkerReply(build=self.build(request.build))
         if request.HasField("measure"):
@@ -60,15 +61,18 @@ class Worker:
         return WorkerReply(predict=self.predict(request.predict))
 
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
-        """Build an engine and read back what its layers execute in."""
+        """Build an engine and read back the precisions that its layers execute in."""
         return building.build(request, self._store, self._reporter)
 
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
-        """Time engines, interleaved, on real images; then their energy, one after the other."""
+        """Time engines on real examples; then measure their energy, one engine after the other."""
         return measuring.measure(request, self._store, self._engines, self._reporter)
 
     def predict(self, request: pb.PredictRequest) -> pb.PredictResult:
-        """Run a whole split through an engine; the last batch is padded and cut."""
+        """Run every `stride`-th example of a split from `first` on through an engine; the last batch is padded and cut.
+
+        Raises InvalidInput where no example is left, Failed for outputs of another batch size or that are not finite.
+        """
         engine = request.engine
         images = load_inputs(self._store, request.inputs, engine.preprocessing)[0]
         images = images[request.first :: request.stride or 1]
@@ -91,7 +95,7 @@ class Worker:
         return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin, flattened=flattened)
 
     def trial(self, trial: TrialRequest) -> pb.ArtifactTrial:
-        """Load an artifact in one way, run it with each batch size, and compare with the model's own outputs."""
+        """Load an artifact in one way, run it at each batch size, and compare with the model's own outputs."""
         asked, backend = trial.request, BACKENDS.load(trial.request.backend)
         prepared = load_inputs(self._store, asked.inputs, asked.preprocessing)[0]
         reference = self._store.array(asked.reference)
@@ -112,7 +116,7 @@ class Worker:
         return result
 
     def infer(self, request: InferRequest) -> InferResult:
-        """Run one batch: the request's, or zeros."""
+        """Run one batch: the request's inputs or, if it has none, zeros."""
         engine, session = request.engine, self._engines.load(request.engine).session
         shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
         batch = feed_of(request.inputs, engine) if request.inputs else shape.zeros()
@@ -133,7 +137,7 @@ class Worker:
         )
 
     def profile(self, request: pb.ProfileRequest) -> pb.ProfileResult:
-        """Where a call's time goes, by the backend's own profiler."""
+        """The layers' times by the backend's own profiler and, on a CPU, the bandwidth of a memory copy."""
         backend, arguments = self._engines.loadable(request.engine)
         batch = first_batch(self._store, request.inputs, request.engine)
         found = backend.profile(*arguments, batch, request.seconds)
@@ -148,7 +152,7 @@ class Worker:
         )
 
     def cross_check(self, request: pb.CrossCheckRequest) -> pb.CrossCheckResult:
-        """What other tools measure of the engine."""
+        """Time the engine with vendor tools; the result is empty where the backend has none."""
         backend, arguments = self._engines.loadable(request.engine)
         if not isinstance(backend, CrossChecked):
             return pb.CrossCheckResult()
@@ -159,7 +163,7 @@ class Worker:
 
 
 def main() -> None:
-    """Serve requests from the pipe until it ends."""
+    """Serve requests from the pipe until the service closes it."""
     answer(lambda send: Worker(BlobStore(Path(sys.argv[4])), send), WorkerRequest, WorkerReply)
 
 

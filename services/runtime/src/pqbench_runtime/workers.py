@@ -1,4 +1,4 @@
-"""The runtime's worker processes."""
+"""Starts the runtime's worker processes."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from pqbench_wire.workers import WorkerProcess
 
 
 def start_worker(blobs: Path) -> WorkerProcess[WorkerReply]:
-    """A fresh worker process over the blobs in a folder."""
+    """Start a worker process that reads and writes the blobs in a folder."""
     return WorkerProcess("pqbench_runtime.worker", WorkerReply, [str(blobs)])

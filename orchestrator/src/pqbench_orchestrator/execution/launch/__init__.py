@@ -1,1 +1,1 @@
-"""Launchers: how a service comes to run, one way a file; each meets `execution.services.Launcher`."""
+"""Launchers: ways of starting a service, one per file; each implements `execution.services.Launcher`."""

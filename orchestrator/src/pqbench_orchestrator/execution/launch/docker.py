@@ -1,4 +1,4 @@
-"""A service as a container, one of them at a time: that is how runtimes are swapped on a device."""
+"""A service in a container; only one container runs at a time, so that runtimes take turns on a device."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from pqbench_wire.process import process_name
 START_SECONDS = 180.0
 STOP_SECONDS = 10
 PORT = "50051/tcp"
-OWNER = "pqbench.owner"  # label: the process that started a container, and ends it
+OWNER = "pqbench.owner"  # label of a container: the process that started it and has to end it
 LAST_LINES = 5
 
 
 class DockerLauncher:
-    """Starts an image of pqbench with the caller's user and the shared folder `data`; reached over loopback."""
+    """Starts a container of a pqbench image, as the caller's user and with the shared folder `data`, on loopback."""
 
     swapped = True
 
@@ -42,17 +42,20 @@ class DockerLauncher:
         self._token: Path | None = None
 
     def start(self) -> Client:
-        """Start it, wait for its health and connect. Raises Unavailable with the container's last lines."""
+        """Start the container, wait until it is healthy, and connect.
+
+        Raises Unavailable with the reason: a missing image, Docker's error, or the container's last lines.
+        """
         engine = _engine()
         _remove_orphans(engine)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         token = secrets.token_urlsafe()
         self._token = self._log.with_suffix(".token")
         self._token.unlink(missing_ok=True)
-        with open(self._token, "x", opener=_private) as file:  # nobody else may read it at any moment
+        with open(self._token, "x", opener=_private) as file:  # at no moment readable by other users
             file.write(token)
         try:
-            own = {"PQBENCH_IMAGE": f"{self._image} {engine.images.get(self._image).id}"}  # for environment records
+            own = {"PQBENCH_IMAGE": f"{self._image} {engine.images.get(self._image).id}"}  # for the environment record
             self._container = engine.containers.create(self._image, environment=own, **self._options())  # never pulled
             self._container.start()
         except ImageNotFound as error:
@@ -70,7 +73,7 @@ class DockerLauncher:
         return self._status() == "running"
 
     def last_words(self) -> str:
-        """The container's last lines."""
+        """The last lines of the container's output, in one line."""
         if self._container is None:
             return ""
         with contextlib.suppress(NotFound):
@@ -79,7 +82,7 @@ class DockerLauncher:
         return f"the container of {self._image} is gone"
 
     def stop(self) -> None:
-        """End and remove it; its output is kept in the log."""
+        """End and remove the container; its output is appended to the log."""
         if self._container is not None:
             with contextlib.suppress(NotFound):
                 self._container.stop(timeout=STOP_SECONDS)
@@ -91,7 +94,7 @@ class DockerLauncher:
             self._token.unlink(missing_ok=True)
 
     def _options(self) -> dict[str, Any]:
-        """What a container may: write the shared folder, use the GPUs that it was given, and nothing else."""
+        """The options that limit a container: it may write the shared folder, the locks and /tmp, and use its GPUs."""
         locks = lock_folder()
         self._data.mkdir(parents=True, exist_ok=True)
         gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._place.uses_gpus else []
@@ -110,7 +113,7 @@ class DockerLauncher:
         }
 
     def _address(self) -> str:
-        """The address on loopback, once the service says that it serves."""
+        """The service's address on loopback, once it reports that it serves. Raises Unavailable."""
         deadline = time.monotonic() + START_SECONDS
         while self._status() == "running" and time.monotonic() < deadline:
             ports = self._container.attrs["NetworkSettings"]["Ports"].get(PORT) or []
@@ -142,7 +145,7 @@ class DockerLauncher:
 
 
 def tensorrt_image(version: str) -> str:
-    """The image of a runtime with a TensorRT version, such as "10.16"."""
+    """The name of the runtime's image for a TensorRT version, such as "10.16"."""
     return f"pqbench-runtime:tensorrt-{TENSORRT_TAGS[version]}"
 
 
@@ -158,9 +161,9 @@ def _engine() -> Any:
 
 
 def _remove_orphans(engine: Any) -> None:
-    """Remove containers whose orchestrator was killed."""
+    """Remove containers whose orchestrator no longer lives, because it was killed."""
     living = {process_name(pid) for pid in psutil.pids()}
     for container in engine.containers.list(all=True, filters={"label": OWNER}):
         if container.labels[OWNER] not in living:
-            with contextlib.suppress(NotFound, APIError):  # another orchestrator removes it too
+            with contextlib.suppress(NotFound, APIError):  # another orchestrator may be removing it too
                 container.remove(force=True, v=True)

@@ -1,4 +1,4 @@
-"""A service that runs already, reached by address; pqbench neither starts nor ends it."""
+"""A service that already runs at an address; pqbench neither starts nor ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNLOAD_SECONDS = 10.0
 
 
 class EndpointLauncher:
-    """Connects to a running service."""
+    """Connects to a running service; with `unload`, which is for runtimes, `stop` has it free its engines."""
 
     swapped = False
 
@@ -38,15 +38,15 @@ class EndpointLauncher:
         return client
 
     def alive(self) -> bool:
-        """A client finds out by calling."""
+        """Always True: whether the service still runs only shows in a call."""
         return True
 
     def last_words(self) -> str:
-        """Not known here."""
+        """Always empty: the service's output is not known here."""
         return ""
 
     def stop(self) -> None:
-        """The service is not ours to end; a runtime frees its engines, which the next measurement would notice."""
+        """Leave the service running, but have a runtime free its engines, which would disturb other measurements."""
         if self._client is None:
             return
         if self._unload:

@@ -1,4 +1,4 @@
-"""The compressor as a service in this very process, for objects that live here."""
+"""The compressor as a service in this process, for `benchmark()`, whose live objects cannot leave the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pqbench_wire.server import make_server
 
 
 class InProcessLauncher:
-    """Serves the compressor on a loopback port that the system assigns, to whom has its token."""
+    """Serves the compressor on a loopback port that the system assigns; a call needs its random token."""
 
     swapped = False
 
@@ -27,8 +27,8 @@ class InProcessLauncher:
         self._server: grpc.Server | None = None
 
     def start(self) -> Client:
-        """Serve, and connect."""
-        # By name: the orchestrator does not depend on the compressor.
+        """Start the server and connect to it. Raises Unavailable where the compressor is not installed."""
+        # Imported by name, because the orchestrator does not depend on the compressor.
         try:
             service = importlib.import_module("pqbench_compressor.service")
         except ImportError as error:
@@ -44,15 +44,15 @@ class InProcessLauncher:
         return client
 
     def alive(self) -> bool:
-        """Whether it serves."""
+        """Whether the server runs."""
         return self._server is not None
 
     def last_words(self) -> str:
-        """It writes where this process does."""
+        """Always empty: the compressor's output is that of this process."""
         return ""
 
     def stop(self) -> None:
-        """End the service."""
+        """End the server."""
         if self._server is not None:
             self._server.stop(None).wait()
             self._server = None

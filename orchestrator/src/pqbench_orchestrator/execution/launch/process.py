@@ -1,4 +1,4 @@
-"""A service as a local process, which dies with the orchestrator."""
+"""A service as a local process, which ends when the orchestrator ends, however that happens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_SECONDS = 10.0
 
 
 class ProcessLauncher:
-    """Starts `python -m MODULE` on a port that the system assigns."""
+    """Starts `python -m MODULE` on a port that the system assigns; `python`: another environment's interpreter."""
 
     swapped = False
 
@@ -35,13 +35,13 @@ class ProcessLauncher:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Client:
-        """Start it and connect. Raises Unavailable with its last log line if it does not come up."""
+        """Start the process and connect. Raises Unavailable with the reason, such as the last line of its log."""
         if not self._python and find_spec(self._module) is None:
             name = self._module.replace("_", "-")
             raise Unavailable(f"{name} is not installed, and no inventory names a place for it: pip install {name}")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
-            # Its own session: Ctrl-C reaches the orchestrator alone, which then ends its services in order.
+            # In a session of its own, Ctrl-C does not reach it: the orchestrator then ends its services in order.
             try:
                 self._process, token = self._spawn(log)
             except OSError as error:
@@ -51,7 +51,10 @@ class ProcessLauncher:
         return client
 
     def _spawn(self, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
-        """The process and its token, which it reads from a pipe: other users of this machine reach its port too."""
+        """The process and its token, which it reads from a pipe.
+
+        The token is needed because other users of the machine can reach the port too.
+        """
         token = secrets.token_urlsafe()
         read, write = os.pipe()
         try:
@@ -78,7 +81,7 @@ class ProcessLauncher:
         return self._last_line() if self._log.is_file() else ""
 
     def stop(self) -> None:
-        """End it: politely, then for sure."""
+        """Terminate the process, and kill it if it still runs after STOP_SECONDS."""
         if self._process is None:
             return
         self._process.terminate()
@@ -92,7 +95,7 @@ class ProcessLauncher:
         self._process = None
 
     def _address(self) -> str:
-        """The address that the service prints as its first line."""
+        """The address that the service prints as its first line. Raises Unavailable where it prints none in time."""
         assert self._process is not None and self._process.stdout is not None
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-// The page of one cell: its samples, its figures, its layers, where it was measured.
+// The page of one cell: plots of its samples, its figures, its layers, and the environment of its measurement.
 const LAYER_COLUMNS = ["Layer", "Type", "Executed in", "By", "Time (ms)", "Share"];
 const HIDDEN = ["box", "Cell"];
 

@@ -1,12 +1,12 @@
 "use strict";
 
-// The run's table, and the details of its cells, which are unpacked when a cell is looked at.
+// The run's table, and the details of its cells, which are decompressed when a cell is opened.
 const json = (id) => JSON.parse(document.getElementById(id).textContent);
 const packed = json("data");
 const rows = packed.rows.map((values) => Object.fromEntries(packed.columns.map((name, i) => [name, values[i]])));
 const chunkOf = json("chunk-of");
 const FILTERS = ["Model", "Dataset", "Batch Size", "Concurrency", "Target"];
-const FREE = ["Target"]; // filters that may be left open
+const FREE = ["Target"]; // filters that may be set to "all"
 const known = (value) => value !== null && value !== undefined;
 const unique = (name) => [...new Set(rows.map((row) => row[name]))].filter(known);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -41,7 +41,7 @@ function buildFilters(onChange) {
   form.addEventListener("submit", (event) => event.preventDefault());
 }
 
-// The rows that the filters let through; `except` names filters that a figure spreads over an axis.
+// The rows that pass the filters, except those named in `except`, whose values a figure shows on an axis.
 function selected(...except) {
   const form = new FormData(document.getElementById("filters"));
   const recipe = (form.get("Recipe") ?? "").toLowerCase();

@@ -1,4 +1,4 @@
-"""What the page shows of one cell on demand: some of its samples, its layers, where it was measured."""
+"""What the report shows of one cell on demand: some of its samples, its layers, and where it was measured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pqbench_orchestrator.store.ledger import StepResult
 from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_orchestrator.store.samples import calls_of
 
-MOST_SAMPLES = 200  # of a cell and role; all of them are in samples.parquet
-MOST_LAYERS = 400
-Details = dict[str, dict[str, Any]]  # by cell
+MOST_SAMPLES = 200  # of a cell and role; samples.parquet has all of them
+MOST_LAYERS = 400  # of a cell
+Details = dict[str, dict[str, Any]]  # by the cell's key
 QUANTILES_SQL = """
 SELECT cell, quantile_cont(latency * 1000, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM calls
 WHERE role = 'variant' GROUP BY cell
@@ -30,13 +30,13 @@ WHERE n % (1 + (total - 1) // ?) = 0 ORDER BY cell, role, start
 
 
 def boxes(run: RunFolder) -> dict[str, list[float]]:
-    """The quantiles of each cell's latencies in ms."""
+    """The 5, 25, 50, 75 and 95 % quantiles of each cell's latencies, in ms, by the cell's key."""
     with calls_of(run.path) as connection:
         return dict(connection.execute(QUANTILES_SQL).fetchall())
 
 
 def details(run: RunFolder, cells: Iterable[CellResult]) -> Details:
-    """Of every cell that was measured."""
+    """The details of every cell that is ok."""
     thinned = _samples(run)
     with run.ledger() as ledger:
         return {
@@ -66,7 +66,7 @@ def _layer(layer: dict[str, Any]) -> list[Any]:
 
 
 def _samples(run: RunFolder) -> dict[str, dict[str, list[list[float]]]]:
-    """At most MOST_SAMPLES calls of each cell and role, evenly over time: start s, latency ms, block."""
+    """At most MOST_SAMPLES calls of each cell and role, evenly spaced: [start in s, latency in ms, block] each."""
     found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     with calls_of(run.path) as connection:
         for cell, role, *sample in connection.execute(SAMPLES_SQL, [MOST_SAMPLES]).fetchall():

@@ -1,4 +1,4 @@
-"""Figures and tables as files: what the page draws as SVG and PNG, the table as Markdown and LaTeX."""
+"""Figures and tables as files: the report's figures as SVG and PNG, the table as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLAGS = (
     "--disable-extensions",
     "--virtual-time-budget=60000",
 )
-SHOWN = (  # figures of the tables, and digits
+SHOWN = (  # the tables' columns (paths in CellResult), and for floats the digits after the point
     ("model", 0), ("dataset", 0), ("recipe", 0), ("target", 0), ("batch_size", 0), ("concurrency", 0), ("repeat", 0),
     ("accuracy.top1_percent", 2), ("accuracy.change.points", 2),
     ("timing.median_ms", 3), ("timing.median_low_ms", 3), ("timing.median_high_ms", 3), ("timing.p99_ms", 3),
@@ -45,9 +45,9 @@ LATEX = str.maketrans({"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$
 
 
 def write_figures(page: Path, folder: Path) -> list[Path]:
-    """Have a browser without a window draw the page's figures; returns the files, two for each figure.
+    """Have a headless browser draw the page's figures into `folder`; returns the files, two for each figure.
 
-    Raises Unavailable where there is no Chromium or Chrome, Failed where it does not draw them.
+    Raises Unavailable where neither Chromium nor Chrome is installed, Failed where it does not draw the figures.
     """
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
@@ -79,7 +79,7 @@ def write_figures(page: Path, folder: Path) -> list[Path]:
 
 
 def markdown(table: Sequence[CellResult]) -> str:
-    """The table in Markdown."""
+    """The table of results in Markdown."""
     shown, lines = _cells(table)
     names = [title_of(path) for path, _ in shown]
     head = f"| {' | '.join(names)} |\n|{' --- |' * len(names)}\n"
@@ -87,7 +87,7 @@ def markdown(table: Sequence[CellResult]) -> str:
 
 
 def latex(table: Sequence[CellResult]) -> str:
-    """The table in LaTeX, for the package booktabs."""
+    """The table of results in LaTeX, for the package booktabs."""
     shown, lines = _cells(table)
     names = [title_of(path) for path, _ in shown]
     body = [" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in (names, *lines)]
@@ -97,7 +97,10 @@ def latex(table: Sequence[CellResult]) -> str:
 
 
 def _cells(table: Sequence[CellResult]) -> tuple[list[tuple[str, int]], list[list[str]]]:
-    """The columns in which something is known, and the cells' texts."""
+    """The columns to show, and for each cell its texts under them.
+
+    A column is shown where any value is known, one of ONLY_WHERE_SEVERAL only where its values differ.
+    """
     values = {path: {value_of(cell, path) for cell in table} for path, _ in SHOWN}
     shown = [(path, digits) for path, digits in SHOWN
              if values[path] - {None} and (path not in ONLY_WHERE_SEVERAL or len(values[path]) > 1)]  # fmt: skip
@@ -118,11 +121,14 @@ def _text(value: object, digits: int) -> str:
 
 
 def _decoded(address: str) -> bytes:
-    """The content of a data: address."""
+    """The content of a data: URL."""
     kind, _, content = address.partition(",")
     return base64.b64decode(content) if kind.endswith(";base64") else unquote(content).encode()
 
 
 def _sandbox() -> list[str]:
-    """Chromium's sandbox does not work for root; the page is our own and has no network."""
+    """The flag that switches Chromium's sandbox off for root, for whom it does not work.
+
+    This is safe, because the page is pqbench's own and loads nothing from the network.
+    """
     return ["--no-sandbox"] if os.geteuid() == 0 else []

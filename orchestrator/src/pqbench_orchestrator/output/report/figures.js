@@ -1,10 +1,10 @@
-// The figures: each takes the selected rows and gives Plotly's traces and axes, or null where there is nothing to show.
-// Okabe and Ito's colours, told apart by the colour-blind; symbols and dashes tell apart without colour.
+// The figures: each takes the selected rows and returns Plotly's traces and layout, or null without anything to show.
+// Colours that the colour-blind can distinguish, by Okabe and Ito (the last by Tol); symbols and dashes need no colour.
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const MOST_SERIES = 12;
-const MOST_BARS = 300; // points with error bars
+const MOST_BARS = 300; // a series with more points has no error bars
 const COSTS = {
   "Inference Time (ms)": "Median latency of one batch (ms)",
   "Engine (bytes)": "Size of the engine (bytes)",
@@ -15,7 +15,7 @@ const targets = unique("Target");
 const colour = (index) => COLOURS[index % COLOURS.length];
 const symbol = (index) => SYMBOLS[index % SYMBOLS.length];
 
-// How many of the timed cells did not settle: a figure that is copied out of the page says so too.
+// The number of timed cells marked unstable. Every figure shows it, so that one copied out of the page does too.
 const timed = rows.filter((row) => known(row["Inference Time (ms)"]));
 const unsettled = timed.filter((row) => row.Stable === false).length;
 const UNSTABLE = unsettled ? [{
@@ -44,7 +44,7 @@ function median(values) {
   return (sorted[Math.floor((sorted.length - 1) / 2)] + sorted[Math.ceil((sorted.length - 1) / 2)]) / 2;
 }
 
-// One row for each recipe, target, batch size and concurrency: the median of its sessions' latencies, between their ends.
+// One row for each recipe, target, batch size and concurrency: the median, least and largest latency of its sessions.
 function overSessions(cells) {
   const key = (row) => JSON.stringify([row.Recipe, row.Target, row["Batch Size"], row.Concurrency]);
   return [...grouped(cells, key).values()].map((own) => {
@@ -71,7 +71,7 @@ function bars(own, middle, low, high) {
   return { type: "data", symmetric: false, thickness: 1, array: distance(high, middle), arrayminus: distance(middle, low) };
 }
 
-// Points that no other beats in both, by rising cost.
+// The Pareto front: cells that no other beats in both accuracy and cost, by rising cost.
 function front(cells, cost) {
   let best = -Infinity;
   return [...cells].sort((a, b) => a[cost] - b[cost] || b.Accuracy - a.Accuracy)
@@ -98,7 +98,7 @@ function tradeoff(cells, cost) {
   return { traces, layout: layout(COSTS[cost], "Accuracy (%)", { xaxis: { type: "log" } }) };
 }
 
-// Lines over the pruned share, one for each technique and target; the unpruned model is their beginning.
+// Lines over the pruned share, one for each technique and target; each begins at the unpruned model, if there is one.
 function overAmount(column, title, only = () => true) {
   return (cells) => {
     const pruned = cells.filter((row) => typeof row.Amount === "number" && known(row[column]) && only(row));
@@ -120,12 +120,12 @@ function overAmount(column, title, only = () => true) {
   };
 }
 
-// Whether a row is the pruned row's recipe without the pruning.
+// Whether a row's recipe is that of the pruned row without the pruning.
 function isUnpruned(row, pruned) {
   return row.Pruner === "-" && row.Quantizer === pruned.Quantizer && (row.Baseline || pruned.Technique.endsWith(row.Technique));
 }
 
-// Short names of lines, the whole technique where two would be the same.
+// Names of lines: pruner, quantizer and target, or the whole technique where two lines would have the same name.
 function lineNames(firsts) {
   const name = (row, ...parts) => [...parts, targets.length > 1 ? row.Target : "-"].filter((part) => part !== "-").join(", ");
   const short = firsts.map((row) => name(row, row.Pruner, row.Quantizer));
@@ -161,7 +161,7 @@ function barsOf(column, title) {
 function combined(cells) {
   const kind = (row) => (row.Pruner !== "-" ? 1 : 0) + (row.Quantizer !== "-" ? 2 : 0);
   const scored = cells.filter((row) => known(row.Accuracy));
-  const target = scored.find((row) => kind(row) === 3)?.Target; // accuracy hardly depends on it: one is enough
+  const target = scored.find((row) => kind(row) === 3)?.Target; // accuracy hardly depends on the target: one is enough
   if (!target) return null;
   const points = scored.filter((row) => row.Target === target);
   const names = ["neither", "pruned", "quantized", "pruned and quantized"];
@@ -214,7 +214,7 @@ const FIGURES = [
 ];
 
 const CONFIG = { responsive: true, displaylogo: false };
-const drawn = new Set(); // figures that have been looked at
+const drawn = new Set(); // ids of the figures that have come into view, or near it
 
 function buildFigures() {
   const charts = document.getElementById("charts");
@@ -259,7 +259,7 @@ function made(figure) {
   return figure.draw(overSessions(selected(...(figure.spread ?? []))), cost || "Inference Time (ms)");
 }
 
-// Show a figure, if it was looked at already, or hide it where it has nothing to show.
+// Draw a figure if it has come into view or near it; hide it where it has nothing to show.
 function drawFigure(figure) {
   const result = made(figure);
   const box = document.getElementById(`figure-${figure.id}`);
@@ -281,7 +281,7 @@ function redraw() {
   for (const figure of FIGURES) drawFigure(figure);
 }
 
-// The figures of the layers' sensitivity in the page's colours; none where there was no scan.
+// The figures of the layer sensitivity in the page's colours; none where no such analysis was made.
 function sensitivityFigures() {
   if (!document.getElementById("sensitivity")) return [];
   return json("sensitivity-data").map((figure) => {

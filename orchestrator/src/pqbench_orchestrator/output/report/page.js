@@ -1,4 +1,4 @@
-// Puts the page together; `#cell=KEY` shows a cell, `#export` writes all figures into the page for `pqbench report --figures`.
+// Builds the page. `#cell=KEY` shows a cell; `#export` writes all figures into it for `pqbench report --figures`.
 function follow() {
   const key = /^#cell=(.+)$/.exec(location.hash)?.[1];
   if (key) {
@@ -9,7 +9,7 @@ function follow() {
   }
 }
 
-// Each choice of model, dataset, batch size and concurrency that has cells, as the filters' values.
+// The combinations of model, dataset, batch size and concurrency that have cells: pairs of a filter's name and value.
 function choices() {
   const names = FILTERS.filter((name) => !FREE.includes(name));
   const seen = new Map(rows.map((row) => [names.map((name) => row[name]).join(" "), names.map((name) => [name, row[name]])]));

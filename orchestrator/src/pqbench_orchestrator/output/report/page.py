@@ -1,4 +1,4 @@
-"""Writes pages: Plotly, data, styles and scripts inlined, so that they open from file:// without network."""
+"""Writes HTML pages with Plotly, data, styles and scripts inlined, so that they open from file:// without network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pqbench_orchestrator.output.report.details import Details
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import Row, as_row, count_outcomes, count_unstable, title_of
 
-PLOTLY = "plotly-cartesian.min.js"  # plotly.js-cartesian-dist-min 4.1.1 as npm has it
+PLOTLY = "plotly-cartesian.min.js"  # the npm package plotly.js-cartesian-dist-min 4.1.1, unchanged
 SCRIPTS = ("data.js", "figures.js", "table.js", "cell.js", "page.js")  # in this order
-CHUNK = 25  # cells whose details are unpacked together
-DIGITS = 6  # significant, of numbers in the page
+CHUNK = 25  # cells whose details are compressed, and unpacked by the page, together
+DIGITS = 6  # significant digits of numbers in the page
 # Columns that only the page of a cell shows.
 LEFT_OUT = tuple(map(title_of, ("engine.options", "engine.settings", "engine.versions", "causes.text")))
 
@@ -33,18 +33,18 @@ class Report:
 
     run: str
     table: Sequence[CellResult]
-    record: dict[str, Any]  # of the environment
-    manifest: str
+    record: dict[str, Any]  # the environment record
+    manifest: str  # as YAML
     details: Details = field(default_factory=dict)
     boxes: dict[str, list[float]] = field(default_factory=dict)  # cell -> quantiles of its latency in ms
-    recommendations: Sequence[list[str]] = ()  # lines of text each
-    versions: Sequence[tuple[str, str, list[Change]]] = ()  # pairs of targets that differ in version or device only
+    recommendations: Sequence[list[str]] = ()  # each as lines of text
+    versions: Sequence[tuple[str, str, list[Change]]] = ()  # pairs of targets as in `versions_of_a_run`
     sensitivity: Sequence[dict[str, Any]] = ()  # Plotly figures
-    trials: Sequence[dict[str, str]] = ()  # of a search, by column
+    trials: Sequence[dict[str, str]] = ()  # of a search, each by column title
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write a run's page; whole or not at all."""
+    """Write a run's page; the file appears whole or not at all."""
     rows = {cell.key: as_row(cell) for cell in report.table}
     order = [key for key in rows if key in report.details]
     extra = {key: {name: row.get(name) for name in LEFT_OUT} for key, row in rows.items()}
@@ -83,7 +83,7 @@ def figures_page(title: str, figures: list[dict[str, Any]]) -> str:
 
 
 def _columnar(table: list[Row]) -> dict[str, Any]:
-    """Column names once, values in rows: a third of the size of one mapping a row."""
+    """The column names once, and the rows as lists of values: a third of the size of one mapping per row."""
     names = list(dict.fromkeys(name for row in table for name in row if name not in LEFT_OUT))
     return {"columns": names, "rows": [[_short(row.get(name)) for name in names] for row in table]}
 
@@ -95,7 +95,7 @@ def _short(value: Any) -> Any:
 
 
 def _packed(value: object) -> str:
-    """Compressed text, which the page unpacks when it is looked at."""
+    """A value as compressed text, which the page unpacks when it is needed."""
     return base64.b64encode(zlib.compress(json.dumps(value, allow_nan=False).encode(), 9)).decode()
 
 
@@ -108,6 +108,6 @@ def _part(name: str) -> str:
 
 
 def _for_script(value: object) -> str:
-    """JSON that is safe inside a <script> element, whatever names it holds."""
+    """A value as JSON that is safe inside a <script> element, whatever text it holds."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

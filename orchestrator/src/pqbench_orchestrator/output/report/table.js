@@ -1,4 +1,4 @@
-// The table of cells: sorted, filtered, a page of rows at a time.
+// The table of cells, which can be sorted and filtered, and shows one page of rows at a time.
 const COLUMNS = [
   ["Model"], ["Recipe"], ["Dataset"], ["Target"], ["Batch Size", 0], ["Concurrency", 0], ["Repeat", 0], ["Outcome"],
   ["Accuracy", 2], ["Accuracy Low", 2], ["Accuracy High", 2], ["Accuracy Change", 2], ["Indistinguishable"],
@@ -11,7 +11,7 @@ const COLUMNS = [
 ].filter(([name]) => rows.some((row) => known(row[name]) && row[name] !== ""));
 const LONG = ["Reason", "Warnings", "Unstable Because", "Stopped Early"];
 const PAGE = 100;
-let order = null; // [column, falling]
+let order = null; // [column's name, whether it is descending]; null: not sorted
 let pageNumber = 0;
 
 function text(value, digits) {

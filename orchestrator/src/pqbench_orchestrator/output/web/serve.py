@@ -1,6 +1,6 @@
-"""`pqbench serve`: a web page of this machine over all runs, with the live progress of one that goes on.
+"""`pqbench serve`: a local web server that shows all runs, with live progress of those that are being executed.
 
-It only reads. A run neither knows of it nor waits for it.
+It only reads the runs' files, and runs do not depend on it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PA
 from pqbench_orchestrator.store.samples import FILE as SAMPLES
 from pqbench_wire.errors import InvalidInput, PqbenchError
 
-POLL_SECONDS = 1.0  # a ledger is looked at so often while somebody watches
-LAST_STEPS = 12
+POLL_SECONDS = 1.0  # between two looks at a ledger while a browser shows its progress
+LAST_STEPS = 12  # that a run's page lists
 FILES = (REPORT, CSV, PARQUET, SAMPLES, MANIFEST, ENVIRONMENT)
 LOCAL = ["localhost", "127.0.0.1", "testserver"]
 
 
 def application(experiments: Path) -> FastAPI:
-    """The pages over the runs in a folder."""
+    """The web application over the runs in a folder."""
     app = FastAPI(title="pqbench", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)  # no other site's page can ask in its name
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)  # against DNS rebinding by other sites
 
     @app.get("/", response_class=HTMLResponse)
     def index() -> str:
@@ -76,7 +76,7 @@ def application(experiments: Path) -> FastAPI:
 
 
 def _run(experiments: Path, name: str) -> RunFolder:
-    """A run's folder. Nothing else below the experiments, and nothing beside them, can be named."""
+    """The folder of the run `name`; any name that is not that of a run in `experiments` is answered with 404."""
     folder = experiments / name
     if folder.parent != experiments or not (folder / LEDGER).is_file():
         raise HTTPException(404, f"there is no run {name}")
@@ -94,7 +94,7 @@ def serve(experiments: Path, port: int) -> None:
 
 
 def runs(experiments: Path) -> list[dict[str, Any]]:
-    """All runs, the newest first."""
+    """A summary of each run in a folder, the most recently changed first."""
     folders = [path.parent for path in experiments.glob(f"*/{LEDGER}")]
     newest_first = sorted(folders, key=lambda one: one.stat().st_mtime, reverse=True)
     return [_summary(RunFolder(folder)) for folder in newest_first]
@@ -105,7 +105,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
     try:
         with run.ledger() as ledger:
             cells, manifest = recorded(ledger), ledger.manifest_name
-    except InvalidInput as error:  # one damaged run hides no other
+    except InvalidInput as error:  # a damaged run must not hide the others
         problem = str(error)
     return {
         "run": run.name,
@@ -122,7 +122,10 @@ def _summary(run: RunFolder) -> dict[str, Any]:
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
-    """How far a run is: steps, what it does now, what ended last, what went wrong."""
+    """How far a run is: numbers of steps, the step in progress, those that ended last, and those that failed.
+
+    Answers 500 where the ledger cannot be read.
+    """
     try:
         with run.ledger() as ledger:
             steps, planned = ledger.steps(), ledger.planned_steps
@@ -147,7 +150,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
 
 
 async def _events(run: RunFolder, request: Request) -> AsyncIterator[str]:
-    """The progress, whenever it changes, until the run has ended or nobody listens."""
+    """The run's progress as server-sent events whenever it changes, until the run has ended or the browser is gone."""
     last = ""
     while not await request.is_disconnected():
         state = await asyncio.to_thread(progress, run)

@@ -1,1 +1,1 @@
-"""Models, one family a file; each meets `pqbench_compressor.plugins.ModelPlugin`."""
+"""Model families, one per file; each implements `pqbench_compressor.plugins.ModelPlugin`."""

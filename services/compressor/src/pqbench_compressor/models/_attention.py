@@ -1,4 +1,4 @@
-"""Multi-head self-attention with separate q, k and v, so that heads and widths can be pruned apart."""
+"""Multi-head self-attention with separate q, k and v projections, so that heads and their widths can be pruned."""
 
 from __future__ import annotations
 

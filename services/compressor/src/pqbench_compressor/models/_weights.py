@@ -1,4 +1,4 @@
-"""Fetching pretrained weights into PyTorch's and Hugging Face's own caches, with progress, checked."""
+"""Downloads pretrained weights into the caches of PyTorch and Hugging Face, with progress, and verifies them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pqbench_wire.errors import BlobCorrupt, Unavailable
 
 
 def fetch_state(url: str, context: Context) -> dict[str, torch.Tensor]:
-    """The state dict at `url`, whose file name ends in the beginning of its SHA-256, as PyTorch's do.
+    """The state dict at `url`, whose file name must end in the first digits of its SHA-256, as PyTorch's do.
 
-    Raises Unavailable, saying what to put where, without network; BlobCorrupt for another file.
+    Raises Unavailable, with what to do, if it cannot be downloaded; BlobCorrupt if the digest differs.
     """
     name = url.rpartition("/")[2]
     digest = re.search(r"-([0-9a-f]{8,})\.", name)
@@ -34,15 +34,16 @@ def fetch_state(url: str, context: Context) -> dict[str, torch.Tensor]:
 
 
 def fetch_from_hub(repository: str, context: Context, endpoint: str | None = None) -> Path:
-    """The safetensors file of a Hugging Face repository ("owner/name" or "owner/name@revision"), in its cache.
+    """The path of a Hugging Face repository's `model.safetensors` in the cache, downloaded if it is not there.
 
-    Raises Unavailable, saying what to put where, without network; BlobCorrupt for a file that is not its SHA-256.
+    `repository` is "owner/name" or "owner/name@revision". Raises Unavailable, with what to do, if it cannot be
+    downloaded; BlobCorrupt if its SHA-256 differs.
     """
     from huggingface_hub import hf_hub_download
     from tqdm import tqdm
 
     class Bar(tqdm):
-        """Reports instead of drawing."""
+        """A progress bar that reports to `context` instead of drawing."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             options.pop("name", None)
@@ -59,7 +60,7 @@ def fetch_from_hub(repository: str, context: Context, endpoint: str | None = Non
             hf_hub_download(name, "model.safetensors", revision=revision or None, tqdm_class=Bar, endpoint=endpoint)
         )
     except Exception as error:
-        # huggingface_hub has no common root for "offline", "not found" and "connection refused".
+        # huggingface_hub has no common base class for "offline", "not found" and "connection refused".
         raise Unavailable(
             f"{repository}: cannot download its weights ({type(error).__name__}); fill the Hugging Face cache "
             "($HF_HOME) on a machine with network, or give weights: <path>"
@@ -69,7 +70,10 @@ def fetch_from_hub(repository: str, context: Context, endpoint: str | None = Non
 
 
 def _check_hub(path: Path, repository: str) -> None:
-    """The cache names a large file by its SHA-256; a damaged one is deleted, so that the next try fetches it anew."""
+    """Verify a large file, which the cache names by its SHA-256. Raises BlobCorrupt if the digest differs.
+
+    A damaged file is deleted, so that the next try downloads it again.
+    """
     if not re.fullmatch("[0-9a-f]{64}", path.name):
         return
     with path.open("rb") as file:

@@ -18,7 +18,7 @@ from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
 REQUIRES = ("torch",)
-BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # in each of three stages
+BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}  # residual blocks in each of the three stages
 SOURCE = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
 # The last part of each name is the beginning of the file's SHA-256.
 FILES = {
@@ -31,11 +31,11 @@ FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Nothing to configure: the family is fixed by its names."""
+    """Nothing to configure: the name determines the architecture."""
 
 
 class Shortcut(nn.Module):
-    """Every second pixel, channels zero-padded evenly on both sides ("option A")."""
+    """A shortcut without parameters ("option A"): every second pixel, with zero channels added on both sides."""
 
     def __init__(self, padding: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """A user's own model: `path/to/file.py:function`, where the function returns a torch module.
 
-The file runs in the compressor's process, only where it was started with --allow-code.
+The file runs in the compressor's worker process, and only if the compressor was started with --allow-code.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
 
 REQUIRES = ("torch",)
-OWN = True  # a user's module: it is run once while planning
+OWN = True  # a user's module: it is run while planning, to check it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What the function is called with."""
+    """The arguments of the function."""
 
     arguments: dict[str, Any] | None = None  # keyword arguments
 
@@ -45,5 +45,5 @@ def build(name: str, config: Config, files: Files) -> nn.Module:
 
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
-    """What the function returns: it may load weights of its own."""
+    """The module that the function returns; the function itself must load any weights."""
     return build(name, config, files)

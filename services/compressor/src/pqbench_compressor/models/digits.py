@@ -1,7 +1,7 @@
 """Small residual network for scikit-learn's handwritten digits, trained on their training split.
 
-Pre-activation-free basic blocks with 1x1 projections (He et al., arXiv 1512.03385, option B),
-three stages of 32/64/128 channels at 16x16 pixels.
+Three basic blocks of 32, 64 and 128 channels with 1x1 projections as shortcuts where sizes change
+(He et al., arXiv 1512.03385, option B), for images of 16x16 pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMES = ("resnet",)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How the network is trained when its default weights are asked for."""
+    """How the default weights are trained."""
 
     epochs: Annotated[int, Field(ge=1, le=1000, description="passes over the training split")] = 8
     learning_rate: Annotated[float, Field(gt=0, description="peak of the one-cycle schedule")] = 0.1

@@ -1,4 +1,4 @@
-"""A module that lives in this process: how `benchmark(model=…)` hands over its own."""
+"""A PyTorch module object of the calling Python process, as given to `benchmark(model=…)`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pqbench_compressor.plugins import Context, Files, ModelInfo
 from pqbench_wire import own_code
 
 REQUIRES = ("torch",)
-OWN = True  # a user's module: it is run once while planning
+OWN = True  # a user's module: it is run while planning, to check it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Nothing to configure: the object is what it is."""
+    """Nothing to configure: the object is used as it is."""
 
 
 def names() -> tuple[str, ...]:
@@ -31,7 +31,10 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:
-    """A copy. Tensors that were computed are copied by value: PyTorch refuses to copy what has a gradient's history."""
+    """A copy of the object, with its weights.
+
+    Tensors with a gradient history, which PyTorch refuses to deep-copy, are detached and cloned.
+    """
     live = own_code.live(name)
     layers = live.modules() if isinstance(live, nn.Module) else ()
     held = [value for layer in layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]

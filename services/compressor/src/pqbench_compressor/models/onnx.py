@@ -1,6 +1,6 @@
-"""An existing ONNX file; it can be quantized, not pruned.
+"""An existing ONNX file; it can be quantized, but not pruned or fine-tuned.
 
-Without `preprocessing` or `inputs` in the manifest, it is fed arrays as the file declares them.
+Without `preprocessing` or `inputs` in the manifest, its inputs are arrays as the file declares them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pqbench_wire.errors import InvalidInput, Refused
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
-IS_FILE = True  # it has no module: it can only be quantized
+IS_FILE = True  # it has no PyTorch module: it can only be quantized
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Nothing to configure: the file says it all."""
+    """Nothing to configure: the file defines the model."""
 
 
 def names() -> tuple[str, ...]:
@@ -36,10 +36,13 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def _inputs(name: str, file: Path) -> list[Input]:
-    """What the graph declares. An axis besides the first that is not fixed must be fixed in the manifest."""
+    """The inputs that the graph declares, without their first axis; a free axis has length 0.
+
+    Such an axis must be given in the manifest. Raises InvalidInput if the file is not an ONNX file.
+    """
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
-    except Exception as error:  # protobuf's and onnx's own share no root
+    except Exception as error:  # the errors of protobuf and onnx have no common base class
         raise InvalidInput(f"model {name}: not an ONNX file: {first_line(error)}") from error
     constants = {tensor.name for tensor in graph.initializer}
     return [_input(one) for one in graph.input if one.name not in constants]

@@ -1,7 +1,8 @@
-"""The ten models of the thesis under its short names; a manifest may leave out the family: `model: alexnet`.
+"""The ten models of the thesis, by their short names; a manifest may omit the family: `model: alexnet`.
 
-All but SimpleNet are torchvision's. GoogLeNet and Inception V3 come without their auxiliary training
-heads, which are no part of the deployed model; the thesis counted Inception's.
+"The thesis" is the master thesis tool "PQ Bench", which pqbench succeeds. All models but SimpleNet are
+torchvision's. GoogLeNet and Inception V3 come without their auxiliary training heads, which are not
+deployed; the thesis included Inception's in its counts.
 """
 
 from __future__ import annotations

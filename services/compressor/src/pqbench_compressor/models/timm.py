@@ -1,4 +1,4 @@
-"""Every timm classifier, with the input that its pretrained configuration wants."""
+"""All timm classifiers, with the input size and normalisation of their pretrained configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every torchvision classifier, with the input that its default weights want."""
+"""All torchvision classifiers, with the input size and normalisation of their default weights."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 def build(name: str, config: Config, files: Files) -> nn.Module:
     extra: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary training heads are no part of the deployed model, and slow random initialisers no use;
-        # their weights expect the input scaled to [-1, 1].
+        # Without auxiliary training heads, which are not deployed, and without the slow random initialisation.
+        # The pretrained weights expect inputs scaled to [-1, 1]: `transform_input` converts ImageNet's normalisation.
         extra = {"aux_logits": False, "init_weights": False, "transform_input": True}
     if name.startswith("vit_"):
         extra = {"image_size": info(name, config, files).preprocessing.height}
@@ -72,5 +72,5 @@ def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.
 
 
 def _renamed(key: str) -> str:
-    """DenseNet's published files have dots where its modules cannot."""
+    """A key of a weights file as the module names it: DenseNet's files have "norm.1" for "norm1"."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)", r"\1\2", key)

@@ -1,1 +1,1 @@
-"""Pruners, one a file; each meets `pqbench_compressor.plugins.Pruner`."""
+"""Pruners, one per file; each implements `pqbench_compressor.plugins.Pruner`."""

@@ -1,4 +1,4 @@
-"""What removing channels must know of a model: its attention heads, its fixed layers, what the layers cost."""
+"""What channel removal needs to know about a model: attention heads, layers of fixed width, and costs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from pqbench_wire.errors import InvalidInput
 
 
 def attentions(module: nn.Module) -> list[nn.Module]:
-    """The self-attention modules whose heads can be pruned: with `qkv`, or with `q`, `k` and `v`."""
+    """The self-attention modules whose heads can be pruned: with a `qkv` layer, or with layers `q`, `k` and `v`."""
     return [m for m in module.modules() if isinstance(getattr(m, "num_heads", None), int) and projections(m)]
 
 
 def projections(attention: nn.Module) -> list[nn.Linear]:
-    """The linear layers that make the heads: one fused, or three."""
+    """The projection layers of an attention: [qkv], or [q, k, v]; empty if it has neither as linear layers."""
     fused = getattr(attention, "qkv", None)
     found = [fused] if fused is not None else [getattr(attention, name, None) for name in "qkv"]
     return cast("list[nn.Linear]", found) if all(isinstance(layer, nn.Linear) for layer in found) else []
 
 
 def heads(module: nn.Module) -> dict[nn.Linear, int]:
-    """How many heads each projection makes, as Torch-Pruning wants to know it."""
+    """The number of heads of each projection layer, as Torch-Pruning's argument `num_heads`."""
     return {layer: cast(int, a.num_heads) for a in attentions(module) for layer in projections(a)}
 
 
 def mend(module: nn.Module, left: dict[nn.Linear, int]) -> None:
-    """Write the pruned widths into the numbers that some architectures compute with."""
+    """Update the integer attributes that some architectures compute with to the pruned widths, in place.
+
+    `left` holds the number of heads that each projection layer still has.
+    """
     for attention in attentions(module):
         layers = projections(attention)
         fused = 3 if len(layers) == 1 else 1
@@ -53,9 +56,11 @@ def mend(module: nn.Module, left: dict[nn.Linear, int]) -> None:
 
 
 def kept(module: nn.Module, example: torch.Tensor, patterns: Iterable[str]) -> list[nn.Module]:
-    """The layers that keep their outputs: those that make the model's, what the model names, what the user names.
+    """The layers whose output channels must stay.
 
-    Raises InvalidInput for a pattern that fits no layer.
+    These are the last layers before the model's outputs, those that `layers_to_keep()` of the model returns, those
+    whose names match `patterns`, and those whose outputs ShuffleNet V2 shuffles. Raises InvalidInput for a pattern that
+    matches no layer.
     """
     heads = _last(module, example)
     named = cast(Any, getattr(module, "layers_to_keep", list))()
@@ -70,10 +75,10 @@ def kept(module: nn.Module, example: torch.Tensor, patterns: Iterable[str]) -> l
 
 
 def forward_for_tracing(module: nn.Module, example: torch.Tensor) -> Any:
-    """One run in which Torch-Pruning sees which layers hang together.
+    """A forward pass from which Torch-Pruning learns which layers depend on each other.
 
-    It cannot follow ShuffleNet V2's shuffles; there it is shown each block by itself, which is all
-    there is to see because the layers whose outputs are shuffled are kept.
+    It cannot follow the channel shuffles of ShuffleNet V2. There, each block is detached from the next,
+    which hides no dependency because the layers whose outputs are shuffled keep their channels.
     """
     blocks = [m for m in module.modules() if isinstance(m, InvertedResidual)]
     seen: list[torch.Tensor] = []
@@ -93,7 +98,7 @@ def _alone(block: InvertedResidual, seen: list[torch.Tensor], x: torch.Tensor) -
 
 
 def _last(module: nn.Module, example: torch.Tensor) -> list[nn.Module]:
-    """The layers after which no other comes on the way to an output, found in autograd's graph."""
+    """The layers with no other layer between them and an output, found in the autograd graph."""
     layer_of: dict[Any, nn.Module] = {}
 
     def note(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -118,7 +123,7 @@ def _last(module: nn.Module, example: torch.Tensor) -> list[nn.Module]:
 
 
 def _shuffled(network: nn.Module) -> list[nn.Module]:
-    """The layers of ShuffleNet V2 that decide how wide what is shuffled is."""
+    """The layers of ShuffleNet V2 that determine the width of shuffled tensors; empty for other models."""
     if not isinstance(network, ShuffleNetV2):
         return []
     blocks = [m for m in network.modules() if isinstance(m, InvertedResidual)]
@@ -127,16 +132,16 @@ def _shuffled(network: nn.Module) -> list[nn.Module]:
 
 
 class Costs:
-    """Multiply-accumulates, or parameters, of a model while its channels are being removed.
+    """The cost of a model while its channels are being removed; `kind`: "macs" (of one example) or "parameters".
 
-    While channels are chosen it is arithmetic on the layers' channels, of spatial sizes that were measured once;
-    `counted` counts the model as it is.
+    `now` and `after` compute it from the layers' channel counts and the spatial sizes measured at the beginning, which
+    is fast but approximate. `counted` counts it exactly.
     """
 
     def __init__(self, module: nn.Module, example: torch.Tensor, kind: str) -> None:
         self._module, self._example, self._kind = module, example, kind
-        self._layers: dict[nn.Module, int] = {}  # -> positions at which the layer's weights are applied
-        self._mixing: dict[nn.Module, tuple[nn.Linear, float]] = {}  # attention -> projection, MACs a channel
+        self._layers: dict[nn.Module, int] = {}  # layer -> positions at which its weights are applied
+        self._mixing: dict[nn.Module, tuple[nn.Linear, float]] = {}  # projection -> itself, MACs per channel
         hooks = [m.register_forward_hook(self._note) for m in module.modules() if isinstance(m, Layer)]
         total = self._macs_counted()
         for hook in hooks:
@@ -145,17 +150,17 @@ class Costs:
         found = [projections(a)[-1] for a in attentions(module)]
         for layer in found:
             self._mixing[layer] = (layer, rest / sum(p.out_features for p in found))
-        self.whole = self.counted() if kind == "parameters" else total  # what it cost at first, counted
+        self.whole = self.counted() if kind == "parameters" else total  # the unpruned cost, counted
         layers = sum(self._weights(m, *_width(m)) for m in self._layers)
         self._others = sum(p.numel() for p in module.parameters()) - layers
 
     def _note(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        applied = inputs[0] if isinstance(layer, Transposed) else output  # a transposed one multiplies each input
+        applied = inputs[0] if isinstance(layer, Transposed) else output  # applied at each input position
         channels = applied.shape[-1] if isinstance(layer, nn.Linear) else applied.shape[1]
         self._layers[layer] = self._layers.get(layer, 0) + applied.numel() // channels
 
     def counted(self) -> float:
-        """MACs of one image by running it, or all parameters."""
+        """The MACs of one example, counted by running the model, or the number of parameters."""
         if self._kind == "parameters":
             return sum(parameter.numel() for parameter in self._module.parameters())
         return self._macs_counted()
@@ -164,11 +169,11 @@ class Costs:
         return statistics.count(self._module, (self._example,)).get_total_flops() / 2 / len(self._example)
 
     def now(self) -> float:
-        """The same by arithmetic on the layers' channels."""
+        """The cost, computed from the layers' current channel counts."""
         return self._total({})
 
     def after(self, group: Any) -> float:
-        """By arithmetic, once a group of Torch-Pruning is removed."""
+        """The cost after removing a group of Torch-Pruning, computed from channel counts."""
         widths: dict[nn.Module, tuple[int, int]] = {}
         for dep, indices in group:
             layer = dep.target.module
@@ -210,7 +215,7 @@ def _width(layer: nn.Module) -> tuple[int, int]:
 
 
 def shared(module: nn.Module) -> set[nn.Module]:
-    """The layers that share a parameter with another: cutting one would part them."""
+    """The layers that share a parameter with another layer; pruning only one of them would end the sharing."""
     owners: dict[int, list[nn.Module]] = {}
     for layer in module.modules():
         for parameter in layer.parameters(recurse=False):

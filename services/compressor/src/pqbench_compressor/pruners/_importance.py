@@ -1,15 +1,15 @@
-"""How removal judges channels, by name; each criterion ranks the groups of Torch-Pruning's DepGraph.
+"""The importance criteria of `removal`, by name; each ranks the channel groups of Torch-Pruning's DepGraph.
 
-| criterion | what a channel is worth | source |
+| criterion | importance of a channel | source |
 | --- | --- | --- |
 | random | a random number | Mittal et al., arXiv 1801.10447 |
 | l1, l2 | the norm of its weights | Li et al., arXiv 1608.08710 |
 | taylor | weight x gradient of the loss | Molchanov et al., arXiv 1906.10771 |
-| sensitivity | mean magnitude of the loss's gradient at its output | Mittal et al., arXiv 1801.10447 |
+| sensitivity | magnitude of the loss's gradient at its output, over all positions | Mittal et al., arXiv 1801.10447 |
 | hessian | weight² x squared gradient (diagonal Fisher) | LeCun et al., Optimal Brain Damage, 1989 |
-| bn-scale | the scale of its batch normalisation | Liu et al., arXiv 1708.06519 |
-| lamp | weight² over that of all that are larger | Lee et al., arXiv 2010.07611 |
-| fpgm | distance to the other filters | He et al., arXiv 1811.00250 |
+| bn-scale | the magnitude of its batch normalisation's scale | Liu et al., arXiv 1708.06519 |
+| lamp | its squared norm, divided by the sum of those that are not smaller | Lee et al., arXiv 2010.07611 |
+| fpgm | the sum of its distances to the other filters | He et al., arXiv 1811.00250 |
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ FROM_IMAGES = ("taylor", "sensitivity", "hessian")
 
 
 class SensitivityImportance(importance.GroupMagnitudeImportance):
-    """Ranks by what `gather` left in the weights' gradients: one number for each output channel."""
+    """Ranks channels by the scores that `gather` stored in the weights' gradients, one for each output channel."""
 
     @torch.no_grad()
     def __call__(self, group: Any) -> torch.Tensor | None:
-        """Importance [channels] of a group; None where no layer of it was judged."""
+        """Importance [channels] of a group; None if none of its layers has scores."""
         worth, judged = torch.zeros(len(group[0][1])), False
         for i, (dep, idxs) in enumerate(group):
             layer = dep.layer
@@ -59,9 +59,10 @@ class SensitivityImportance(importance.GroupMagnitudeImportance):
 
 
 def gather(criterion: str, module: nn.Module, context: Context, images: int) -> None:
-    """Leave in the parameters' gradients what the criterion reads there, from labelled training images.
+    """Store what the criterion reads in the parameters' `grad`, computed on labelled training images.
 
-    Gradients and not a table, because Torch-Pruning cuts them to size together with the weights.
+    Criteria that need no images get no gradients. The scores are stored in `grad` because Torch-Pruning
+    prunes it together with the weights.
     """
     module.zero_grad(set_to_none=True)
     if criterion not in FROM_IMAGES:
@@ -76,7 +77,7 @@ def gather(criterion: str, module: nn.Module, context: Context, images: int) -> 
             loss = functional.cross_entropy(module(inputs[part]), labels[part], reduction="sum")
             (loss / len(inputs)).backward()
     for layer, score in (seen or {}).items():
-        if isinstance(layer, Transposed) and layer.groups > 1:  # its outputs share the second axis of its weight
+        if isinstance(layer, Transposed) and layer.groups > 1:  # no axis of its weight stands for the outputs
             layer.weight.grad = None
             continue
         shape = (1, -1) if isinstance(layer, Transposed) else (-1, 1)
@@ -85,7 +86,7 @@ def gather(criterion: str, module: nn.Module, context: Context, images: int) -> 
 
 
 def _squared_gradients(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-    """Mean over images of each parameter's squared gradient."""
+    """Store the mean over images of each parameter's squared gradient in its `grad`."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     sums = [torch.zeros_like(p) for p in parameters]
     for image, label in zip(inputs, labels, strict=True):
@@ -100,7 +101,7 @@ def _squared_gradients(module: nn.Module, inputs: torch.Tensor, labels: torch.Te
 
 @contextmanager
 def _output_gradients(module: nn.Module) -> Iterator[dict[Any, torch.Tensor]]:
-    """Collects, layer by layer, the summed magnitude of the loss's gradient at each output channel."""
+    """Collect for each layer the magnitude of the loss's gradient at each output channel, summed over all positions."""
     seen: dict[Any, torch.Tensor] = {}
 
     def on_output(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:

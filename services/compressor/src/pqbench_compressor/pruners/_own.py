@@ -1,4 +1,4 @@
-"""Running a pruner of the user's own, and holding it to what a checkpoint can keep."""
+"""Runs a user's own pruner, and checks that a checkpoint can store the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from pqbench_wire.errors import Failed
 
 
 def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[str, Any]:
-    """Let it prune; masks of torch.nn.utils.prune become zeros. Raises Failed if it adds or drops modules."""
+    """Call the pruner and return its notes; masks of torch.nn.utils.prune become zeros in the weights.
+
+    Raises Failed if it raises anything, or if it adds or removes parameters or buffers.
+    """
     before = set(module.state_dict())
     notes = own_code.called(name, pruner.prune, module, context)
     for layer in module.modules():

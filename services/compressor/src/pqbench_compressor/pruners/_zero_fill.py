@@ -1,4 +1,4 @@
-"""What the zero-fill pruners share: which weights, making zeros that stay, saying what they left out."""
+"""Shared code of the zero-fill pruners: choosing weights, zeroing them, reporting weights left unpruned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JOINT = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  #
 
 
 def prunable(module: nn.Module) -> list[Weight]:
-    """The weights of convolutions, linear layers, attention and recurrent layers, each once where layers share one."""
+    """The weights of convolutions, linear, bilinear, attention and recurrent layers; a shared weight only once."""
     seen: set[int] = set()
     found = []
     for layer in module.modules():
@@ -42,9 +42,9 @@ def _names(layer: nn.Module) -> Iterator[str]:
 
 
 def each(module: nn.Module, method: BasePruningMethod, dim: int | None = None) -> dict[str, Any]:
-    """Zero what a method of torch.nn.utils.prune picks of every prunable weight; returns what is worth reporting.
+    """Zero what a method of torch.nn.utils.prune selects in every prunable weight; returns notes for the result.
 
-    `dim`: of a method that picks channels: 0 for a layer's outputs, 1 for its inputs.
+    `dim` is for methods that select channels: 0 for a layer's outputs, 1 for its inputs.
     """
     weights = prunable(module)
     for layer, name in weights:
@@ -56,7 +56,7 @@ def each(module: nn.Module, method: BasePruningMethod, dim: int | None = None) -
 
 
 def zero(module: nn.Module, layer: nn.Module, name: str, mask: torch.Tensor) -> None:
-    """Multiply a weight of a module's layer by a 0/1 mask, in place: layers that share it go on sharing it."""
+    """Multiply a layer's weight by a 0/1 mask and mark it as pruned, in place: a shared weight stays shared."""
     weight = getattr(layer, name)
     with torch.no_grad():
         weight.mul_(mask.to(weight.dtype))
@@ -64,7 +64,10 @@ def zero(module: nn.Module, layer: nn.Module, name: str, mask: torch.Tensor) -> 
 
 
 def report(module: nn.Module, weights: Iterable[Weight]) -> dict[str, Any]:
-    """The weights besides `weights`, which were pruned, where there are any, and the share of zeros among all."""
+    """Notes for the result: which weights were not pruned, and the share of zeros among all parameters.
+
+    `weights` are the pruned ones. The notes are empty if no others exist.
+    """
     left = left_out(module, weights)
     if not left:
         return {}
@@ -80,15 +83,15 @@ def left_out(module: nn.Module, weights: Iterable[Weight]) -> dict[str, nn.Param
 
 
 def needs(config: Any) -> Needs:
-    """Zero-fill pruning looks at weights only."""
+    """Zero-fill pruning needs no data."""
     return Needs()
 
 
 def refusal(module: nn.Module, config: Any, classes: int, example: Feed) -> str:
-    """It works on every model with weights that are executed as they are stored."""
+    """Why zeros would have no effect in this model, or that it has no weights to prune; empty if it works."""
     return unfolded(module) or ("" if prunable(module) else "this model has no convolution and no linear layer")
 
 
 def problem(exported: bytes, module: nn.Module, config: Any) -> str:
-    """Zeros promise nothing about their places."""
+    """Always empty: there is no pattern of zeros that an export could lose."""
     return ""

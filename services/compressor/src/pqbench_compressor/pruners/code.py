@@ -23,7 +23,7 @@ REQUIRES = ("torch",)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to run."""
+    """Which class to run, and its arguments."""
 
     name: Annotated[str, Field(description="of the class in the file")] = ""
     arguments: Annotated[dict[str, Any], Field(description="keyword arguments of the class")] = field(
@@ -33,7 +33,7 @@ class Config:
 
 
 def needs(config: Config) -> Needs:
-    """The class's attribute NEEDS_TRAINING says whether it wants training images."""
+    """Training images, if the class has the attribute NEEDS_TRAINING = True."""
     return Needs(training=bool(getattr(config.loaded, "NEEDS_TRAINING", False)))
 
 

@@ -1,7 +1,8 @@
-"""Zero the smallest weights, more of them in layers that do not mind: allocated by a sensitivity analysis.
+"""Zero the smallest weights of each layer, with shares allocated to the layers by a sensitivity analysis.
 
-Every layer's sensitivity is measured on held-out training images (Li et al., arXiv 1608.08710), then
-shares are raised step by step where it costs least, until the whole network has the sparsity asked for.
+Every layer's sensitivity is measured on held-out training images (Li et al., arXiv 1608.08710). Then
+the layers' shares are raised step by step where this adds the least noise, until together they reach
+`amount`. Only ordinary convolutions and linear layers are pruned and counted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How much to prune, measured how."""
+    """How much to prune, and on how many images sensitivity is measured."""
 
     amount: Annotated[float, Field(ge=0, lt=0.95, description="share of all weights to zero")]
     images: Annotated[int, Field(ge=1, description="held-out training images for the analysis")] = 256
@@ -38,7 +39,7 @@ def needs(config: Config) -> Needs:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Why there is no layer whose sensitivity can be measured."""
+    """Why the model has no layer whose sensitivity can be measured; empty if it has one."""
     layers = [m for m in module.modules() if isinstance(m, OutputsFirst)]
     return unfolded(module) or ("" if layers else "this model has no ordinary convolution and no linear layer")
 
@@ -57,6 +58,6 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
 
 
 def _exact(shares: dict[str, float], sizes: dict[str, int], wanted: float) -> dict[str, float]:
-    """The shares, all lowered alike: whole steps prune a little more than was asked for."""
+    """The shares scaled by a common factor to prune exactly `wanted` weights: whole steps prune slightly more."""
     pruned = sum(shares[layer] * size for layer, size in sizes.items())
     return {layer: share * wanted / pruned if pruned else 0.0 for layer, share in shares.items()}

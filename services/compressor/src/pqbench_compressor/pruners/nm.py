@@ -1,7 +1,8 @@
-"""Keep the N largest of every M weights along the input channels (Mishra et al., arXiv 2104.08378).
+"""N:M sparsity: keep the N largest of every M weights along the input channels (Mishra et al., arXiv 2104.08378).
 
-2:4 is what the sparse tensor cores of NVIDIA GPUs from Ampere on run. Layers whose input channels M
-does not divide stay dense and are named in the result.
+The sparse tensor cores of NVIDIA GPUs, from Ampere on, execute the pattern 2:4. Layers whose number of
+input channels is not a multiple of M, and transposed convolutions, stay dense and are listed in the
+result.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ REQUIRES = ("torch", "onnx")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The pattern."""
+    """The pattern N:M."""
 
     n: Annotated[int, Field(ge=1, description="weights kept of every m")] = 2
     m: Annotated[int, Field(ge=2, le=64, description="weights of consecutive input channels in a group")] = 4
@@ -40,7 +41,7 @@ class Config:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Why no layer of this model can have the pattern."""
+    """Why no layer of this model can have the pattern; empty if one can."""
     if reason := unfolded(module):
         return reason
     fits = any(_fits(layer, name, config) for layer, name in prunable(module))
@@ -60,10 +61,10 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
 
 
 def problem(exported: bytes, module: nn.Module, config: Config) -> str:
-    """The first weight of an exported ONNX model that lost the pattern; empty where all have it.
+    """A message that names the first weight of the exported ONNX model without the pattern; empty if all have it.
 
-    Weights whose input channels `m` does not divide have none to lose, nor have those of `module` that belong to no
-    layer: export may have transposed and renamed them, so that they are known by their values.
+    Two kinds of weights need no pattern: those whose number of input channels is not a multiple of `m`, and those of
+    `module` that are not prunable. Export may transpose and rename the latter, so they are recognised by their values.
     """
     others = [_sorted(p.detach().numpy()) for p in left_out(module, prunable(module)).values()]
     model = onnx.load_from_string(exported)
@@ -88,13 +89,13 @@ def _sorted(array: np.ndarray) -> np.ndarray:
 
 
 def _fits(layer: nn.Module, name: str, config: Config) -> bool:
-    """Transposed convolutions have their inputs first; no hardware takes the pattern there."""
+    """Whether a weight can have the pattern. Transposed convolutions cannot: no hardware supports it there."""
     weight: torch.Tensor = getattr(layer, name)
     return not isinstance(layer, Transposed) and weight.shape[1] % config.m == 0
 
 
 def _mask(weight: torch.Tensor, config: Config) -> torch.Tensor:
-    """1 for the n largest magnitudes in every group of m along dimension 1, else 0; ties by position."""
+    """A mask: 1 for the n largest magnitudes in every group of m along dimension 1, else 0; ties go by position."""
     along = weight.detach().abs().movedim(1, -1)
     groups = along.reshape(*along.shape[:-1], -1, config.m)
     largest = groups.argsort(dim=-1, descending=True, stable=True)[..., : config.n]

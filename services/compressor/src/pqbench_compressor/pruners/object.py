@@ -1,4 +1,4 @@
-"""A pruner that lives in this process: how `benchmark(recipe=[…])` hands over its own `prune(module, context)`."""
+"""A pruner object of the calling Python process with `prune(module, context)`, as given to `benchmark(recipe=[…])`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ REQUIRES = ("torch",)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which object."""
+    """Which object to call."""
 
     name: Annotated[str, Field(min_length=1, description="under which the caller left it")]
 
 
 def needs(config: Config) -> Needs:
-    """The object's attribute NEEDS_TRAINING says whether it wants training images."""
+    """Training images, if the object has the attribute NEEDS_TRAINING = True."""
     return Needs(training=bool(getattr(own_code.live(config.name), "NEEDS_TRAINING", False)))
 
 

@@ -1,4 +1,4 @@
-"""Zero the channels of each layer that chance picks (Mittal et al., arXiv 1801.10447; torch.nn.utils.prune)."""
+"""Zero randomly chosen channels of each layer (Mittal et al., arXiv 1801.10447; torch.nn.utils.prune)."""
 
 from __future__ import annotations
 

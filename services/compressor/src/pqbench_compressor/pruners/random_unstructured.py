@@ -1,4 +1,4 @@
-"""Zero a random share of each layer's weights (the lower bound of Blalock et al., arXiv 2003.03033)."""
+"""Zero randomly chosen weights of each layer (a baseline of Blalock et al., arXiv 2003.03033; torch.nn.utils.prune)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Remove the least important channels for real (Torch-Pruning, DepGraph, arXiv 2301.12900).
+"""Remove the least important channels from the network (Torch-Pruning; DepGraph, Fang et al., arXiv 2301.12900).
 
-Scopes: `local` ranks inside each layer, `global` in the whole network, `isomorphic` among layers of
-the same kind (Fang et al., arXiv 2407.04616). Targets: a share of the channels, of the
-multiply-accumulates or of the parameters. The criteria are in `_importance`.
+The scope `local` ranks channels inside each layer, `global` in the whole network, `isomorphic` among
+layers of the same kind (Fang et al., arXiv 2407.04616). The target is a share of the channels, of the
+multiply-accumulates (MACs) or of the parameters. The criteria are explained in `_importance`.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from pqbench_wire.inputs import Feed, Inputs
 from pqbench_wire.jobs import first_line
 
 REQUIRES = ("torch", "torch_pruning", "torchvision")
-FINE_STEPS = 49  # of 2 % of the channels, on the way to a share of MACs or parameters
-WINDOWED = ("SwinTransformer", "SwinTransformerV2", "MaxVit")  # its tracing of them takes all memory
-MOST = 0.98  # share of a layer's channels that is ever removed
-CLOSE_ENOUGH = 0.01  # of the unpruned cost
-JUST_WITHIN = 0.0195  # of the unpruned cost: by what a target may be missed at most, rounded down
+FINE_STEPS = 49  # steps of 2 % of the channels each, towards a share of MACs or parameters
+WINDOWED = ("SwinTransformer", "SwinTransformerV2", "MaxVit")  # Torch-Pruning's tracing exhausts memory
+MOST = 0.98  # the largest share of a layer's channels that may be removed
+CLOSE_ENOUGH = 0.01  # of the unpruned cost: removal stops this close to the target
+JUST_WITHIN = 0.0195  # of the unpruned cost: how far later tries may overshoot, just below TOLERANCE
 TOLERANCE = 0.02  # of the unpruned cost: beyond it the target counts as missed
 MOST_SECONDS = 180  # for tracing a model, and for each pass over it
-CORRECTIONS = 4  # of the goal, after counting
-FEW_LAYERS = 24  # so many that one of them may be what makes a target be missed
-# What was found out of a model that several recipes want to prune: it takes seconds.
+CORRECTIONS = 4  # passes towards a target; between them, counting the model corrects the goal
+FEW_LAYERS = 24  # up to so many, a single layer may be the reason that a target is missed
+# Module -> configuration -> result of a trial: it takes seconds, and several recipes may prune the same model.
 _TRIED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How much to remove, judged how."""
+    """How much to remove, and how channels are ranked."""
 
     amount: Annotated[float, Field(ge=0, lt=1, description="share of the target to remove")]
     target: Annotated[
@@ -79,14 +79,17 @@ class Config:
 
 
 class _Pruner(torch_pruning.pruner.BasePruner):
-    """Rounds channel counts to the nearest multiple, not always down; where channels are in groups, their sum."""
+    """Torch-Pruning's pruner, except that it rounds channel counts to the nearest multiple, not always down.
+
+    For channels in groups, the total over all groups is rounded.
+    """
 
     def _is_atten_group(self, group: Any) -> Any:
-        self._under_way = group  # what it is about to prune, and so to round
+        self._under_way = group  # the group to be pruned, and so to be rounded
         return super()._is_atten_group(group)
 
     def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-        groups = self._get_channel_groups(self._under_way)  # of a normalisation, a convolution, heads of attention
+        groups = self._get_channel_groups(self._under_way)  # of a normalisation or convolution, or attention heads
         size, step = current_channels // groups, math.lcm(round_to, groups) // groups
         left = max(step, step * round((size - n_pruned) / step))
         return max(0, size - left)
@@ -97,14 +100,14 @@ def needs(config: Config) -> Needs:
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
-    """Why this cannot work on this architecture, found by removing as much from a copy."""
+    """Why removal cannot work on this architecture, found by trying it on a copy; empty if it can."""
     if isinstance(example, Inputs):
         return f"removal follows one image through a model; this one takes {', '.join(example.arrays)}"
     if windowed := [type(m).__name__ for m in module.modules() if type(m).__name__ in WINDOWED]:
         return f"Torch-Pruning cannot follow the windows of {windowed[0]}"
     if config.criterion == "bn-scale" and not _norms(module):
         return "criterion bn-scale ranks by batch normalisation, of which this model has none"
-    # Which channels are removed changes with the criterion, which sizes can be had does not.
+    # The criterion changes which channels are removed, but not which sizes can be reached.
     trial = dataclasses.replace(config, criterion="l2", iterations=1, images=1)
     known = _TRIED.setdefault(module, {})
     if trial not in known:
@@ -113,12 +116,15 @@ def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> s
 
 
 def problem(exported: bytes, module: nn.Module, config: Config) -> str:
-    """What is removed needs no promise."""
+    """Always empty: an export cannot lose what has been removed."""
     return ""
 
 
 def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, Any]:
-    """Remove channels in place; the classifier's outputs and a model's `layers_to_keep()` stay."""
+    """Remove channels in place; the model's outputs and its `layers_to_keep()`, if defined, keep their widths.
+
+    Returns the share of MACs that is left, as a note. Raises Refused if the target cannot be reached.
+    """
     example = tensors(context.example[:1])[0]
     if config.criterion == "bn-scale" and not _distinct_scales(module):
         raise Refused("criterion bn-scale: all scales of this model's batch normalisation are equal")
@@ -129,9 +135,10 @@ def prune(module: nn.Module, config: Config, context: Context) -> Mapping[str, A
 
 
 def _first_that_works(module: nn.Module, config: Config, remove: Callable[[nn.Module, Config, float], float]) -> float:
-    """Remove from a copy, then put it in the module's place. Raises the first refusal where nothing works.
+    """Prune copies until one try succeeds, and make `module` equal to that copy; returns the share of MACs left.
 
-    Where a target is missed because channels come in large steps, some layer is kept as it is in the next try.
+    If a target is missed because channels come in large steps, later tries leave one layer as it is. Raises the first
+    refusal if no try succeeds.
     """
     missed: Refused | None = None
     for choice, beyond in _choices(module, config):
@@ -148,7 +155,7 @@ def _first_that_works(module: nn.Module, config: Config, remove: Callable[[nn.Mo
 
 
 def _choices(module: nn.Module, config: Config) -> Iterator[tuple[Config, float]]:
-    """Configurations, and by what share of the unpruned cost each may go beyond the target."""
+    """The configurations to try, each with the share of the unpruned cost by which it may overshoot the target."""
     yield config, CLOSE_ENOUGH
     if config.target == "channels":
         return
@@ -161,9 +168,10 @@ def _choices(module: nn.Module, config: Config) -> Iterator[tuple[Config, float]
 def _removed(
     module: nn.Module, config: Config, beyond: float, example: torch.Tensor, context: Context | None = None
 ) -> float:
-    """Remove in place; returns the share of the MACs that is left. Without a context, by what needs no images.
+    """Remove channels in place; returns the share of MACs that is left. Without a context, no gradients are computed.
 
-    Raises Refused, with what can be had, where the target is missed; Failed where Torch-Pruning cannot follow.
+    Raises Refused, with the share that can be reached, if the target is missed; Refused if nothing is removed; Failed
+    if Torch-Pruning cannot prune this architecture.
     """
     macs, shape = _architecture.Costs(module, example, "macs"), _output_shape(module, example)
     before = macs.whole
@@ -188,7 +196,7 @@ def _removed(
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[None]:
-    """Let every parameter take a gradient: Torch-Pruning follows autograd's graph, and criteria read gradients."""
+    """Make all parameters require gradients: Torch-Pruning follows the autograd graph, and criteria read gradients."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     module.requires_grad_(True)
     try:
@@ -199,7 +207,7 @@ def _trainable(module: nn.Module) -> Iterator[None]:
 
 
 class _Removal:
-    """One pruning under way: Torch-Pruning ranks, this stops at the target."""
+    """One run of removal: Torch-Pruning ranks the channels, this class stops at the target."""
 
     def __init__(
         self, module: nn.Module, config: Config, example: torch.Tensor, beyond: float, costs: _architecture.Costs
@@ -225,13 +233,13 @@ class _Removal:
                 num_heads=heads,
                 prune_num_heads=whole,
                 prune_head_dims=not whole,
-                # Torch-Pruning rounds up: half a head less leaves every attention its last one.
+                # Every attention keeps a head: Torch-Pruning rounds up, so at most (heads - 1.5) are to be removed.
                 head_pruning_ratio=min(ratio, *(1 - 1.5 / count for count in heads.values()), 1.0) if whole else 0.0,
                 forward_fn=_architecture.forward_for_tracing,
             )
 
     def proceed(self, share: float) -> None:
-        """Go on to `share` of the whole way."""
+        """Remove channels up to `share` (0 to 1) of the requested amount."""
         with _explained():
             if self._config.target == "channels":
                 for group in self._pruner.step(interactive=True):
@@ -242,13 +250,13 @@ class _Removal:
         _architecture.mend(self._module, self._pruner.num_heads)
 
     def check(self) -> None:
-        """Raise Refused, with what can be had, where a target of MACs or parameters was missed."""
+        """Raise Refused, with the share that can be reached, if a target of MACs or parameters was missed."""
         left = self._costs.counted() / self._counted
         if self._config.target != "channels" and abs(left - (1 - self._config.amount)) > TOLERANCE:
             raise Refused(_missed(self._config, left))
 
     def _reach(self, wanted: float) -> None:
-        """Remove until a share `wanted` is left; counting makes up for what arithmetic on channels does not see."""
+        """Remove until the share `wanted` of the cost is left; counting the model corrects the computed cost."""
         goal = self._before * wanted
         for _ in range(CORRECTIONS):
             self._remove_to(goal)
@@ -259,7 +267,7 @@ class _Removal:
             goal = self._costs.now() - (left - wanted) * self._before
 
     def _remove_to(self, goal: float) -> None:
-        """Remove group by group, in steps of few channels, passing over groups that would overshoot."""
+        """Remove groups of few channels until the computed cost is near `goal`, skipping those that would overshoot."""
         close = CLOSE_ENOUGH * self._before
         while self._costs.now() > goal + close and self._pruner.current_step < FINE_STEPS:
             for group in self._pruner.step(interactive=True):
@@ -270,12 +278,12 @@ class _Removal:
                     return
 
     def _parts(self, group: Any) -> bool:
-        """Whether removing a group would give a layer a weight of its own that it shares with another."""
+        """Whether removing a group would separate layers that share a parameter."""
         return any(dep.target.module in self._shared for dep, _ in group)
 
 
 def _tried(module: nn.Module, config: Config, example: torch.Tensor) -> str:
-    """What goes wrong when a copy is pruned so; empty where nothing does."""
+    """Why pruning a copy with this configuration fails; empty if it succeeds."""
     try:
         _first_that_works(
             copy.deepcopy(module).eval(),
@@ -288,12 +296,15 @@ def _tried(module: nn.Module, config: Config, example: torch.Tensor) -> str:
 
 
 class _TooLong(BaseException):
-    """Torch-Pruning has been at it for longer than anybody waits; no Exception, so that it does not handle it."""
+    """Torch-Pruning exceeded the time limit; not an Exception, so that its own handlers do not catch it."""
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """End Python code that runs too long, by an exception in its thread: on some graphs its tracing takes ages."""
+    """Raise Failed if the code inside runs for over MOST_SECONDS, by an exception injected into its thread.
+
+    On some graphs Torch-Pruning's tracing would run far longer.
+    """
     thread, over = threading.get_ident(), threading.Event()
 
     def interrupt() -> None:
@@ -312,7 +323,10 @@ def _bounded() -> Iterator[None]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Torch-Pruning raises whatever its tracing met: ZeroDivisionError, IndexError, RuntimeError."""
+    """Turn errors of Torch-Pruning into Failed, and bound its time.
+
+    It raises whatever its tracing runs into: ZeroDivisionError, IndexError, RuntimeError.
+    """
     try:
         with _bounded():
             yield

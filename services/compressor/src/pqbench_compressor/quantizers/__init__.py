@@ -1,1 +1,1 @@
-"""Quantizers, one a file; each meets `pqbench_compressor.plugins.Quantizer`."""
+"""Quantizers, one per file; each implements `pqbench_compressor.plugins.Quantizer`."""

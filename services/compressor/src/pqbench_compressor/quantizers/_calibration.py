@@ -1,9 +1,9 @@
-"""Ranges of activations from training images: one pass for extremes and channels, one for histograms.
+"""Activation ranges from training images: one pass collects extremes and channel statistics, one histograms.
 
 | method | range |
 | --- | --- |
-| min-max | all that occurred |
-| percentile | all but the share beyond a percentile (Wu et al., arXiv 2004.09602) |
+| min-max | all values that occurred |
+| percentile | without the values beyond a percentile at each end (Wu et al., arXiv 2004.09602) |
 | entropy | least Kullback-Leibler divergence from the original (Migacz, GTC 2017) |
 | mse | least mean squared error after quantization (Nagel et al., arXiv 2106.08295) |
 """
@@ -29,18 +29,18 @@ Method = Literal["min-max", "percentile", "entropy", "mse"]
 BINS = 2048
 LARGEST_BATCH = 32
 MEMORY_SHARE = 0.4  # of the machine's available memory that one batch of activations may take
-CANDIDATES = 100  # ranges that mse compares
+CANDIDATES = 100  # ranges that the method mse compares
 
 
 @dataclass
 class Activation:
-    """What is known of one tensor."""
+    """Statistics of one tensor."""
 
     low: float = np.inf
     high: float = -np.inf
     channel_max: np.ndarray | None = None  # largest magnitude, by channel
     channel_sum: np.ndarray | None = None  # float64 sum, by channel
-    positions: int = 0  # values of each channel
+    positions: int = 0  # number of values in each channel
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # of BINS equal bins over [low, high]
 
     @property
@@ -52,7 +52,7 @@ class Activation:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Activations by tensor name, and with how many images at a time they were collected."""
+    """Statistics by tensor name, the number of images they come from, and the batch size used."""
 
     activations: dict[str, Activation]
     images: int
@@ -61,7 +61,7 @@ class Calibration:
     def range(self, name: str, method: Method, percentile: float) -> tuple[float, float]:
         """(low, high) of a tensor; high > low, and 0 lies within."""
         found = self.activations[name]
-        if found.high < found.low:  # it was always empty
+        if found.high < found.low:  # the tensor was always empty
             return 0.0, 1e-6
         constant = found.high == found.low
         low, high = (found.low, found.high) if constant else RANGES[method](found, percentile)
@@ -70,9 +70,10 @@ class Calibration:
 
 
 def collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, report: Report) -> Calibration:
-    """Run float32 [N, …] `inputs` through an ONNX model and watch `tensors`: name -> channel axis, if any.
+    """Run `inputs` through an ONNX model and collect statistics of `tensors`: name -> channel axis, or None.
 
-    Where a batch does not fit into memory it is halved, which is reported, until one image does not.
+    If a batch does not fit into memory, it is halved and this is reported. Raises OutOfMemory if a single
+    image does not fit, Failed if a value is not a number.
     """
     batch = LARGEST_BATCH
     while True:
@@ -88,7 +89,7 @@ def collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, repor
 
 
 def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tuple[float, float]]:
-    """The smallest and largest value of each tensor over float32 [N, …] `inputs`, one image at a time."""
+    """The smallest and largest finite value of each tensor over `inputs`, which are run one image at a time."""
     watched = list(tensors)
     session, names = _session(model, watched)
     seen = dict.fromkeys(watched, (np.inf, -np.inf))
@@ -125,7 +126,7 @@ def _session(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSes
     inputs = {i.name for i in augmented.graph.input}
     watched = [name for name in tensors if name not in inputs]
     augmented.graph.output.extend(onnx.ValueInfoProto(name=name) for name in watched if name not in known)
-    for name in (name for name in tensors if name in inputs):  # an input cannot be an output: pass it on
+    for name in (name for name in tensors if name in inputs):  # an input cannot be an output: copy it
         copy = f"{name}#watched"
         augmented.graph.node.append(onnx.helper.make_node("Identity", [name], [copy]))
         augmented.graph.output.append(onnx.ValueInfoProto(name=copy))
@@ -136,14 +137,14 @@ def _session(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSes
 
 
 def _fitting(session: onnxruntime.InferenceSession, names: list[str], one: Feed, batch: int) -> int:
-    """The largest batch whose watched activations leave room in memory."""
+    """The largest batch, at most `batch`, whose watched activations take no more than MEMORY_SHARE of the memory."""
     bytes_each = sum(array.nbytes for array in session.run(names, feed_of(session, one)))
     room = int(_available_memory() * MEMORY_SHARE)
     return max(1, min(batch, room // max(1, bytes_each)))
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping."""
+    """Bytes of memory that are available without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -156,7 +157,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _finite(name: str, array: np.ndarray) -> np.ndarray:
-    """The array with infinities, as paddings before a maximum have them, at the ends of the finite values."""
+    """The array with infinities, as padding for max pooling has them, replaced by the finite extremes.
+
+    Raises Failed if a value is not a number.
+    """
     if np.isnan(array).any():
         raise Failed(f"calibration: tensor {name} has values that are not numbers")
     infinite = np.isinf(array)
@@ -199,9 +203,9 @@ def _percentile(seen: Activation, percentile: float) -> tuple[float, float]:
 
 
 def _entropy(seen: Activation, percentile: float) -> tuple[float, float]:
-    """The threshold on magnitudes whose quantized distribution is nearest to the clipped one."""
+    """The range clipped at the magnitude for which the quantized distribution is closest to the original one."""
     magnitudes = _magnitudes(seen)
-    magnitudes[0] = magnitudes[1]  # the zeros of a ReLU need no range and would drown the rest
+    magnitudes[0] = magnitudes[1]  # the zeros of a ReLU need no range and would dominate the rest
     levels = 256 if seen.low >= 0 else 128
     largest = max(-seen.low, seen.high)
     stops = range(levels, BINS + 1, 16)
@@ -211,7 +215,7 @@ def _entropy(seen: Activation, percentile: float) -> tuple[float, float]:
 
 
 def _divergence(counts: np.ndarray, stop: int, levels: int) -> float:
-    """KL divergence of the first `stop` bins, outliers in the last, from themselves in `levels` levels."""
+    """KL divergence between the first `stop` bins, with outliers in the last, and the same bins in `levels` levels."""
     original = counts[:stop].copy()
     original[-1] += counts[stop:].sum()
     level = np.arange(stop) * levels // stop
@@ -232,7 +236,7 @@ def _magnitudes(seen: Activation) -> np.ndarray:
 
 
 def _mse(seen: Activation, percentile: float) -> tuple[float, float]:
-    """The range, shrunk from both ends alike, with the least squared error over 256 levels."""
+    """The range, shrunk by one factor at both ends, with the least squared error when rounded to 256 levels."""
     centres = seen.low + (np.arange(BINS) + 0.5) * (seen.high - seen.low) / BINS
     best, least = (seen.low, seen.high), np.inf
     for share in np.linspace(1, 1 / CANDIDATES, CANDIDATES):

@@ -1,4 +1,4 @@
-"""Choices by accuracy, on training images that neither calibrate nor score."""
+"""Choices by accuracy, made on held-out training images: no step calibrates or trains on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEW = 64  # images: enough to rank layers by the noise they add
 
 
 class HeldOut:
-    """A model's FP32 answers on held-out training images."""
+    """Compares quantized models with their FP32 model on at most `count` held-out training images."""
 
     def __init__(self, model: bytes, context: Context, count: int) -> None:
         self._training = context.training
@@ -22,13 +22,13 @@ class HeldOut:
         self._reference = export.run_fast(model, self._inputs)
 
     def drop(self, model: bytes) -> float:
-        """Percentage points that a model is below FP32; negative where it is above."""
+        """The accuracy that a model loses against FP32, in percentage points; negative if it gains."""
         outputs = export.run_fast(model, self._inputs)
         accuracy = self._training.accuracy
         return accuracy(self._reference, self._labels) - accuracy(outputs, self._labels)
 
     def sqnr(self, model: bytes, count: int | None = None) -> float:
-        """Signal-to-noise of a model's outputs in dB, on the first `count` images."""
+        """Signal-to-noise ratio of a model's outputs against FP32, in dB, on the first `count` images (None: all)."""
         return export.sqnr(self._reference[:count], export.run_fast(model, self._inputs[:count]))
 
 
@@ -44,9 +44,9 @@ def fewest(
 ) -> Kept:
     """The fewest layers, noisiest first, that must stay in FP32 for a drop of at most `max_drop` points.
 
-    `drop` says how many points are lost with these layers in FP32, `fidelity` how near the outputs stay, in
-    dB. Layers are ranked by the noise that each adds when it alone is quantized; how many is found by
-    bisection. Raises Refused where no number of them is enough.
+    With the given layers in FP32, `drop` returns the accuracy lost in percentage points, and `fidelity` the
+    signal-to-noise ratio in dB. Layers are ranked by the noise that each adds when it alone is quantized; their
+    number is found by bisection. Raises Refused if even all layers but one are not enough.
     """
     if drop([]) <= max_drop:
         return []

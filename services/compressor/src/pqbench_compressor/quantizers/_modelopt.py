@@ -1,6 +1,7 @@
-"""ModelOpt in a process of its own: python -m pqbench_compressor.quantizers._modelopt FOLDER OPTIONS
+"""Runs ModelOpt in a separate process: python -m pqbench_compressor.quantizers._modelopt FOLDER OPTIONS
 
-Reads model.onnx and inputs.npz in FOLDER, writes quantized.onnx; OPTIONS is JSON.
+It reads model.onnx and inputs.npz in FOLDER and writes quantized.onnx. OPTIONS are more arguments of
+ModelOpt's `quantize`, as JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A module in FP16 or BF16 between FP32 inputs and outputs."""
+"""Converts a module to FP16 or BF16 with FP32 inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pqbench_wire.inputs import Feed
 
 
 class Island(nn.Module):
-    """A layer that stays FP32, and passes FP32 on: what it computes may be beyond the narrow type."""
+    """A layer that stays FP32 and returns FP32, because its values may exceed the range of the narrow type."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Whatever the layer takes, floating-point tensors widened, to what it gives."""
+        """The layer's outputs for its inputs, with floating-point inputs cast to FP32."""
         return self.layer(*_cast(inputs, torch.float32), **_cast(named, torch.float32))
 
 
 def narrowed(module: nn.Module | None, dtype: torch.dtype, images: Feed, limit: float) -> tuple[nn.Module, list[str]]:
-    """A copy in `dtype`, and the names of the modules that stay FP32 because their values exceed `limit`.
+    """A copy in `dtype`, and the names of the modules that stay FP32 because on `images` values exceed `limit`.
 
-    Raises Refused for a model that came as ONNX and has no module.
+    Raises Refused if there is no module (an ONNX file), or if values exceed the limit outside of all layers.
     """
     if module is None:
         raise Refused("an ONNX file has no PyTorch module to convert")
@@ -50,12 +50,12 @@ def narrowed(module: nn.Module | None, dtype: torch.dtype, images: Feed, limit: 
 
 
 def _cast(values: Any, dtype: torch.dtype) -> Any:
-    """Floating-point tensors as `dtype`, in whatever they are packed; others as they are."""
+    """The values with floating-point tensors cast to `dtype`, also in nested containers; the rest is unchanged."""
     return pytree.tree_map_only(torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, values)
 
 
 def _narrow_inputs(module: nn.Module, dtype: torch.dtype) -> None:
-    """Let every layer outside an island cast the FP32 that an island passed on."""
+    """Make every layer outside an Island cast its inputs to `dtype`, because an Island returns FP32."""
 
     islands = [name for name, layer in module.named_modules() if isinstance(layer, Island)]
     for name, layer in module.named_modules():
@@ -68,10 +68,10 @@ def _narrow_inputs(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _beyond(module: nn.Module, images: Feed, limit: float) -> list[str]:
-    """Names of the modules in whose own code a value exceeds `limit` on some image, without those inside of others.
+    """Names of the modules in whose own code a value exceeds `limit` on some image; submodules of these are omitted.
 
-    Every operator is watched, so that an expression in a `forward` is seen as well as a layer. Raises Refused where
-    the model's own `forward` is what cannot be narrow: nothing would be left.
+    Every operator is watched, so that an expression in a `forward` counts as well as a layer. Raises Refused if the
+    model's own `forward` exceeds the limit: the whole model would have to stay FP32.
     """
     if math.isinf(limit):
         return []
@@ -85,7 +85,7 @@ def _beyond(module: nn.Module, images: Feed, limit: float) -> list[str]:
 
 
 class _Watcher(TorchDispatchMode):
-    """Notes the innermost module that runs an operator whose inputs or outputs exceed a limit."""
+    """Records the innermost modules that run an operator whose inputs or outputs exceed a limit."""
 
     def __init__(self, module: nn.Module, limit: float) -> None:
         super().__init__()
@@ -97,21 +97,21 @@ class _Watcher(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if "empty" in func.name():  # what is in it is not computed yet
+        if "empty" in func.name():  # its memory is not initialised yet
             return output
         if any(self._exceeds(one) for one in pytree.tree_leaves((args, kwargs, output))):
             self.found[self._running[-1]] = None
         return output
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks from the module."""
         for hook in self._hooks:
             hook.remove()
 
     def _exceeds(self, value: Any) -> bool:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
             return False
-        finite = value[torch.isfinite(value)].abs()  # an infinity is one in FP16 too
+        finite = value[torch.isfinite(value)].abs()  # FP16 can represent infinities too
         return bool(finite.numel()) and float(finite.max()) > self._limit
 
     def _enter(self, name: str) -> Any:

@@ -1,11 +1,12 @@
-"""Where Q/DQ nodes go, after NVIDIA's rules for TensorRT and ONNX Runtime's for its CPU kernels.
+"""Places Q/DQ nodes, after NVIDIA's rules for TensorRT and ONNX Runtime's rules for its CPU kernels.
 
-Signed (form A): inputs and weights of compute layers, not their outputs; of a residual addition the
-skip input alone, so that convolution, addition and activation fuse; one scale for all inputs of a
-concatenation; biases stay FP32; layers under 16 channels stay FP32. Sources: ModelOpt's
-graph_utils.py and ort_utils.py, pytorch-quantization's quant_resnet50.
-Unsigned (form U): ONNX Runtime's own placement, which also quantizes the outputs of convolutions so
-that they run as integers from end to end, but not those of matrix products; biases are INT32.
+The signed form (A) quantizes the inputs and weights of compute layers, but not their outputs. Of a
+residual addition it quantizes only the skip input, so that convolution, addition and activation
+fuse. All inputs of a concatenation have one scale. Biases stay FP32, and so do convolutions with
+fewer than 16 channels and weight matrices of one row or column. Sources: ModelOpt's graph_utils.py
+and ort_utils.py, pytorch-quantization's quant_resnet50.
+The unsigned form (U) is ONNX Runtime's own placement. It also quantizes the outputs of convolutions,
+so that they run as integers from end to end, but not those of matrix products. Biases are INT32.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from pqbench_compressor.graph import COMPUTE, Graph, attribute, weight_axis
 from pqbench_wire.errors import Refused
 
 Ranges = Mapping[str, tuple[float, float]]
-SMALL = 16  # channels: INT8 kernels of GPUs gain nothing below
+SMALL = 16  # channels: with fewer, INT8 kernels of GPUs gain nothing
 CARRIERS = ("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip", "Reshape", "Transpose",
             "Split", "Slice", "Pad")  # fmt: skip
 INT8_MAX, FP8_MAX, INT32_MAX = 127.0, 448.0, 2.0**31 - 1
-SMALLEST_SCALE = 1e-7  # TensorRT wants scales above zero; FP16 cannot hold much smaller ones
+SMALLEST_SCALE = 1e-7  # TensorRT needs scales above zero; FP16 cannot hold much smaller ones
 OPSET_INT4 = 21
 
 
 def watched(graph: Graph) -> dict[str, int | None]:
-    """The tensors whose ranges any form may need, with the channel axes of what layers read and make."""
+    """The tensors whose ranges any form may need -> their channel axis; None if channels are not watched."""
     axes: dict[str, int | None] = {}
     for node in graph.compute_nodes():
         product = node.op_type in ("MatMul", "Gemm")
@@ -54,7 +55,7 @@ def watched(graph: Graph) -> dict[str, int | None]:
 
 
 def carriers(graph: Graph) -> list[onnx.NodeProto]:
-    """The nodes that only move or add up what convolutions made: they run as integers between them."""
+    """The nodes that only move, clip, pool or add outputs of convolutions: in form U they run as integers."""
     outputs: set[str] = set()
     found = []
     for node in graph.nodes:
@@ -74,7 +75,7 @@ def _pads_with_infinity(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def joined(graph: Graph, ranges: Ranges) -> dict[str, tuple[float, float]]:
-    """The ranges with one for all inputs and the output of each concatenation."""
+    """The ranges, with one common range for the inputs and the output of each concatenation."""
     result = dict(ranges)
     for node in reversed(graph.nodes):
         names = [name for name in [*node.input, *node.output] if name in result]
@@ -85,7 +86,10 @@ def joined(graph: Graph, ranges: Ranges) -> dict[str, tuple[float, float]]:
 
 
 def signed(model: bytes, ranges: Ranges, keep: Iterable[str] = (), fp8: bool = False) -> bytes:
-    """Form A: INT8 or FP8 E4M3 Q/DQ around FP32 tensors; nodes named in `keep` stay FP32."""
+    """Form A: INT8 or FP8 E4M3 Q/DQ around FP32 tensors; nodes named in `keep` stay FP32.
+
+    Raises Refused if no layer is left to quantize.
+    """
     graph = Graph(model)
     ranges, kept = joined(graph, ranges), set(keep)
     chosen = [n for n in worthwhile(graph) if n.name not in kept]
@@ -115,7 +119,7 @@ def half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> bytes:
         graph.model, keep_io_types=True, disable_shape_infer=False, node_block_list=[*keep, *inner]
     )
     _pass_between_kept(graph)
-    # The converter narrows what the copies for inner graphs give, which itself it leaves alone.
+    # The converter casts the outputs of the copies for subgraphs to FP16, though the copies stay FP32: skip the casts.
     graph.rename_reads(
         {n.output[0]: n.input[0] for n in graph.nodes if n.op_type == "Cast" and n.output[0].endswith("#inner")}
     )
@@ -123,7 +127,7 @@ def half(model: onnx.ModelProto, keep: Iterable[str] = ()) -> bytes:
 
 
 def _pass_between_kept(graph: Graph) -> None:
-    """Let FP32 go straight from one kept node to the next: the converter squeezes it through FP16."""
+    """Connect neighbouring FP32 nodes directly: the converter casts to FP16 and back between them."""
     casts = {n.output[0]: n for n in graph.nodes if n.op_type == "Cast"}
     narrow = {name: n.input[0] for name, n in casts.items() if attribute(n, "to") == TensorProto.FLOAT16}
     wide = {name: narrow[n.input[0]] for name, n in casts.items()
@@ -135,7 +139,7 @@ def _pass_between_kept(graph: Graph) -> None:
 def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
     """Form U: unsigned asymmetric activations, INT8 weights, INT32 biases; ONNX Runtime's quantizer."""
     graph = Graph(model)
-    graph.isolate()  # ONNX Runtime's quantizer takes a ReLU out where it thinks nobody reads what is before it
+    graph.isolate()  # ONNX Runtime's quantizer removes a ReLU if it sees no other reader of its input
     carrying = {n.name for n in carriers(graph)}
     excluded = [n.name for n in graph.nodes if n.op_type in CARRIERS and n.name not in carrying]
     excluded += [n.name for n in graph.nodes if n.op_type in COMPUTE and graph.hindrance(n)]
@@ -166,10 +170,10 @@ def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
 
 
 def _quantize_added_biases(graph: Graph) -> None:
-    """INT32 Q/DQ on a bias that is added to a matrix product.
+    """Store biases that are added to matrix products as INT32 with DequantizeLinear.
 
-    ONNX Runtime fuses the two into Gemm first and finds integer kernels for it after that; with an FP32
-    bias it finds none, and the product would run in FP32.
+    ONNX Runtime first fuses product and addition into Gemm, and then looks for an integer kernel. With
+    an FP32 bias it finds none, and the product would run in FP32.
     """
     outputs, read = graph.producers(), graph.consumers()
     for product in [n for n in graph.nodes if n.op_type == "MatMul"]:
@@ -187,7 +191,7 @@ def _quantize_added_biases(graph: Graph) -> None:
 
 
 def _as_int32(bias: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
-    """The bias in units of `scale`; None where it is no vector or beyond INT32."""
+    """The bias in units of `scale`; None if it is not a vector or exceeds INT32."""
     scaled = np.round(bias.astype(np.float64) / scale)
     fits = bias.ndim == 1 and len(scale) in (1, len(bias)) and np.abs(scaled).max() < INT32_MAX
     return scaled.astype(np.int32) if fits else None
@@ -206,7 +210,10 @@ def _dequantized(graph: Graph, name: str, values: np.ndarray, scale: np.ndarray)
 
 
 def weight_only_int4(model: bytes, block: int) -> bytes:
-    """Weights of matrix products as INT4 in blocks of `block` along their inputs (round to nearest)."""
+    """Weights of matrix products as INT4, rounded to nearest, in blocks of `block` weights along the inputs.
+
+    Raises Refused if no matrix product has a multiple of `block` inputs.
+    """
     graph = Graph(model)
     count = 0
     for node in graph.compute_nodes():
@@ -221,7 +228,7 @@ def weight_only_int4(model: bytes, block: int) -> bytes:
 
 
 def weight_scales(weight: np.ndarray, axis: int, largest: float = INT8_MAX) -> np.ndarray:
-    """Symmetric scales float32 of a weight's output channels."""
+    """Symmetric scales, float32 [channels], of a weight whose output channels are on `axis`; `largest`: of the type."""
     others = tuple(d for d in range(weight.ndim) if d != axis % weight.ndim)
     return np.maximum(np.abs(weight).max(others) / largest, SMALLEST_SCALE).astype(np.float32)
 
@@ -237,7 +244,7 @@ class _Writer:
         self._new: list[onnx.NodeProto] = []
 
     def activation(self, name: str, ranges: Ranges) -> str:
-        """The dequantized name of an activation."""
+        """The name of an activation's dequantized tensor."""
         if name not in self._done:
             low, high = ranges[name]
             scale = np.float32(max(-low, high, SMALLEST_SCALE * self._largest) / self._largest)
@@ -245,7 +252,7 @@ class _Writer:
         return self._done[name]
 
     def weight(self, node: onnx.NodeProto) -> str:
-        """The dequantized name of a compute node's weight, stored as FP32."""
+        """The name of a weight's dequantized tensor; the weight stays stored as FP32, before the Q/DQ pair."""
         name, axis = node.input[1], weight_axis(node)
         key = f"{name}@{axis}"
         if key not in self._done:
@@ -287,7 +294,7 @@ def worthwhile(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _is_small(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Convolutions with few channels, matrix products with one row or column."""
+    """Whether a convolution has few channels, or a weight matrix only one row or column."""
     shape = graph.array(node.input[1]).shape
     if node.op_type not in ("Conv", "ConvTranspose"):
         return min(shape) == 1
@@ -296,7 +303,10 @@ def _is_small(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _skip_input(graph: Graph, node: onnx.NodeProto, quantized: set[str]) -> int | None:
-    """Which input of an addition is the skip: the one that does not come straight from a convolution."""
+    """The index of the skip input of a residual addition; None if the addition is not residual.
+
+    It is the input that no quantized layer feeds directly, or the second one if quantized layers feed both.
+    """
     producers, consumers = graph.producers(), graph.consumers()
 
     def fuses(name: str) -> bool:

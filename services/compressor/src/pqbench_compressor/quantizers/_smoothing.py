@@ -1,4 +1,4 @@
-"""Making a model easier to quantize without changing what it computes, and correcting what quantizing changes.
+"""SmoothQuant, which makes a model easier to quantize, and bias correction, which corrects a mean rounding error.
 
 SmoothQuant: Xiao et al., arXiv 2211.10438. Bias correction: Nagel et al., arXiv 1906.04721, section 4.2,
 with input means measured on training images.
@@ -13,11 +13,11 @@ from pqbench_compressor.graph import Graph, attribute, weight_axis
 from pqbench_compressor.quantizers._calibration import Calibration
 from pqbench_compressor.quantizers._placement import weight_scales
 
-SMALLEST = 1e-5  # a channel's largest magnitude below which it counts as this
+SMALLEST = 1e-5  # lower bound of a channel's largest magnitude
 
 
 def smoothable(model: bytes) -> dict[str, int]:
-    """Outputs of layer normalisations that only matrix products read, with their channel axis."""
+    """Outputs of layer normalisations that only matrix products read -> their channel axis."""
     return dict.fromkeys((name for name, _, _ in _pairs(Graph(model))), -1)
 
 
@@ -43,10 +43,10 @@ def smooth(model: bytes, calibration: Calibration, strength: float) -> bytes:
 
 
 def correct_biases(model: bytes, calibration: Calibration, quantized: set[str]) -> bytes:
-    """Take out of the biases what rounding the weights adds to each output channel on average.
+    """Subtract from the biases the mean error that rounding the weights adds to each output channel.
 
-    `quantized` names the nodes whose weights will be rounded. Nodes without a bias, and matrix
-    products, whose bias is a separate addition, are left alone.
+    `quantized` names the nodes whose weights will be rounded. Nodes without a bias (as any MatMul, whose
+    bias is a separate addition) and transposed convolutions are left as they are.
     """
     graph = Graph(model)
     for node in graph.compute_nodes():
@@ -60,7 +60,7 @@ def correct_biases(model: bytes, calibration: Calibration, quantized: set[str]) 
 
 
 def _mean_shift(graph: Graph, node: onnx.NodeProto, mean: np.ndarray) -> np.ndarray | None:
-    """E[(W_quantized - W) x] for each output channel, float32 [channels]."""
+    """E[(W_quantized - W) x] for each output channel, float32 [channels]; None for transposed convolutions."""
     weight, axis = graph.array(node.input[1]), weight_axis(node) % 2
     shape = [1] * weight.ndim
     shape[axis] = -1

@@ -1,4 +1,4 @@
-"""What the plug-ins of other makers' tools share: their errors, in one line."""
+"""Shared code of the plug-ins for vendor tools: how their errors are reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pqbench_wire.jobs import first_line
 
 @contextmanager
 def asking(tool: str) -> Iterator[None]:
-    """Whatever a tool raises says that it cannot quantize this model: Refused, with its reason."""
+    """Turn whatever a vendor tool raises into Refused, with the tool's reason in one line.
+
+    MemoryError and errors of pqbench's own pass through.
+    """
     try:
         yield
     except (PqbenchError, MemoryError):

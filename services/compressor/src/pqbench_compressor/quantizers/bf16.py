@@ -20,12 +20,12 @@ REQUIRES = ("torch", "onnx")
 PRECISION = Precision.PRECISION_BF16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 OPSET = 22  # the first in which convolutions take BF16
-FP32_ONLY = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that stay FP32 in every precision
+FP32_ONLY = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that ONNX does not allow to be BF16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Nothing to configure: no layer overflows that does not in FP32."""
+    """Nothing to configure: BF16 has FP32's range, so no layer overflows that does not overflow in FP32."""
 
 
 def needs(config: Config) -> Needs:
@@ -45,7 +45,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 
 def _typed(model: bytes) -> bytes:
-    """The model with every FP32 tensor in BF16 but its inputs and outputs."""
+    """The model with every FP32 tensor in BF16, except its inputs and outputs and its subgraphs."""
     graph = Graph(model)
     inner = set(graph.isolate())
     floats = graph.floats()
@@ -70,7 +70,7 @@ def _typed(model: bytes) -> bytes:
 
 
 def _keep_inner(graph: Graph, names: set[str], floats: set[str]) -> None:
-    """Let graphs inside nodes stay FP32: what they read is widened, what they give narrowed."""
+    """Keep subgraphs in FP32: cast what they read to FP32, and what they output to BF16."""
     for node in [one for one in graph.nodes if one.name in names]:
         if node.op_type == "Identity":
             if node.output[0] in floats:

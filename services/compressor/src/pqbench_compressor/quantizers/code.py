@@ -1,7 +1,8 @@
 """A user's own quantizer: `method: path/to/file.py:Class`, whose `quantize(model, context)` returns ONNX with Q/DQ.
 
-`model` and the result are ONNX bytes; other keys of the step are the class's arguments; `context` is
-`pqbench_compressor.plugins.Context`. The class's FORM ("QDQ_UNSIGNED" or "QDQ_SIGNED") says what it makes.
+`model` and the result are ONNX bytes. Other keys of the step are the class's arguments. `context` is
+`pqbench_compressor.plugins.Context`. The class's attribute FORM, "QDQ_UNSIGNED" (the default) or "QDQ_SIGNED", names
+the form of the result.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FORMS = (Form.FORM_QDQ_UNSIGNED, Form.FORM_QDQ_SIGNED)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to run."""
+    """Which class to run, and its arguments."""
 
     name: Annotated[str, Field(description="of the class in the file")] = ""
     arguments: Annotated[dict[str, Any], Field(description="keyword arguments of the class")] = field(

@@ -1,7 +1,8 @@
 """FP16 weights and arithmetic with FP32 inputs and outputs; layers that would overflow stay FP32.
 
-Overflow is looked for in an FP32 run over training images: a layer whose input or output nears 65,504
-cannot be computed in FP16 (Micikevicius et al., arXiv 1710.03740). Converter: ONNX Runtime's.
+An FP32 run over training images (verification images, if there are no training images) finds layers
+whose values come within a factor `margin` of 65,504, the largest FP16 number. They could overflow in
+FP16 (Micikevicius et al., arXiv 1710.03740). ONNX models are converted with ONNX Runtime's converter.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from pqbench_wire.inputs import Feed
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
-LARGEST = 65504.0  # of FP16
-IMAGES = 64  # on which overflow is looked for
+LARGEST = 65504.0  # the largest FP16 number
+IMAGES = 64  # training images on which overflow is looked for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How careful to be."""
+    """How far below the largest FP16 number values must stay."""
 
     margin: Annotated[
         float, Field(ge=1, description="a layer whose values come this near, as a factor, to the largest FP16 is kept")
@@ -62,12 +63,12 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 
 def _real(context: Context) -> Feed:
-    """Training images, which do not score; the images of verification where the dataset has no others."""
+    """Training images, which are not used for scoring; the verification images if there is no training split."""
     return context.images if context.training_split is None else context.training.sample(IMAGES, context.seed)
 
 
 def _beyond(model: bytes, inputs: Feed, limit: float) -> list[str]:
-    """Names of the nodes that read or make a value beyond `limit`."""
+    """Names of the nodes that read or write a value beyond `limit`."""
     graph = Graph(model)
     tensors = {name: 0 for node in graph.float_nodes() for name in node.output}
     seen = _calibration.extremes(model, tensors, inputs)

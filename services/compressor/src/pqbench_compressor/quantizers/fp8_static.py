@@ -1,6 +1,7 @@
 """FP8 E4M3 Q/DQ with ranges from training images (Micikevicius et al., arXiv 2209.05433).
 
-Placed as INT8's signed form; weights per-channel, scale = largest magnitude / 448.
+Q/DQ nodes are placed as in the signed form of int8-static. Weights have one scale per output channel:
+their largest magnitude / 448, the largest number of E4M3.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FORMS = (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to calibrate with."""
+    """How many images to calibrate with, and which nodes stay FP32."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     keep: Annotated[tuple[str, ...], Field(description="nodes that stay FP32, by name or pattern")] = ()

@@ -1,6 +1,7 @@
-"""INT4 weights of matrix products, in blocks with a scale each; activations stay floating point.
+"""INT4 weights of matrix products, in blocks with one scale each; activations stay floating point.
 
-Rounded to nearest (Frantar et al., arXiv 2210.17323, call it RTN), symmetric, along the inputs.
+Blocks run along the inputs. Rounding is symmetric and to the nearest value (the baseline "RTN" of
+Frantar et al., arXiv 2210.17323).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FORMS = (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The blocks."""
+    """The size of the blocks."""
 
     block: Annotated[int, Field(ge=16, le=256, multiple_of=16, description="weights that share a scale")] = 32
 

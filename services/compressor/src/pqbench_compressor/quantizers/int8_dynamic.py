@@ -1,4 +1,4 @@
-"""INT8 weights, activations quantized at run time: no calibration (ONNX Runtime's dynamic quantizer)."""
+"""INT8 weights, and activations quantized at run time, without calibration (ONNX Runtime's dynamic quantizer)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMS = (Form.FORM_DYNAMIC,)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How weights are stored."""
+    """How weights are scaled, and whether convolutions are quantized."""
 
     per_channel: Annotated[
         bool,
@@ -42,14 +42,14 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         (folder / "model.onnx").write_bytes(source.onnx())
         name_of_pass = _pass(folder, "model", ["MatMul", "Gemm"], QuantType.QInt8, config.per_channel)
         if config.convolutions:
-            # ConvInteger takes unsigned weights only, and one scale for all of them.
+            # ConvInteger takes only unsigned weights, with one scale for the whole tensor.
             name_of_pass = _pass(folder, name_of_pass, ["Conv"], QuantType.QUInt8, per_channel=False)
         model = onnx.load(folder / f"{name_of_pass}.onnx")
     return {form: model.SerializeToString(deterministic=True) for form in forms}
 
 
 def _pass(folder: Path, before: str, operators: list[str], weights: QuantType, per_channel: bool) -> str:
-    """Quantize operators of one file into another; returns its name."""
+    """Quantize `operators` of the file `before` into a new file; returns the new file's name without suffix."""
     after = f"{before}_{operators[0]}"
     quantize_dynamic(
         folder / f"{before}.onnx", folder / f"{after}.onnx", op_types_to_quantize=operators, per_channel=per_channel,

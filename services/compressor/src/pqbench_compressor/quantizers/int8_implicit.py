@@ -1,7 +1,7 @@
-"""INT8 by TensorRT's own calibrator, up to version 10: an FP32 model and the images to calibrate with.
+"""INT8 by TensorRT's own calibrator (up to version 10): exports an FP32 model and the calibration images.
 
-What the thesis measured as "int8". The runtime finds one range a tensor while it builds and is free to
-run a layer in FP16 or FP32 where that is faster.
+This is what the thesis measured as "int8". TensorRT determines one range per tensor while it builds the
+engine, and may run a layer in FP16 or FP32 where that is faster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMS = (Form.FORM_ONNX_UNTYPED,)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to calibrate with."""
+    """How many images to calibrate with."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
 

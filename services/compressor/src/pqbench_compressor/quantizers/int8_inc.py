@@ -1,6 +1,6 @@
-"""Intel Neural Compressor's static quantization as it comes: PT2E with moving-average min-max observers.
+"""Intel Neural Compressor's static quantization with its defaults: PT2E, moving-average min-max observers.
 
-Since 3.x it has no ONNX backend; its PyTorch one goes through torchao and exports to Q/DQ.
+Since version 3 it has no ONNX backend. Its PyTorch backend uses torchao, and the result is exported as Q/DQ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMS = (Form.FORM_QDQ_TOOL,)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The tool's own options at its own defaults."""
+    """The tool's options with its own defaults; the number of images is pqbench's default."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     algorithm: Annotated[Literal["minmax", "kl"], Field(description="how ranges come from activations")] = "minmax"
@@ -36,7 +36,7 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     module = module_of(source)
     images = context.training.sample(config.images, context.seed)
-    os.environ.setdefault("LOGLEVEL", "ERROR")  # it reads this when first imported, and talks a lot else
+    os.environ.setdefault("LOGLEVEL", "ERROR")  # it reads this when first imported; without it, it logs a lot
     with undisturbed("Neural Compressor"):
         from neural_compressor.torch.export import export
         from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
@@ -47,7 +47,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         prepared = prepare(program, INT8StaticQuantConfig(act_algo=config.algorithm))
         calibrate(prepared, images, context)
         converted = convert(prepared)
-        constant_fold(converted, _quant_node_constraint)  # it does not ask torchao to store INT8 weights
+        constant_fold(converted, _quant_node_constraint)  # by itself, the tool does not store weights as INT8
         data = exported(converted, context)
     source.notes["calibration_images"] = len(images)
     return dict.fromkeys(forms, data)

@@ -1,7 +1,7 @@
-"""NVIDIA ModelOpt's ONNX quantization as it comes: signed Q/DQ with TensorRT's placement, entropy calibration.
+"""NVIDIA ModelOpt's ONNX quantization with its defaults: signed Q/DQ placed for TensorRT, entropy calibration.
 
 Source: github.com/NVIDIA/Model-Optimizer, modelopt.onnx.quantization. It patches ONNX Runtime's
-quantizer for the whole process, and so runs in one of its own.
+quantizer for the whole process, so it runs in a separate process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMS = (Form.FORM_QDQ_TOOL, Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_TYPED)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The tool's own options at its own defaults."""
+    """The tool's options with its own defaults; the number of images is pqbench's default."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     ranges: Annotated[Literal["entropy", "max"], Field(description="how ranges come from activations")] = "entropy"
@@ -53,7 +53,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         artifacts = {}
         for form in forms:
             context.report("calibrate", 0, f"{len(inputs)} images for {Form.Name(form).removeprefix('FORM_')}")
-            # Its body is FP16 unless told otherwise; FP32 is what forms A and the CPU targets want.
+            # ModelOpt's default is an FP16 body; the form QDQ_SIGNED and CPU targets need FP32.
             body = "fp16" if form == Form.FORM_QDQ_TYPED else "fp32"
             _run(folder, {"calibration_method": config.ranges, "high_precision_dtype": body})
             data = (folder / "quantized.onnx").read_bytes()
@@ -62,7 +62,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 
 def _run(folder: Path, options: dict[str, str]) -> None:
-    """Quantize in a process of its own. Raises Refused with the last line that it printed."""
+    """Quantize in a separate process. Raises Refused with its last printed line, Failed if a signal ended it."""
     command = [sys.executable, "-m", "pqbench_compressor.quantizers._modelopt", str(folder), json.dumps(options)]
     process = spawn(leashed(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output = process.communicate()[0].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""NNCF's post-training quantization as it comes (nncf.quantize on ONNX, Intel, arXiv 2002.08679)."""
+"""Intel NNCF's post-training quantization with its defaults (nncf.quantize on ONNX, arXiv 2002.08679)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMS = (Form.FORM_QDQ_TOOL,)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The tool's own options at its own defaults, but for the number of images, which is the others'."""
+    """The tool's options with its own defaults; the number of images is pqbench's default."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     preset: Annotated[Literal["performance", "mixed"], Field(description="symmetric, or asymmetric activations")] = (
@@ -54,7 +54,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 @functools.cache
 def _quiet() -> Any:
-    """NNCF without its telemetry, its progress bars, and its hold on this process's logging."""
+    """NNCF, imported without telemetry, without progress bars, and without changing this process's logger class."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     logger = logging.getLoggerClass()
     import nncf

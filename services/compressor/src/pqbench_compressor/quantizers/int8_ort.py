@@ -1,6 +1,6 @@
-"""ONNX Runtime's static quantizer as it comes: Q/DQ, min-max, one scale a weight, signed activations.
+"""ONNX Runtime's static quantizer with its defaults: Q/DQ, min-max, one scale per weight, signed activations.
 
-Source: onnxruntime.quantization.quantize_static. pqbench's own is int8-static.
+Source: onnxruntime.quantization.quantize_static. pqbench's own quantizer is int8-static.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The tool's own options at its own defaults."""
+    """The tool's options with its own defaults; the number of images is pqbench's default."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     activations: Annotated[Literal["int8", "uint8"], Field(description="type of quantized activations")] = "int8"
@@ -47,7 +47,7 @@ class Config:
 
 class _Reader(CalibrationDataReader):
     def __init__(self, names: list[str], inputs: Feed, batch: int) -> None:
-        # Whole batches only: its histograms cannot take a shorter last one.
+        # Whole batches only: the tool's histograms cannot handle a smaller last batch.
         count = max(1, len(inputs) // batch)
         size = min(batch, len(inputs))
         self._batches = iter([named(inputs[i * size : (i + 1) * size], names) for i in range(count)])

@@ -1,7 +1,8 @@
-"""INT8 after training with the rounding in place (Jacob et al., arXiv 1712.05877; Krishnamoorthi, arXiv 1806.08342).
+"""INT8 by quantization-aware training (Jacob et al., arXiv 1712.05877; Krishnamoorthi, arXiv 1806.08342).
 
-Weights and inputs of all layers are rounded to 8 bits while the model is fine-tuned; then the model is
-calibrated, placed and exported exactly as int8-static does it. Zeros that pruning left stay zero.
+Weights and inputs of convolutions and linear layers are rounded to 8 bits while the model is
+fine-tuned. Then the model is calibrated and exported as by int8-static with its defaults. Zeros that
+pruning left stay zero.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FORMS = int8_static.FORMS
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    """How to train, and with how many images to calibrate."""
+    """How to train, and how many images to calibrate with."""
 
     learning_rate: Annotated[float, Field(gt=0, description="peak of the schedule; lower than for training")] = 0.001
     images: Annotated[int, Field(ge=1, le=100_000, description="training images for calibration")] = 512

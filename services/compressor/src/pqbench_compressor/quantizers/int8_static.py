@@ -1,10 +1,11 @@
-"""INT8 with ranges from training images, placed for its target: pqbench's own post-training quantizer.
+"""pqbench's own post-training INT8 quantizer: ranges from training images, Q/DQ nodes placed for the target.
 
-One calibration serves all forms: signed symmetric Q/DQ for TensorRT (A, and B with an FP16 body),
-unsigned asymmetric for the CPU kernels of ONNX Runtime and OpenVINO (U). Weights are per-channel,
-signed, symmetric. Method after Nagel et al., arXiv 2106.08295: range estimation, SmoothQuant (arXiv
-2211.10438) before layer normalisations, bias correction (arXiv 1906.04721), and as few layers kept in
-FP32 as the accuracy that may be lost demands. The rules of placement are in `_placement`.
+One calibration serves all forms: signed symmetric Q/DQ for TensorRT (A, and B with an FP16 body), and
+unsigned asymmetric Q/DQ for the CPU kernels of ONNX Runtime and OpenVINO (U). Weights are signed and
+symmetric, with one scale per output channel. The method follows Nagel et al., arXiv 2106.08295: range
+estimation, SmoothQuant (arXiv 2211.10438) after layer normalisations, bias correction (arXiv 1906.04721),
+and, with `max_drop`, as few layers in FP32 as that bound requires. The rules of placement are in
+`_placement`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ METHODS: tuple[_calibration.Method, ...] = ("min-max", "percentile", "entropy", 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How to calibrate, and what to give up for accuracy."""
+    """How to calibrate, and which layers stay FP32 for accuracy."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
     ranges: Annotated[
@@ -78,7 +79,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 @dataclass
 class _Maker:
-    """Everything that the forms of one calibration share."""
+    """Makes the artifacts of all forms from one model and one calibration."""
 
     model: bytes
     calibration: _calibration.Calibration
@@ -98,7 +99,7 @@ class _Maker:
         return [self.make(form, keep) for form in forms if set(self.layers(form)) - set(keep)]
 
     def make(self, form: Form, keep: Iterable[str]) -> bytes:
-        """The artifact of a form, with the nodes named in `keep` in FP32."""
+        """The artifact of a form, with the nodes named in `keep` in FP32. Raises Refused if no other node is left."""
         keep = list(keep)
         names = set(self.layers(form)) - set(keep)
         if not names:
@@ -117,7 +118,7 @@ class _Maker:
 
 
 def _best_method(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str]) -> _calibration.Method:
-    """The method whose worst form stays nearest to FP32."""
+    """The range method whose worst form has the highest signal-to-noise ratio on held-out images."""
 
     def score(method: _calibration.Method) -> float:
         maker.method = method
@@ -129,7 +130,7 @@ def _best_method(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep
 def _kept_for_accuracy(
     maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str], context: Context
 ) -> list[str]:
-    """More layers to keep, so that every form stays within `max_drop`; the form with most layers ranks them."""
+    """More layers to keep, so that every form stays within `max_drop`; the form with the most layers ranks them."""
     ranking = max(forms, key=lambda form: len(maker.layers(form)))
     layers = [name for name in maker.layers(ranking) if name not in keep]
     assert maker.config.max_drop is not None

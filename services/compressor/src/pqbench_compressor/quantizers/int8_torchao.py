@@ -1,4 +1,4 @@
-"""torchao's PT2E static quantization as it comes: X86InductorQuantizer, histogram observers (pytorch/ao)."""
+"""torchao's PT2E static quantization with its defaults: X86InductorQuantizer, histogram observers (pytorch/ao)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMS = (Form.FORM_QDQ_TOOL,)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The tool's own defaults."""
+    """The number of images; the rest is the tool's defaults."""
 
     images: Annotated[int, Field(ge=1, le=100_000, description="training images, drawn with the run's seed")] = 512
 

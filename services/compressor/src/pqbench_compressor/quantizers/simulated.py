@@ -1,8 +1,8 @@
-"""How low can a model go: weights and activations rounded to 8 to 2 bits inside FP32 arithmetic.
+"""Accuracy at low bit widths: weights and activations are rounded to few bits (2 or more) in FP32 arithmetic.
 
-Accuracy only, never time: no hardware here computes with such numbers, and every result is marked
-SIMULATED. Uniform rounding as in Nagel et al., arXiv 2106.08295; fine-tuning with it in place first
-(`epochs`) is quantization-aware training (Jacob et al., arXiv 1712.05877).
+It shows accuracy only, never time: no runtime here computes with such numbers, and every result is
+marked SIMULATED. Rounding is uniform, as in Nagel et al., arXiv 2106.08295. With `epochs`, the model is
+first fine-tuned with the rounding, which is quantization-aware training (Jacob et al., arXiv 1712.05877).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PRECISION = Precision.PRECISION_SIMULATED
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2)
 LEVELS = (8, 7, 6, 5, 4, 3, 2)  # bits
 HELD_OUT = 256  # training images
-EDGE = 8  # bits that the first and the last layer have at least
+EDGE = 8  # lowest number of bits of the first and the last layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    """How many bits; with epochs, also how to train with them."""
+    """How many bits to round to; with epochs, also how to train with the rounding."""
 
     epochs: Annotated[int, Field(ge=0, le=1000, description="passes over the training split; 0: no training")] = 0
     weights: Annotated[int, Field(ge=2, le=32, description="bits; 32: not rounded")] = 8
@@ -73,12 +73,12 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 
 def _bits(module: nn.Module, config: Config, context: Context) -> dict[str, tuple[int, int]]:
-    """Bits of weight and input for each layer."""
+    """For each layer the bits of its weight and of its input. Raises Refused if there is no layer to round."""
     layers = {name: m for name, m in module.named_modules() if isinstance(m, OutputsFirst)}
     if not layers:
         raise Refused("this model has no convolution and no linear layer")
     ends = (next(iter(layers)), next(reversed(layers))) if config.edges else ()
-    first: dict[int, str] = {}  # weight -> the first layer that has it: a shared weight has one number of bits
+    first: dict[int, str] = {}  # weight -> the first layer that has it, which decides the bits of a shared weight
     owners = {name: first.setdefault(id(layer.weight), name) for name, layer in layers.items()}
     fixed = {owners[name] for name in ends}
     weights = dict.fromkeys(owners.values(), config.weights) | {name: max(EDGE, config.weights) for name in fixed}
@@ -91,7 +91,10 @@ def _bits(module: nn.Module, config: Config, context: Context) -> dict[str, tupl
 def _allocated(
     layers: Mapping[str, nn.Module], ends: Collection[str], average: float, context: Context, module: nn.Module
 ) -> dict[str, int]:
-    """Bits of each layer's weights, `average` over all weights; those of `ends` are fixed."""
+    """Bits of each layer's weights, at most `average` on average; the layers in `ends` have EDGE bits.
+
+    Raises Refused if the average is too low for that.
+    """
     sizes = {name: cast(torch.Tensor, layer.weight).numel() for name, layer in layers.items()}
     free = [name for name in layers if name not in ends]
     wanted = (LEVELS[0] - average) * sum(sizes.values())

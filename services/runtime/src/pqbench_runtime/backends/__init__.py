@@ -1,4 +1,7 @@
-"""Backends, one file each. None of their libraries may report its use."""
+"""Backends, one file each (TensorRT: a folder); a user's own may be in the folder that PQBENCH_PLUGINS names.
+
+OpenVINO's telemetry package is made impossible to import: no library may report its use.
+"""
 
 import sys
 

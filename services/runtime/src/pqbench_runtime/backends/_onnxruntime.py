@@ -1,4 +1,4 @@
-"""What ONNX Runtime's backends share: sessions, the layers of an optimised graph, its profiler."""
+"""What ONNX Runtime's backends share: opening sessions, reading the layers of an optimised graph, the profiler."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "INT8",
 }
 PROFILED = {"float": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT8", "uint8": "INT8"}
-KERNEL = "_kernel_time"  # what the profiler appends to a node's name
+KERNEL = "_kernel_time"  # the suffix that the profiler appends to a node's name
 
 
 def create(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
-    """A session. Raises Refused or Failed with the library's reason."""
+    """A session. Raises Refused for operators that are not implemented, else Failed, with the library's reason."""
     try:
         return onnxruntime.InferenceSession(model, settings, providers=list(providers))
     except Exception as error:
-        # ONNX Runtime's exceptions share no root but Exception.
+        # ONNX Runtime's exceptions have no other base class in common.
         kind = Refused if "NOT_IMPLEMENTED" in str(error) else Failed
         raise kind(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
 
 
 def free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
-    """The graph's named axes, fixed to what the engine takes; axes without a name are fixed already."""
+    """The sizes to which the inputs' symbolic axes are fixed, by axis name; axes without a name are left out."""
     graph = onnx.load(str(artifact), load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = {one.name: one.type.tensor_type.shape.dim for one in graph.input if one.name not in constants}
@@ -60,7 +60,7 @@ def free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
 
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
-    """The nodes of an optimised graph and what they execute in."""
+    """The nodes of an optimised graph, with the precisions that they execute in."""
     weights = {i.name: TYPES.get(i.data_type, "other") for i in model.graph.initializer}
     return [
         Layer(name=node.name, type=node.op_type, precision=_precision(node, weights), compute=node.op_type in COMPUTE)
@@ -69,7 +69,7 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
 
 
 def _precision(node: onnx.NodeProto, weights: dict[str, str]) -> str:
-    """By operator or by the type of its weights; the optimised graph carries no types for the rest."""
+    """By the operator or the type of the weights; FP32 for the rest, as the optimised graph has no other types."""
     typed = [weights[name] for name in node.input if name in weights]
     return _by_operator(node.op_type) or (typed[0] if typed else "FP32")
 
@@ -81,7 +81,10 @@ def _by_operator(kind: str) -> str:
 
 
 def profile_of(session: onnxruntime.InferenceSession, calls: int, launches: bool = False) -> Profile:
-    """End a session's profiling and read what it wrote of its last `calls`; `launches`: they only queued their work."""
+    """End a session's profiling and return the layers' mean times over its last `calls`.
+
+    `launches`: the calls only queued their work, so the times are those of the host to launch it.
+    """
     events = json.loads(Path(session.end_profiling()).read_text())
     begin = [event["ts"] for event in events if event["name"] == "model_run"][-calls]
     nodes = [one for one in events if one["cat"] == "Node" and one["name"].endswith(KERNEL) and one["ts"] >= begin]

@@ -1,7 +1,7 @@
-"""What ONNX Runtime's GPU backends share: device-resident inputs and outputs on a stream of ours.
+"""What ONNX Runtime's GPU backends share: sessions with inputs and outputs on the device, and pqbench's own stream.
 
-With `user_compute_stream` and the synchronisation after a run switched off, a run only queues its work,
-so that copies and computation are timed by events as on every other GPU backend.
+The provider option `user_compute_stream` is set, and the synchronisation after a run is off. A run then only queues its
+work, so that copies and computation are timed by events as on every other GPU backend.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pqbench_wire.inputs import Feed, named
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
           "tensor(uint8)": np.uint8, "tensor(int16)": np.int16, "tensor(int32)": np.int32,
           "tensor(int64)": np.int64, "tensor(bool)": np.bool_}  # fmt: skip
-Providers = Callable[[Stream, bool], Sequence[Any]]  # stream, whether to capture a CUDA graph -> for ONNX Runtime
+Providers = Callable[[Stream, bool], Sequence[Any]]  # stream, whether to capture a CUDA graph -> providers
 
 
 def device(provider: str) -> str:
-    """The GPU. Raises Unavailable where this ONNX Runtime lacks the provider, or there is no GPU."""
+    """The GPU's name. Raises Unavailable where this ONNX Runtime lacks the provider, or there is no GPU."""
     if provider not in onnxruntime.get_available_providers():
         raise Unavailable(f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in place of onnxruntime")
     return gpu.device()
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """One thread: the host only queues work."""
+    """Session options with one intra-op thread, because the host only queues work."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.log_severity_level = 3
@@ -44,7 +44,10 @@ def session_options() -> onnxruntime.SessionOptions:
 
 
 def opened(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
-    """A session on the first of `providers`; ONNX Runtime itself falls back to the CPU with a warning."""
+    """A session on the first of `providers`. Raises Failed where that provider cannot be loaded.
+
+    ONNX Runtime by itself would fall back to the CPU with a warning.
+    """
     session = create(model, settings, providers)
     wanted = providers[0][0]
     if session.get_providers()[0] != wanted:
@@ -53,7 +56,7 @@ def opened(model: Path, settings: onnxruntime.SessionOptions, providers: Sequenc
 
 
 class Session:
-    """A loaded model with its buffers on the device."""
+    """A loaded model with its buffers on the device, run as a CUDA graph if that is on and possible."""
 
     def __init__(
         self, model: Path, settings: onnxruntime.SessionOptions, providers: Providers, shape: Shape, options: GpuOptions
@@ -74,7 +77,7 @@ class Session:
             self.settings = {"cuda_graph": f"could not be captured: {error}"}
 
     def _start(self, session: onnxruntime.InferenceSession) -> None:
-        """Bind the buffers and run until a graph is captured."""
+        """Bind the buffers and run WARM_UP times, in which ONNX Runtime captures the graph if it is to."""
         self._session = session
         self.inputs = [one.name for one in session.get_inputs()]
         self.outputs = [one.name for one in session.get_outputs()]
@@ -105,7 +108,7 @@ class Session:
         return DeviceCall(self._stream, upload, self._enqueue, download, outputs, options.transfers, options.spin)
 
     def profile(self, batch: Feed, seconds: float) -> Profile:
-        """Under the profiler that the session was opened with."""
+        """Run under the profiler that the session was opened with; times are the host's, to launch the layers."""
         call = self.bind(batch)
         run_for(seconds / 4, call)
         return profile_of(self._session, run_for(seconds, call), launches=True)
@@ -114,7 +117,7 @@ class Session:
         self._session.run_with_iobinding(self._binding, self._run_options)
 
     def _output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """As the graph says; where it does not, as a run gives them."""
+        """The outputs' shapes, as the graph declares them or, where an axis is not fixed, as a run gives them."""
         declared = {one.name: tuple(one.shape) for one in self._session.get_outputs()}
         if all(isinstance(size, int) for axes in declared.values() for size in axes):
             return declared
@@ -123,7 +126,7 @@ class Session:
 
 
 def _place(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """Arguments of bind_input and bind_output."""
+    """The arguments of ONNX Runtime's bind_input and bind_output for a tensor on the device."""
     return name, "cuda", cuda.current_device(), dtype, tensor.host.shape, tensor.device.value
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch's backends share: loading a program without pickle, its layers, its profiler."""
+"""What PyTorch's backends share: loading a program without pickle, reading its layers, the profiler."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from pqbench_wire.jobs import first_line
 COMPUTE = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention", "einsum")
 TYPES = {torch.float32: "FP32", torch.float16: "FP16", torch.bfloat16: "BF16", torch.int8: "INT8"}
 PROFILED = {"float": "FP32", "c10::Half": "FP16", "c10::BFloat16": "BF16", "signed char": "INT8"}
-CALL = "pqbench call"
+CALL = "pqbench call"  # marks a call in the profile
 
 
 def load_program(data: bytes) -> torch.export.ExportedProgram:
-    """The program in a .pt2 archive. Raises InvalidInput for one that holds more than plain tensors and operators."""
+    """The program in a .pt2 archive.
+
+    Raises InvalidInput for an archive that holds more than plain tensors and known operators, Failed where PyTorch
+    cannot load it.
+    """
     archive = rebuild(data)
     try:
         program = torch.export.load(BytesIO(archive))
     except Exception as error:
         raise Failed(f"PyTorch cannot load this program: {type(error).__name__}: {first_line(error)}") from error
-    # The archive's own examples are a pickle. With these the input checks stay what they are with examples: cheap.
+    # The archive's own example inputs are a pickle and were left out. With these stand-ins the program's checks of its
+    # inputs are the same as with real ones: cheap.
     program.example_inputs = ((torch.zeros(()),) * len(program.graph_signature.user_inputs), {})
     return program
 
 
 def writes_into_inputs(program: torch.export.ExportedProgram) -> bool:
-    """Whether an operator changes an input, or a view of one, in place: each call must then be given a copy."""
+    """Whether an operator changes an input, or a view of one, in place: each call then needs copies of its inputs."""
     if program.graph_signature.user_inputs_to_mutate:
         return True
     given = set(program.graph_signature.user_inputs)
@@ -54,14 +59,14 @@ def writes_into_inputs(program: torch.export.ExportedProgram) -> bool:
 
 
 def names(program: torch.export.ExportedProgram, shape: Shape) -> tuple[list[str], list[str]]:
-    """Inputs and outputs, called as in the ONNX of the same model: the program itself names nothing for a caller."""
+    """Names of inputs and outputs, as in the ONNX of the same model: the program itself has none for its callers."""
     count = len(program.graph_signature.user_outputs)
     inputs = [one.name for one in shape.preprocessing.inputs] or ["input"]
     return inputs, ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
 
 
 def layers_of(program: torch.export.ExportedProgram) -> list[Layer]:
-    """The operators of a program and the type of what they give."""
+    """The operators of a program; the precision of each is the dtype of its output."""
     layers = []
     for node in program.graph.nodes:
         if node.op != "call_function":
@@ -78,7 +83,7 @@ def _computes(kind: str) -> bool:
 
 
 def profiled(call: Callable[[], Any], seconds: float, activities: Sequence[ProfilerActivity]) -> Profile:
-    """Time the outermost operators of a call: on the GPU where `activities` has CUDA, on the host else."""
+    """Time the outermost operators of a call: on the GPU where `activities` includes CUDA, otherwise on the host."""
     run_for(seconds / 4, call)
 
     def marked() -> None:

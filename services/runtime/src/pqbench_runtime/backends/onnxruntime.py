@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, by its CPU execution provider."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ ROUTES = (
     ),
 )
 WAYS = ("disabled_optimizers=['NchwcTransformer']", "graph_optimization_level=ORT_ENABLE_BASIC")
-MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's numbers for what activations are rounded to
+MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's accuracy levels, by the type of activations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Session options; what is not named stays at ONNX Runtime's default."""
+    """Session options; all engines of a worker share one pool of threads."""
 
     threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
     int4_activations: Annotated[
@@ -92,7 +92,7 @@ class Config:
 
 
 class Session:
-    """A loaded optimised model."""
+    """A loaded engine."""
 
     settings: Mapping[str, str] = {}
 
@@ -115,7 +115,7 @@ def device(options: Config) -> str:
 
 
 def build(job: Job, options: Config) -> Built:
-    """Optimise the graph for this machine and batch size; the optimised model is the engine."""
+    """Optimise the graph for this machine and batch size; the optimised ONNX model is the engine."""
     with TemporaryDirectory() as folder:
         optimised = Path(folder, "engine.onnx")
         settings = _session_options(options)
@@ -166,14 +166,14 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
 
 
 def _loading(options: Config) -> onnxruntime.SessionOptions:
-    """The engine is optimised already; optimising it again could only change what was built."""
+    """Options to load an engine, without graph optimisation: optimising it again could only change what was built."""
     settings = _session_options(options)
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return settings
 
 
 def _session_options(options: Config) -> onnxruntime.SessionOptions:
-    """Sessions share one thread pool: the spinning threads of one engine's own pool would slow its neighbour."""
+    """Options of a session in the shared thread pool: spinning threads of its own pool would slow other engines."""
     _thread_pool(options.threads)
     settings = onnxruntime.SessionOptions()
     settings.use_per_session_threads = False
@@ -184,12 +184,15 @@ def _session_options(options: Config) -> onnxruntime.SessionOptions:
 
 
 def _optimisation(precision: Precision) -> onnxruntime.GraphOptimizationLevel:
-    """Beyond the basic level, ONNX Runtime 1.32 fuses FP8 Q/DQ as if it were INT8 and computes nonsense."""
+    """The level of graph optimisation: everything, but basic for FP8.
+
+    Beyond the basic level, ONNX Runtime 1.32 fuses FP8 Q/DQ nodes as if they were INT8, and the outputs are wrong.
+    """
     levels = onnxruntime.GraphOptimizationLevel
     return levels.ORT_ENABLE_BASIC if precision == Precision.PRECISION_FP8 else levels.ORT_ENABLE_ALL
 
 
 @functools.cache
 def _thread_pool(threads: int) -> None:
-    """Set the process's pool, before its first session; a worker serves one set of options only."""
+    """Set the size of the process's thread pool before its first session; a worker has engines of one size only."""
     onnxruntime.set_global_thread_pool_sizes(threads, 1)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on NVIDIA GPUs by its CUDA execution provider."""
+"""ONNX Runtime on NVIDIA GPUs, by its CUDA execution provider."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROUTES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(GpuOptions):
-    """Options of the provider; what is not named stays at ONNX Runtime's default."""
+    """The options that all GPU backends share; the CUDA provider has no others here."""
 
 
 def versions() -> dict[str, str]:
@@ -55,7 +55,7 @@ def device(options: Config) -> str:
 
 
 def build(job: Job, options: Config) -> Built:
-    """Optimise the graph for the GPU and batch size, and run it once to see which nodes stay on the CPU."""
+    """Optimise the graph for the GPU and batch size, and profile a few runs to see which nodes stay on the CPU."""
     with TemporaryDirectory() as folder:
         optimised = Path(folder, "engine.onnx")
         settings = shared.session_options()

@@ -1,4 +1,4 @@
-"""ONNX Runtime on NVIDIA GPUs by its TensorRT execution provider, the thesis' own route."""
+"""ONNX Runtime on NVIDIA GPUs, by its TensorRT execution provider: the route of the master thesis tool "PQ Bench"."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ CALIBRATION_BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Config(GpuOptions):
-    """Options of the provider; what is not named stays at its default."""
+    """Options of the provider; others stay at its defaults. `tf32` affects only nodes that run outside TensorRT."""
 
     optimization_level: Annotated[
         int, Field(ge=0, le=5, description="effort of the builder; TensorRT's default is 3")
@@ -78,9 +78,9 @@ def device(options: Config) -> str:
 
 
 def build(job: Job, options: Config) -> Built:
-    """Have the provider build its plan into an ONNX of its own (EPContext), which is the engine.
+    """Have the provider write an ONNX model whose EPContext nodes hold its TensorRT plans; that model is the engine.
 
-    The provider does not say what its layers run in: they are "unknown".
+    The provider does not report what the layers inside run in: the precision of these nodes is "unknown".
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,7 +97,7 @@ def build(job: Job, options: Config) -> Built:
         for axis, size in free_dimensions(job.artifact, job.shape).items():
             settings.add_free_dimension_override_by_name(axis, size)
         job.caches.mkdir(parents=True, exist_ok=True)
-        with _inside(folder):  # where a context is written, the provider takes relative paths to its caches only
+        with _inside(folder):  # when it writes a context, the provider takes only relative paths to its caches
             shared.opened(job.artifact.resolve(), settings, _providers(options, chosen)(Stream(), False))
         if not (folder / CONTEXT).is_file():
             raise Failed("the TensorRT provider took no part of this model")
@@ -147,7 +147,10 @@ def _providers(options: Config, more: dict[str, str]) -> shared.Providers:
 
 
 def _calibrated(job: Job, folder: Path) -> dict[str, str]:
-    """Options that name a table of ranges, found by running the model over the calibration images."""
+    """The options for a table of INT8 ranges, which is found by running the model on the calibration examples.
+
+    Raises InvalidInput where there are none.
+    """
     if job.calibration is None:
         raise InvalidInput("INT8 without Q/DQ nodes needs images to calibrate with; the artifact names none")
     calibrator = create_calibrator(
@@ -173,12 +176,12 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def _largest(low: np.ndarray, high: np.ndarray) -> float:
-    """The range is symmetric: its largest magnitude, on whichever side of zero it lies."""
+    """The bound of a symmetric range: the largest magnitude, on whichever side of zero it lies."""
     return float(max(np.abs(low).max(), np.abs(high).max()))
 
 
 def table(ranges: dict[str, float]) -> bytes:
-    """ONNX Runtime's table of dynamic ranges: tensor name -> largest magnitude."""
+    """ONNX Runtime's table of dynamic ranges as a FlatBuffer: tensor name -> largest magnitude."""
     builder = flatbuffers.Builder(1024)
     entries = []
     for name, largest in sorted(ranges.items()):
@@ -198,7 +201,7 @@ def table(ranges: dict[str, float]) -> bytes:
 
 
 class _Reader(CalibrationDataReader):
-    """Batches of the calibration images."""
+    """Gives ONNX Runtime's calibrator the calibration examples in batches of 16."""
 
     def __init__(self, images: Feed, shape: Shape, artifact: Path) -> None:
         graph = onnx.load(str(artifact), load_external_data=False).graph
@@ -210,5 +213,5 @@ class _Reader(CalibrationDataReader):
         )
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, or None."""
+        """The next batch by input name, or None after the last."""
         return next(self._batches, None)

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU; the inference precision is always set, never left to its default (BF16)."""
+"""OpenVINO on the CPU; engines have their inference precision set, as the default is BF16 where the CPU has it."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ ROUTES = (
     ),
 )
 COMPUTE = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "BatchedMatMul", "ScaledDotProductAttention"}
-# benchmark_app 2026.4 refuses compiled models (it takes a precision that is not given for one that is) and imports
-# them by their path, which OpenVINO no longer takes. Loop and clock are its own.
+# Runs benchmark_app 2026.4 on a compiled model, which it cannot do by itself: it takes precisions that were not given
+# for given ones, and imports by path, where OpenVINO now takes bytes. Its loop and its clock are not changed.
 BENCHMARK_APP = """
 from openvino.tools.benchmark import main as app
 parsers = app.parse_args
@@ -117,7 +117,7 @@ class Config:
 
 
 class Session:
-    """A compiled model with one infer request."""
+    """A loaded engine: a compiled model with one infer request."""
 
     settings: Mapping[str, str] = {}
 
@@ -127,7 +127,7 @@ class Session:
         self.outputs = [port.get_any_name() for port in compiled.outputs]
 
     def bind(self, batch: Feed) -> Call:
-        """The timed call for one batch; the input arrays are used in place, the outputs copied out."""
+        """The timed call for one batch; input arrays are used in place, outputs copied (without `transfers`: views)."""
         if not self._transfers:
             self._tensors = {
                 name: openvino.Tensor(array, shared_memory=True) for name, array in named(batch, self.inputs).items()
@@ -139,11 +139,11 @@ class Session:
         return lambda: infer().to_tuple()
 
     def _infer(self) -> Sequence[np.ndarray]:
-        """Outputs are views that the next call overwrites."""
+        """Run the batch that was set; the outputs are views that the next call overwrites."""
         return tuple(self._request.infer(share_outputs=True).to_tuple())
 
     def profiling_info(self) -> list[openvino.ProfilingInfo]:
-        """The layers' times, mean of all calls so far, where profiling is on."""
+        """The layers' times, as means over all calls so far; only where profiling was switched on."""
         return self._request.get_profiling_info()
 
 
@@ -185,7 +185,7 @@ def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequ
     for batch in batches:
         model = core.read_model(artifact)
         arrays = named(batch, [port.get_any_name() for port in model.inputs])
-        if dynamic is None:  # what the dynamic shape breaks may work with a static one
+        if dynamic is None:  # a model that fails with a dynamic shape may work with a static one
             model.reshape({name: list(array.shape) for name, array in arrays.items()})
         compiled = dynamic or core.compile_model(model, "CPU", chosen)
         outputs.append(compiled(arrays).to_tuple())
@@ -211,14 +211,14 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
 
 
 def _seconds_so_far(session: Session, calls: int) -> dict[str, float]:
-    """The counters are means over all calls of a request."""
+    """Each layer's total time; OpenVINO's counters are means over all `calls` of a request so far."""
     return {info.node_name: info.real_time.total_seconds() * calls for info in session.profiling_info()}
 
 
 def cross_checks(
     engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
 ) -> list[CrossCheck]:
-    """OpenVINO's benchmark_app on the same blob, one synchronous request; filling the input is not timed."""
+    """OpenVINO's benchmark_app on the same engine, with one synchronous request; filling the input is not timed."""
     made = CrossCheck(tool="benchmark_app", definition="one synchronous infer, its input filled before")
     with TemporaryDirectory() as folder:
         blob = Path(folder, "engine.blob")
@@ -247,7 +247,7 @@ def _properties(precision: Precision, options: Config) -> dict[str, Any]:
 
 
 def _hint(precision: Precision) -> openvino.Type:
-    """FP16 only where the CPU has it: asked for elsewhere, OpenVINO silently runs BF16."""
+    """The inference precision: FP16 only on CPUs that have it, else FP32, as OpenVINO would silently run BF16."""
     capabilities = openvino.Core().get_property("CPU", properties.device.capabilities())
     if precision == Precision.PRECISION_BF16:
         if "BF16" not in capabilities:
@@ -270,7 +270,7 @@ def _settings(compiled: openvino.CompiledModel) -> dict[str, str]:
 
 
 def _layers(compiled: openvino.CompiledModel) -> list[Layer]:
-    """The executed graph: the runtime model notes each node's precision."""
+    """The layers of the executed graph, which OpenVINO calls the runtime model, with their precisions."""
     layers = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
@@ -282,7 +282,7 @@ def _layers(compiled: openvino.CompiledModel) -> list[Layer]:
 
 
 def _layer_time(info: openvino.ProfilingInfo, seconds: float) -> LayerTime:
-    """The kernel's name ends in what it computes in: jit_avx512_i8, brgconv_avx512_bf16."""
+    """A layer's time; its precision is the end of the kernel's name, as in jit_avx512_i8 or brgconv_avx512_bf16."""
     executed = info.exec_type.rpartition("_")[2].lower()
     return LayerTime(
         name=info.node_name,
@@ -295,6 +295,6 @@ def _layer_time(info: openvino.ProfilingInfo, seconds: float) -> LayerTime:
 
 
 def _reason(error: RuntimeError) -> str:
-    """OpenVINO puts the source location first and the reason last."""
+    """The last line of an OpenVINO error: it puts the source location first and the reason last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else first_line(error)

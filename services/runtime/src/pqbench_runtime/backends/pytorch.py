@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: a torch.export program, run eagerly or through torch.compile."""
+"""PyTorch on the CPU: a torch.export program (.pt2), run eagerly or through torch.compile."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ WAYS = ()
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How the program runs."""
+    """Options of PyTorch on the CPU."""
 
     threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
     mode: Annotated[
@@ -77,7 +77,7 @@ class Session:
     ) -> None:
         self._program = program
         self._options = options
-        self._writes = writes  # the program writes into its inputs: each call is given copies
+        self._writes = writes  # the program changes its inputs in place: each call gets copies
         self.inputs, self.outputs = inputs, outputs
 
     def bind(self, batch: Feed) -> Call:
@@ -103,14 +103,14 @@ def device(options: Config) -> str:
 
 
 def build(job: Job, options: Config) -> Built:
-    """Check that the program loads and runs at this batch size; the archive itself is the engine."""
+    """Check that the program loads and runs at this batch size; the .pt2 archive itself is the engine."""
     data = job.artifact.read_bytes()
     program = load_program(data)
     session = _session(program, job.shape, options)
     try:
         session.bind(job.shape.zeros())()
     except Exception as error:
-        # Inductor, the C++ compiler and operators raise without a common root.
+        # Exceptions of Inductor, the C++ compiler and operators have no other base class in common.
         raise Failed(f"PyTorch cannot run this program ({options.mode}): {first_line(error)}") from error
     settings = {
         "mode": options.mode,
@@ -141,7 +141,7 @@ def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequ
 def cross_checks(
     engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
 ) -> list[CrossCheck]:
-    """PyTorch's own benchmark timer on the same program."""
+    """The median by PyTorch's torch.utils.benchmark.Timer, on the same program."""
     call = load(engine, precision, shape, options).bind(batch)
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     median = timer.blocked_autorange(min_run_time=seconds).median

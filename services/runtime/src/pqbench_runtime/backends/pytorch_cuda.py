@@ -1,4 +1,4 @@
-"""PyTorch on NVIDIA GPUs: a torch.export program, eager or compiled, launched as a CUDA graph."""
+"""PyTorch on NVIDIA GPUs: a torch.export program (.pt2), eager or compiled, by default launched as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ROUTES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(GpuOptions):
-    """How the program runs."""
+    """Options of PyTorch on a GPU."""
 
     mode: Annotated[
         Literal["eager", "compile"], Field(description="as it is, or torch.compile (needs a C++ compiler)")
@@ -68,10 +68,10 @@ class Config(GpuOptions):
 
 
 class Session:
-    """A loaded program with its buffers, on a stream of its own."""
+    """A loaded program with its buffers, on its own CUDA stream."""
 
     def __init__(self, program: torch.export.ExportedProgram, shape: Shape, options: Config) -> None:
-        # The older of PyTorch's two ways: mixed with the newer, torch.export refuses to work.
+        # The older of PyTorch's two settings for TF32: if both are used, torch.export refuses to work.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
         self._options, self._stream = options, Stream()
         self._queue = torch.cuda.ExternalStream(self._stream.handle.value)
@@ -111,7 +111,7 @@ class Session:
             self._results = pytree.tree_leaves(self._module(*self._inputs))
 
     def _launcher(self) -> tuple[Callable[[], None], dict[str, str]]:
-        """What starts the computation: a captured graph or, where it cannot be captured, the program itself."""
+        """What starts the computation: a captured graph or, if it is off or cannot be captured, the program itself."""
         for _ in range(WARM_UP):
             self._run()
         self._stream.synchronize()
@@ -143,7 +143,7 @@ def device(options: Config) -> str:
 
 
 def build(job: Job, options: Config) -> Built:
-    """Check that the program loads and runs at this batch size; the archive itself is the engine."""
+    """Check that the program loads and runs at this batch size; the .pt2 archive itself is the engine."""
     data = job.artifact.read_bytes()
     program = load_program(data)
     layers = layers_of(program)
@@ -151,7 +151,7 @@ def build(job: Job, options: Config) -> Built:
         session = Session(program, job.shape, options)
         session.bind(job.shape.zeros())()
     except Exception as error:
-        # Inductor, the C++ compiler and operators raise without a common root.
+        # Exceptions of Inductor, the C++ compiler and operators have no other base class in common.
         raise Failed(f"PyTorch cannot run this program ({options.mode}): {first_line(error)}") from error
     wide = "TF32" if options.tf32 and cuda.compute_capability() >= "sm_80" else "FP32"
     settings = {
@@ -180,7 +180,7 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
 def cross_checks(
     engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
 ) -> list[CrossCheck]:
-    """PyTorch's own benchmark timer on the same program."""
+    """The median by PyTorch's torch.utils.benchmark.Timer, on the same program."""
     call = load(engine, precision, shape, options).bind(batch)
     median = Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=seconds).median
     definition = "blocks of calls, each block's time over its calls"
@@ -188,7 +188,7 @@ def cross_checks(
 
 
 def _sparsify(module: torch.fx.GraphModule) -> list[str]:
-    """Give linear layers their weights in the 2:4 format; returns the names of those that could be."""
+    """Convert linear layers' weights to PyTorch's 2:4 sparse format where possible; returns their names."""
     weights = [node.args[1] for node in module.graph.nodes if node.target is torch.ops.aten.linear.default]
     found = []
     for name in dict.fromkeys(node.target for node in weights if node.op == "get_attr"):
@@ -203,7 +203,7 @@ def _sparsify(module: torch.fx.GraphModule) -> list[str]:
 
 
 def is_semi_structured(weight: torch.Tensor) -> bool:
-    """Whether an FP16 or BF16 matrix [out, in] has two zeros in every four along its inputs, and a size for it."""
+    """Whether a weight [out, in] is FP16 or BF16, has at most 2 non-zeros in every 4 inputs, and a suitable size."""
     if weight.dtype not in (torch.float16, torch.bfloat16) or weight.shape[1] % 64 or weight.shape[0] % 32:
         return False
     return bool(((weight.reshape(-1, 4) != 0).sum(1) <= 2).all())

@@ -1,4 +1,4 @@
-"""TensorRT 8.6, 10 and 11 on NVIDIA GPUs; which one is read at start-up."""
+"""TensorRT 8.6, 10 or 11 on NVIDIA GPUs, whichever version is installed."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
 def cross_checks(
     engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float
 ) -> list[CrossCheck]:
-    """trtexec and Polygraphy, which are in NVIDIA's images."""
+    """NVIDIA's tools trtexec and Polygraphy, which are in its TensorRT images."""
     shapes = shape.inputs(load(engine, precision, shape, options).inputs)
     return [trtexec(engine, shapes, options, seconds), polygraphy(engine)]

@@ -1,4 +1,4 @@
-"""From ONNX to a plan: network, flags, profile, calibrator, timing cache, progress."""
+"""Builds a TensorRT plan from ONNX: network, flags, profile, calibrator, timing cache, progress."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ FLAGS = {
 def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
     """A serialized plan and the settings that it was built with.
 
-    Raises Refused for operators that this version does not know, Failed with the builder's words else.
+    Raises Refused for operators that this version does not support, InvalidInput for options or calibration examples
+    that do not fit, and otherwise Failed with the parser's or the builder's errors.
     """
     log = Log()
-    trt.init_libnvinfer_plugins(log, "")  # some ONNX operators are plug-ins of TensorRT's
+    trt.init_libnvinfer_plugins(log, "")  # TensorRT runs some ONNX operators as plug-ins
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(options))
     _parse(job.artifact.read_bytes(), network, log)
@@ -41,7 +42,7 @@ def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
     settings = _configure(config, job, options)
     profile = _add_profile(builder, config, network, job, options)
     if job.calibration is not None:
-        from pqbench_runtime.backends.tensorrt.calibrator import calibrator  # its base class is gone in 11
+        from pqbench_runtime.backends.tensorrt.calibrator import calibrator  # 11 lacks its base class
 
         config.int8_calibrator = own = calibrator(job.calibration, job.shape, options)
         config.set_calibration_profile(profile)
@@ -78,14 +79,14 @@ def _parse(model: bytes, network: Any, log: Log) -> None:
 
 
 def _error(error: Any, model: bytes) -> str:
-    """One parser error with the node's name; 8.6 knows its number only."""
+    """The text of a parser error with the node's name, which for 8.6 is looked up by the node's number."""
     name = error.node_name() if hasattr(error, "node_name") else _node_name(model, error.node())
     where = name or (str(error.node()) if error.node() >= 0 else "")
     return f"{f'node {where}: ' if where else ''}{' '.join(error.desc().split())}"
 
 
 def _node_name(model: bytes, index: int) -> str:
-    if index < 0:  # the error is of the whole file
+    if index < 0:  # the error is about the whole file
         return ""
     try:
         import onnx
@@ -127,7 +128,7 @@ def _configure(config: Any, job: Job, options: Config) -> dict[str, str]:
 
 
 def _precision_flags(job: Job, options: Config) -> tuple[str, ...]:
-    if options.typing == "strong":  # the ONNX types say it all; a flag would be an error
+    if options.typing == "strong":  # the ONNX types decide; a flag would be an error
         return ()
     if job.form == Form.FORM_ONNX_UNTYPED and job.precision == Precision.PRECISION_INT8 and job.calibration is None:
         raise InvalidInput("INT8 without Q/DQ nodes needs images to calibrate with; the artifact names none")
@@ -135,7 +136,7 @@ def _precision_flags(job: Job, options: Config) -> tuple[str, ...]:
 
 
 def _add_profile(builder: Any, config: Any, network: Any, job: Job, options: Config) -> Any:
-    """One optimization profile: the batch size alone, or a range of them."""
+    """Add one optimization profile: for the batch size alone, or for `batch_range`, which must include it."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     least, best, most = options.batch_range or (job.shape.batch,) * 3
     if not least <= job.shape.batch <= most:
@@ -148,7 +149,7 @@ def _add_profile(builder: Any, config: Any, network: Any, job: Job, options: Con
 
 
 class _TimingCache:
-    """Timings of tactics that builds on one GPU and version share: faster builds that choose alike."""
+    """Timings of tactics, shared by builds with one GPU and version: builds are faster and choose the same tactics."""
 
     def __init__(self, config: Any, folder: Path) -> None:
         self._config = config
@@ -160,7 +161,7 @@ class _TimingCache:
         config.set_timing_cache(config.create_timing_cache(data), False)
 
     def keep(self) -> None:
-        """Add what this build timed to what others did meanwhile."""
+        """Write this build's timings to the file, combined with those that other builds wrote meanwhile."""
         cache = self._config.get_timing_cache()
         with file_lock(self._path.with_suffix(".lock")):
             if self._path.is_file():

@@ -1,4 +1,4 @@
-"""Real images for TensorRT's own INT8 calibration (versions to 10)."""
+"""Feeds calibration examples to TensorRT's own INT8 calibration (versions up to 10)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pqbench_wire.inputs import Feed, as_feed, named
 
 
 def calibrator(images: Feed, shape: Shape, options: Config) -> Any:
-    """The calibrator of the chosen kind, fed with `images` batch by batch."""
+    """TensorRT's calibrator of the chosen kind, which gets `images` batch by batch.
+
+    Raises InvalidInput for fewer images than one batch.
+    """
     kind = trt.IInt8EntropyCalibrator2 if options.calibrator == "entropy" else trt.IInt8MinMaxCalibrator
     batch = shape.batch
     if len(images) < batch:
@@ -24,7 +27,7 @@ def calibrator(images: Feed, shape: Shape, options: Config) -> Any:
     tensors: dict[str, Tensor] = {}
 
     class Calibrator(kind):  # type: ignore[misc, valid-type]  # the base class depends on the options
-        """Whole batches only: the profile that calibrates has one batch size."""
+        """Gives whole batches only, because calibration runs at one batch size; images beyond them are not used."""
 
         count = len(images) // batch * batch
 
@@ -43,10 +46,10 @@ def calibrator(images: Feed, shape: Shape, options: Config) -> Any:
             return [_upload(tensors, name, array, stream) for name, array in named(part, list(names)).items()]
 
         def read_calibration_cache(self) -> None:
-            """None: ranges are never reused between models."""
+            """Returns None: ranges are never reused between models."""
 
         def write_calibration_cache(self, cache: object) -> None:
-            """Nothing to keep: the plan holds the ranges."""
+            """Keeps nothing: the plan holds the ranges."""
 
     return Calibrator()
 

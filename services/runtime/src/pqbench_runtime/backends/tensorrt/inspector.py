@@ -1,7 +1,7 @@
-"""The engine inspector's JSON as layers: names, kernels and what they execute in.
+"""Reads layers from the engine inspector's JSON: names, kernels and the precisions that they execute in.
 
-Tolerant of its forms: tensors carry "Format/Datatype" to 10, "Datatype" and "Format" from 11; layers
-without detail are bare names; before 10 they are listed once for each profile.
+The JSON differs between versions: tensors have "Format/Datatype" up to 10, "Datatype" and "Format" from 11 on. Layers
+without details are bare names. Before 10, layers are listed once for each optimization profile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from pqbench_runtime.backend import UNKNOWN, Layer
 
-# Words of a kernel's name that say what it multiplies in; the first that is found counts.
+# Patterns in a kernel's name that show the precision of its products; the first that matches counts.
 TACTICS = (
     (re.compile(r"e4m3|fp8"), "FP8"),
     (re.compile(r"(?<![a-z0-9])i8i8|int8|imma|(?<![a-z0-9])s8"), "INT8"),
@@ -32,11 +32,11 @@ FORMATS = (
 )
 COMPUTE = re.compile(r"conv|gemm|matmul|matrixmultiply|matrix_multiply|fullyconnected|attention|mha", re.IGNORECASE)
 PROFILE = re.compile(r" \[profile \d+\]$", re.IGNORECASE)
-OPAQUE = re.compile(r"foreignnode|myelin", re.IGNORECASE)  # many operators in one kernel that tells nothing
+OPAQUE = re.compile(r"foreignnode|myelin", re.IGNORECASE)  # many operators fused in a kernel without details
 
 
 def layers_of(information: str) -> list[Layer]:
-    """The layers of an engine; one whose precision cannot be told is "unknown"."""
+    """The layers of an engine; a precision that the JSON does not reveal is "unknown"."""
     entries = json.loads(information).get("Layers", [])
     found: dict[str, Layer] = {}
     for entry in entries:
@@ -68,7 +68,7 @@ def _by_tactic(tactic: str) -> str:
 
 
 def _by_tensor(tensors: list[Any]) -> str:
-    """What the first tensor is stored as: what a layer that is no product computes in."""
+    """The type of the first tensor, which is taken for the precision of a layer whose kernel's name shows none."""
     text = " ".join(str(tensors[0].get(key, "")) for key in ("Datatype", "Format/Datatype")).lower() if tensors else ""
     return next((name for pattern, name in FORMATS if pattern.search(text)), UNKNOWN)
 

@@ -1,4 +1,4 @@
-"""How far a build is (TensorRT 10 and later)."""
+"""Reports the progress of a build (TensorRT 10 and later)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorrt as trt
 
 
 class Monitor(trt.IProgressMonitor):
-    """Tells the share of the steps of the outermost phase that are done."""
+    """Calls `report` with the finished share of the outermost phase's steps, 0 to 1."""
 
     def __init__(self, report: Callable[[float], None]) -> None:
         trt.IProgressMonitor.__init__(self)
@@ -17,17 +17,17 @@ class Monitor(trt.IProgressMonitor):
         self._outermost = ""
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        """Called by TensorRT."""
+        """Called by TensorRT at the start of a phase; the outermost has no parent."""
         self._steps[phase_name] = num_steps
         if not parent_phase:
             self._outermost = phase_name
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        """Called by TensorRT; true: go on. Whoever wants to stop a build kills its process."""
+        """Called by TensorRT; true lets the build go on. A build is stopped by killing its process instead."""
         if phase_name == self._outermost:
             self._report(min(1.0, (step + 1) / max(1, self._steps[phase_name])))
         return True
 
     def phase_finish(self, phase_name: str) -> None:
-        """Called by TensorRT."""
+        """Called by TensorRT at the end of a phase."""
         self._steps.pop(phase_name, None)

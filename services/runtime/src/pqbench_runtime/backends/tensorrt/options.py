@@ -1,4 +1,4 @@
-"""The options of the TensorRT backend; some exist in some versions only."""
+"""The options of the TensorRT backend; the choices of `typing` depend on the installed version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Typing = Literal["weak", "strong"] if MAJOR == 10 else Literal["strong"] if MAJO
 
 @dataclass(frozen=True, kw_only=True)
 class Config(GpuOptions):
-    """How plans are built and run."""
+    """Options of TensorRT: how plans are built and run."""
 
     typing: Annotated[
         Typing,  # type: ignore[valid-type]  # a Literal that depends on the version

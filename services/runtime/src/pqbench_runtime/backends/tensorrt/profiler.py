@@ -1,4 +1,4 @@
-"""Times of an engine's layers, which TensorRT tells while it runs without a graph."""
+"""Times of an engine's layers, which TensorRT reports to a profiler while it runs without a CUDA graph."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Profiler(trt.IProfiler):
         self.milliseconds: dict[str, float] = {}
 
     def report_layer_time(self, layer_name: str, ms: float) -> None:
-        """Called by TensorRT, once a layer and call."""
+        """Called by TensorRT for each layer in each call."""
         self.milliseconds[layer_name] = self.milliseconds.get(layer_name, 0.0) + ms
 
     def layers(self, calls: int, known: Sequence[Layer]) -> list[LayerTime]:
-        """The mean times of `calls`, with what the inspector knows of the layers."""
+        """The layers' mean times over `calls`, with types, precisions and kernels from the inspector's layers."""
         details = {layer.name: layer for layer in known}
         return [_layer_time(name, ms / 1e3 / calls, details.get(name)) for name, ms in self.milliseconds.items()]
 
 
 def _layer_time(name: str, seconds: float, layer: Layer | None) -> LayerTime:
-    """Reformats that the builder adds appear here and not in the inspector."""
+    """One layer's time; reformat layers that the builder adds are known to the profiler only, not to the inspector."""
     if layer is None:
         kind = "Reformat" if "reformat" in name.lower() else ""
         return LayerTime(name=name, type=kind, precision=UNKNOWN, compute=False, seconds=seconds)

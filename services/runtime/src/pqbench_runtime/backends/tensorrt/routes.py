@@ -1,8 +1,8 @@
-"""Which form TensorRT runs a precision from, by version and by typing.
+"""The routes of TensorRT: the form of artifact for each precision, by version and typing.
 
-Weakly typed networks (to 10) take FP32 tensors, opset 17, and builder flags that allow lower precisions;
-strongly typed ones (from 10) run every layer in the types that the ONNX says. Evidence: the bindings and
-the release notes of each version, ModelOpt's placement rules; no figure was measured by pqbench itself.
+Weakly typed networks (up to 10) take FP32 tensors, opset 17, and builder flags that allow lower precisions. Strongly
+typed ones (from 10 on) run every layer in the types that the ONNX specifies. The evidence is the bindings and the
+release notes of each version, and ModelOpt's placement rules; no figure was measured by pqbench itself.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ ALWAYS: Version = (99, 0)
 
 
 def _route(when: dict[str, str], precision: Precision, form: Form, executes: tuple[Precision, ...], why: str) -> Route:
-    """A lower precision must be met by one layer at least: a forgotten flag would leave all of them in FP32."""
+    """A route that demands a lower precision of at least one layer: a missing flag would leave all layers in FP32.
+
+    Q/DQ nodes that a vendor tool placed (QDQ_TOOL) are not held to that.
+    """
     demanded = precision != FP32 and form != Form.FORM_QDQ_TOOL
     return Route(precision=precision, form=form, executes=executes, evidence=why, when=when, demanded=demanded)
 
 
 _weak, _strong = partial(_route, WEAK), partial(_route, STRONG)
 
-# (first version with it, first version without it, route)
+# (first version that has the route, first later version that does not, route)
 TABLE: tuple[tuple[Version, Version, Route], ...] = (
     ((8, 6), (11, 0), _weak(FP32, Form.FORM_ONNX_UNTYPED, WIDE, "no precision flag; 8.6 reads opsets up to 17")),
     ((10, 0), ALWAYS, _strong(FP32, Form.FORM_ONNX, WIDE, "FP32 tensors stay FP32, or TF32 where that is on")),

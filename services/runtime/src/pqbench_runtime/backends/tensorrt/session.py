@@ -1,4 +1,4 @@
-"""A deserialized plan, its buffers and its stream."""
+"""Runs a TensorRT plan: the deserialized engine, its buffers and its stream."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.
 
 
 class Engine:
-    """A plan in memory. The runtime lives as long: engines must not outlive it."""
+    """A deserialized plan. It holds its TensorRT runtime, which must live as long as the engine."""
 
     def __init__(self, plan: bytes, options: Config) -> None:
         self.log = Log()
         trt.init_libnvinfer_plugins(self.log, "")
         self._runtime = trt.Runtime(self.log)
-        self._runtime.engine_host_code_allowed = options.version_compatible  # such plans hold code
+        self._runtime.engine_host_code_allowed = options.version_compatible  # such plans hold host code
         self.cuda = self._runtime.deserialize_cuda_engine(plan)
         if self.cuda is None:
             raise Failed(f"TensorRT {trt.__version__} cannot load this plan: {self.log.reason()}")
 
     def information(self) -> str:
-        """The inspector's JSON."""
+        """The engine inspector's JSON about all layers."""
         return str(self.cuda.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
@@ -43,7 +43,7 @@ class Session:
     """A loaded engine for one batch size."""
 
     def __init__(self, engine: Engine, shape: Shape, options: Config) -> None:
-        self._engine, self._options = engine, options  # the engine lives as long as its context
+        self._engine, self._options = engine, options  # the engine must live as long as its context
         self._stream = Stream()
         self._context = engine.cuda.create_execution_context()
         if self._context is None:
@@ -65,13 +65,13 @@ class Session:
     def bind(self, batch: Feed) -> Call:
         """The timed call for one batch, which is copied into pinned memory now."""
         for name, array in named(batch, list(self._inputs)).items():
-            np.copyto(self._inputs[name].host, array, casting="same_kind")  # 8.6 takes INT64 as INT32
+            np.copyto(self._inputs[name].host, array, casting="same_kind")  # 8.6 has INT64 inputs as INT32
         outputs = [tensor.host for tensor in self._outputs.values()]
         transfers, spin = self._options.transfers, self._options.spin
         return DeviceCall(self._stream, self._upload, self._compute, self._download, outputs, transfers, spin)
 
     def profile(self, seconds: float) -> Profile:
-        """Run the last batch that was bound, without a graph, under TensorRT's profiler."""
+        """Run the last bound batch under TensorRT's profiler for up to about `seconds`, without a CUDA graph."""
         self._upload()
         run_for(seconds / 4, self._run_once)
         self._context.profiler = profiler = Profiler()
@@ -105,7 +105,7 @@ class Session:
             raise Failed(f"TensorRT cannot run this engine: {self._engine.log.reason()}")
 
     def _launcher(self) -> tuple[Callable[[], None], dict[str, str]]:
-        """What starts the computation: a captured graph or, where it cannot be captured, a plain enqueue."""
+        """What starts the computation: a captured graph or, if it is off or cannot be captured, a plain enqueue."""
         if not self._options.cuda_graph:
             return self._enqueue, {"cuda_graph": "off"}
         try:

@@ -1,6 +1,6 @@
-"""Cross-checks: NVIDIA's trtexec and Polygraphy on the same plan, with our settings.
+"""Cross-checks: NVIDIA's trtexec, with the target's settings, and Polygraphy on the same plan.
 
-What their options mean, and that trtexec's defaults changed in 11: TensorRT's samples/common/sampleOptions.cpp.
+The source for trtexec's options, whose defaults changed in 11, is TensorRT's samples/common/sampleOptions.cpp.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pqbench_runtime.backend import CrossCheck
 from pqbench_runtime.backends.tensorrt.options import MAJOR, Config
 from pqbench_wire.process import leashed
 
-TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # where NVIDIA's images have it
+TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")  # the paths of NVIDIA's images
 PARTS = {"latency": "latencyMs", "compute": "computeMs", "h2d": "h2dMs", "d2h": "d2hMs"}
 POLYGRAPHY_CALLS = 100
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def trtexec(plan: Path, shapes: Shapes, options: Config, seconds: float) -> CrossCheck:
-    """Medians of trtexec's own events; its latency is the sum of the parts, ours is host time around them."""
+    """Medians by trtexec; its latency is the sum of the device's parts, pqbench's is host time around them."""
     made = CrossCheck(tool=f"trtexec {trt.__version__}", definition="sum of the device's own times of the parts")
     program = next((found for name in TRTEXEC if (found := shutil.which(name))), None)
     if program is None:
@@ -49,7 +49,10 @@ def trtexec(plan: Path, shapes: Shapes, options: Config, seconds: float) -> Cros
 
 
 def trtexec_options(shapes: Shapes, options: Config, seconds: float) -> list[str]:
-    """Every setting whose default differs between versions is given; one query is in flight, as in ours."""
+    """The options for the target's settings, including each one whose default differs between versions.
+
+    One inference is in flight at a time, as in pqbench.
+    """
     given = ["--warmUp=200", f"--duration={ceil(seconds)}", "--iterations=10", "--infStreams=1", "--exposeDMA"]
     if options.batch_range:
         given.append("--shapes=" + ",".join(f"{n}:{'x'.join(map(str, axes))}" for n, axes in shapes.items()))
@@ -63,7 +66,7 @@ def trtexec_options(shapes: Shapes, options: Config, seconds: float) -> list[str
 
 
 def polygraphy(plan: Path) -> CrossCheck:
-    """The mean of Polygraphy's runner: copies and compute, without a graph."""
+    """The mean by Polygraphy over 100 calls, always with copies and without a CUDA graph."""
     made = CrossCheck(tool="polygraphy", definition="copies and compute, no CUDA graph", statistic="mean")
     program = shutil.which("polygraphy")
     if program is None:
