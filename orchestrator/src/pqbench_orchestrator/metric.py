@@ -10,7 +10,6 @@ import numpy as np
 from pqbench_wire.catalog import Catalog
 
 Compared = Literal["labels", "classes", "values"]
-METRICS = Catalog("metric", "pqbench_orchestrator.metrics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +39,6 @@ class Metric(Protocol):
     def score(self, outputs: Outputs) -> float | None:
         """The metric over all images."""
         ...
+
+
+METRICS = Catalog("metric", "pqbench_orchestrator.metrics", Metric)
