@@ -165,7 +165,11 @@ def _check_qdq(model: onnx.ModelProto, signed: bool) -> None:
 
 # Backends on GPUs have tests of their own.
 HERE = [n for n in BACKENDS.names if not BACKENDS.missing(n) and not getattr(BACKENDS.load(n), "ON_GPU", False)]
-ROUTES = [(name, route) for name in HERE for route in BACKENDS.load(name).ROUTES]
+# PyTorch's import in a process for each engine takes seconds: its reduced precisions are tried in the long tests.
+ROUTES = [
+    pytest.param(name, route, marks=[pytest.mark.long] if name == "pytorch" and route.precision != Precision.PRECISION_FP32 else [])
+    for name in HERE for route in BACKENDS.load(name).ROUTES
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import openvino
+import pytest
 import torch
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
@@ -25,6 +26,7 @@ from .conftest import Pqbench, Write
 INPUT = {"height": 32, "width": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
+@pytest.mark.long
 def test_an_engine_that_computes_something_else_is_found(
     shared_cases: Path, shared_data: Path, pqbench: Pqbench, write_manifest: Write, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def test_several_inputs_and_outputs_are_compared_with_the_baseline(
     assert "an ONNX file can be quantized, not pruned" in reasons["encoder.onnx", "zeros"]
 
 
+@pytest.mark.long
 def test_several_outputs_of_an_image_are_not_scored_as_classes(
     own: Path, pqbench: Pqbench, write_manifest: Write
 ) -> None:

@@ -97,6 +97,7 @@ def neighbour():
 """
 
 
+@pytest.mark.long
 def test_one_model_that_cannot_be_checked_does_not_end_the_plan(
     pqbench: Pqbench, write_manifest: Write, tmp_path: Path
 ) -> None:

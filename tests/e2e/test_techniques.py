@@ -191,6 +191,7 @@ def _check_bundle(folder: Path, store: BlobStore, cell: dict[str, Any]) -> None:
     np.testing.assert_allclose(store.array(reply.predict.outputs), sample["outputs"], atol=1e-4)
 
 
+@pytest.mark.long
 def test_sensitivity_as_table_and_page(tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]) -> None:
     done = pqbench("sensitivity", write_manifest(tmp_path), "--data", tmp_path / "data", "--images", 64, "--json")
     assert done.code == 0, done.err

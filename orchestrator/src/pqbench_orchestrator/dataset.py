@@ -20,7 +20,6 @@ from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.inputs import split_training
 
-DATASETS = Catalog("dataset", "pqbench_orchestrator.datasets")
 SplitName = Literal["train", "test"]
 MOST_SCALED = 1 << 28  # pixels that an image may have after scaling, before it is cropped
 CHUNK = 256  # images decoded between two reports of progress
@@ -162,3 +161,6 @@ def fingerprint_files(paths: Sequence[Path], base: Path) -> str:
         digest.update(os.fsencode(path.relative_to(base)))
         digest.update(f"\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+DATASETS = Catalog("dataset", "pqbench_orchestrator.datasets", DatasetPlugin)

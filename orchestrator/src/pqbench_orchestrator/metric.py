@@ -10,7 +10,6 @@ import numpy as np
 from pqbench_wire.catalog import Catalog
 
 Compared = Literal["labels", "classes", "values"]
-METRICS = Catalog("metric", "pqbench_orchestrator.metrics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +40,6 @@ class Metric(Protocol):
     def score(self, outputs: Outputs) -> float | None:
         """The metric over all images; None where it is not defined."""
         ...
+
+
+METRICS = Catalog("metric", "pqbench_orchestrator.metrics", Metric)

@@ -14,6 +14,7 @@ import ast
 import difflib
 import functools
 import importlib
+import inspect
 import json
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from pqbench_wire.process import own_plugins
 
 # Import names whose package on PyPI has another name.
 PACKAGES = {
+    "cv2": "opencv-python-headless",
     "torch_pruning": "torch-pruning",
     "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
@@ -40,9 +42,10 @@ PACKAGES = {
 class Catalog:
     """The plug-ins of one kind: the modules of `package`, e.g. kind "pruner" in pqbench_compressor.pruners."""
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, protocol: type | None = None) -> None:
         self.kind = kind
         self.package = package
+        self._wanted = _members(protocol) if protocol else ()
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -70,12 +73,17 @@ class Catalog:
         return parse_config(self.load(name).Config, config_json, f"{self.kind} {name}")
 
     def describe(self, name: str, schema: bool = True) -> Plugin:
-        """What GetCapabilities publishes about a plug-in; `schema` adds the schema of its Config, which imports it."""
-        missing = self.missing(name)
-        plugin = Plugin(kind=self.kind, name=name, available=not missing, unavailable_reason=missing)
-        plugin.summary = (ast.get_docstring(self._tree(name)) or "").partition("\n")[0]
-        if plugin.available and schema:
-            plugin.config_schema_json = json.dumps(TypeAdapter(self._module(name).Config).json_schema(), sort_keys=True)
+        """What GetCapabilities publishes of one plug-in; `schema` imports it. A broken one is unavailable, with why."""
+        plugin = Plugin(kind=self.kind, name=name)
+        try:
+            plugin.summary = (ast.get_docstring(self._tree(name)) or "").partition("\n")[0]
+            plugin.unavailable_reason = self.missing(name)
+            if schema and not plugin.unavailable_reason:
+                config = TypeAdapter(self._module(name).Config)
+                plugin.config_schema_json = json.dumps(config.json_schema(), sort_keys=True)
+        except Unavailable as error:
+            plugin.unavailable_reason = str(error)
+        plugin.available = not plugin.unavailable_reason
         return plugin
 
     def _folders(self) -> list[str]:
@@ -89,22 +97,53 @@ class Catalog:
 
     def _module(self, name: str) -> ModuleType:
         try:
-            return importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
-        except (ImportError, OSError) as error:  # installed, but for another ABI, or without its native parts
-            raise Unavailable(f"{self.kind} {name} cannot be imported: {error}") from error
+            module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        except Exception as error:  # a library for another ABI or without its native parts, or a mistake in the file
+            text = str(error).partition("\n")[0]
+            what = "" if isinstance(error, (ImportError, OSError)) else f"{type(error).__name__}: "
+            raise Unavailable(f"{self.kind} {name} cannot be imported: {what}{text}") from error
+        if lacking := [one for one in self._wanted if not hasattr(module, one)]:
+            raise Unavailable(f"{self._file(name)} has no {', '.join(lacking)} (docs/plugins.md)")
+        return module
 
-    def _tree(self, name: str) -> ast.Module:
+    def _file(self, name: str) -> Path:
+        self._folders()
         spec = find_spec(f"{self.package}.{name.replace('-', '_')}")
         assert spec is not None and spec.origin is not None
-        return ast.parse(Path(spec.origin).read_text())
+        return Path(spec.origin)
+
+    def _tree(self, name: str) -> ast.Module:
+        path = self._file(name)
+        try:
+            return ast.parse(path.read_text(encoding="utf-8"), str(path))
+        except (SyntaxError, ValueError) as error:
+            line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            raise Unavailable(f"{path}{line}: {error.args[0]}") from error
 
     def _requires(self, name: str) -> tuple[str, ...]:
         for node in self._tree(name).body:
             if isinstance(node, ast.Assign) and any(
                 isinstance(t, ast.Name) and t.id == "REQUIRES" for t in node.targets
             ):
-                return tuple(ast.literal_eval(node.value))
-        raise TypeError(f"{self.package}.{name} has no REQUIRES")
+                return _literal(node.value, self._file(name))
+        raise Unavailable(f"{self._file(name)} has no REQUIRES (docs/plugins.md)")
+
+
+def _literal(node: ast.expr, file: Path) -> tuple[str, ...]:
+    """REQUIRES as it is written. Raises Unavailable where it is no tuple of names."""
+    try:
+        names = ast.literal_eval(node)
+    except ValueError:
+        names = None
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise Unavailable(f'{file}: REQUIRES must be a tuple of names, as ("torch",)')
+    return names
+
+
+def _members(protocol: type) -> tuple[str, ...]:
+    """The constants and functions that a protocol asks for."""
+    functions = [name for name, value in vars(protocol).items() if inspect.isfunction(value) and name[0] != "_"]
+    return (*protocol.__annotations__, *functions)
 
 
 def unknown(what: str, name: str, known: tuple[str, ...] | list[str]) -> str:

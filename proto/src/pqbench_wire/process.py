@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pqbench_wire.errors import InvalidInput
+
 PLUGINS = "PQBENCH_PLUGINS"  # environment variable: a folder of the user's own plug-ins
 PR_SET_PDEATHSIG = 1
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
@@ -49,20 +51,27 @@ def process_name(pid: int) -> str:
     return "" if state == "Z" else f"{pid}-{start}"  # clock ticks between the system's start and the process's
 
 
-@functools.cache
 def own_plugins() -> Path | None:
-    """The folder of a user's own plug-ins, from the environment variable PQBENCH_PLUGINS; None if it is not set."""
+    """The folder of a user's own plug-ins, from the environment variable PQBENCH_PLUGINS; None if it is not set.
+
+    Raises InvalidInput where there is no such folder.
+    """
     name = os.environ.get(PLUGINS)
+    if name and not Path(name).is_dir():
+        raise InvalidInput(f"{PLUGINS}={name}: there is no such folder")
     return Path(name) if name else None
 
 
+@functools.cache
 def source_version(package: str) -> str:
-    """A distribution's version with a digest of its source and the user's plug-ins: any changed line changes it."""
+    """A distribution's version with a digest of its source and the user's plug-ins for it: a changed line changes it."""
     spec = find_spec(package)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    added = own_plugins()
+    if added := own_plugins():
+        kinds = {kind.name for folder in folders for kind in folder.iterdir()}
+        folders += [kind for kind in added.iterdir() if kind.is_dir() and kind.name in kinds]
     digest = hashlib.sha256()
-    for path in sorted(p for folder in [*folders, *([added] if added else [])] for p in folder.rglob("*.py")):
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{metadata.version(package.replace('_', '-'))}+{digest.hexdigest()[:12]}"
 

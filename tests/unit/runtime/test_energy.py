@@ -92,6 +92,9 @@ def test_cores_whose_clock_cannot_be_read_are_left_out(tmp_path: Path, monkeypat
 
 def test_foreign_load_is_that_of_other_processes() -> None:
     meter = load.LoadMeter()
+    time.sleep(0.3)
+    if meter.read().foreign_cores > len(os.sched_getaffinity(0)) - 1.2:
+        pytest.skip("skipped: other processes leave no core to load")
     end = time.perf_counter() + 0.4
     while time.perf_counter() < end:  # this process is busy: that is not foreign
         pass

@@ -76,7 +76,7 @@ def gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
     if not_compared:
         errors.print(f"{len(not_compared)} of {len(changes)} cells could not be compared")
     if any(one.is_apart for one in compared) and limit < tolerance:
-        errors.print(f"no change under {tolerance:.1%} is told between two runs or single sessions: --tolerance")
+        errors.print(f"between two runs or single sessions a change under {tolerance:.1%} counts as none: --tolerance")
     if worse:
         lost = sum(one.is_lost for one in worse)
         errors.print(

@@ -60,7 +60,8 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
     converting = None if profile.launches else sum(layer.seconds for layer in conversions) / whole
     alone = cell.scenario == "single-stream"  # profiled calls run alone; in other scenarios they wait
     on_host = profile.HasField("copy_bytes_per_second") and alone
-    outside = 1 - whole / latency if alone and not profile.launches and whole < latency else None
+    is_divided = bool(profile.layers) and not profile.launches
+    outside = 1 - whole / latency if alone and is_divided and whole < latency else None
     fell_back = _fell_back(profile.layers, cell.precision or "")
     by_macs = _ratio(unpruned.macs, variant.macs)
     if by_macs is not None:
@@ -79,7 +80,7 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
     sentences = [
         _realised(cell, by_macs, by_bytes),
         _slowed(whole, latency) if alone and not profile.launches else "",
-        LAUNCHES if converting is None else _where(profile, precisions, conversions, converting),
+        _where(profile, precisions, conversions, converting),
         _fallbacks(fell_back, profile.layers),
         f"{outside:.0%} of a call is outside of its layers." if outside is not None and outside > 0.05 else "",
         f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves." if memory > 0.2 else "",
@@ -160,8 +161,12 @@ def _realised(cell: CellResult, by_macs: float | None, by_bytes: float | None) -
 
 
 def _where(
-    profile: ProfileResult, precisions: Mapping[str, float], conversions: Sequence[LayerTime], converting: float
+    profile: ProfileResult, precisions: Mapping[str, float], conversions: Sequence[LayerTime], converting: float | None
 ) -> str:
+    if converting is None:
+        return LAUNCHES
+    if not profile.layers:
+        return "The profiler names no layers."
     products = sum(layer.seconds for layer in profile.layers if layer.compute)
     whole = sum(layer.seconds for layer in profile.layers) or 1e-12
     parts = ", ".join(f"{share:.0%} in {name}" for name, share in precisions.items() if share >= 0.01)

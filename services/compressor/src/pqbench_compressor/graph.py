@@ -89,7 +89,8 @@ class Graph:
         for pattern in patterns:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise InvalidInput(f"keep: no node is called {pattern!r}; nodes are called like {names[0]!r}")
+                example = f"nodes are called like {names[0]!r}" if names else "this model has no compute nodes"
+                raise InvalidInput(f"keep: no node is called {pattern!r}; {example}")
             chosen += found
         return chosen
 

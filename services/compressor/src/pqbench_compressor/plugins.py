@@ -17,9 +17,6 @@ from pqbench_wire.inputs import Feed, Inputs, as_feed, normalise, split_training
 if TYPE_CHECKING:
     from torch import nn
 
-MODELS = Catalog("model", "pqbench_compressor.models")
-PRUNERS = Catalog("pruner", "pqbench_compressor.pruners")
-QUANTIZERS = Catalog("quantizer", "pqbench_compressor.quantizers")
 
 Report = Callable[[str, float, str], None]  # stage, fraction 0 to 1, message
 
@@ -233,3 +230,12 @@ class Quantizer(Protocol):
     def quantize(self, source: Source, config: Any, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
         """The artifact's bytes for each of `forms`."""
         ...
+
+
+MODELS = Catalog("model", "pqbench_compressor.models", ModelPlugin)
+
+
+PRUNERS = Catalog("pruner", "pqbench_compressor.pruners", Pruner)
+
+
+QUANTIZERS = Catalog("quantizer", "pqbench_compressor.quantizers", Quantizer)

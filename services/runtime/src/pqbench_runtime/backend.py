@@ -16,7 +16,6 @@ from pqbench_wire.catalog import Catalog
 from pqbench_wire.inputs import Feed, Inputs, named
 
 UNKNOWN = "unknown"  # the precision of a layer for which a backend reports none
-BACKENDS = Catalog("backend", "pqbench_runtime.backends")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,3 +265,6 @@ def route_for(backend: Any, options: Any, precision: Precision, form: Form) -> R
     """The backend's route for a precision in a form under these options, or None."""
     routes = (route for route in backend.ROUTES if route.holds(options))
     return next((route for route in routes if (route.precision, route.form) == (precision, form)), None)
+
+
+BACKENDS = Catalog("backend", "pqbench_runtime.backends", Backend)

@@ -98,6 +98,13 @@ def test_reading_weights_counts_the_bits_of_what_was_asked_for(precision: str, s
     assert said in found.text if share else "alone" not in found.text
 
 
+def test_why_claims_nothing_of_layers_that_were_not_named() -> None:
+    about = {"Precision": "FP32", "Inference Time (ms)": 10.0, "Scenario": "single-stream"}
+    found = explain(cell(about), results())
+    assert found.outside is None and found.flags == [] and "The profiler names no layers." in found.text
+    assert "%" not in found.text
+
+
 def test_why_takes_launches_for_no_times_of_layers() -> None:
     about = {"Precision": "FP32", "Inference Time (ms)": 10.0, "Scenario": "single-stream"}
     found = explain(cell(about), results(layer("c", "Conv", "FP32", 0.001, True), copying=None, launches=True))
