@@ -64,7 +64,7 @@ def own_plugins() -> Path | None:
 
 @functools.cache
 def source_version(package: str) -> str:
-    """A distribution's version with a digest of its source and the user's plug-ins for it: a changed line changes it."""
+    """A distribution's version with a digest of its source and of the user's plug-ins for it."""
     spec = find_spec(package)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
     if added := own_plugins():
