@@ -70,6 +70,38 @@ def test_route(
     assert export.sqnr(reference, outputs) > (60 if route.precision == FP32 else 12)
 
 
+@pytest.mark.parametrize(("capability", "executed"), [("75", "FP32"), ("80", "TF32"), ("100", "TF32"), ("120", "TF32")])
+@pytest.mark.parametrize(("name", "form"), [("onnxruntime-cuda", Form.FORM_ONNX), ("pytorch-cuda", Form.FORM_PT2)])
+def test_fp32_layers_run_in_tf32_from_compute_capability_8_on(
+    name: str, form: Form, capability: str, executed: str, trained: torch.nn.Module, context: Context,
+    training: Training, store: BlobStore, build: Any, use: Any,
+) -> None:  # fmt: skip
+    use(EMULATED_CAPABILITY=capability)
+    built = build(name, made(FP32, form, trained, context, store)[0], form, FP32, training.preprocessing)
+    assert set(built.executed) == {executed}
+
+
+def large_inside(channels: int) -> torch.nn.Module:
+    """A network whose first layer gives values that FP16 cannot hold."""
+    large, small = torch.nn.Conv2d(channels, 8, 3), torch.nn.Conv2d(8, 8, 3)
+    large.weight.data *= 1e6
+    small.weight.data *= 1e-6
+    relu, pool = torch.nn.ReLU, torch.nn.AdaptiveAvgPool2d(1)
+    layers = (large, relu(), small, relu(), torch.nn.Conv2d(8, 8, 1), pool, torch.nn.Flatten(), torch.nn.Linear(8, 10))
+    return torch.nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize(("name", "form"), [("onnxruntime-cuda", Form.FORM_ONNX), ("pytorch-cuda", Form.FORM_PT2)])
+def test_layers_that_overflow_in_fp16_may_run_in_tf32(
+    name: str, form: Form, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    use()
+    module = large_inside(training.inputs(slice(1)).shape[1])
+    data, _ = made(Precision.PRECISION_FP16, form, module, context, store)
+    built = build(name, data, form, Precision.PRECISION_FP16, training.preprocessing)
+    assert set(built.executed) == {"FP16", "TF32"}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", GPU)
 def test_times_are_split_and_graphs_captured_or_said_to_be_not(

@@ -82,7 +82,12 @@ int cudaEventElapsedTime(float *milliseconds, event *from, event *to) { *millise
 int cudaEventDestroy(event *e) { free(e); return SUCCESS; }
 int cudaRuntimeGetVersion(int *version) { *version = 12090; return SUCCESS; }
 int cudaGetDevice(int *device) { *device = 0; return getenv("EMULATED_NO_DEVICE") ? result(100) : SUCCESS; }
-int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return SUCCESS; }
+int cudaDeviceGetAttribute(int *value, int attribute, int device) {
+  const char *capability = getenv("EMULATED_CAPABILITY"); /* such as 120: major and minor of compute capability 12.0 */
+  int number = capability ? atoi(capability) : 90;
+  *value = attribute == 75 ? number / 10 : number % 10;
+  return SUCCESS;
+}
 int cudaDeviceGetPCIBusId(char *text, int size, int device) { snprintf(text, size, "0000:0F:00.0"); return SUCCESS; }
 int cudaGetLastError(void) { int status = last_error; last_error = SUCCESS; return status; }
 const char *cudaGetErrorString(int status) {

@@ -105,10 +105,19 @@ def bus_id() -> str:
 
 def compute_capability() -> str:
     """The current device's compute capability, such as "sm_90"."""
+    return "sm_{}{}".format(*_capability())
+
+
+def has_tf32() -> bool:
+    """Whether the current device has TF32 arithmetic, as every one since compute capability 8.0."""
+    return _capability() >= (8, 0)
+
+
+def _capability() -> tuple[int, int]:
     device, major, minor = current_device(), c_int(), c_int()
     _call("cudaDeviceGetAttribute", byref(major), COMPUTE_MAJOR, device)
     _call("cudaDeviceGetAttribute", byref(minor), COMPUTE_MINOR, device)
-    return f"sm_{major.value}{minor.value}"
+    return major.value, minor.value
 
 
 class Stream:

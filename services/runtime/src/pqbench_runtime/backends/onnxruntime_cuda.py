@@ -34,7 +34,7 @@ ROUTES = (
     Route(
         precision=Precision.PRECISION_FP16,
         form=Form.FORM_ONNX,
-        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
+        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32, Precision.PRECISION_TF32),
         demanded=True,
         evidence="the ONNX's own half-precision tensors; INT8 is refused: the provider has no INT8 kernels",
     ),
@@ -68,7 +68,7 @@ def build(job: Job, options: Config) -> Built:
         )
         ran = session.profile(job.shape.zeros(), seconds=0.0)
         data = optimised.read_bytes()
-    wide = "TF32" if options.tf32 and cuda.compute_capability() >= "sm_80" else "FP32"
+    wide = "TF32" if options.tf32 and cuda.has_tf32() else "FP32"
     layers = [
         replace(layer, precision=wide) if layer.compute and layer.precision == "FP32" else layer
         for layer in layers_of(onnx.load_from_string(data))

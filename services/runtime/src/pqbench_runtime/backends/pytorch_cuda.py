@@ -153,7 +153,7 @@ def build(job: Job, options: Config) -> Built:
     except Exception as error:
         # Exceptions of Inductor, the C++ compiler and operators have no other base class in common.
         raise Failed(f"PyTorch cannot run this program ({options.mode}): {first_line(error)}") from error
-    wide = "TF32" if options.tf32 and cuda.compute_capability() >= "sm_80" else "FP32"
+    wide = "TF32" if options.tf32 and cuda.has_tf32() else "FP32"
     settings = {
         "mode": options.mode,
         "tf32": str(torch.backends.cuda.matmul.allow_tf32),
