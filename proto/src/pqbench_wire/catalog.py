@@ -16,7 +16,7 @@ import functools
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pqbench.common.v1.common_pb2 import Plugin
 from pqbench_wire.errors import InvalidInput, Unavailable
+from pqbench_wire.jobs import first_line
 from pqbench_wire.process import own_plugins
 
 # Import names whose package on PyPI has another name.
@@ -46,13 +47,22 @@ class Catalog:
         self.kind = kind
         self.package = package
         self._wanted = _members(protocol) if protocol else ()
+        self._loaded: dict[str, ModuleType] = {}
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the plug-ins: those of their files or folders, with hyphens for underscores."""
-        paths = [path for folder in self._folders() for path in Path(folder).iterdir()]
-        modules = {p.stem for p in paths if p.suffix == ".py" or (p / "__init__.py").is_file()}
-        return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_")))
+        """The names of the plug-ins: those of their files or folders, with hyphens for underscores.
+
+        Raises InvalidInput for a user's plug-in with the name of one of pqbench's own, which would hide it.
+        """
+        paths = [path for folder in self._folders() for path in sorted(Path(folder).iterdir())]
+        modules: dict[str, Path] = {}
+        for path in paths:
+            if path.name[0] == "_" or not (path.suffix == ".py" or (path / "__init__.py").is_file()):
+                continue
+            if modules.setdefault(path.stem, path) != path:
+                raise InvalidInput(f"{path}: pqbench has a {self.kind} of this name; give the file another one")
+        return tuple(sorted(name.replace("_", "-") for name in modules))
 
     def missing(self, name: str) -> str:
         """The pip command that installs what `name` lacks; empty if nothing is missing."""
@@ -64,9 +74,11 @@ class Catalog:
         """The plug-in's module. Raises InvalidInput for an unknown name, Unavailable for a missing library."""
         if name not in self.names:
             raise InvalidInput(unknown(self.kind, name, self.names))
-        if hint := self.missing(name):
-            raise Unavailable(f"{self.kind} {name} is unavailable: {hint}")
-        return self._module(name)
+        if name not in self._loaded:
+            if hint := self.missing(name):
+                raise Unavailable(f"{self.kind} {name} is unavailable: {hint}")
+            self._loaded[name] = self._module(name)
+        return self._loaded[name]
 
     def configure(self, name: str, config_json: str) -> Any:
         """The plug-in's Config from JSON. Raises InvalidInput, which names the wrong field, and what `load` raises."""
@@ -79,16 +91,22 @@ class Catalog:
             plugin.summary = (ast.get_docstring(self._tree(name)) or "").partition("\n")[0]
             plugin.unavailable_reason = self.missing(name)
             if schema and not plugin.unavailable_reason:
-                config = TypeAdapter(self._module(name).Config)
-                plugin.config_schema_json = json.dumps(config.json_schema(), sort_keys=True)
+                plugin.config_schema_json = self._schema(name)
         except Unavailable as error:
             plugin.unavailable_reason = str(error)
         plugin.available = not plugin.unavailable_reason
         return plugin
 
-    def _folders(self) -> list[str]:
+    def _schema(self, name: str) -> str:
+        module = self._module(name)
+        try:
+            return json.dumps(TypeAdapter(module.Config).json_schema(), sort_keys=True)
+        except Exception as error:  # pydantic's errors about types have no common base class
+            raise Unavailable(f"{self._file(name)}: Config has no JSON schema: {first_line(error)}") from error
+
+    def _folders(self) -> Sequence[str]:
         """The package's own folder and the user's, which is added to the package's search path."""
-        folders: list[str] = importlib.import_module(self.package).__path__  # type: ignore[assignment]
+        folders = importlib.import_module(self.package).__path__
         added = own_plugins()
         more = added / self.package.rpartition(".")[2] if added else None
         if more and more.is_dir() and str(more) not in folders:
@@ -99,9 +117,8 @@ class Catalog:
         try:
             module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         except Exception as error:  # a library for another ABI or without its native parts, or a mistake in the file
-            text = str(error).partition("\n")[0]
             what = "" if isinstance(error, (ImportError, OSError)) else f"{type(error).__name__}: "
-            raise Unavailable(f"{self.kind} {name} cannot be imported: {what}{text}") from error
+            raise Unavailable(f"{self.kind} {name} cannot be imported: {what}{first_line(error)}") from error
         if lacking := [one for one in self._wanted if not hasattr(module, one)]:
             raise Unavailable(f"{self._file(name)} has no {', '.join(lacking)} (docs/plugins.md)")
         return module

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
-from pqbench_runtime.backend import Built, Layer, Route
+from pqbench_runtime.backend import BACKENDS, Built, Layer, Route
 from pqbench_runtime.building import _check_precision, executed_precisions
 from pqbench_runtime.feeds import padded
 from pqbench_runtime.loaded import MAX_ENGINES
@@ -229,3 +230,16 @@ def test_no_engine_of_a_measurement_is_unloaded_for_another(store: BlobStore, in
     )  # fmt: skip
     result = worker.measure(pb.MeasureRequest(engines=engines, inputs=inputs, settings=settings, run="r"))
     assert len(worker._engines._loaded) == 12 > MAX_ENGINES and len(result.timings) == 2
+
+
+def test_a_backend_with_a_mistake_is_unavailable_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(options: object) -> str:
+        raise NameError("name 'torhc' is not defined")
+
+    monkeypatch.setattr(BACKENDS.load("pytorch"), "device", mistaken)
+    asked = pb.GetCapabilitiesRequest(backends=["pytorch", "openvino"])
+    found = RuntimeServicer(tmp_path, None).GetCapabilities(asked, cast(Any, None)).backends
+    reasons = {one.plugin.name: one.plugin.unavailable_reason for one in found}
+    assert reasons == {"pytorch": "NameError: name 'torhc' is not defined", "openvino": ""}

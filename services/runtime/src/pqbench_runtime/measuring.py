@@ -35,12 +35,15 @@ def measure(
     loaded = [engines_loaded.instances(engine, settings) for engine in request.engines]
     batches = [first_batch(store, request.inputs, engine) for engine in request.engines]
     engines = [[one.session.bind(b) for one in instances] for instances, b in zip(loaded, batches, strict=True)]
-    first, before = request.engines[0], host.load_average()
-    readings, load, meter = [*_gpu_reading(first, 0.0)], list[pb.LoadReading](), LoadMeter()
+    is_on_gpu, before = on_gpu(request.engines[0]), host.load_average()
+    readings, load, meter = list[pb.GpuReading](), list[pb.LoadReading](), LoadMeter()
+    if is_on_gpu:
+        readings.append(gpu.reading(0.0))
 
     def after_round(fraction: float) -> None:
         load.append(meter.read())
-        readings.extend(_gpu_reading(first, load[-1].seconds))
+        if is_on_gpu:
+            readings.append(gpu.reading(load[-1].seconds))
         reporter.progress("measure", fraction)
 
     samples = timing.measure(engines, settings, after_round)
@@ -53,7 +56,7 @@ def measure(
         if (memory := _together(one.device_memory for one in each)) is not None:
             summary.device_memory_bytes = memory
         judge(summary, np.asarray(own.latency), own.medians, settings, readings, load)
-    _add_energy(timings, engines, request)
+    _add_energy(timings, engines, settings, is_on_gpu)
     return pb.MeasureResult(
         timings=timings,
         samples=store.put(_archive(samples)),
@@ -61,18 +64,19 @@ def measure(
         load_average_before=before,
         load_average_after=host.load_average(),
         peak_rss_bytes=host.peak_memory() if peak_known else None,
-        environment=host.environment() | _gpu_environment(first),
+        environment=host.environment() | (gpu.environment() if is_on_gpu else {}),
         gpu=readings,
         load=load,
     )
 
 
-def _add_energy(timings: list[pb.EngineTiming], engines: Sequence[Instances], request: pb.MeasureRequest) -> None:
-    settings = request.settings
+def _add_energy(
+    timings: list[pb.EngineTiming], engines: Sequence[Instances], settings: pb.MeasureSettings, is_on_gpu: bool
+) -> None:
     if not settings.energy_seconds:
         return
     try:
-        counter = energy.meter(on_gpu(request.engines[0]))
+        counter = energy.meter(is_on_gpu)
     except Unavailable as error:
         for summary in timings:
             summary.energy_source = str(error)
@@ -87,15 +91,6 @@ def _add_energy(timings: list[pb.EngineTiming], engines: Sequence[Instances], re
             continue
         summary.joules_per_call, summary.idle_watts = used.joules_per_call, used.idle_watts
         summary.energy_source = counter.source
-
-
-def _gpu_reading(engine: pb.Engine, seconds: float) -> list[pb.GpuReading]:
-    """One reading of the GPU for an engine that runs on one, none for an engine on a CPU."""
-    return [gpu.reading(seconds)] if on_gpu(engine) else []
-
-
-def _gpu_environment(engine: pb.Engine) -> dict[str, str]:
-    return gpu.environment() if on_gpu(engine) else {}
 
 
 def _together(parts: Iterable[int | None]) -> int | None:

@@ -24,7 +24,7 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable
 from pqbench_wire.inputs import check_preprocessing
-from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
+from pqbench_wire.jobs import Emit, Jobs, Tell, first_line, while_active
 from pqbench_wire.locks import machine_lock
 from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.workers import SessionWorker
@@ -201,8 +201,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         try:
             module = BACKENDS.load(name)
             backend.device = module.device(module.Config())
-        except Unavailable as error:  # the library is there, the device is not
-            backend.plugin.available, backend.plugin.unavailable_reason = False, str(error)
+        except Exception as error:  # the device is not there (Unavailable), or a user's plug-in has a mistake
+            why = str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {first_line(error)}"
+            backend.plugin.available, backend.plugin.unavailable_reason = False, why
             return backend
         backend.versions.update(module.versions())
         backend.routes.extend(pb.Route(**asdict(route)) for route in module.ROUTES)
