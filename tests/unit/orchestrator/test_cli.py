@@ -63,8 +63,7 @@ def test_a_run_is_continued_where_it_lies(tmp_path: Path) -> None:
     assert (by_manifest.data, by_manifest.manifest) == (Path("data"), manifest)
     settings = Settings(data=tmp_path, inventory=Path("i.yaml"), allow_code=True)
     assert (
-        command_to_go_on("run", RunFolder(Path("x")), settings)
-        == "pqbench run --continue x --inventory i.yaml --allow-code"
+        command_to_go_on(RunFolder(Path("x")), settings) == "pqbench run --continue x --inventory i.yaml --allow-code"
     )
 
 

@@ -61,9 +61,7 @@ def run_command(
         try:
             cells = experiment.execute(run, settings, live, live.planned)
         except KeyboardInterrupt:
-            errors.print(
-                f"interrupted; what is finished is kept: {command_to_go_on('run', run, settings)}", markup=False
-            )
+            errors.print(f"interrupted; what is finished is kept: {command_to_go_on(run, settings)}", markup=False)
             raise
     if as_json:
         print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
@@ -81,7 +79,7 @@ def settings_of(
     """The settings of a run or a search; one that is continued by its folder uses the data folder that it lies in."""
     is_folder = again and manifest.is_dir()
     return Settings(
-        data=manifest.resolve().parent.parent if is_folder else data,
+        data=RunFolder(manifest).data if is_folder else data,
         inventory=inventory,
         allow_code=allow_code,
         say=live.say,
@@ -91,10 +89,10 @@ def settings_of(
     )
 
 
-def command_to_go_on(command: str, run: RunFolder, settings: Settings) -> str:
+def command_to_go_on(run: RunFolder, settings: Settings) -> str:
     """The command line that continues an interrupted run or search."""
     more = f" --inventory {settings.inventory}" if settings.inventory else ""
-    return f"pqbench {command} --continue {run}{more}{' --allow-code' if settings.allow_code else ''}"
+    return f"{run.command_to_continue}{more}{' --allow-code' if settings.allow_code else ''}"
 
 
 def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
@@ -130,9 +128,7 @@ def search_command(
         try:
             cells = experiment.search(run, settings, live, live.note, trials)
         except KeyboardInterrupt:
-            errors.print(
-                f"interrupted; what was tried is kept: {command_to_go_on('search', run, settings)}", markup=False
-            )
+            errors.print(f"interrupted; what was tried is kept: {command_to_go_on(run, settings)}", markup=False)
             raise
     found = experiment.recommended(run)
     if as_json:

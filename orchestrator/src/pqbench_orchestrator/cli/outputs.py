@@ -11,7 +11,7 @@ from pqbench_orchestrator import experiment
 from pqbench_orchestrator.cli.app import BlobFolder, CellKey, Data, RunPath, app, console, show
 from pqbench_orchestrator.output.bundle import export_cell
 from pqbench_orchestrator.output.report.export import latex, markdown, write_figures
-from pqbench_orchestrator.store.run_folder import RunFolder
+from pqbench_orchestrator.store.run_folder import EXPERIMENTS, RunFolder
 from pqbench_wire.errors import InvalidInput
 
 
@@ -56,7 +56,7 @@ def serve_command(
     """Show all runs in a browser: live progress, history, reports, comparisons. Runs do not depend on it."""
     from pqbench_orchestrator.output.web.serve import serve  # the web server takes a second to import
 
-    experiments = (data / "experiments").resolve()
+    experiments = (data / EXPERIMENTS).resolve()
     if not experiments.is_dir():
         raise InvalidInput(f"{experiments}: there are no runs yet; pqbench run makes the first")
     console.print(f"http://127.0.0.1:{port}/", highlight=False)

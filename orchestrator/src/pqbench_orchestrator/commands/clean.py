@@ -9,11 +9,11 @@ from pathlib import Path
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_orchestrator.steps.step import blobs_of
 from pqbench_orchestrator.store.run_folder import RunFolder, runs_in
+from pqbench_orchestrator.store.step_cache import FILE as STEP_CACHE
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.locks import machine_lock
 
 CACHES = ("results", "training", "trt_caches", "engines")  # folders of services; made again when they are needed
-STEPS = "steps.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def clean(data: Path, remove: bool) -> Cleaned:
         else:
             waste.append(path)
     waste += [path for name in CACHES for path in (data / name).rglob("*") if path.is_file()]
-    waste += [path for path in data.glob(f"{STEPS}*") if path.is_file()]
+    waste += [path for path in data.glob(f"{STEP_CACHE}*") if path.is_file()]
     size = sum(path.stat().st_size for path in waste)
     if remove:
         with machine_lock(None, exclusive=True, waiting=_busy):  # while no service works

@@ -14,7 +14,6 @@ from pqbench_orchestrator.config.tensorrt_images import Version
 from pqbench_wire.catalog import unknown
 from pqbench_wire.client import STALLED_AFTER
 
-SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
 NUMBERS = ("batch_sizes", "concurrency")
 
 

@@ -6,6 +6,7 @@ explain the difference.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -212,7 +213,7 @@ class _Pair:
     def _by_speedup(self) -> bool:
         return self.two_runs and not self._by_rate and all(_relative(side) for side in (self.old, self.new))
 
-    @property
+    @functools.cached_property
     def _accuracy(self) -> PairedDifference | None:
         if not (self.old and self.new):
             return None

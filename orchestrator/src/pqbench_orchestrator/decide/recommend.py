@@ -155,11 +155,12 @@ def judged_images(cell: CellResult, judged: str) -> int:
 
 def judged_on(cells: Sequence[CellResult]) -> str:
     """The images on which these cells' accuracy is judged: HELD_OUT, HALF, SCORED or, without any, NOTHING."""
+    variants = [cell for cell in cells if not cell.is_baseline]
     for what, judge in JUDGES.items():
-        found = (judge(cell) for cell in cells if not cell.is_baseline)
-        if any(one is not None and one.change is not None for one in found):
+        found = [one for cell in variants or cells if (one := judge(cell)) is not None]
+        if any(one.change is not None or not variants for one in found):
             return what
-    return SCORED if all(cell.is_baseline for cell in cells) else NOTHING
+    return NOTHING
 
 
 def judged_percent(cell: CellResult) -> float:

@@ -9,11 +9,12 @@ interrupted search can be continued.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,23 +122,32 @@ class Search:
     def explore(self) -> None:
         """Do cheap trials until there are enough, counting those of an interrupted search. Raises InvalidInput."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
+        with self._storage(ValueError, KeyError, TypeError):
             study = self._study()
             for trial in study.get_trials(states=[TrialState.COMPLETE]):
                 attributes = trial.user_attrs
                 self._remember(attributes["family"], attributes["index"], from_row(json.loads(attributes["row"])))
-        except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(
-                f"{self._run / STUDY} is damaged or in use: {first_line(error)}; restore it, or begin the search anew"
-            ) from error
         while len(self._tried.cost) < self._trials:
-            family, index = self._next(study)
+            with self._storage():
+                family, index = self._next(study)
             cell = self._evaluate(self._space.recipe(family, index))
             if cell.outcome != "unavailable":  # it may be available when the search is continued
-                study.add_trial(self._trial(family, index, cell))
+                with self._storage():
+                    study.add_trial(self._trial(family, index, cell))
             self._remember(family, index, cell)
             self._report(family, index, cell)
             self._write()
+
+    @contextlib.contextmanager
+    def _storage(self, *damage: type[Exception]) -> Iterator[None]:
+        """Raise InvalidInput for errors of Optuna and its file, and for those that are a sign of `damage` to it."""
+        errors: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.OptunaError, *damage)
+        try:
+            yield
+        except errors as error:
+            raise InvalidInput(
+                f"{self._run / STUDY} is damaged or in use: {first_line(error)}; restore it, or begin the search anew"
+            ) from error
 
     def promoted(self) -> Plan:
         """The plan for trying the baseline and the best recipes in full: feasible ones first, each by rising cost."""

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from google.protobuf import json_format
 
-from pqbench.common.v1.common_pb2 import Blob, Images
+from pqbench.common.v1.common_pb2 import Blob
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import recorded
+from pqbench_orchestrator.steps.step import images_of
 from pqbench_orchestrator.store.ledger import StepResult
 from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_orchestrator.store.samples import calls_of
@@ -74,7 +75,7 @@ def side_of(run: RunFolder, target: str = "") -> Side:
         if target and target not in targets:
             raise InvalidInput(f"{run} has no target {target!r}, only {', '.join(targets)}")
         for cell in (cell for cell in cells if target in ("", cell.target)):
-            results = ledger.results_of(cell.key)
+            results = ledger.results_of(cell.key, ("build", "score", "inputs"))
             key = Identity(
                 cell.model, cell.dataset, cell.recipe, cell.batch_size, cell.concurrency,
                 None if target else cell.target,
@@ -112,7 +113,7 @@ def _layers(build: StepResult) -> dict[str, str]:
 
 
 def _labels(inputs: StepResult) -> str:
-    labels = json_format.ParseDict(inputs, Images()).labels
+    labels = images_of(inputs).labels
     return f"{labels.sha256} {labels.size}" if labels.size else ""
 
 

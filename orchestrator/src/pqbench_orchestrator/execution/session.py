@@ -19,6 +19,7 @@ from pqbench_orchestrator.planning.plan import Plan, plan
 from pqbench_orchestrator.planning.survey import load_datasets, survey
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.run_folder import MANIFEST, RunFolder
+from pqbench_orchestrator.store.step_cache import FILE as STEP_CACHE
 from pqbench_orchestrator.store.step_cache import StepCache
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
@@ -99,7 +100,7 @@ def _session(
     store = BlobStore(settings.data / "blobs")
     logs = run / "logs" if run else settings.data / "logs"
     with (
-        contextlib.closing(StepCache(settings.data / "steps.sqlite", settings.note)) as cache,
+        contextlib.closing(StepCache(settings.data / STEP_CACHE, settings.note)) as cache,
         from_inventory(manifest, inventory, settings.data, logs, settings.allow_code, settings.compressor) as services,
     ):
         with _naming(file):

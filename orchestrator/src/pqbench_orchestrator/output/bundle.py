@@ -13,12 +13,13 @@ import numpy as np
 from google.protobuf import json_format
 from jinja2 import Environment, StrictUndefined
 
-from pqbench.common.v1.common_pb2 import Blob, Form, Images, Preprocessing
+from pqbench.common.v1.common_pb2 import Blob, Form, Preprocessing
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.collect import finished_cell
 from pqbench_orchestrator.results.tables import as_row
+from pqbench_orchestrator.steps.step import images_of
 from pqbench_orchestrator.store.ledger import StepResult
 from pqbench_orchestrator.store.run_folder import ENVIRONMENT, RunFolder
 from pqbench_wire.blobs import BlobStore
@@ -83,13 +84,13 @@ def _write(
 
 
 def _write_sample(path: Path, results: dict[str, Any], preprocessing: Preprocessing, store: BlobStore) -> None:
-    outputs = json_format.ParseDict(results["predict"]["outputs"], Blob())
-    prepared = load_inputs(store, json_format.ParseDict(results["inputs"], Images()), preprocessing)[0]
+    outputs = store.array_of(results["predict"]["outputs"])
+    prepared = load_inputs(store, images_of(results["inputs"]), preprocessing)[0]
     if "indices" in results["predict"]:  # scoring stopped early: the outputs are of these examples
         prepared = prepared[store.array_of(results["predict"]["indices"])]
     prepared = prepared[:SAMPLES]
     inputs = prepared.arrays if isinstance(prepared, Inputs) else {"images": prepared}
-    np.savez(path, outputs=store.array(outputs)[:SAMPLES], **inputs)  # type: ignore[arg-type]
+    np.savez(path, outputs=outputs[:SAMPLES], **inputs)  # type: ignore[arg-type]
 
 
 def _copy(store: BlobStore, blob: Blob, path: Path) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import as_row, count_outcomes, count_unstable, title_of, value_of
+from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT
 from pqbench_wire.errors import Failed, InvalidInput, Unavailable
 from pqbench_wire.jobs import first_line
 
 PARAMETERS = ("model", "dataset", "recipe", "target", "backend", "precision", "batch_size", "concurrency", "repeat",
               "pruner", "quantizer", "amount", "scenario", "engine.options", "engine.executed_precision")  # fmt: skip
 TAGS = ("outcome", "reason", "timing.unstable_reason", "causes.breakdown.bound_by", "key")
-ARTIFACTS = ("report.html", "results.csv", "results.parquet", "manifest.yaml", "environment.json")
+ARTIFACTS = (REPORT, CSV, PARQUET, MANIFEST, ENVIRONMENT)
 LONGEST = 500  # characters of a parameter or tag
 
 

@@ -185,7 +185,6 @@ class StepGraph:
         spec = Score(
             dataset=dataset.label,
             fingerprint=data.fingerprints["train"],
-            split="train",
             is_labelled=True,
             metrics=("top1",),
         )
@@ -229,7 +228,6 @@ class StepGraph:
         spec = Score(
             dataset=dataset.label,
             fingerprint=self.facts.datasets[dataset.label].fingerprints["test"],
-            split="test",
             is_labelled=not self._unlabelled(dataset),
             metrics=self.manifest.metrics,
         )

@@ -78,6 +78,7 @@ class _Records:
     cell: Cell
     ledger: Ledger
     store: BlobStore
+    read: dict[str, StepRecord | None] = dataclasses.field(default_factory=dict)  # by role: reading costs a digest
 
     def result(self) -> CellResult:
         cell = self.cell
@@ -123,7 +124,9 @@ class _Records:
         return [record if record is not None and record.done else None for record in map(self._record, roles)]
 
     def _record(self, role: str) -> StepRecord | None:
-        return self.ledger.step(self.cell.steps[role]) if role in self.cell.steps else None
+        if role not in self.read:
+            self.read[role] = self.ledger.step(self.cell.steps[role]) if role in self.cell.steps else None
+        return self.read[role]
 
     def _result(self, role: str) -> StepResult | None:
         """The result of the step with a role; None where the cell has no such step, or it is not done."""
@@ -133,7 +136,7 @@ class _Records:
     def _outcome(self) -> tuple[str, str]:
         if self.cell.outcome:
             return self.cell.outcome, self.cell.reason
-        records = [self.ledger.step(key) for role, key in self.cell.steps.items() if role not in DIAGNOSTICS]
+        records = [self._record(role) for role in self.cell.steps if role not in DIAGNOSTICS]
         unfinished = [record for record in records if record is not None and not record.done]
         for outcome in WORST_FIRST:
             if reasons := [record.reason for record in unfinished if record.outcome == outcome]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import typing
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -297,11 +298,17 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _built(kind: Any, values: Mapping[str, Any]) -> Any:
     """A dataclass `kind` from nested mappings; raises TypeError where values are missing or unknown."""
-    hints = typing.get_type_hints(kind)
+    kinds = _kinds(kind)
     return kind(**{
-        name: _built(_dataclass_of(hints[name]), value) if isinstance(value, dict) and name != "metrics" else value
+        name: _built(kinds[name], value) if isinstance(value, dict) and name != "metrics" else value
         for name, value in values.items()
     })  # fmt: skip
+
+
+@functools.cache
+def _kinds(kind: Any) -> dict[str, Any]:
+    """The kinds of a dataclass's fields: for one that may be a dataclass or None, the dataclass."""
+    return {name: _dataclass_of(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
 def _dataclass_of(hint: Any) -> Any:

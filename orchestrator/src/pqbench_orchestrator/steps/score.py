@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from google.protobuf import json_format
 
-from pqbench_orchestrator.dataset import Data, SplitName
+from pqbench_orchestrator.dataset import Data
 from pqbench_orchestrator.metric import METRICS, Outputs
 from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, images_of
 from pqbench_orchestrator.store.ledger import StepResult
@@ -24,7 +24,6 @@ class Score:
 
     dataset: str  # its label
     fingerprint: str  # of the split's content
-    split: SplitName
     is_labelled: bool
     metrics: tuple[str, ...]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,9 @@ class Ledger:
             raise InvalidInput(f"{self._db.path} is damaged: it lacks the steps of cell {cell}; {REDONE_ADVICE}")
         return dict(self._db.read_json(text)) if text else {}
 
-    def results_of(self, cell: str) -> dict[str, StepResult]:
-        """The results of a cell's steps by role; steps without a result are left out."""
-        records = {role: self.step(key) for role, key in self.steps_of(cell).items()}
+    def results_of(self, cell: str, roles: Collection[str] = ()) -> dict[str, StepResult]:
+        """The results of a cell's steps by role, of all or of some roles; steps without a result are left out."""
+        records = {role: self.step(key) for role, key in self.steps_of(cell).items() if not roles or role in roles}
         return {role: one.result for role, one in records.items() if one is not None and one.result is not None}
 
     def record_cells(self, rows: Iterable[tuple[str, str, str, dict[str, Any]]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from pqbench_orchestrator.store.database import Database, digest_of_text
 from pqbench_wire.errors import InvalidInput
 
+FILE = "steps.sqlite"  # in the data folder
 ADVICE = "make room or give access and go on with --continue"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (

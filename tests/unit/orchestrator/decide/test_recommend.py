@@ -11,6 +11,7 @@ import pytest
 from pqbench_orchestrator.config.manifest import Goal
 from pqbench_orchestrator.decide.recommend import (
     HALF,
+    HELD_OUT,
     INVALID,
     UNKNOWN_ACCURACY,
     Candidate,
@@ -239,3 +240,9 @@ def test_pretrained_weights_are_judged_on_one_half_and_reported_on_the_other() -
     assert found.best is not None and found.best.cell.recipe == "fair" and found.judged_on == HALF
     assert "accuracy 88.00 % on 400 images, -0.75 points (-1.50 to +0.00" in lines[1]
     assert "a half of the scoring split, whose other half reports: -0.50 points on 400 images" in lines[3]
+
+
+def test_a_target_with_nothing_but_its_baseline_names_the_images_that_judged_it() -> None:
+    assert only(GRID[:1]).judged_on == HELD_OUT
+    unscored = {"Held-out Change": None, "Held-out Images": None, "Accuracy": None}
+    assert "no accuracy is known" in only([GRID[0] | unscored]).judged_on

@@ -26,7 +26,7 @@ def scored(store: BlobStore, outputs: int, mapped: tuple[int, ...] | None = None
     data = Data(splits={"test": split}, classes=("a", "b", "c"), outputs=mapped)
     predicted = {"outputs": stored(store, values)}
     needs = {"predict": predicted, "baseline": predicted, "inputs": {"labels": stored(store, labels)}}
-    spec = Score(dataset="d", fingerprint="x", split="test", is_labelled=True, metrics=("top1",))
+    spec = Score(dataset="d", fingerprint="x", is_labelled=True, metrics=("top1",))
     return spec.run(work(store, datasets={"d": data}), step_of(spec), needs)
 
 

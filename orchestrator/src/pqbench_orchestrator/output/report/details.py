@@ -18,6 +18,7 @@ QUANTILES_SQL = """
 SELECT cell, quantile_cont(latency * 1000, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM calls
 WHERE role = 'variant' GROUP BY cell
 """
+ROLES = ("profile", "measure", "build")
 SAMPLES_SQL = """
 WITH numbered AS (
   SELECT cell, role, start, latency, block,
@@ -40,12 +41,14 @@ def details(run: RunFolder, cells: Iterable[CellResult]) -> Details:
     thinned = _samples(run)
     with run.ledger() as ledger:
         return {
-            cell.key: _detail(ledger.results_of(cell.key), thinned.get(cell.key, {})) for cell in cells if cell.is_ok
+            cell.key: _detail(ledger.results_of(cell.key, ROLES), thinned.get(cell.key, {}))
+            for cell in cells
+            if cell.is_ok
         }
 
 
 def _detail(results: dict[str, StepResult], samples: dict[str, list[list[float]]]) -> dict[str, Any]:
-    profile, measured, build = (results.get(role, {}) for role in ("profile", "measure", "build"))
+    profile, measured, build = (results.get(role, {}) for role in ROLES)
     return {
         "samples": samples,
         "tool": profile.get("tool", ""),
