@@ -112,15 +112,6 @@ def test_every_option_of_a_target(tmp_path: Path, name: str) -> None:
     check(BACKENDS.configure(name, json.dumps(target.options)), values)
 
 
-def test_every_option_of_tensorrt(use: Any) -> None:
-    """In a process of its own that sees the stand-in, where the library is not installed."""
-    use()
-    test = f"{__file__}::test_every_option_of_a_target[tensorrt]"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("name", [name for name in DATASETS.names if name not in OWN])
 def test_every_option_of_a_dataset(tmp_path: Path, name: str) -> None:
     values = values_of(DATASETS.load(name).Config)

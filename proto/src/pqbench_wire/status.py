@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -57,7 +59,7 @@ def from_rpc_error(error: grpc.RpcError) -> PqbenchError:
     """The PqbenchError that a client raises instead of gRPC's own error."""
     code, text = error.code(), error.details() or error.code().name
     try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+        status = rpc_status.from_call(cast(grpc.Call, error))  # what gRPC raises is the call, too
     except ValueError:  # gRPC changed the status code, but not the details
         status = None
     for detail in status.details if status else ():

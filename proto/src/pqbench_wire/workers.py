@@ -44,7 +44,7 @@ OnReply = Callable[[Any], None]
 Idle = Callable[[], None]  # called while no reply arrives; raises Cancelled to give up the request
 
 
-class Worker(Protocol[Reply]):  # type: ignore[misc]
+class Worker(Protocol):
     """What runs in a worker process."""
 
     def handle(self, request: Any) -> Any:
@@ -76,12 +76,11 @@ class WorkerProcess(Generic[Reply]):
         Raises the error that the worker reports; the worker stays alive, except after OutOfMemory. Raises
         WorkerCrashed, Frozen, or what `on_reply` and `idle` raise; these end the worker.
         """
-        reply = self._final_reply(request, on_reply, idle)
+        reply: Any = self._final_reply(request, on_reply, idle)
         if reply is None:
             raise self._crash()
         if reply.HasField("error"):
-            failure: WorkerError = reply.error  # type: ignore[attr-defined]
-            error = from_reason(failure.reason, failure.message)
+            error = from_reason(reply.error.reason, reply.error.message)
             if isinstance(error, OutOfMemory):
                 self.kill()
             raise error
@@ -217,7 +216,7 @@ def patiently(lock: threading.Lock, waiting: Waiting) -> Iterator[None]:
         lock.release()
 
 
-def answer(make: Callable[[Callable[[Any], None]], Worker[Reply]], request: type[Message], reply: type[Reply]) -> None:
+def answer(make: Callable[[Callable[[Any], None]], Worker], request: type[Message], reply: type[Reply]) -> None:
     """A worker's main function: answer requests from the pipe until the service closes it.
 
     The command line is REQUESTS REPLIES PARENT …: two inherited pipe descriptors and the service's process id. Standard

@@ -8,7 +8,7 @@ into them is the same as rounding the folded weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,13 +76,10 @@ class RoundedInput(nn.Module):
             self.low, self.high = self.low.lerp(low, MOMENTUM), self.high.lerp(high, MOMENTUM)
 
 
-def insert(module: nn.Module, weights: int, activations: int, keep: Callable[[str], bool] = lambda _: False) -> None:
-    """Round weights and inputs of convolutions and linear layers to so many bits; 32 bits: no rounding.
-
-    Layers for whose name `keep` returns True are skipped.
-    """
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, OutputsFirst) and not keep(name):
+def insert(module: nn.Module, weights: int, activations: int) -> None:
+    """Round weights and inputs of convolutions and linear layers to so many bits; 32 bits: no rounding."""
+    for layer in list(module.modules()):
+        if isinstance(layer, OutputsFirst):
             insert_into(layer, weights, activations)
 
 

@@ -82,7 +82,7 @@ def normal_form(model: ir.Model) -> None:
         passes.DeduplicateInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
         passes.OutputFixPass(),
-        passes.NameFixPass(),
+        passes.NameFixPass(),  # unique names: layers are identified by that of their node
         passes.TopologicalSortPass(),
     ):
         last(model)
@@ -157,7 +157,7 @@ def finish(model: onnx.ModelProto) -> None:
     """The steps of the normal form that onnx_ir and onnxscript do not do, in place.
 
     Subgraphs output only their own tensors. `Gemm` nodes lose `alpha` and `beta`, and their biases become vectors.
-    Unused initializers are removed. Nodes of the main graph get unique names.
+    Unused initializers are removed.
     """
     for inner in list(all_graphs(model.graph))[1:]:
         _own_outputs(inner)
@@ -169,7 +169,6 @@ def finish(model: onnx.ModelProto) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    _name_nodes(model.graph)
 
 
 def _own_outputs(inner: onnx.GraphProto) -> None:
@@ -253,12 +252,3 @@ def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) 
         tensor.raw_data = file.read(length)
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
-
-
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Give every node of a graph a unique name: layers are identified by it."""
-    taken: set[str] = set()
-    for index, node in enumerate(graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{index}"
-        taken.add(node.name)

@@ -18,24 +18,24 @@ REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Reduce
               "ReduceProd", "ReduceSumSquare")  # fmt: skip
 
 
-def lowered(model: bytes, opset: int = WEAKLY_TYPED) -> bytes:
-    """An equivalent model in `opset`; a model that is not newer is returned unchanged.
+def lowered(model: bytes) -> bytes:
+    """An equivalent model in opset 17; a model that is not newer is returned unchanged.
 
     Operators that changed since then are rewritten, and ONNX's checker verifies that nothing else is
     newer. ONNX's version converter is not used: it lacks adapters for operators that only gained types.
-    Raises Refused if the model cannot be written in `opset`.
+    Raises Refused if the model cannot be written in opset 17.
     """
     proto = onnx.load_from_string(model)
     own = next((one for one in proto.opset_import if one.domain in ("", "ai.onnx")), None)
-    if own is None or own.version <= opset:
+    if own is None or own.version <= WEAKLY_TYPED:
         return model
     _write_out(proto.graph)
-    own.version, proto.ir_version = opset, min(proto.ir_version, IR_VERSION)
+    own.version, proto.ir_version = WEAKLY_TYPED, min(proto.ir_version, IR_VERSION)
     del proto.graph.value_info[:]
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise Refused(f"this model cannot be written in ONNX opset {opset}: {first_line(error)}") from error
+        raise Refused(f"this model cannot be written in ONNX opset {WEAKLY_TYPED}: {first_line(error)}") from error
     return proto.SerializeToString(deterministic=True)
 
 

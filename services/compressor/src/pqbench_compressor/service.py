@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
@@ -22,6 +22,9 @@ from pqbench_wire.locks import Waiting, machine_lock
 from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.workers import Idle, OnReply, SessionWorker, WorkerProcess, patiently
+
+if TYPE_CHECKING:
+    from pqbench_compressor.loading import Loader
 
 KEY = "compressor"  # the worker's key: always the same, so that no request replaces the worker
 LIBRARIES = (
@@ -116,15 +119,17 @@ class _Here:
     def __init__(self, data: Path, allow_code: bool) -> None:
         self._data, self._allow_code = data, allow_code
         self._lock = threading.Lock()
+        self._loader: Loader | None = None  # one for all requests: what was loaded and checked is found again
 
     def ask(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle, waiting: Waiting) -> WorkerReply:
         with patiently(self._lock, waiting):
             return self.ask_if_free(key, request, on_reply, idle)
 
     def ask_if_free(self, key: str, request: WorkerRequest, on_reply: OnReply, idle: Idle) -> WorkerReply:
-        from pqbench_compressor.worker import worker_over  # imports torch, which takes seconds: only when needed
+        from pqbench_compressor import worker  # imports torch, which takes seconds: only when needed
 
-        return worker_over(self._data, self._allow_code, on_reply).handle(request)
+        self._loader = self._loader or worker.loader_over(self._data, self._allow_code)
+        return worker.worker_over(self._data, self._loader, on_reply).handle(request)
 
     def abort(self) -> None:
         """Do nothing: the work ends with this process."""

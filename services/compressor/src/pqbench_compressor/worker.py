@@ -40,15 +40,20 @@ class Worker:
         self._send(WorkerReply(progress=Progress(stage=stage, fraction=fraction, message=message)))
 
 
-def worker_over(data: Path, allow_code: bool, send: Callable[[WorkerReply], None]) -> Worker:
-    """A worker that keeps blobs and the state of unfinished trainings in the service's data folder."""
-    return Worker(Loader(store=BlobStore(data / "blobs"), allow_code=allow_code), data / "training", send)
+def loader_over(data: Path, allow_code: bool) -> Loader:
+    """A loader over the blobs in the service's data folder."""
+    return Loader(store=BlobStore(data / "blobs"), allow_code=allow_code)
+
+
+def worker_over(data: Path, loader: Loader, send: Callable[[WorkerReply], None]) -> Worker:
+    """A worker that keeps the state of unfinished trainings in the service's data folder."""
+    return Worker(loader, data / "training", send)
 
 
 def main() -> None:
     """Answer requests from the pipe until the service closes it."""
     data, allow_code = Path(sys.argv[4]), ALLOW_CODE in sys.argv[5:]
-    answer(lambda send: worker_over(data, allow_code, send), WorkerRequest, WorkerReply)
+    answer(lambda send: worker_over(data, loader_over(data, allow_code), send), WorkerRequest, WorkerReply)
 
 
 if __name__ == "__main__":

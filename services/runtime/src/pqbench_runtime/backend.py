@@ -159,15 +159,6 @@ class Call(Protocol):
         ...
 
 
-@runtime_checkable
-class DeviceTimed(Protocol):
-    """A call whose parts are also timed by the device's own events."""
-
-    def device_times(self) -> Mapping[str, float]:
-        """Seconds of the last call by the device's clock: compute and, where copies are timed, h2d and d2h."""
-        ...
-
-
 class Session(Protocol):
     """A loaded engine."""
 

@@ -45,9 +45,11 @@ class Engines:
 
     def get(self, name: str) -> Engine:
         """The engine with this name. Raises NotFound for an unknown name, and where the engine's blob is gone."""
-        if name not in self.names():
+        with self._lock:
+            engine = self._engines.get(name)
+        if engine is None or not self._store.has(engine.blob):
             raise NotFound(f"no engine is called {name!r}; BuildEngine makes them, RepositoryIndex lists them")
-        return self._engines[name]
+        return engine
 
 
 def _read(path: Path) -> Engine | None:

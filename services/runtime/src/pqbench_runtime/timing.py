@@ -59,9 +59,10 @@ def check_settings(settings: MeasureSettings) -> None:
     """Raise InvalidInput for settings that are out of bounds or cannot give a result."""
     if settings.windows < LEAST_WINDOWS:
         raise InvalidInput(f"windows must be at least {LEAST_WINDOWS}, got {settings.windows}")
-    if not 0 < settings.min_seconds <= settings.max_seconds <= 3600:
+    if not 0 < settings.min_seconds <= settings.max_seconds <= MAX_SECONDS:
         raise InvalidInput(
-            f"0 < min_seconds <= max_seconds <= 3600 must hold, got {settings.min_seconds} and {settings.max_seconds}"
+            f"0 < min_seconds <= max_seconds <= {MAX_SECONDS} must hold, "
+            f"got {settings.min_seconds} and {settings.max_seconds}"
         )
     if not 0 <= settings.warmup_seconds <= MAX_SECONDS or settings.windows > MAX_WINDOWS:
         raise InvalidInput(f"warmup_seconds must be 0 to {MAX_SECONDS}, windows at most {MAX_WINDOWS}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.weights import state_dict
+from pqbench_wire.blobs import blob_of
 from pqbench_wire.download import download
 from pqbench_wire.errors import BlobCorrupt, Unavailable
 
@@ -76,8 +76,6 @@ def _check_hub(path: Path, repository: str) -> None:
     """
     if not re.fullmatch("[0-9a-f]{64}", path.name):
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != path.name:
+    if (found := blob_of(path).sha256) != path.name:
         path.unlink()
         raise BlobCorrupt(f"{repository}: sha256 is {found}, expected {path.name}; the file was deleted, run again")

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from pydantic import Field
 from torch import nn
 
+from pqbench_compressor.graph import attribute
 from pqbench_compressor.layers import Transposed
 from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Context
@@ -73,7 +74,7 @@ def problem(exported: bytes, module: nn.Module, config: Config) -> str:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in weights:
             continue
         array = numpy_helper.to_array(weights[node.input[1]])
-        inputs_first = node.op_type == "MatMul" or (not _attribute(node, "transB") and node.op_type == "Gemm")
+        inputs_first = node.op_type == "MatMul" or (not attribute(node, "transB") and node.op_type == "Gemm")
         by_input = array if inputs_first else np.moveaxis(array, 1, 0)
         if len(by_input) % config.m or len(by_input) == 1:
             continue
@@ -100,7 +101,3 @@ def _mask(weight: torch.Tensor, config: Config) -> torch.Tensor:
     groups = along.reshape(*along.shape[:-1], -1, config.m)
     largest = groups.argsort(dim=-1, descending=True, stable=True)[..., : config.n]
     return torch.zeros_like(groups).scatter_(-1, largest, 1).reshape(along.shape).movedim(-1, 1)
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> int:
-    return next((a.i for a in node.attribute if a.name == name), 0)

@@ -7,14 +7,11 @@ ModelOpt's `quantize`, as JSON.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from modelopt.onnx.quantization import quantize
-
-from pqbench_wire.process import die_with_parent
 
 
 def main(folder: Path, options: dict[str, str]) -> None:
@@ -26,5 +23,4 @@ def main(folder: Path, options: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent(os.getppid())
     main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -55,7 +55,9 @@ def calibrator(images: Feed, shape: Shape, options: Config) -> Any:
 
 
 def _upload(tensors: dict[str, Tensor], name: str, array: np.ndarray, stream: Stream) -> int:
-    tensor = tensors.setdefault(name, Tensor(array.shape, array.dtype))
+    if name not in tensors:
+        tensors[name] = Tensor(array.shape, array.dtype)
+    tensor = tensors[name]
     np.copyto(tensor.host, array)
     tensor.upload(stream)
     stream.synchronize()
