@@ -6,7 +6,8 @@ Prints a table and writes results/matrix.json and docs/matrix.md; goes on where 
 Weights are random, drawn with a seed, with batch norms calibrated on real images and no layer of
 zeros: what is tried is that a technique works on an architecture, not what accuracy it leaves. A cell
 holds the signal-to-noise ratio of the ONNX outputs (dB) against PyTorch's for a pruned model, against
-the FP32 model's for a quantized one; or, in italics, the reason why the technique is refused.
+the FP32 model's for a quantized one; or the number of the reason why the technique is refused, from
+a list below the table.
 """
 
 from __future__ import annotations

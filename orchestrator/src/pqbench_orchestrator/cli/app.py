@@ -56,7 +56,10 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pret
 ManifestPath = Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)]
 Data = Annotated[Path, typer.Option(help="Folder of blobs, datasets, experiments.")]
 InventoryPath = Annotated[
-    Path | None, typer.Option("--inventory", help="Where services run (YAML); default: local processes.")
+    Path | None,
+    typer.Option(
+        "--inventory", help="Where services run (YAML); default: the manifest's containers, else local processes."
+    ),
 ]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the Python files of the manifest: models, steps, datasets.")

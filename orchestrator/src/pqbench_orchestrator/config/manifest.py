@@ -131,7 +131,7 @@ class Measure(Strict):
     min_seconds: Annotated[float, Field(gt=0, le=3600)] = 3.0
     min_iterations: Annotated[int, Field(ge=1)] = 30
     max_seconds: Annotated[float, Field(gt=0, le=3600)] = 12.0
-    stability: Annotated[float, Field(gt=0, lt=1)] = 0.05  # share that the last blocks' medians may be off their mean
+    stability: Annotated[float, Field(gt=0, lt=1)] = 0.05  # how far the last three medians may differ, as a share
     windows: Annotated[int, Field(ge=6, le=1000)] = 6  # blocks into which min_seconds is divided
     discard: Annotated[int, Field(ge=0)] = 2  # calls that are not counted after a switch to another engine
     rate: Annotated[float | None, Field(gt=0)] = None  # server: calls a second; default: the highest that meets p99
