@@ -235,6 +235,9 @@ def test_no_engine_of_a_measurement_is_unloaded_for_another(store: BlobStore, in
 def test_a_backend_with_a_mistake_is_unavailable_and_hides_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("torch")
+
     def mistaken(options: object) -> str:
         raise NameError("name 'torhc' is not defined")
 
