@@ -40,8 +40,8 @@ from pqbench_orchestrator.output.report.page import figures_page
 from pqbench_orchestrator.statistics import paired_speedup
 from pqbench_orchestrator.steps.compress import step_message
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import normalise
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs/images/fidelity.png"

@@ -259,7 +259,7 @@ def check_backend(torch: Any, name: str, backend: Any, options: Options) -> Iter
     from pqbench.runtime.v1.worker_pb2 import WorkerRequest
     from pqbench_runtime.worker import Worker
     from pqbench_wire.blobs import BlobStore
-    from pqbench_wire.inputs import normalise
+    from pqbench_wire.shared.inputs import normalise
 
     route = next(one for one in backend.ROUTES if one.precision == Precision.PRECISION_FP32)
     shape = Preprocessing(height=128, width=128, channels=3, mean=[0.5] * 3, std=[0.25] * 3)

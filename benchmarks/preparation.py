@@ -20,7 +20,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.inputs import load_inputs, normalise
+from pqbench_wire.shared.inputs import load_inputs, normalise
 
 BATCH = 32
 ROUNDS = 5

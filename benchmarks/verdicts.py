@@ -29,8 +29,8 @@ from pqbench_orchestrator.results.cell import OK, CellResult, Timing
 from pqbench_orchestrator.statistics import BETTER, SAME, WORSE, Ratio, paired_speedup, verdict
 from pqbench_runtime import timing
 from pqbench_runtime.backend import BACKENDS, Job, Shape
-from pqbench_wire.inputs import normalise
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import normalise
 
 RESULT = Path(__file__).parent / "results/verdicts.json"
 IDENTITY = Identity("m", "d", "r", 1, 1, None)

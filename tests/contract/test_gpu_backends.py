@@ -22,7 +22,7 @@ from pqbench_runtime.service import RuntimeServicer
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed
-from pqbench_wire.inputs import store_inputs
+from pqbench_wire.shared.inputs import store_inputs
 from tests.contract.test_tensorrt import measured
 
 GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda")

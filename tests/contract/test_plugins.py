@@ -29,7 +29,7 @@ from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import Failed, InvalidInput
-from pqbench_wire.inputs import store_inputs
+from pqbench_wire.shared.inputs import store_inputs
 
 CATALOGS = (MODELS, PRUNERS, QUANTIZERS, BACKENDS, DATASETS, METRICS)
 EVERY = [(catalog, name) for catalog in CATALOGS for name in catalog.names]

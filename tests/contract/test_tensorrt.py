@@ -26,7 +26,7 @@ from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, PrecisionMismatch, Refused
-from pqbench_wire.inputs import store_inputs
+from pqbench_wire.shared.inputs import store_inputs
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = ROOT / "tests/emulator"

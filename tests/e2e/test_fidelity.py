@@ -18,8 +18,8 @@ from pqbench_compressor.quantizers._placement import half
 from pqbench_orchestrator.execution.launch.process import ProcessLauncher
 from pqbench_orchestrator.store.ledger import FILE, Ledger
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.fidelity import sqnr
-from pqbench_wire.inputs import normalise
+from pqbench_wire.shared.fidelity import sqnr
+from pqbench_wire.shared.inputs import normalise
 
 from .conftest import Pqbench, Write
 

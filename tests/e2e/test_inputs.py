@@ -78,7 +78,7 @@ def test_several_inputs_and_outputs_are_compared_with_the_baseline(
     own: Path, pqbench: Pqbench, write_manifest: Write
 ) -> None:
     from pqbench_compressor import export
-    from pqbench_wire.inputs import Inputs
+    from pqbench_wire.shared.inputs import Inputs
 
     scope: dict[str, Callable[..., object]] = {}
     exec(OWN, scope)

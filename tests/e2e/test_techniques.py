@@ -24,7 +24,7 @@ from pqbench_compressor.plugins import MODELS, Files
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import normalise
+from pqbench_wire.shared.inputs import normalise
 
 from .conftest import COMMAND, ROOT, Pqbench, newest_run, rows_of
 

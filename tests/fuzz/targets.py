@@ -39,7 +39,7 @@ CALL_SECONDS = 60.0
 def onnx(folder: Path) -> Iterator[Target]:
     """A user's ONNX file: read, and brought into the form that quantizers take."""
     from pqbench_compressor import normal_form
-    from pqbench_wire.onnx_walk import external_locations
+    from pqbench_wire.shared.onnx_walk import external_locations
 
     def attempt(data: bytes) -> None:
         file = folder / "m.onnx"
@@ -142,7 +142,7 @@ def engines(folder: Path) -> Iterator[Target]:
     from pqbench.runtime.v1.runtime_pb2 import BuildEngineRequest, PredictRequest
     from pqbench.runtime.v1.worker_pb2 import WorkerRequest
     from pqbench_runtime.workers import start_worker
-    from pqbench_wire.inputs import store_inputs
+    from pqbench_wire.shared.inputs import store_inputs
 
     store = BlobStore(folder / "blobs")
     inputs = store_inputs(store, np.zeros((2, 8, 8, 3), np.uint8))

@@ -19,8 +19,8 @@ from pqbench_orchestrator.execution.launch.inprocess import InProcessLauncher
 from pqbench_orchestrator.execution.session import Settings
 from pqbench_orchestrator.experiment import execute, new_run
 from pqbench_orchestrator.results.tables import Row, as_row
-from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.shared import own_code
 
 Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]  # "train", "test" -> images uint8 [N, H, W, C], labels [N]
 

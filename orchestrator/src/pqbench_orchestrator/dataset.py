@@ -18,7 +18,7 @@ from pqbench.common.v1.common_pb2 import Images, Preprocessing
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import split_training
+from pqbench_wire.shared.held_out import split_training
 
 SplitName = Literal["train", "test"]
 MOST_SCALED = 1 << 28  # pixels that an image may have after scaling, before it is cropped

@@ -25,8 +25,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pqbench.common.v1.common_pb2 import Plugin
-from pqbench_wire.errors import InvalidInput, Unavailable
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, Unavailable, first_line
 from pqbench_wire.process import own_plugins
 
 # Import names whose package on PyPI has another name.

@@ -123,3 +123,9 @@ def reason_of(error: PqbenchError) -> str:
 def from_reason(reason: str, message: str) -> PqbenchError:
     """The error that `reason` names; for an unknown reason a plain PqbenchError."""
     return BY_REASON.get(reason, PqbenchError)(message)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text that is not empty, at most 500 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:500] if lines else "no message"

@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from pqbench.common.v1.common_pb2 import Heartbeat, Progress
-from pqbench_wire.errors import Cancelled, Internal, PqbenchError
+from pqbench_wire.errors import Cancelled, Internal, PqbenchError, first_line
 
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 30.0  # seconds without a listener after which a job is cancelled
@@ -231,12 +231,6 @@ class Tell(Generic[Event]):
 def canonical(message: Message) -> bytes:
     """A message's bytes, which are equal for equal messages within one version of the protos."""
     return message.SerializeToString(deterministic=True)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that is not empty, at most 500 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:500] if lines else "no message"
 
 
 def log_by_id(error: BaseException) -> str:

@@ -24,9 +24,17 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pqbench_wire.errors import Cancelled, Internal, InvalidInput, PqbenchError, Unauthenticated, Unavailable
+from pqbench_wire.errors import (
+    Cancelled,
+    Internal,
+    InvalidInput,
+    PqbenchError,
+    Unauthenticated,
+    Unavailable,
+    first_line,
+)
 from pqbench_wire.health import HealthServicer
-from pqbench_wire.jobs import first_line, log_by_id
+from pqbench_wire.jobs import log_by_id
 from pqbench_wire.process import die_with_parent
 from pqbench_wire.status import to_status
 

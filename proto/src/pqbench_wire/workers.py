@@ -28,12 +28,13 @@ from pqbench_wire.errors import (
     OutOfMemory,
     PqbenchError,
     WorkerCrashed,
+    first_line,
     from_reason,
     reason_of,
 )
-from pqbench_wire.jobs import first_line, log_by_id
-from pqbench_wire.locks import Waiting, patient
+from pqbench_wire.jobs import log_by_id
 from pqbench_wire.process import cpu_seconds, die_with_parent, end_first_when_memory_is_short, spawn
+from pqbench_wire.shared.locks import Waiting, patient
 
 FROZEN_AFTER = 30.0  # seconds without a message and without use of the CPU
 POLL = 0.5  # seconds

@@ -19,8 +19,8 @@ from torch.nn.utils import parametrizations, prune
 
 from pqbench_compressor import checkpoint, export, modules, weights
 from pqbench_compressor.plugins import MODELS, PRUNERS, Files
-from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.shared import own_code
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
 

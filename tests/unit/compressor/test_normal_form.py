@@ -17,8 +17,8 @@ from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
 from pqbench_orchestrator.planning.survey import _beside
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Inputs, normalise
-from pqbench_wire.onnx_walk import external_locations
+from pqbench_wire.shared.inputs import Inputs, normalise
+from pqbench_wire.shared.onnx_walk import external_locations
 
 
 def old_file() -> bytes:

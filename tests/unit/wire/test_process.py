@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pqbench_wire import locks
 from pqbench_wire.errors import Cancelled, InvalidInput
-from pqbench_wire.locks import file_lock, lock_folder, machine_lock
 from pqbench_wire.process import leashed
+from pqbench_wire.shared import locks
+from pqbench_wire.shared.locks import file_lock, lock_folder, machine_lock
 
 
 @pytest.fixture

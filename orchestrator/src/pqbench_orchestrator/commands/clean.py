@@ -11,7 +11,7 @@ from pqbench_orchestrator.steps.step import blobs_of
 from pqbench_orchestrator.store.run_folder import RunFolder, runs_in
 from pqbench_orchestrator.store.step_cache import FILE as STEP_CACHE
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.locks import machine_lock
+from pqbench_wire.shared.locks import machine_lock
 
 CACHES = ("results", "training", "trt_caches", "engines")  # folders of services; made again when they are needed
 

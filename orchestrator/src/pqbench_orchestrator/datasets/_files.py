@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pqbench_orchestrator.dataset import Split, fingerprint_files
-from pqbench_wire.download import download
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
+from pqbench_wire.shared.download import download
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
             ".tiff"}  # fmt: skip

@@ -18,8 +18,8 @@ from PIL import Image
 from pydantic import Field
 
 from pqbench_orchestrator.dataset import Data, PathText, Split, SplitName
-from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.shared import own_code
 
 REQUIRES = ()
 

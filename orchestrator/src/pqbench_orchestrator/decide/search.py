@@ -43,8 +43,7 @@ from pqbench_orchestrator.results.tables import as_row, from_row, harmless, titl
 from pqbench_orchestrator.statistics import pareto_front
 from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
 
 FEWEST_TRIALS, SHARE = 12, 3  # by default one in SHARE of the recipes is tried, and FEWEST_TRIALS at least
 RECIPE, AMOUNT = "recipe", "amount of {}"  # names of Optuna's parameters

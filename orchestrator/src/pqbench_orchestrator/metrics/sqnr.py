@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from pqbench_orchestrator.metric import Outputs
-from pqbench_wire import fidelity
+from pqbench_wire.shared import fidelity
 
 REQUIRES = ()
 TITLE = "SQNR (dB)"

@@ -24,7 +24,7 @@ from pqbench_orchestrator.store.ledger import StepResult
 from pqbench_orchestrator.store.run_folder import ENVIRONMENT, RunFolder
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Inputs, load_inputs
+from pqbench_wire.shared.inputs import Inputs, load_inputs
 
 SAMPLES = 8  # images whose outputs the bundle records
 

@@ -16,8 +16,7 @@ from typing import Any
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import as_row, count_outcomes, count_unstable, title_of, value_of
 from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT
-from pqbench_wire.errors import Failed, InvalidInput, Unavailable
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, InvalidInput, Unavailable, first_line
 
 PARAMETERS = ("model", "dataset", "recipe", "target", "backend", "precision", "batch_size", "concurrency", "repeat",
               "pruner", "quantizer", "amount", "scenario", "engine.options", "engine.executed_precision")  # fmt: skip

@@ -14,8 +14,7 @@ from pqbench_orchestrator.decide.sensitivity import Point
 from pqbench_orchestrator.output.report.page import figures_page
 from pqbench_orchestrator.results.tables import harmless
 from pqbench_orchestrator.store.run_folder import EXPERIMENTS
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
 
 TITLES = {
     "model": "Model", "dataset": "Dataset", "layer": "Layer", "weights": "Weights", "technique": "Technique",

@@ -26,7 +26,7 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import unknown
 from pqbench_wire.client import Client, blobs_in
 from pqbench_wire.errors import InvalidInput, PqbenchError, Refused, Timeout, Unavailable
-from pqbench_wire.onnx_walk import external_locations
+from pqbench_wire.shared.onnx_walk import external_locations
 
 ONNX = "onnx"  # the plug-in for an ONNX file
 SHORT_NAMES = "thesis"  # the model family of names without a slash

@@ -36,9 +36,9 @@ from pqbench_orchestrator.statistics import spread_percent
 from pqbench_orchestrator.store.ledger import Ledger, StepRecord, StepResult
 from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_orchestrator.store.samples import Measured
-from pqbench_wire import fidelity
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.shared import fidelity
 
 AS_IT_IS = "loads as it is"
 WORST_FIRST = ("failed", "unavailable", "refused")

@@ -11,7 +11,7 @@ from pqbench.common.v1.common_pb2 import Blob, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, artifact_of, images_of
 from pqbench_orchestrator.store.ledger import StepResult
-from pqbench_wire import fidelity
+from pqbench_wire.shared import fidelity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.steps.step import Json, Needs, Step, Work, engine_of, images_of
 from pqbench_orchestrator.store.ledger import StepResult
-from pqbench_wire import fidelity
 from pqbench_wire.errors import Failed
+from pqbench_wire.shared import fidelity
 
 
 @dataclass(frozen=True, kw_only=True)

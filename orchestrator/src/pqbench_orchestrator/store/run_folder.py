@@ -20,8 +20,7 @@ from pqbench_orchestrator.config.thesis import is_thesis_config
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
 from pqbench_wire.process import process_name
 
 EXPERIMENTS = "experiments"  # in the data folder

@@ -13,8 +13,7 @@ import numpy as np
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_wire.blobs import blob_of
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
 
 FILE = "samples.parquet"  # in the run's folder
 ADVICE = "pqbench run --continue {run} writes it anew"

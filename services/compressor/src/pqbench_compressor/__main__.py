@@ -8,8 +8,8 @@ from pqbench.blob.v1 import blob_pb2_grpc
 from pqbench.compressor.v1 import compressor_pb2, compressor_pb2_grpc
 from pqbench_compressor.service import CompressorServicer
 from pqbench_wire.blob_service import BlobServicer
-from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.server import main, parse_options, serve
+from pqbench_wire.shared.own_code import ALLOW_CODE
 
 
 def run() -> None:

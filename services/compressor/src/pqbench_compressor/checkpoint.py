@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pqbench_compressor import masks
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
 
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, RecursionError, OSError, SafetensorError)
 

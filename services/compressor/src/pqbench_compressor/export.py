@@ -21,10 +21,9 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.compressor.v1.compressor_pb2 import Verification
 from pqbench_compressor.normal_form import MAX_ONNX, OPSET, finish, normal_form
 from pqbench_compressor.tensors import dynamic_batch, flattened, names, outputs_of, tensors
-from pqbench_wire.errors import Failed, TooLarge, VerificationFailed
-from pqbench_wire.fidelity import sqnr as sqnr
-from pqbench_wire.inputs import Feed, flat, named
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, TooLarge, VerificationFailed, first_line
+from pqbench_wire.shared.fidelity import sqnr as sqnr
+from pqbench_wire.shared.inputs import Feed, flat, named
 
 OF_CASTS = ("#bf16", "#fp32", "#inner")  # suffixes of the tensors that casts of the `bf16` quantizer read or write
 # The lowest signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.tensors import batches
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 BATCH = 32
 MOMENTUM = 0.05  # weight of a new batch in the moving average of an input's range

@@ -11,7 +11,7 @@ from torch import nn
 from pqbench_compressor.modules import training_refusal
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.training import Options, frozen, train
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from pqbench_wire.errors import Failed, InvalidInput, Refused
-from pqbench_wire.onnx_walk import inner_graphs
+from pqbench_wire.shared.onnx_walk import inner_graphs
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

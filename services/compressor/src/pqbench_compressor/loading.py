@@ -16,10 +16,10 @@ from pqbench.compressor.v1 import compressor_pb2 as pb
 from pqbench_compressor import checkpoint, modules, normal_form, steps, weights
 from pqbench_compressor.plugins import MODELS, Context, Files, ModelInfo
 from pqbench_compressor.tensors import outputs_of
-from pqbench_wire import own_code
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Feed, Inputs, check_preprocessing
+from pqbench_wire.shared import own_code
+from pqbench_wire.shared.inputs import Feed, Inputs, check_preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from pqbench_compressor.tensors import leaves, tensors
-from pqbench_wire.errors import InvalidInput, Refused
-from pqbench_wire.inputs import Feed
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, Refused, first_line
+from pqbench_wire.shared.inputs import Feed
 
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     functional.conv1d: nn.Conv1d,

@@ -33,9 +33,8 @@ from onnxscript.rewriter.rules.common import (
     _remove_optional_bias,
 )
 
-from pqbench_wire.errors import InvalidInput, TooLarge
-from pqbench_wire.jobs import first_line
-from pqbench_wire.onnx_walk import all_graphs, stored_tensors
+from pqbench_wire.errors import InvalidInput, TooLarge, first_line
+from pqbench_wire.shared.onnx_walk import all_graphs, stored_tensors
 
 OPSET = 20
 LEAST_IR = 8  # lowest ONNX IR version of the result: constants need not be graph inputs in it

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 
 from pqbench.common.v1.common_pb2 import Preprocessing
-from pqbench_wire.inputs import Inputs, named
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import first_line
+from pqbench_wire.shared.inputs import Inputs, named
 
 ANY = 3  # batch size to try a file whose batch axis is free: not 2, which is often the length of another axis
 

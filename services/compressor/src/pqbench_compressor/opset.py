@@ -9,8 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pqbench_compressor.graph import attribute
-from pqbench_wire.errors import Refused
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Refused, first_line
 
 WEAKLY_TYPED = 17  # the newest opset that TensorRT 8.6 reads
 IR_VERSION = 8  # that of opset 17

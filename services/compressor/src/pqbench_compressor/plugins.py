@@ -12,7 +12,8 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Feed, Inputs, as_feed, normalise, split_training
+from pqbench_wire.shared.held_out import split_training
+from pqbench_wire.shared.inputs import Feed, Inputs, as_feed, normalise
 
 if TYPE_CHECKING:
     from torch import nn

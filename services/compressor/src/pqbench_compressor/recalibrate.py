@@ -15,7 +15,7 @@ from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.tensors import batches
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 
 @dataclass(frozen=True, kw_only=True)

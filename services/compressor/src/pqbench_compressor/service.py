@@ -18,9 +18,9 @@ from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
-from pqbench_wire.locks import Waiting, machine_lock
-from pqbench_wire.own_code import ALLOW_CODE
 from pqbench_wire.process import source_version, versions_of
+from pqbench_wire.shared.locks import Waiting, machine_lock
+from pqbench_wire.shared.own_code import ALLOW_CODE
 from pqbench_wire.workers import Idle, OnReply, SessionWorker, WorkerProcess, patiently
 
 if TYPE_CHECKING:

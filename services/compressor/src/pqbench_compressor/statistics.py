@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pqbench.compressor.v1.compressor_pb2 import LayerStatistics, Statistics
 from pqbench_compressor.layers import Layer
 from pqbench_compressor.tensors import plain_attention, tensors
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 
 def of_module(module: nn.Module, example: Feed, state_dict_bytes: int) -> Statistics:

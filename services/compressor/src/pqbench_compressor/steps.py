@@ -16,7 +16,7 @@ from pqbench_compressor import finetune, masks, recalibrate
 from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Needs
 from pqbench_wire.catalog import parse_config
 from pqbench_wire.errors import Failed, InvalidInput
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 CATALOGS = {"prune": PRUNERS, "quantize": QUANTIZERS}
 SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds with one implementation, without plug-ins

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from pqbench_wire.inputs import Feed, Inputs, flat
+from pqbench_wire.shared.inputs import Feed, Inputs, flat
 
 ANY_BATCH = torch.export.Dim("batch", min=1, max=65536)
 

@@ -21,8 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pqbench_wire.catalog import unknown
-from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, first_line
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
 AVERAGED = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model", "params_ema")

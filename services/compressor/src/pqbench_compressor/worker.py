@@ -18,7 +18,7 @@ from pqbench_compressor.checks import Checker
 from pqbench_compressor.loading import Loader
 from pqbench_compressor.pipeline import Pipeline
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.own_code import ALLOW_CODE
+from pqbench_wire.shared.own_code import ALLOW_CODE
 from pqbench_wire.workers import answer
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench_wire.catalog import Catalog
-from pqbench_wire.inputs import Feed, Inputs, named
+from pqbench_wire.shared.inputs import Feed, Inputs, named
 
 UNKNOWN = "unknown"  # the precision of a layer for which a backend reports none
 

@@ -13,8 +13,8 @@ from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Shape,
 from pqbench_runtime.reporter import Reporter
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, PrecisionMismatch, Refused
-from pqbench_wire.inputs import load_inputs
-from pqbench_wire.onnx_walk import external_locations
+from pqbench_wire.shared.inputs import load_inputs
+from pqbench_wire.shared.onnx_walk import external_locations
 
 
 def build(request: pb.BuildEngineRequest, store: BlobStore, reporter: Reporter) -> pb.BuildEngineResult:

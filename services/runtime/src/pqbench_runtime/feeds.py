@@ -11,7 +11,7 @@ from pqbench.runtime.v1.runtime_pb2 import Engine
 from pqbench.runtime.v1.worker_pb2 import Tensor
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Feed, Inputs, as_feed, load_inputs
+from pqbench_wire.shared.inputs import Feed, Inputs, as_feed, load_inputs
 
 
 def first_batch(store: BlobStore, inputs: Images, engine: Engine) -> Feed:

@@ -15,8 +15,8 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench_runtime import gpu, host
 from pqbench_runtime.backend import BACKENDS, Session, Shape, identity
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import Failed, PqbenchError, Refused
-from pqbench_wire.jobs import canonical, first_line
+from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
+from pqbench_wire.jobs import canonical
 
 MAX_ENGINES = 8  # most engines kept loaded; the least recently used is unloaded first
 MAX_HELD = 4 << 30  # most bytes of engine files kept loaded; a single engine may be larger

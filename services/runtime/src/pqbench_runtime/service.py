@@ -22,11 +22,11 @@ from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable
-from pqbench_wire.inputs import check_preprocessing
-from pqbench_wire.jobs import Emit, Jobs, Tell, first_line, while_active
-from pqbench_wire.locks import machine_lock
+from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable, first_line
+from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
 from pqbench_wire.process import source_version, versions_of
+from pqbench_wire.shared.inputs import check_preprocessing
+from pqbench_wire.shared.locks import machine_lock
 from pqbench_wire.workers import SessionWorker
 
 MAX_BATCH = 65_536

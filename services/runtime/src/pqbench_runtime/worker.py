@@ -32,8 +32,8 @@ from pqbench_runtime.loaded import LoadedEngines, on_gpu
 from pqbench_runtime.reporter import Reporter, Send
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput
-from pqbench_wire.fidelity import sqnr
-from pqbench_wire.inputs import as_feed, flat, load_inputs, named
+from pqbench_wire.shared.fidelity import sqnr
+from pqbench_wire.shared.inputs import as_feed, flat, load_inputs, named
 from pqbench_wire.workers import answer
 
 

@@ -17,11 +17,10 @@ from docker.types import DeviceRequest
 from pqbench_orchestrator.config.inventory import DockerPlace
 from pqbench_orchestrator.config.tensorrt_images import TENSORRT_TAGS
 from pqbench_wire.client import Client
-from pqbench_wire.errors import Unavailable
+from pqbench_wire.errors import Unavailable, first_line
 from pqbench_wire.health import serving
-from pqbench_wire.jobs import first_line
-from pqbench_wire.locks import lock_folder
 from pqbench_wire.process import process_name
+from pqbench_wire.shared.locks import lock_folder
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10

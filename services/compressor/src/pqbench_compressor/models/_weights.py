@@ -12,8 +12,8 @@ import torch
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.weights import state_dict
 from pqbench_wire.blobs import blob_of
-from pqbench_wire.download import download
 from pqbench_wire.errors import BlobCorrupt, Unavailable
+from pqbench_wire.shared.download import download
 
 
 def fetch_state(url: str, context: Context) -> dict[str, torch.Tensor]:

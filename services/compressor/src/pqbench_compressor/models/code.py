@@ -12,8 +12,8 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Preprocessing
 from pqbench_compressor.plugins import Context, Files, ModelInfo
-from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.shared import own_code
 
 REQUIRES = ("torch",)
 OWN = True  # a user's module: it is run while planning, to check it

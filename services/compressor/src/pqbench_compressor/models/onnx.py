@@ -13,8 +13,7 @@ from torch import nn
 
 from pqbench.common.v1.common_pb2 import Input, Preprocessing
 from pqbench_compressor.plugins import Context, Files, ModelInfo
-from pqbench_wire.errors import InvalidInput, Refused
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import InvalidInput, Refused, first_line
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 IS_FILE = True  # it has no PyTorch module: it can only be quantized

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from pqbench_compressor.plugins import Context
-from pqbench_wire import own_code
 from pqbench_wire.errors import Failed
+from pqbench_wire.shared import own_code
 
 
 def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pqbench_compressor import masks
 from pqbench_compressor.layers import Layer, Transposed
 from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Needs
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 Weight = tuple[nn.Module, str]  # a layer and the name of one of its weights
 JOINT = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of nn.MultiheadAttention

@@ -14,9 +14,9 @@ from torch import nn
 
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _own
-from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared import own_code
+from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("torch",)
 

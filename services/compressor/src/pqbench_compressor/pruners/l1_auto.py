@@ -20,7 +20,7 @@ from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners._zero_fill import problem as problem
 from pqbench_compressor.pruners._zero_fill import report, zero
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves, mask
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("torch",)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -24,7 +24,7 @@ from pqbench_compressor.modules import unfolded
 from pqbench_compressor.plugins import Context
 from pqbench_compressor.pruners._zero_fill import left_out, prunable, report, zero
 from pqbench_compressor.pruners._zero_fill import needs as needs
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("torch", "onnx")
 

@@ -13,7 +13,7 @@ from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _own
 from pqbench_compressor.pruners._zero_fill import problem as problem
 from pqbench_compressor.pruners._zero_fill import refusal as refusal
-from pqbench_wire import own_code
+from pqbench_wire.shared import own_code
 
 REQUIRES = ("torch",)
 

@@ -30,9 +30,8 @@ from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, gather
 from pqbench_compressor.tensors import tensors
-from pqbench_wire.errors import Failed, PqbenchError, Refused
-from pqbench_wire.inputs import Feed, Inputs
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
+from pqbench_wire.shared.inputs import Feed, Inputs
 
 REQUIRES = ("torch", "torch_pruning", "torchvision")
 FINE_STEPS = 49  # steps of 2 % of the channels each, towards a share of MACs or parameters

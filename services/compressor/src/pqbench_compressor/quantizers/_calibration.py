@@ -23,7 +23,7 @@ import torch
 from pqbench_compressor.export import feed_of, fixed_batch, in_batches
 from pqbench_compressor.plugins import Report
 from pqbench_wire.errors import Failed, OutOfMemory
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 Method = Literal["min-max", "percentile", "entropy", "mse"]
 BINS = 2048

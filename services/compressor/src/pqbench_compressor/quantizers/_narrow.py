@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Refused
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 
 class Island(nn.Module):

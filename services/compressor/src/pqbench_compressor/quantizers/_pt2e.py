@@ -15,7 +15,7 @@ from pqbench_compressor.plugins import Context, Source
 from pqbench_compressor.quantizers._tools import asking
 from pqbench_compressor.tensors import batches, plain_attention
 from pqbench_wire.errors import Refused
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 BATCH = 32  # images
 

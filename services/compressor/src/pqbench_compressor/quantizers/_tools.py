@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pqbench_wire.errors import PqbenchError, Refused
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import PqbenchError, Refused, first_line
 
 
 @contextmanager

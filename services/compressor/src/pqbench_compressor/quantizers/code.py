@@ -14,8 +14,8 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_wire import own_code
 from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.shared import own_code
 
 REQUIRES = ("torch",)
 PRECISION = Precision.PRECISION_INT8

@@ -23,7 +23,7 @@ from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration
 from pqbench_compressor.quantizers._narrow import narrowed
 from pqbench_compressor.quantizers._placement import half
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP16

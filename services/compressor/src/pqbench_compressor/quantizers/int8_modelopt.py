@@ -22,8 +22,8 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_wire.errors import Failed, Refused
-from pqbench_wire.inputs import named
 from pqbench_wire.process import leashed, spawn
+from pqbench_wire.shared.inputs import named
 
 REQUIRES = ("onnx", "onnxruntime", "modelopt")
 PRECISION = Precision.PRECISION_INT8

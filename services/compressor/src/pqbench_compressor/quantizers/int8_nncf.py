@@ -14,7 +14,7 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers._tools import asking
-from pqbench_wire.inputs import named
+from pqbench_wire.shared.inputs import named
 
 REQUIRES = ("onnx", "nncf")
 PRECISION = Precision.PRECISION_INT8

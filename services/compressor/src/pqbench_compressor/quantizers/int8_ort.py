@@ -19,7 +19,7 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.onnx_check import fixed_batch
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers._tools import asking
-from pqbench_wire.inputs import Feed, named
+from pqbench_wire.shared.inputs import Feed, named
 
 REQUIRES = ("onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_INT8

@@ -11,8 +11,7 @@ import onnx
 import onnxruntime
 
 from pqbench_runtime.backend import Layer, LayerTime, Profile, Shape
-from pqbench_wire.errors import Failed, Refused
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, Refused, first_line
 
 COMPUTE = {
     "Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "ConvInteger", "QLinearConv", "NhwcConv",

@@ -20,7 +20,7 @@ from pqbench_runtime.backends._onnxruntime import create, profile_of
 from pqbench_runtime.cuda import Stream, Tensor
 from pqbench_runtime.device_call import WARM_UP, DeviceCall
 from pqbench_wire.errors import Failed, Unavailable
-from pqbench_wire.inputs import Feed, named
+from pqbench_wire.shared.inputs import Feed, named
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
           "tensor(uint8)": np.uint8, "tensor(int16)": np.int16, "tensor(int32)": np.int32,

@@ -12,8 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from pqbench_runtime.backend import Layer, LayerTime, Profile, Shape, run_for
 from pqbench_runtime.backends._pt2 import rebuild
-from pqbench_wire.errors import Failed
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, first_line
 
 COMPUTE = ("conv", "linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention", "einsum")
 TYPES = {torch.float32: "FP32", torch.float16: "FP16", torch.bfloat16: "BF16", torch.int8: "INT8"}

@@ -18,8 +18,8 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, Job, Profile, Route, Shape, run_for
 from pqbench_runtime.backends._onnxruntime import create, free_dimensions, layers_of, profile_of
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.inputs import Feed, named
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import Feed, named
 
 REQUIRES = ("onnx", "onnxruntime")
 TIMED = ("threads",)

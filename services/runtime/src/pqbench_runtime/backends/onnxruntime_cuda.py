@@ -16,8 +16,8 @@ from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, 
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
 from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
-from pqbench_wire.inputs import Feed
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("onnx", "onnxruntime", "pynvml")
 ON_GPU = True

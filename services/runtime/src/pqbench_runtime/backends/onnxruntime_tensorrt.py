@@ -24,8 +24,8 @@ from pqbench_runtime.backends import _onnxruntime_gpu as shared
 from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
 from pqbench_wire.errors import Failed, InvalidInput
-from pqbench_wire.inputs import Feed, as_feed, named
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import Feed, as_feed, named
 
 REQUIRES = ("onnx", "onnxruntime", "flatbuffers", "pynvml")
 ON_GPU = True

@@ -23,10 +23,9 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, CrossCheck, Job, Layer, LayerTime, Profile, Route, Shape, run_for
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed, Refused
-from pqbench_wire.inputs import Feed, named
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, Refused, first_line
 from pqbench_wire.process import leashed, versions_of
+from pqbench_wire.shared.inputs import Feed, named
 
 REQUIRES = ("openvino",)
 TIMED = ("threads", "transfers")

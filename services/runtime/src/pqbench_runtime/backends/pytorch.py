@@ -18,10 +18,9 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, CrossCheck, Job, Profile, Route, Shape
 from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled, writes_into_inputs
 from pqbench_runtime.host import cpu_name
-from pqbench_wire.errors import Failed
-from pqbench_wire.inputs import Feed, Inputs
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, first_line
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import Feed, Inputs
 
 REQUIRES = ("torch",)
 TIMED = ("threads", "mode")

@@ -21,10 +21,9 @@ from pqbench_runtime.backend import GPU_TIMED, Built, Call, CrossCheck, GpuOptio
 from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled
 from pqbench_runtime.cuda import Pinned, Stream
 from pqbench_runtime.device_call import WARM_UP, DeviceCall
-from pqbench_wire.errors import Failed, Unavailable
-from pqbench_wire.inputs import Feed, Inputs
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, Unavailable, first_line
 from pqbench_wire.process import versions_of
+from pqbench_wire.shared.inputs import Feed, Inputs
 
 REQUIRES = ("torch", "pynvml")
 ON_GPU = True

@@ -16,7 +16,7 @@ from pqbench_runtime.backends.tensorrt.options import Config
 from pqbench_runtime.backends.tensorrt.routes import routes_of
 from pqbench_runtime.backends.tensorrt.session import Engine, Session
 from pqbench_runtime.backends.tensorrt.tools import polygraphy, trtexec
-from pqbench_wire.inputs import Feed
+from pqbench_wire.shared.inputs import Feed
 
 __all__ = ["ON_GPU", "REQUIRES", "ROUTES", "Config", "build", "cross_checks", "device", "load", "profile", "versions"]
 REQUIRES = ("tensorrt", "pynvml")

@@ -16,7 +16,7 @@ from pqbench_runtime.backend import Job
 from pqbench_runtime.backends.tensorrt.log import Log
 from pqbench_runtime.backends.tensorrt.options import Config
 from pqbench_wire.errors import Failed, InvalidInput, Refused
-from pqbench_wire.locks import file_lock
+from pqbench_wire.shared.locks import file_lock
 
 MIB = 1 << 20
 # Builder flags that allow a precision in a weakly typed network; what is not allowed stays FP32.

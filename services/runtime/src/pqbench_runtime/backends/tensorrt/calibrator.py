@@ -11,7 +11,7 @@ from pqbench_runtime.backend import Shape
 from pqbench_runtime.backends.tensorrt.options import Config
 from pqbench_runtime.cuda import Stream, Tensor
 from pqbench_wire.errors import Failed, InvalidInput
-from pqbench_wire.inputs import Feed, as_feed, named
+from pqbench_wire.shared.inputs import Feed, as_feed, named
 
 
 def calibrator(images: Feed, shape: Shape, options: Config) -> Any:

@@ -16,7 +16,7 @@ from pqbench_runtime.backends.tensorrt.profiler import Profiler
 from pqbench_runtime.cuda import Graph, Stream, Tensor
 from pqbench_runtime.device_call import WARM_UP, DeviceCall
 from pqbench_wire.errors import Failed, OutOfMemory
-from pqbench_wire.inputs import Feed, named
+from pqbench_wire.shared.inputs import Feed, named
 
 DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
           "BOOL": np.bool_, "UINT8": np.uint8}  # fmt: skip

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import pytest
 
-from pqbench_wire.download import CHUNK, download
 from pqbench_wire.errors import BlobCorrupt, Unavailable
+from pqbench_wire.shared.download import CHUNK, download
 
 CONTENT = bytes(range(256)) * (CHUNK // 64)  # four chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

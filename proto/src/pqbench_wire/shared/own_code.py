@@ -10,8 +10,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from pqbench_wire.errors import Failed, InvalidInput, Refused
-from pqbench_wire.jobs import first_line
+from pqbench_wire.errors import Failed, InvalidInput, Refused, first_line
 
 ALLOW_CODE = "allow-code"  # the compressor's command-line flag, and an argument of its workers
 OBJECTS: dict[str, Any] = {}

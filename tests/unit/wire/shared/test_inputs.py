@@ -8,7 +8,7 @@ import pytest
 
 from pqbench.common.v1.common_pb2 import Input, Preprocessing
 from pqbench_wire.errors import InvalidInput, TooLarge
-from pqbench_wire.inputs import MAX_VALUES, check_preprocessing
+from pqbench_wire.shared.inputs import MAX_VALUES, check_preprocessing
 
 GOOD: dict[str, Any] = {"height": 8, "width": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
 

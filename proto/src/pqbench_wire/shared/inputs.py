@@ -27,7 +27,6 @@ class Inputs:
 
 
 Feed = np.ndarray | Inputs  # one image input [N, …], or inputs by name
-MOST_HELD_OUT = 1024
 MAX_VALUES = 1 << 25  # of one example: over 3300 x 3300 pixels of 3 channels
 MAX_INPUTS = 64
 MAX_RESIZE = 16_384  # pixels
@@ -75,17 +74,6 @@ def _is_number(dtype: str) -> bool:
         return np.dtype(dtype).kind in "biuf"
     except TypeError:
         return False
-
-
-def split_training(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffled indices of a training split: those to train and calibrate with, and those held out from both.
-
-    A tenth is held out, at least one example and at most 1,024. Compressor and orchestrator make choices by accuracy
-    on the same held-out examples.
-    """
-    order = np.random.default_rng(seed).permutation(count)
-    held_out = max(1, min(MOST_HELD_OUT, count // 10))
-    return order[:-held_out], order[-held_out:]
 
 
 def as_feed(prepared: Feed, preprocessing: Preprocessing) -> Feed:
