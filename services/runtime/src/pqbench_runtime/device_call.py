@@ -7,13 +7,30 @@ times of the parts, split as trtexec does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pqbench_runtime.cuda import Event, Stream
+from pqbench_wire.errors import Failed, first_line
 
 WARM_UP = 2  # calls before a CUDA graph is captured, because libraries initialise lazily
+
+
+Started = TypeVar("Started")
+
+
+def as_graph(
+    wanted: bool, captured: Callable[[], Started], plain: Callable[[], Started]
+) -> tuple[Started, dict[str, str]]:
+    """What `captured` gives or, if not wanted or if that fails, what `plain` gives; and the setting that says which."""
+    if not wanted:
+        return plain(), {"cuda_graph": "off"}
+    try:
+        return captured(), {"cuda_graph": "captured"}
+    except (Failed, RuntimeError) as error:  # RuntimeError is PyTorch's
+        reason = first_line(error)
+    return plain(), {"cuda_graph": f"could not be captured: {reason}"}
 
 
 class DeviceCall:

@@ -7,7 +7,7 @@ work, so that copies and computation are timed by events as on every other GPU b
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pqbench_runtime import cuda, gpu
 from pqbench_runtime.backend import Call, GpuOptions, Profile, Shape, run_for
 from pqbench_runtime.backends._onnxruntime import create, profile_of
 from pqbench_runtime.cuda import Stream, Tensor
-from pqbench_runtime.device_call import WARM_UP, DeviceCall
+from pqbench_runtime.device_call import WARM_UP, DeviceCall, as_graph
 from pqbench_wire.errors import Failed, Unavailable
 from pqbench_wire.shared.inputs import Feed, named
 
@@ -62,19 +62,11 @@ class Session:
         self, model: Path, settings: onnxruntime.SessionOptions, providers: Providers, shape: Shape, options: GpuOptions
     ) -> None:
         self._stream, self._options, self._shape = Stream(), options, shape
-        self._open(model, settings, providers)
 
-    def _open(self, model: Path, settings: onnxruntime.SessionOptions, providers: Providers) -> None:
-        if not self._options.cuda_graph:
-            self._start(opened(model, settings, providers(self._stream, False)))
-            self.settings: Mapping[str, str] = {"cuda_graph": "off"}
-            return
-        try:
-            self._start(opened(model, settings, providers(self._stream, True)))
-            self.settings = {"cuda_graph": "captured"}
-        except Failed as error:
-            self._start(opened(model, settings, providers(self._stream, False)))
-            self.settings = {"cuda_graph": f"could not be captured: {error}"}
+        def start(graph: bool) -> None:
+            self._start(opened(model, settings, providers(self._stream, graph)))
+
+        _, self.settings = as_graph(options.cuda_graph, lambda: start(True), lambda: start(False))
 
     def _start(self, session: onnxruntime.InferenceSession) -> None:
         """Bind the buffers and run WARM_UP times, in which ONNX Runtime captures the graph if it is to."""

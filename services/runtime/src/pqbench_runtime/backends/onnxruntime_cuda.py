@@ -16,6 +16,7 @@ from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, 
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
 from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
+from pqbench_runtime.tf32 import WIDE, with_tf32
 from pqbench_wire.process import versions_of
 from pqbench_wire.shared.inputs import Feed
 
@@ -28,13 +29,13 @@ ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,
         form=Form.FORM_ONNX,
-        executes=(Precision.PRECISION_FP32, Precision.PRECISION_TF32),
+        executes=WIDE,
         evidence="the plain route; TF32 unless tf32 is off",
     ),
     Route(
         precision=Precision.PRECISION_FP16,
         form=Form.FORM_ONNX,
-        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32, Precision.PRECISION_TF32),
+        executes=(Precision.PRECISION_FP16, *WIDE),
         demanded=True,
         evidence="the ONNX's own half-precision tensors; INT8 is refused: the provider has no INT8 kernels",
     ),
@@ -68,15 +69,10 @@ def build(job: Job, options: Config) -> Built:
         )
         ran = session.profile(job.shape.zeros(), seconds=0.0)
         data = optimised.read_bytes()
-    wide = "TF32" if options.tf32 and cuda.has_tf32() else "FP32"
-    layers = [
-        replace(layer, precision=wide) if layer.compute and layer.precision == "FP32" else layer
-        for layer in layers_of(onnx.load_from_string(data))
-    ]
     on_cpu = [layer.type for layer in ran.layers if layer.provider == "CPU"]
     return Built(
         data=data,
-        layers=layers,
+        layers=with_tf32(layers_of(onnx.load_from_string(data)), options),
         settings={
             "execution_provider": PROVIDER,
             "on_cpu": ", ".join(sorted(set(on_cpu))) or "no node",

@@ -23,6 +23,7 @@ from pqbench_runtime.backend import GPU_TIMED, UNKNOWN, Built, GpuOptions, Job, 
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
 from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
+from pqbench_runtime.tf32 import WIDE
 from pqbench_wire.errors import Failed, InvalidInput
 from pqbench_wire.process import versions_of
 from pqbench_wire.shared.inputs import Feed, as_feed, named
@@ -35,7 +36,6 @@ PROVIDER = "TensorrtExecutionProvider"
 FP32, FP16, BF16, INT8 = (
     Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_BF16, Precision.PRECISION_INT8
 )  # fmt: skip
-WIDE = (FP32, Precision.PRECISION_TF32)
 ROUTES = (
     Route(precision=FP32, form=Form.FORM_ONNX_UNTYPED, executes=WIDE, evidence="no precision option"),
     Route(precision=FP16, form=Form.FORM_ONNX_UNTYPED, executes=(FP16, *WIDE), evidence="trt_fp16_enable"),

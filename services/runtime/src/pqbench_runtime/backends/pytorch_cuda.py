@@ -16,11 +16,12 @@ from torch.utils import _pytree as pytree
 from torch.utils.benchmark import Timer
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_runtime import cuda, gpu
+from pqbench_runtime import gpu
 from pqbench_runtime.backend import GPU_TIMED, Built, Call, CrossCheck, GpuOptions, Job, Profile, Route, Shape
 from pqbench_runtime.backends._pytorch import layers_of, load_program, names, profiled
 from pqbench_runtime.cuda import Pinned, Stream
-from pqbench_runtime.device_call import WARM_UP, DeviceCall
+from pqbench_runtime.device_call import WARM_UP, DeviceCall, as_graph
+from pqbench_runtime.tf32 import WIDE, with_tf32
 from pqbench_wire.errors import Failed, Unavailable, first_line
 from pqbench_wire.process import versions_of
 from pqbench_wire.shared.inputs import Feed, Inputs
@@ -34,13 +35,13 @@ ROUTES = (
     Route(
         precision=Precision.PRECISION_FP32,
         form=Form.FORM_PT2,
-        executes=(Precision.PRECISION_FP32, Precision.PRECISION_TF32),
+        executes=WIDE,
         evidence="the plain route; TF32 unless tf32 is off",
     ),
     Route(
         precision=Precision.PRECISION_FP16,
         form=Form.FORM_PT2,
-        executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32, Precision.PRECISION_TF32),
+        executes=(Precision.PRECISION_FP16, *WIDE),
         demanded=True,
         evidence="the program's own half-precision operators; layers that would overflow stay FP32",
     ),
@@ -110,25 +111,26 @@ class Session:
             self._results = pytree.tree_leaves(self._module(*self._inputs))
 
     def _launcher(self) -> tuple[Callable[[], None], dict[str, str]]:
-        """What starts the computation: a captured graph or, if it is off or cannot be captured, the program itself."""
+        """What starts the computation, a captured graph or the program itself, and the setting that says which."""
         for _ in range(WARM_UP):
             self._run()
         self._stream.synchronize()
-        if not self._options.cuda_graph:
-            return self._run, {"cuda_graph": "off"}
+        return as_graph(self._options.cuda_graph, self._captured, self._plain)
+
+    def _plain(self) -> Callable[[], None]:
+        self._run()  # a capture that failed has left no results
+        return self._run
+
+    def _captured(self) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=self._queue, capture_error_mode="thread_local"):
-                self._run()
-        except RuntimeError as error:
+        with torch.cuda.graph(graph, stream=self._queue, capture_error_mode="thread_local"):
             self._run()
-            return self._run, {"cuda_graph": f"could not be captured: {first_line(error)}"}
 
         def launch() -> None:
             with torch.cuda.stream(self._queue):
                 graph.replay()
 
-        return launch, {"cuda_graph": "captured"}
+        return launch
 
 
 def versions() -> dict[str, str]:
@@ -152,7 +154,6 @@ def build(job: Job, options: Config) -> Built:
     except Exception as error:
         # Exceptions of Inductor, the C++ compiler and operators have no other base class in common.
         raise Failed(f"PyTorch cannot run this program ({options.mode}): {first_line(error)}") from error
-    wide = "TF32" if options.tf32 and cuda.has_tf32() else "FP32"
     settings = {
         "mode": options.mode,
         "tf32": str(torch.backends.cuda.matmul.allow_tf32),
@@ -160,11 +161,7 @@ def build(job: Job, options: Config) -> Built:
     }
     if options.sparse_weights:
         settings["sparse_layers"] = ", ".join(session.sparse) or "none has 2:4 sparse FP16 or BF16 weights"
-    return Built(
-        data=data,
-        layers=[replace(one, precision=wide) if one.compute and one.precision == "FP32" else one for one in layers],
-        settings=settings,
-    )
+    return Built(data=data, layers=with_tf32(layers, options), settings=settings)
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:

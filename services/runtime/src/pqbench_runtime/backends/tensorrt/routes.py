@@ -11,12 +11,12 @@ from functools import partial
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Route
+from pqbench_runtime.tf32 import WIDE
 
-FP32, TF32 = Precision.PRECISION_FP32, Precision.PRECISION_TF32
+FP32 = Precision.PRECISION_FP32
 FP16, BF16 = Precision.PRECISION_FP16, Precision.PRECISION_BF16
 INT8, FP8, INT4 = Precision.PRECISION_INT8, Precision.PRECISION_FP8, Precision.PRECISION_INT4
 WEAK, STRONG = {"typing": "weak"}, {"typing": "strong"}
-WIDE = (FP32, TF32)
 Version = tuple[int, int]
 ALWAYS: Version = (99, 0)
 

@@ -13,8 +13,8 @@ from pqbench_runtime.backends.tensorrt.inspector import layers_of
 from pqbench_runtime.backends.tensorrt.log import Log
 from pqbench_runtime.backends.tensorrt.options import Config
 from pqbench_runtime.backends.tensorrt.profiler import Profiler
-from pqbench_runtime.cuda import Graph, Stream, Tensor
-from pqbench_runtime.device_call import WARM_UP, DeviceCall
+from pqbench_runtime.cuda import Stream, Tensor
+from pqbench_runtime.device_call import WARM_UP, DeviceCall, as_graph
 from pqbench_wire.errors import Failed, OutOfMemory
 from pqbench_wire.shared.inputs import Feed, named
 
@@ -105,19 +105,13 @@ class Session:
             raise Failed(f"TensorRT cannot run this engine: {self._engine.log.reason()}")
 
     def _launcher(self) -> tuple[Callable[[], None], dict[str, str]]:
-        """What starts the computation: a captured graph or, if it is off or cannot be captured, a plain enqueue."""
-        if not self._options.cuda_graph:
-            return self._enqueue, {"cuda_graph": "off"}
-        try:
-            for _ in range(WARM_UP):
-                self._enqueue()
-            self._stream.synchronize()
-            graph = self._captured()
-        except Failed as error:
-            return self._enqueue, {"cuda_graph": f"could not be captured: {error}"}
-        return functools.partial(graph.launch, self._stream), {"cuda_graph": "captured"}
+        """What starts the computation, a captured graph or a plain enqueue, and the setting that says which."""
+        return as_graph(self._options.cuda_graph, self._captured, lambda: self._enqueue)
 
-    def _captured(self) -> Graph:
+    def _captured(self) -> Callable[[], None]:
+        for _ in range(WARM_UP):
+            self._enqueue()
+        self._stream.synchronize()
         with self._stream.capturing() as graph:
             self._enqueue()
-        return graph
+        return functools.partial(graph.launch, self._stream)
