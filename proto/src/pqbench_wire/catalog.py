@@ -11,12 +11,14 @@ listing a plug-in imports none of its libraries.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pqbench.common.v1.common_pb2 import Plugin
 from pqbench_wire.errors import InvalidInput, Unavailable, first_line
-from pqbench_wire.process import own_plugins
+from pqbench_wire.process import own_plugins, versions_of
 
 # Import names whose package on PyPI has another name.
 PACKAGES = {
@@ -78,6 +80,18 @@ class Catalog:
                 raise Unavailable(f"{self.kind} {name} is unavailable: {hint}")
             self._loaded[name] = self._module(name)
         return self._loaded[name]
+
+    def libraries(self) -> dict[str, str]:
+        """The installed distributions that the plug-ins' REQUIRES name, with their versions.
+
+        A broken plug-in's are left out: it cannot run.
+        """
+        modules: set[str] = set()
+        for name in self.names:
+            with contextlib.suppress(Unavailable):
+                modules |= set(self._requires(name))
+        found = metadata.packages_distributions()
+        return versions_of(*(package for module in sorted(modules) for package in found.get(module, ())))
 
     def configure(self, name: str, config_json: str) -> Any:
         """The plug-in's Config from JSON. Raises InvalidInput, which names the wrong field, and what `load` raises."""

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,15 @@ def versions_of(*packages: str) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def required_by(*distributions: str) -> list[str]:
+    """The distributions that these require, for any of their extras; of one that is not installed, none."""
+    found: set[str] = set()
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found |= {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in metadata.requires(name) or ()}
+    return sorted(found)
 
 
 def cpu_seconds(session: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, ClassVar, Protocol
 
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from pqbench_wire.catalog import Catalog, parse_config
 from pqbench_wire.errors import InvalidInput, Unavailable
-from pqbench_wire.process import source_version
+from pqbench_wire.process import required_by, source_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,3 +149,15 @@ def test_a_wrong_configuration_is_one_clear_line(config: str, problem: str) -> N
     with pytest.raises(InvalidInput, match=problem) as caught:
         parse_config(Config, config, "thing x")
     assert "\n" not in str(caught.value) and str(caught.value).startswith("thing x: ")
+
+
+def test_the_libraries_of_plugins_are_their_distributions_with_versions(catalog: Catalog, own: Path) -> None:
+    (own / "mine.py").write_text('REQUIRES = ("numpy", "google")\n')
+    (own / "broken.py").write_text("REQUIRES = (\n")
+    found = catalog.libraries()
+    assert found["numpy"] == metadata.version("numpy") and found["protobuf"] == metadata.version("protobuf")
+    assert not {"torch", "no-such-library"} & set(found)
+
+
+def test_required_by_names_the_requirements_of_all_extras() -> None:
+    assert {"grpcio", "numpy"} <= set(required_by("pqbench-wire")) and required_by("no-such-distribution") == []

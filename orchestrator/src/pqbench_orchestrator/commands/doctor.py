@@ -12,12 +12,9 @@ from typing import Any
 import psutil
 
 from pqbench_orchestrator.commands.plugins import backends
-from pqbench_wire.process import versions_of
+from pqbench_wire.process import required_by, versions_of
 
-DISTRIBUTIONS = (
-    "pqbench-wire", "pqbench-compressor", "pqbench-runtime", "pqbench-orchestrator",
-    "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxruntime", "openvino", "grpcio", "protobuf",
-)  # fmt: skip
+OWN = ("pqbench-wire", "pqbench-compressor", "pqbench-runtime", "pqbench-orchestrator")
 
 
 def examine(data: Path) -> dict[str, Any]:
@@ -30,7 +27,7 @@ def examine(data: Path) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "os": platform.platform(),
-        "versions": versions_of(*DISTRIBUTIONS),
+        "versions": versions_of(*OWN, *required_by(*OWN)),
         "devices": {"cpu": f"{os.cpu_count()} cores"} | _gpus(),
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
         "disk": f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB free at {existing}",

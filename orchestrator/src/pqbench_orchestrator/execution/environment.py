@@ -11,16 +11,16 @@ from typing import Any
 
 import psutil
 
+from pqbench_orchestrator.dataset import DATASETS
+from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.planning.facts import Survey
-from pqbench_wire.process import source_version, versions_of
-
-LIBRARIES = ("numpy", "scikit-learn", "pillow", "grpcio", "protobuf", "duckdb")
+from pqbench_wire.process import required_by, source_version, versions_of
 
 
 def own_versions() -> dict[str, str]:
     """The versions that decide the results of the orchestrator's own steps, preparing and scoring."""
     own = {name.replace("_", "-"): source_version(name) for name in ("pqbench_orchestrator", "pqbench_wire")}
-    return own | versions_of("numpy", "pillow", "scikit-learn")
+    return own | versions_of("numpy", "pillow") | DATASETS.libraries() | METRICS.libraries()
 
 
 def record(facts: Survey, run: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": _host(),
         "git_commit": _git_commit(),
-        "orchestrator": own_versions() | versions_of(*LIBRARIES),
+        "orchestrator": own_versions() | versions_of(*required_by("pqbench-orchestrator", "pqbench-wire")),
         "compressors": facts.compressor_versions,
         "targets": {
             name: {

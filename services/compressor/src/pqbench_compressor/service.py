@@ -27,16 +27,13 @@ if TYPE_CHECKING:
     from pqbench_compressor.loading import Loader
 
 KEY = "compressor"  # the worker's key: always the same, so that no request replaces the worker
-LIBRARIES = (
-    "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy", "nncf",
-    "nvidia-modelopt", "neural-compressor", "torchao",
-)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
     """The versions that determine a compressed model: of pqbench's own code and of the libraries."""
     own = {name.replace("_", "-"): source_version(name) for name in ("pqbench_compressor", "pqbench_wire")}
-    return own | versions_of(*LIBRARIES)
+    of_export = versions_of("numpy", "onnxscript")
+    return own | of_export | MODELS.libraries() | PRUNERS.libraries() | QUANTIZERS.libraries()
 
 
 class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):

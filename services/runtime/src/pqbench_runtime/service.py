@@ -24,7 +24,7 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable, first_line
 from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
-from pqbench_wire.process import source_version, versions_of
+from pqbench_wire.process import source_version
 from pqbench_wire.shared.inputs import check_preprocessing
 from pqbench_wire.shared.locks import machine_lock
 from pqbench_wire.workers import SessionWorker
@@ -33,7 +33,6 @@ MAX_BATCH = 65_536
 MAX_ENGINES = 8  # in one Measure; batch sizes in one TryArtifact
 MAX_TOOL_SECONDS = 600  # of the profiler in Profile, of each tool in CrossCheck
 MAX_PIXELS = 1 << 28  # values of all inputs in one batch
-LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch", "onnx", "tensorrt")
 
 
 class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
@@ -48,8 +47,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._locks = locks
         self._session = SessionWorker(partial(start_worker, self.store.root))
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
-        libraries = versions_of(*LIBRARIES)
-        salt = repr(sorted((self._versions | libraries).items())) + host.cpu_name() + host.nvidia()
+        salt = repr(sorted((self._versions | BACKENDS.libraries()).items())) + host.cpu_name() + host.nvidia()
         results = data / "results"
         self._builds = Jobs(results / "build", pb.BuildEngineEvent, self._usable, salt)
         self._measures = Jobs(results / "measure", pb.MeasureEvent, self._usable, salt)
