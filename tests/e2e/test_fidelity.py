@@ -14,7 +14,7 @@ import torch
 from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_compressor import export
-from pqbench_compressor.quantizers._placement import half
+from pqbench_compressor.quantizers._half import half
 from pqbench_orchestrator.execution.launch.process import ProcessLauncher
 from pqbench_orchestrator.store.ledger import FILE, Ledger
 from pqbench_wire.blobs import BlobStore

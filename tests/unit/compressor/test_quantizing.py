@@ -18,7 +18,7 @@ from pqbench.common.v1.common_pb2 import Form, Preprocessing
 from pqbench_compressor import export, fake_quant
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
-from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
+from pqbench_compressor.quantizers import _calibration, _half, _ranges, _smoothing
 from pqbench_compressor.quantizers._calibration import Activation
 from pqbench_compressor.quantizers._heldout import fewest
 from pqbench_wire.errors import InvalidInput, OutOfMemory, Refused
@@ -131,15 +131,38 @@ def test_the_signed_form_follows_the_rules_of_tensorrt(model: bytes, context: Co
     add = next(n for n in graph.nodes if n.op_type == "Add")
     kinds = sorted(producers[name].op_type for name in add.input)
     assert kinds == ["Conv", "DequantizeLinear"], "of an addition the skip alone is quantized"
-    typed = onnx.load_from_string(_placement.typed(data))
+    typed = onnx.load_from_string(_half.typed(data))
     assert {i.data_type for i in typed.graph.initializer if i.name.endswith("_scale")} == {onnx.TensorProto.FLOAT16}
+
+
+class WithoutBias(nn.Module):
+    """A transformer's residual block of matrix products without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(192, 32, bias=False), nn.Linear(32, 192, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        return x + self.second(torch.relu(self.first(x)))
+
+
+def test_only_additions_to_convolutions_are_residual_in_the_signed_form(context: Context) -> None:
+    plugin = QUANTIZERS.load("int8-static")
+    plain = export.to_onnx(WithoutBias().eval(), context.example)
+    made = plugin.quantize(
+        Source(onnx=lambda: plain, module=None), plugin.Config(images=32), context, (Form.FORM_QDQ_SIGNED,)
+    )
+    graph = Graph(made[Form.FORM_QDQ_SIGNED])
+    add = next(n for n in graph.nodes if n.op_type == "Add")
+    assert "DequantizeLinear" not in {graph.producers()[name].op_type for name in add.input}
 
 
 def test_concatenated_tensors_share_a_range(model: bytes) -> None:
     graph = Graph(model)
     concat = next(n for n in graph.nodes if n.op_type == "Concat")
     ranges = {concat.input[0]: (-1.0, 2.0), concat.input[1]: (-3.0, 1.0), concat.output[0]: (0.0, 1.0)}
-    assert set(_placement.joined(graph, ranges).values()) == {(-3.0, 2.0)}
+    assert set(_ranges.joined(graph, ranges).values()) == {(-3.0, 2.0)}
 
 
 def test_smoothing_changes_no_output_and_evens_out_channels() -> None:

@@ -27,7 +27,8 @@ ARITHMETIC = {"INT8": 4, "FP8": 4, "FP16": 2, "BF16": 2}  # multiply-accumulates
 OUTSIDE_BOUND = 0.3  # share of a call outside its layers, above which the host is the bottleneck
 MEMORY_BOUND = 0.5  # share of a plain copy's bandwidth for reading the weights, above which memory is the bottleneck
 CONVERTING_BOUND = 0.2  # share of the layers' time, above which conversions are a bottleneck
-LEAST_ZEROS = 0.1  # share of zeros among the weights that is worth a sentence
+# Shares above which a sentence is worth its place.
+LEAST_OUTSIDE, LEAST_MEMORY, LEAST_CONVERTING, LEAST_ZEROS = 0.05, 0.2, 0.005, 0.1
 FEW_CONVOLUTIONS = 5  # how many layers a sentence names
 
 
@@ -48,61 +49,132 @@ class Why:
     baseline: dict[str, float]  # type of layer -> its seconds in a call of the baseline
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """A cell with the results of its steps, and the figures that follow from them."""
+
+    cell: CellResult
+    profile: ProfileResult
+    build: BuildEngineResult
+    baseline_build: BuildEngineResult
+    variant: Statistics
+    unpruned: Statistics
+
+    @property
+    def whole(self) -> float:
+        """Seconds that the profiler attributes to the layers of one call."""
+        return sum(layer.seconds for layer in self.profile.layers) or 1e-12
+
+    @property
+    def latency(self) -> float:
+        """Seconds of a call without the profiler."""
+        return (self.cell.median_ms or 0.0) / 1e3
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether calls are timed as they are profiled, one after another; in other scenarios they wait."""
+        return self.cell.scenario == "single-stream"
+
+    @property
+    def conversions(self) -> list[LayerTime]:
+        """The layers that quantize, cast or reorder."""
+        return [layer for layer in self.profile.layers if CONVERTING.search(layer.type)]
+
+    @property
+    def converting(self) -> float | None:
+        if self.profile.launches:
+            return None
+        return sum(layer.seconds for layer in self.conversions) / self.whole
+
+    @property
+    def outside(self) -> float | None:
+        has_times = bool(self.profile.layers) and not self.profile.launches
+        is_comparable = self.runs_alone and has_times and self.whole < self.latency
+        return 1 - self.whole / self.latency if is_comparable else None
+
+    @property
+    def memory(self) -> float:
+        """Share of a plain copy's bandwidth that reading the weights takes; 0 where that is not known."""
+        if not (self.profile.HasField("copy_bytes_per_second") and self.runs_alone and self.latency):
+            return 0.0
+        return (
+            variant_bytes(self.variant, self.cell.precision or "") / self.latency / self.profile.copy_bytes_per_second
+        )
+
+    @property
+    def precisions(self) -> dict[str, float]:
+        return {} if self.profile.launches else _shares(self.profile.layers, self.whole)
+
+    @property
+    def fell_back(self) -> list[str]:
+        return _fell_back(self.profile.layers, self.cell.precision or "")
+
+    @property
+    def by_macs(self) -> float | None:
+        ratio = _ratio(self.unpruned.macs, self.variant.macs)
+        faster = max((ARITHMETIC.get(name, 1) for name in self.build.executed), default=1)
+        return None if ratio is None else ratio * faster
+
+    @property
+    def by_bytes(self) -> float | None:
+        return _ratio(self.baseline_build.engine.blob.size, self.build.engine.blob.size)
+
+
 def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
     """The answer for a cell from the results of its steps by role, which must include `profile`."""
-    profile = json_format.ParseDict(results["profile"], ProfileResult())
-    build = json_format.ParseDict(results["build"], BuildEngineResult())
-    variant = json_format.ParseDict(results["variant"], CompressResult()).statistics
-    unpruned = json_format.ParseDict(results.get("unpruned", {}), CompressResult()).statistics
-    whole = sum(layer.seconds for layer in profile.layers) or 1e-12
-    latency = (cell.median_ms or 0.0) / 1e3
-    conversions = [layer for layer in profile.layers if CONVERTING.search(layer.type)]
-    converting = None if profile.launches else sum(layer.seconds for layer in conversions) / whole
-    alone = cell.scenario == "single-stream"  # profiled calls run alone; in other scenarios they wait
-    on_host = profile.HasField("copy_bytes_per_second") and alone
-    is_divided = bool(profile.layers) and not profile.launches
-    outside = 1 - whole / latency if alone and is_divided and whole < latency else None
-    fell_back = _fell_back(profile.layers, cell.precision or "")
-    by_macs = _ratio(unpruned.macs, variant.macs)
-    if by_macs is not None:
-        by_macs *= max((ARITHMETIC.get(name, 1) for name in build.executed), default=1)
-    baseline = json_format.ParseDict(results.get("baseline build", {}), BuildEngineResult())
-    by_bytes = _ratio(baseline.engine.blob.size, build.engine.blob.size)
-    reading = variant_bytes(variant, cell.precision or "") / latency if latency else 0.0
-    memory = reading / profile.copy_bytes_per_second if on_host else 0.0
-    flags = [
-        *(["host"] if outside is not None and outside > OUTSIDE_BOUND else []),
-        *(["memory"] if memory > MEMORY_BOUND else []),
-        *(["conversions"] if converting is not None and converting > CONVERTING_BOUND else []),
-        *(["fallback"] if fell_back else []),
-    ]
-    precisions = {} if profile.launches else _shares(profile.layers, whole)
-    sentences = [
-        _realised(cell, by_macs, by_bytes),
-        _slowed(whole, latency) if alone and not profile.launches else "",
-        _where(profile, precisions, conversions, converting),
-        _fallbacks(fell_back, profile.layers),
-        f"{outside:.0%} of a call is outside of its layers." if outside is not None and outside > 0.05 else "",
-        f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves." if memory > 0.2 else "",
-        _zeros(variant),
-    ]
+    evidence = _Evidence(
+        cell=cell,
+        profile=json_format.ParseDict(results["profile"], ProfileResult()),
+        build=json_format.ParseDict(results["build"], BuildEngineResult()),
+        baseline_build=json_format.ParseDict(results.get("baseline build", {}), BuildEngineResult()),
+        variant=json_format.ParseDict(results["variant"], CompressResult()).statistics,
+        unpruned=json_format.ParseDict(results.get("unpruned", {}), CompressResult()).statistics,
+    )
     return Why(
-        text=" ".join(sentence for sentence in sentences if sentence),
-        flags=flags,
-        by_macs=by_macs,
-        by_bytes=by_bytes,
-        precisions=precisions,
-        converting=converting,
-        outside=outside,
-        fell_back=fell_back,
-        layers=list(profile.layers),
+        text=" ".join(sentence for sentence in _sentences(evidence) if sentence),
+        flags=_flags(evidence),
+        by_macs=evidence.by_macs,
+        by_bytes=evidence.by_bytes,
+        precisions=evidence.precisions,
+        converting=evidence.converting,
+        outside=evidence.outside,
+        fell_back=evidence.fell_back,
+        layers=list(evidence.profile.layers),
         baseline=_by_type(results.get("baseline profile")),
     )
 
 
-def _slowed(whole: float, latency: float) -> str:
+def _flags(evidence: _Evidence) -> list[str]:
+    """The bottlenecks."""
+    found = {
+        "host": (evidence.outside or 0.0) > OUTSIDE_BOUND,
+        "memory": evidence.memory > MEMORY_BOUND,
+        "conversions": (evidence.converting or 0.0) > CONVERTING_BOUND,
+        "fallback": bool(evidence.fell_back),
+    }
+    return [name for name, is_one in found.items() if is_one]
+
+
+def _sentences(evidence: _Evidence) -> list[str]:
+    """The sentences of the paragraph; one that does not apply is empty."""
+    outside, memory = evidence.outside or 0.0, evidence.memory
+    return [
+        _realised(evidence.cell, evidence.by_macs, evidence.by_bytes),
+        _slowed(evidence),
+        _where(evidence),
+        _fallbacks(evidence.fell_back, evidence.profile.layers),
+        f"{outside:.0%} of a call is outside of its layers." if outside > LEAST_OUTSIDE else "",
+        f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves."
+        if memory > LEAST_MEMORY
+        else "",
+        _zeros(evidence.variant),
+    ]
+
+
+def _slowed(evidence: _Evidence) -> str:
     """A sentence where the layers take longer under the profiler than a whole call does without it; else empty."""
-    if not latency or whole <= latency:
+    whole, latency = evidence.whole, evidence.latency
+    if not evidence.runs_alone or evidence.profile.launches or not latency or whole <= latency:
         return ""
     return (
         f"Under the profiler its layers take {whole * 1e3:.3f} ms, a call without it {latency * 1e3:.3f} ms: "
@@ -160,23 +232,19 @@ def _realised(cell: CellResult, by_macs: float | None, by_bytes: float | None) -
     return f"It runs {against.speedup:.2f}× as fast as the baseline{interval}{possible}."
 
 
-def _where(
-    profile: ProfileResult, precisions: Mapping[str, float], conversions: Sequence[LayerTime], converting: float | None
-) -> str:
+def _where(evidence: _Evidence) -> str:
+    converting = evidence.converting
     if converting is None:
         return LAUNCHES
-    if not profile.layers:
+    if not evidence.profile.layers:
         return "The profiler names no layers."
-    products = sum(layer.seconds for layer in profile.layers if layer.compute)
-    whole = sum(layer.seconds for layer in profile.layers) or 1e-12
-    parts = ", ".join(f"{share:.0%} in {name}" for name, share in precisions.items() if share >= 0.01)
-    kinds = ", ".join(dict.fromkeys(layer.type for layer in conversions if layer.seconds))
-    text = f"Of the layers' time {products / whole:.0%} is convolutions and matrix products; {parts}"
-    return (
-        f"{text}; {converting:.0%} goes into quantizing, casting and reordering ({kinds})."
-        if converting > 0.005
-        else f"{text}."
-    )
+    products = sum(layer.seconds for layer in evidence.profile.layers if layer.compute) / evidence.whole
+    parts = ", ".join(f"{share:.0%} in {name}" for name, share in evidence.precisions.items() if share >= 0.01)
+    text = f"Of the layers' time {products:.0%} is convolutions and matrix products; {parts}"
+    if converting <= LEAST_CONVERTING:
+        return f"{text}."
+    kinds = ", ".join(dict.fromkeys(layer.type for layer in evidence.conversions if layer.seconds))
+    return f"{text}; {converting:.0%} goes into quantizing, casting and reordering ({kinds})."
 
 
 def _fallbacks(names: Sequence[str], layers: Sequence[LayerTime]) -> str:

@@ -11,7 +11,7 @@ import onnx
 
 from pqbench_compressor.graph import Graph, attribute, weight_axis
 from pqbench_compressor.quantizers._calibration import Calibration
-from pqbench_compressor.quantizers._placement import weight_scales
+from pqbench_compressor.quantizers._signed import weight_scales
 
 SMALLEST = 1e-5  # lower bound of a channel's largest magnitude
 

@@ -21,8 +21,8 @@ from pqbench_compressor.graph import Graph
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _calibration
+from pqbench_compressor.quantizers._half import half
 from pqbench_compressor.quantizers._narrow import narrowed
-from pqbench_compressor.quantizers._placement import half
 from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("torch", "onnx", "onnxruntime")

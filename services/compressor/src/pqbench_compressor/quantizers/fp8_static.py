@@ -14,7 +14,7 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers import _calibration, _placement
+from pqbench_compressor.quantizers import _calibration, _half, _ranges, _signed
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_FP8
@@ -36,9 +36,9 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     model = source.onnx()
     inputs = context.training.sample(config.images, context.seed)
-    calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
+    calibration = _calibration.collect(model, _ranges.watched(Graph(model)), inputs, context.report)
     source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
     source.notes |= Graph(model).notes()
     ranges = {name: calibration.range(name, "min-max", 100) for name in calibration.activations}
-    placed = _placement.signed(model, ranges, Graph(model).matching(config.keep), fp8=True)
-    return {form: _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else placed for form in forms}
+    placed = _signed.signed(model, ranges, Graph(model).matching(config.keep), fp8=True)
+    return {form: _half.typed(placed) if form == Form.FORM_QDQ_TYPED else placed for form in forms}

@@ -5,7 +5,7 @@ unsigned asymmetric Q/DQ for the CPU kernels of ONNX Runtime and OpenVINO (U). W
 symmetric, with one scale per output channel. The method follows Nagel et al., arXiv 2106.08295: range
 estimation, SmoothQuant (arXiv 2211.10438) after layer normalisations, bias correction (arXiv 1906.04721),
 and, with `max_drop`, as few layers in FP32 as that bound requires. The rules of placement are in
-`_placement`.
+`_signed` and `_unsigned`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers import _calibration, _placement, _smoothing
+from pqbench_compressor.quantizers import _calibration, _half, _ranges, _signed, _smoothing, _unsigned
 from pqbench_compressor.quantizers._heldout import FEW, HeldOut, fewest
 from pqbench_wire.errors import Refused
 
@@ -63,7 +63,7 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     if config.smooth and (pairs := _smoothing.smoothable(model)):
         model = _smoothing.smooth(model, _calibration.collect(model, pairs, inputs, context.report), config.smooth)
         source.notes["smoothed"] = len(pairs)
-    calibration = _calibration.collect(model, _placement.watched(Graph(model)), inputs, context.report)
+    calibration = _calibration.collect(model, _ranges.watched(Graph(model)), inputs, context.report)
     source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
     source.notes |= Graph(model).notes()
     maker = _Maker(model, calibration, config)
@@ -91,7 +91,7 @@ class _Maker:
     def layers(self, form: Form) -> list[str]:
         """Names of the nodes that a form quantizes."""
         graph = Graph(self.model)
-        nodes = graph.compute_nodes() if form == Form.FORM_QDQ_UNSIGNED else _placement.worthwhile(graph)
+        nodes = graph.compute_nodes() if form == Form.FORM_QDQ_UNSIGNED else _signed.worthwhile(graph)
         return [node.name for node in nodes]
 
     def possible(self, forms: tuple[Form, ...], keep: list[str]) -> list[bytes]:
@@ -103,7 +103,7 @@ class _Maker:
         keep = list(keep)
         names = set(self.layers(form)) - set(keep)
         if not names:
-            raise Refused(f"nothing to quantize: every layer is kept, or has under {_placement.SMALL} channels")
+            raise Refused(f"nothing to quantize: every layer is kept, or has under {_signed.SMALL} channels")
         model = self.model
         if self.config.bias_correction:
             model = _smoothing.correct_biases(model, self.calibration, names)
@@ -112,9 +112,9 @@ class _Maker:
             for name in self.calibration.activations
         }
         if form == Form.FORM_QDQ_UNSIGNED:
-            return _placement.unsigned(model, ranges, keep)
-        placed = _placement.signed(model, ranges, keep)
-        return _placement.typed(placed) if form == Form.FORM_QDQ_TYPED else lowered(placed)
+            return _unsigned.unsigned(model, ranges, keep)
+        placed = _signed.signed(model, ranges, keep)
+        return _half.typed(placed) if form == Form.FORM_QDQ_TYPED else lowered(placed)
 
 
 def _best_method(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str]) -> _calibration.Method:
