@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pqbench_orchestrator.config.manifest import Manifest, Target
 from pqbench_orchestrator.config.strict import Name, Strict, load
-from pqbench_orchestrator.config.tensorrt_images import Version
+from pqbench_orchestrator.config.tensorrt_images import Version, how_to_build, image_with
 from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
@@ -43,6 +43,17 @@ class DockerPlace(Strict):
         if bool(self.image) == bool(self.tensorrt):
             raise ValueError("needs exactly one of: image, tensorrt")
         return self
+
+    @property
+    def image_name(self) -> str:
+        """The image that the container is started from."""
+        return self.image or image_with(self.tensorrt)
+
+    @property
+    def how_to_get(self) -> str:
+        """What to do where there is no such image."""
+        by_name = f"docker pull {self.image}, or build it from services/runtime/Dockerfile"
+        return by_name if self.image else how_to_build(self.tensorrt)
 
     @property
     def uses_gpus(self) -> bool:

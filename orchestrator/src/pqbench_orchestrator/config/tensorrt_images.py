@@ -21,4 +21,16 @@ def _has_an_image(version: str) -> str:
     return version
 
 
+def image_with(version: str) -> str:
+    """The name of the runtime's image for a TensorRT version, such as "10.16"."""
+    return f"pqbench-runtime:tensorrt-{TENSORRT_TAGS[version]}"
+
+
+def how_to_build(version: str) -> str:
+    """The command that builds that image."""
+    base = f"nvcr.io/nvidia/tensorrt:{TENSORRT_TAGS[version]}-py3"
+    arguments = f"--build-arg BASE_IMAGE={base} --build-arg EXTRA=tensorrt"
+    return f"docker build -f services/runtime/Dockerfile {arguments} -t {image_with(version)} ."
+
+
 Version = Annotated[str, AfterValidator(_has_an_image)]

@@ -38,6 +38,10 @@ class RecipeFacts:
             one["name"]: kind_of(one["dtype"], one.get("shape", ())) for one in self.preprocessing.get("inputs", ())
         }
 
+    def takes_training(self, first: int, has_training: bool) -> bool:
+        """Whether a step from index `first` on needs training images or, where there are any, uses them."""
+        return any(self.needs_training[first:]) or (has_training and any(self.uses_training[first:]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetFacts:

@@ -101,18 +101,14 @@ class StepGraph:
         recipe = Recipe(steps=steps)
         facts = self.facts_of(model, recipe)
         before = steps[: len(steps) - len(now)]
-        wanted = list(facts.needs_training)
-        if "train" in self.facts.datasets[dataset.label].fingerprints and facts.uses_training:
-            wanted = [a or b for a, b in zip(wanted, facts.uses_training, strict=True)]
-        wants_training = [wanted[len(before) + i] for i in range(len(now))]
-        wants_baseline = [facts.needs_baseline[len(before) + i] for i in range(len(now))]
+        has_training = "train" in self.facts.datasets[dataset.label].fingerprints
         needs = {"verification": self.prepare(model, dataset, "test", self.manifest.verification_images)}
         is_first = not steps and not forms  # loads, or trains, the model; all else starts from its checkpoint
         if not is_first and (parent := self.checkpoint(model, dataset, before)):
             needs["checkpoint"] = parent
-        if any(wants_training) or (is_first and facts.trains):
+        if facts.takes_training(len(before), has_training) or (is_first and facts.trains):
             needs["training"] = self.prepare(model, dataset, "train", dataset.train_images)
-        if any(wants_baseline):
+        if any(facts.needs_baseline[len(before) :]):
             needs["baseline"] = self.checkpoint(model, dataset, ())
         spec = Compress(
             model=self.facts.models[model.label],

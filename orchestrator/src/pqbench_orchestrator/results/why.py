@@ -97,9 +97,8 @@ class _Evidence:
         """Share of a plain copy's bandwidth that reading the weights takes; 0 where that is not known."""
         if not (self.profile.HasField("copy_bytes_per_second") and self.runs_alone and self.latency):
             return 0.0
-        return (
-            variant_bytes(self.variant, self.cell.precision or "") / self.latency / self.profile.copy_bytes_per_second
-        )
+        read = variant_bytes(self.variant, self.cell.precision or "") / self.latency
+        return read / self.profile.copy_bytes_per_second
 
     @property
     def precisions(self) -> dict[str, float]:
@@ -158,15 +157,14 @@ def _flags(evidence: _Evidence) -> list[str]:
 def _sentences(evidence: _Evidence) -> list[str]:
     """The sentences of the paragraph; one that does not apply is empty."""
     outside, memory = evidence.outside or 0.0, evidence.memory
+    reading = f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves."
     return [
         _realised(evidence.cell, evidence.by_macs, evidence.by_bytes),
         _slowed(evidence),
         _where(evidence),
         _fallbacks(evidence.fell_back, evidence.profile.layers),
         f"{outside:.0%} of a call is outside of its layers." if outside > LEAST_OUTSIDE else "",
-        f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves."
-        if memory > LEAST_MEMORY
-        else "",
+        reading if memory > LEAST_MEMORY else "",
         _zeros(evidence.variant),
     ]
 

@@ -10,8 +10,7 @@ import yaml
 from pqbench_orchestrator.config.inventory import Inventory, load_inventory
 from pqbench_orchestrator.config.load import load_manifest
 from pqbench_orchestrator.config.manifest import Manifest, dump
-from pqbench_orchestrator.config.tensorrt_images import TENSORRT_TAGS
-from pqbench_orchestrator.execution.launch.docker import tensorrt_image
+from pqbench_orchestrator.config.tensorrt_images import TENSORRT_TAGS, image_with
 from pqbench_wire.errors import InvalidInput
 
 GOOD = """
@@ -178,8 +177,8 @@ def test_a_target_that_names_an_image_runs_in_a_container(tmp_path: Path) -> Non
 
 
 def test_every_known_tensorrt_has_an_image() -> None:
-    assert {tensorrt_image(version).rpartition("-")[2] for version in TENSORRT_TAGS} == set(TENSORRT_TAGS.values())
-    assert tensorrt_image("10.16") == "pqbench-runtime:tensorrt-26.05"
+    assert {image_with(version).rpartition("-")[2] for version in TENSORRT_TAGS} == set(TENSORRT_TAGS.values())
+    assert image_with("10.16") == "pqbench-runtime:tensorrt-26.05"
 
 
 def test_committed_manifests_are_valid() -> None:

@@ -15,7 +15,6 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
 from pqbench_orchestrator.config.inventory import DockerPlace
-from pqbench_orchestrator.config.tensorrt_images import TENSORRT_TAGS
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Unavailable, first_line
 from pqbench_wire.health import serving
@@ -36,7 +35,7 @@ class DockerLauncher:
 
     def __init__(self, place: DockerPlace, data: Path, log: Path) -> None:
         self._place, self._data, self._log = place, data.resolve(), log
-        self._image = place.image or tensorrt_image(place.tensorrt)
+        self._image = place.image_name
         self._container: Any = None
         self._token: Path | None = None
 
@@ -59,7 +58,7 @@ class DockerLauncher:
             self._container.start()
         except ImageNotFound as error:
             self.stop()
-            raise Unavailable(f"there is no image {self._image}: {self._how_to_build()}") from error
+            raise Unavailable(f"there is no image {self._image}: {self._place.how_to_get}") from error
         except APIError as error:
             self.stop()
             raise Unavailable(f"{self._image} cannot be started: {error.explanation or first_line(error)}") from error
@@ -134,18 +133,6 @@ class DockerLauncher:
             return "gone"
         state = self._container.attrs["State"]
         return str(state["Status"]) if state["Running"] else f"exit code {state['ExitCode']}"
-
-    def _how_to_build(self) -> str:
-        if not self._place.tensorrt:
-            return f"docker pull {self._image}, or build it from services/runtime/Dockerfile"
-        base = f"nvcr.io/nvidia/tensorrt:{TENSORRT_TAGS[self._place.tensorrt]}-py3"
-        arguments = f"--build-arg BASE_IMAGE={base} --build-arg EXTRA=tensorrt"
-        return f"docker build -f services/runtime/Dockerfile {arguments} -t {self._image} ."
-
-
-def tensorrt_image(version: str) -> str:
-    """The name of the runtime's image for a TensorRT version, such as "10.16"."""
-    return f"pqbench-runtime:tensorrt-{TENSORRT_TAGS[version]}"
 
 
 def _private(path: str, flags: int) -> int:
