@@ -1,0 +1,35 @@
+"""Simulated bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pqbench.common.v1.common_pb2 import Form
+from pqbench_compressor.plugins import QUANTIZERS, Context, Source
+from pqbench_wire.errors import Refused
+
+from ..examples import CONTEXT, Kinds
+
+
+def test_average_bits_are_what_was_asked_for_with_the_edges_at_eight(context: Context) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 128)]
+    module = nn.Sequential(*layers, nn.ReLU(), nn.Linear(128, 10)).eval()
+    plugin, source = QUANTIZERS.load("simulated"), Source(onnx=lambda: b"", module=module)
+    plugin.quantize(source, plugin.Config(images=16, average=5.0), context, (Form.FORM_ONNX,))
+    bits = {name: weights for name, (weights, _) in source.notes["bits"].items()}
+    sizes = {name: module.get_submodule(name).weight.numel() for name in bits}
+    mean = sum(bits[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    assert (bits["1"], bits["7"]) == (8, 8) and 4 <= mean <= 5
+    with pytest.raises(Refused, match="with the first and last layer at 8 bits, 2.6. bits can be had on average"):
+        plugin.quantize(source, plugin.Config(images=16, average=2.0), context, (Form.FORM_ONNX,))
+
+
+def test_bits_are_allocated_over_layers_of_every_kind_and_shared_ones_have_the_same() -> None:
+    plugin = QUANTIZERS.load("simulated")
+    source = Source(onnx=lambda: b"", module=Kinds().eval())
+    plugin.quantize(source, plugin.Config(average=5.0, images=2), CONTEXT, (Form.FORM_ONNX,))
+    bits = {name: weights for name, (weights, _) in source.notes["bits"].items()}
+    assert set(bits) == {"c3", "c1", "a", "b", "f"} and bits["a"] == bits["b"] and bits["c3"] == bits["f"] == 8
