@@ -35,6 +35,8 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "torch_pruning": "torch-pruning",
     "pynvml": "nvidia-ml-py",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu12-bindings",
+    "tensorrt_rtx_libs": "tensorrt-rtx-cu12-libs",
     "sklearn": "scikit-learn",
     "PIL": "pillow",
     "yaml": "pyyaml",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,32 @@ def run_command(
     logged = not mlflow or _tracked(run, cells, mlflow)
     outcomes = count_outcomes(cells)
     raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
+
+
+@app.command("build")
+def build_command(
+    manifest: Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)],
+    data: Data = Path("data"),
+    inventory: InventoryPath = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+) -> None:
+    """Compress and build all engines of an experiment, and stop there: a later run with the same data reuses them."""
+    with terminal.LiveDisplay(errors) as live:
+        settings = replace(settings_of(live, manifest, data, inventory, allow_code, False), build_only=True)
+        run = experiment.new_run(manifest, settings)
+        try:
+            cells = experiment.execute(run, settings, live, live.planned)
+        except KeyboardInterrupt:
+            errors.print("interrupted; what is built is kept: the same command goes on from there", markup=False)
+            raise
+    if as_json:
+        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
+    else:
+        console.print(terminal.results_table(cells))
+        show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+    built = any(cell.engine is not None for cell in cells)
+    raise typer.Exit(OK if built and not count_outcomes(cells)["failed"] else SOME_FAILED)
 
 
 def settings_of(

@@ -37,6 +37,7 @@ class Settings:
     note: Callable[[str], None] = field(default=lambda _: None)  # prints a line that stays
     manifest: Path | None = None  # the user's file, to be named in messages; a run keeps a copy
     is_new: bool = False  # the run's folder was made for this call
+    build_only: bool = False  # stop after the engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,9 @@ def _session(
         execution = Execution(
             services=services, store=store, ledger=ledger, cache=cache, datasets=datasets, watcher=watcher
         )
-        steps_and_cells = plan(manifest, facts, run.name if run else "plan", environment.own_versions())
+        steps_and_cells = plan(
+            manifest, facts, run.name if run else "plan", environment.own_versions(), build_only=settings.build_only
+        )
         yield Session(manifest=manifest, facts=facts, plan=steps_and_cells, execution=execution)
 
 

@@ -58,6 +58,8 @@ class TargetFacts:
 
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    lacks_device: str = ""  # why engines can be built here, but not run
+    built_for: str = ""  # what engines are built for ahead of time; empty: for the device
     timed_options: tuple[str, ...] = ()  # names of the options that change what is timed
     engine_file: str = ""  # name of the engine's file in an exported bundle
     environment: dict[str, str] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class Cell:
     seed: int = 0
     precision: str = ""
     form: str = ""
-    outcome: str = ""  # refused or unavailable, where that is known before any work
+    outcome: str = ""  # refused or unavailable, where that is known before any work; unavailable ones may be built
     reason: str = ""
     steps: dict[str, str] = field(default_factory=dict)  # role -> key of the step
     preparation: tuple[str, ...] = ()  # keys of the compress steps of its recipe, in order
@@ -53,12 +53,15 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def plan(manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], cheap: bool = False) -> Plan:
+def plan(
+    manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], cheap: bool = False, build_only: bool = False
+) -> Plan:
     """The plan of a run named `run`; `versions` are those of the orchestrator itself.
 
     `cheap`: only the steps that a trial of a search needs, which are those that a choice between recipes looks at.
+    `build_only`: only the steps to the engines.
     """
-    graph = StepGraph(manifest, facts, run, versions, cheap)
+    graph = StepGraph(manifest, facts, run, versions, cheap, build_only)
     cells = [
         _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
         for model in manifest.models
@@ -97,6 +100,8 @@ def _cell(
     outcome, reason = _outcome(graph, model, facts, runtime, target, dataset, load)
     if outcome:
         return Cell(**known, outcome=outcome, reason=reason)
+    if stops := _stops_after_build(graph, runtime):
+        return _built_cell(graph, model, dataset, recipe, target, load, known | {"reason": stops})
     roles = {
         "unpruned": graph.checkpoint(model, dataset, ()),
         "variant": graph.variant(model, dataset, recipe, target),
@@ -112,13 +117,43 @@ def _cell(
         roles["score"] = graph.score(model, dataset, recipe, target, roles["predict"])
     if facts.precision != SIMULATED:
         roles |= graph.timed(model, dataset, recipe, target, load, repeat)
-    pruned = [step for step in recipe.steps if step.kind != "quantize"]
-    prefixes = (graph.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
     return Cell(
         **known,
         steps={role: key for role, key in roles.items() if key},
-        preparation=(*prefixes, roles["variant"]),
+        preparation=_preparation(graph, model, dataset, recipe, roles["variant"]),
     )
+
+
+def _stops_after_build(graph: StepGraph, runtime: TargetFacts) -> str:
+    """Why cells of a target end with the engine; empty where they are measured."""
+    if runtime.lacks_device:
+        return f"{runtime.lacks_device}; built for {runtime.built_for}"
+    return "built, not measured" if graph.build_only else ""
+
+
+def _built_cell(
+    graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, known: dict[str, Any]
+) -> Cell:
+    """A cell that ends with its engine: unavailable, with the figures that need no device."""
+    variant = graph.variant(model, dataset, recipe, target)
+    roles = {
+        "unpruned": graph.checkpoint(model, dataset, ()),
+        "variant": variant,
+        "build": graph.build(model, dataset, recipe, target, load.batch_size),
+    }
+    return Cell(
+        **known,
+        outcome="unavailable",
+        steps={role: key for role, key in roles.items() if key},
+        preparation=_preparation(graph, model, dataset, recipe, variant),
+    )
+
+
+def _preparation(graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, variant: str) -> tuple[str, ...]:
+    """The keys of a recipe's compress steps in order."""
+    pruned = [step for step in recipe.steps if step.kind != "quantize"]
+    prefixes = (graph.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
+    return (*prefixes, variant)
 
 
 def _outcome(

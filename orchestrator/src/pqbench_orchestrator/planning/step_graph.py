@@ -38,7 +38,7 @@ class Load(NamedTuple):
 class StepGraph:
     """Makes the steps that cells need, each once; a method that makes a step returns its key.
 
-    `cheap`: only the steps that a choice between recipes looks at.
+    `cheap`: only the steps that a choice between recipes looks at. `build_only`: only those to the engines.
     """
 
     manifest: Manifest
@@ -46,6 +46,7 @@ class StepGraph:
     run: str  # the run's name
     versions: dict[str, str]  # of the orchestrator itself
     cheap: bool = False
+    build_only: bool = False
     steps: dict[str, Step] = field(default_factory=dict)  # by key
 
     def timed(
@@ -134,7 +135,8 @@ class StepGraph:
         )
         needs = {"variant": self.variant(model, dataset, recipe, target)}
         label = f"{model.label}: {recipe.label}, batch {batch_size}" + (f", build {replicate}" if replicate else "")
-        return self._on_target(label, target, spec, needs, 0)
+        device = f"for {runtime.built_for}" if runtime.built_for else runtime.device
+        return self._on_target(label, target, spec, needs, 0, device=device)
 
     def verify(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
         """The step that compares an engine's outputs with those of the model itself."""
@@ -275,13 +277,21 @@ class StepGraph:
         return self._on_target(label, target, spec, needs, 5)
 
     def _on_target(
-        self, label: str, target: Target, spec: Spec, needs: dict[str, str], order: int, repeat: int = 0
+        self,
+        label: str,
+        target: Target,
+        spec: Spec,
+        needs: dict[str, str],
+        order: int,
+        repeat: int = 0,
+        device: str | None = None,
     ) -> str:
+        """Add a step on a target; its result is that of the target's `device` unless another is given."""
         runtime, rank = self.facts.targets[target.name], self._rank(target)
         # Repeats are sessions, in which the order of the targets alternates: A B, B A, A B. So a drift of the machine
         # affects all targets alike.
         stage = (LATER + repeat, rank if repeat % 2 == 0 else -rank) if repeat else (rank, order)
-        tools = runtime.versions | {"device": runtime.device}
+        tools = runtime.versions | {"device": runtime.device if device is None else device}
         return self._add(label, of_target(target.name), spec, needs, stage, tools)
 
     def _add(

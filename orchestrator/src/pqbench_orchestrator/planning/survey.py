@@ -321,6 +321,8 @@ def _asked(target: Target, services: Services) -> TargetFacts:
         routes=routes,
         versions=dict(backend.versions) | dict(capabilities.versions),
         device=checked.device,
+        lacks_device=checked.unavailable_reason,
+        built_for=checked.built_for,
         timed_options=tuple(checked.timed_options),
         engine_file=checked.engine_file,
         environment=dict(capabilities.environment),

@@ -134,7 +134,7 @@ class _Records:
         return record.result if record is not None and record.done else None
 
     def _outcome(self) -> tuple[str, str]:
-        if self.cell.outcome:
+        if not self.cell.steps:
             return self.cell.outcome, self.cell.reason
         records = [self._record(role) for role in self.cell.steps if role not in DIAGNOSTICS]
         unfinished = [record for record in records if record is not None and not record.done]
@@ -143,7 +143,7 @@ class _Records:
                 return outcome, reasons[0]
         if any(record is None or not record.done for record in records):
             return "unavailable", "the run was interrupted before this cell; --continue finishes it"
-        return OK, ""
+        return self.cell.outcome or OK, self.cell.reason
 
     def _variant(self, variant: StepResult) -> Variant:
         result = _message(variant, CompressResult)

@@ -224,6 +224,15 @@ class CrossChecked(Protocol):
 
 
 @runtime_checkable
+class BuildsAhead(Protocol):
+    """A backend that builds engines where the device is not that they will run on."""
+
+    def built_for(self, options: Any) -> str:
+        """What the engines are built for, as "8.6, 8.9"; an engine depends on this and on no device."""
+        ...
+
+
+@runtime_checkable
 class Shipped(Protocol):
     """A backend whose library loads an exported artifact directly, as users do who have only that file.
 
@@ -238,9 +247,19 @@ class Shipped(Protocol):
 
 
 def identity(backend: Any, options: Any) -> str:
-    """What an engine depends on besides its request: device and versions. Raises Unavailable without the device."""
-    versions = " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))
-    return f"{backend.device(options)}, {versions}"
+    """What a result depends on besides its request: device and versions. Raises Unavailable without the device."""
+    return f"{backend.device(options)}, {_versions(backend)}"
+
+
+def engine_identity(backend: Any, options: Any) -> str:
+    """What an engine depends on: `identity` or, of one that is built ahead of time, what it is built for."""
+    if not isinstance(backend, BuildsAhead):
+        return identity(backend, options)
+    return f"for {backend.built_for(options)}, {_versions(backend)}"
+
+
+def _versions(backend: Any) -> str:
+    return " ".join(f"{name} {version}" for name, version in sorted(backend.versions().items()))
 
 
 def run_for(seconds: float, call: Callable[[], object], least: int = 3, most: int = 20) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Shape, identity, route_for
+from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Shape, engine_identity, route_for
 from pqbench_runtime.reporter import Reporter
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, PrecisionMismatch, Refused
@@ -41,7 +41,7 @@ def build(request: pb.BuildEngineRequest, store: BlobStore, reporter: Reporter) 
         batch_size=request.batch_size,
         precision=request.artifact.precision,
         preprocessing=request.preprocessing,
-        built_on=identity(backend, options),
+        built_on=engine_identity(backend, options),
     )
     layers = [pb.Layer(**asdict(layer)) for layer in built.layers]
     return pb.BuildEngineResult(

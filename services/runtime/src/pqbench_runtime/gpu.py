@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pqbench.runtime.v1.runtime_pb2 import GpuReading
@@ -40,6 +41,11 @@ def _nvml() -> Any:
 def board(bus_id: str) -> Any:
     """NVML's handle of the device at a PCI bus id: indices differ between CUDA and NVML."""
     return _nvml().nvmlDeviceGetHandleByPciBusId(bus_id.encode())
+
+
+def is_present() -> bool:
+    """Whether the operating system shows an NVIDIA device: by its driver's nodes, or Windows' for Linux."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 def driver() -> str:

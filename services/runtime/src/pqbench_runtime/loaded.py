@@ -13,7 +13,7 @@ from typing import Any
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench_runtime import gpu, host
-from pqbench_runtime.backend import BACKENDS, Session, Shape, identity
+from pqbench_runtime.backend import BACKENDS, Session, Shape, engine_identity
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
 from pqbench_wire.jobs import canonical
@@ -48,7 +48,7 @@ class LoadedEngines:
         """
         backend = BACKENDS.load(engine.backend)
         options = BACKENDS.configure(engine.backend, engine.options_json)
-        if engine.built_on and engine.built_on != (here := identity(backend, options)):
+        if engine.built_on and engine.built_on != (here := engine_identity(backend, options)):
             raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
         shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing, instances=instances)
         return backend, (self._store.path(engine.blob), engine.precision, shape, options)

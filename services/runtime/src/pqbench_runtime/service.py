@@ -17,7 +17,7 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
-from pqbench_runtime.backend import BACKENDS, Shipped, identity
+from pqbench_runtime.backend import BACKENDS, BuildsAhead, Shipped, engine_identity, identity
 from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
@@ -64,9 +64,12 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
         options, module = BACKENDS.configure(request.backend, request.options_json), BACKENDS.load(request.backend)
+        device, lacking, built_for = _device(module, options)
         return pb.CheckResponse(
             options_json=json.dumps(asdict(options), sort_keys=True),
-            device=module.device(options),
+            device=device,
+            unavailable_reason=lacking,
+            built_for=built_for,
             routes=[pb.Route(**asdict(route)) for route in module.ROUTES if route.holds(options)],
             timed_options=module.TIMED,
             engine_file=module.ENGINE_FILE,
@@ -76,7 +79,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.BuildEngineRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.BuildEngineEvent]:
         _check_shape(request.batch_size, request.preprocessing)
-        return self._builds.stream(request, lambda emit: self._build(request, emit), context, _identity(request))
+        return self._builds.stream(request, lambda emit: self._build(request, emit), context, _engine_identity(request))
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
         if not 1 <= len(request.engines) <= MAX_ENGINES:
@@ -220,12 +223,31 @@ def _process_key(engines: Any, repeat: int = 0) -> str:
     return f"{asked} repeat {repeat}" if repeat else asked
 
 
-def _identity(asked: pb.BuildEngineRequest | pb.Engine) -> str:
+def _device(module: Any, options: Any) -> tuple[str, str, str]:
+    """The device, why there is none, and what engines are built for.
+
+    Raises Unavailable where there is no device and engines cannot be built without it.
+    """
+    built_for = module.built_for(options) if isinstance(module, BuildsAhead) else ""
+    try:
+        return module.device(options), "", built_for
+    except Unavailable as error:
+        if not built_for:
+            raise
+        return "", str(error), built_for
+
+
+def _identity(engine: pb.Engine) -> str:
     """Device and library versions, which go into the key of a result.
 
     Services with other versions may share the folder of kept results, and must not reuse each other's.
     """
-    return identity(BACKENDS.load(asked.backend), BACKENDS.configure(asked.backend, asked.options_json))
+    return identity(BACKENDS.load(engine.backend), BACKENDS.configure(engine.backend, engine.options_json))
+
+
+def _engine_identity(request: pb.BuildEngineRequest) -> str:
+    """The same for a build."""
+    return engine_identity(BACKENDS.load(request.backend), BACKENDS.configure(request.backend, request.options_json))
 
 
 def _check_timed(request: pb.ProfileRequest | pb.CrossCheckRequest, what: str) -> None:

@@ -102,18 +102,22 @@ class CheckRequest(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("options_json", "device", "routes", "timed_options", "engine_file")
+    __slots__ = ("options_json", "device", "routes", "timed_options", "engine_file", "unavailable_reason", "built_for")
     OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     TIMED_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FILE_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_REASON_FIELD_NUMBER: _ClassVar[int]
+    BUILT_FOR_FIELD_NUMBER: _ClassVar[int]
     options_json: str
     device: str
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     timed_options: _containers.RepeatedScalarFieldContainer[str]
     engine_file: str
-    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., timed_options: _Optional[_Iterable[str]] = ..., engine_file: _Optional[str] = ...) -> None: ...
+    unavailable_reason: str
+    built_for: str
+    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., timed_options: _Optional[_Iterable[str]] = ..., engine_file: _Optional[str] = ..., unavailable_reason: _Optional[str] = ..., built_for: _Optional[str] = ...) -> None: ...
 
 class BuildEngineRequest(_message.Message):
     __slots__ = ("backend", "options_json", "artifact", "batch_size", "preprocessing", "replicate")

@@ -10,11 +10,11 @@ import tensorrt as trt
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
 from pqbench_runtime.backend import GPU_TIMED, Built, CrossCheck, Job, Profile, Shape
+from pqbench_runtime.backends._tensorrt.inspector import layers_of
+from pqbench_runtime.backends._tensorrt.session import Engine, Session
 from pqbench_runtime.backends.tensorrt.building import build_plan
-from pqbench_runtime.backends.tensorrt.inspector import layers_of
-from pqbench_runtime.backends.tensorrt.options import Config
+from pqbench_runtime.backends.tensorrt.options import NAME, Config
 from pqbench_runtime.backends.tensorrt.routes import routes_of
-from pqbench_runtime.backends.tensorrt.session import Engine, Session
 from pqbench_runtime.backends.tensorrt.tools import polygraphy, trtexec
 from pqbench_wire.shared.inputs import Feed
 
@@ -36,7 +36,7 @@ def device(options: Config) -> str:
 
 def build(job: Job, options: Config) -> Built:
     plan, settings = build_plan(job, options)
-    engine = Engine(plan, options)
+    engine = Engine(trt, NAME, plan, options.version_compatible)
     layers = layers_of(engine.information())
     if options.sparse_weights:
         sparse = [layer.name for layer in layers if "sparse" in layer.tactic.lower()]
@@ -45,7 +45,7 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    return Session(Engine(engine.read_bytes(), options), shape, options)
+    return Session(Engine(trt, NAME, engine.read_bytes(), options.version_compatible), shape, options)
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:

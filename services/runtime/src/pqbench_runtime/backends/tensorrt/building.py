@@ -13,12 +13,13 @@ import tensorrt as trt
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import gpu
 from pqbench_runtime.backend import Job
-from pqbench_runtime.backends.tensorrt.log import Log
-from pqbench_runtime.backends.tensorrt.options import Config
-from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_runtime.backends._tensorrt.log import log_of
+from pqbench_runtime.backends._tensorrt.monitor import monitor
+from pqbench_runtime.backends._tensorrt.network import MIB, add_profile, parse
+from pqbench_runtime.backends.tensorrt.options import NAME, Config
+from pqbench_wire.errors import Failed, InvalidInput
 from pqbench_wire.shared.locks import file_lock
 
-MIB = 1 << 20
 # Builder flags that allow a precision in a weakly typed network; what is not allowed stays FP32.
 FLAGS = {
     Precision.PRECISION_FP16: ("FP16",),
@@ -33,14 +34,15 @@ def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
     Raises Refused for operators that this version does not support, InvalidInput for options or calibration examples
     that do not fit, and otherwise Failed with the parser's or the builder's errors.
     """
-    log = Log()
+    log = log_of(trt)
+    log.begin()
     trt.init_libnvinfer_plugins(log, "")  # TensorRT runs some ONNX operators as plug-ins
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(options))
-    _parse(job.artifact.read_bytes(), network, log)
+    parse(trt, NAME, job.artifact.read_bytes(), network, log)
     config = builder.create_builder_config()
     settings = _configure(config, job, options)
-    profile = _add_profile(builder, config, network, job, options)
+    profile = add_profile(builder, config, network, job, options.batch_range)
     if job.calibration is not None:
         from pqbench_runtime.backends.tensorrt.calibrator import calibrator  # 11 lacks its base class
 
@@ -48,13 +50,11 @@ def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
         config.set_calibration_profile(profile)
         settings["calibrator"] = f"{options.calibrator}, {own.count} images"
     if hasattr(trt, "IProgressMonitor"):
-        from pqbench_runtime.backends.tensorrt.monitor import Monitor
-
-        config.progress_monitor = Monitor(job.report)
+        config.progress_monitor = monitor(trt, job.report)
     cache = _TimingCache(config, job.caches) if options.timing_cache else None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise Failed(f"TensorRT {trt.__version__} cannot build this model: {log.reason()}")
+        raise Failed(f"{NAME} cannot build this model: {log.reason()}")
     if cache:
         cache.keep()
         settings["timing_cache"] = cache.note
@@ -66,34 +66,6 @@ def _network_flags(options: Config) -> int:
     if options.typing == "strong":
         return 1 << int(flags.STRONGLY_TYPED)
     return 1 << int(flags.EXPLICIT_BATCH)
-
-
-def _parse(model: bytes, network: Any, log: Log) -> None:
-    parser = trt.OnnxParser(network, log)
-    if parser.parse(model):
-        return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    text = "; ".join(_error(error, model) for error in errors) or log.reason()
-    unsupported = any(str(error.code()).rpartition(".")[2].startswith("UNSUPPORTED") for error in errors)
-    raise (Refused if unsupported else Failed)(f"TensorRT {trt.__version__} cannot read this model: {text}")
-
-
-def _error(error: Any, model: bytes) -> str:
-    """The text of a parser error with the node's name, which for 8.6 is looked up by the node's number."""
-    name = error.node_name() if hasattr(error, "node_name") else _node_name(model, error.node())
-    where = name or (str(error.node()) if error.node() >= 0 else "")
-    return f"{f'node {where}: ' if where else ''}{' '.join(error.desc().split())}"
-
-
-def _node_name(model: bytes, index: int) -> str:
-    if index < 0:  # the error is about the whole file
-        return ""
-    try:
-        import onnx
-    except ImportError:  # NVIDIA's images need not have it
-        return ""
-    nodes = onnx.load_from_string(model).graph.node
-    return nodes[index].name if index < len(nodes) else ""
 
 
 def _configure(config: Any, job: Job, options: Config) -> dict[str, str]:
@@ -133,19 +105,6 @@ def _precision_flags(job: Job, options: Config) -> tuple[str, ...]:
     if job.form == Form.FORM_ONNX_UNTYPED and job.precision == Precision.PRECISION_INT8 and job.calibration is None:
         raise InvalidInput("INT8 without Q/DQ nodes needs images to calibrate with; the artifact names none")
     return FLAGS.get(job.precision, ())
-
-
-def _add_profile(builder: Any, config: Any, network: Any, job: Job, options: Config) -> Any:
-    """Add one optimization profile: for the batch size alone, or for `batch_range`, which must include it."""
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    least, best, most = options.batch_range or (job.shape.batch,) * 3
-    if not least <= job.shape.batch <= most:
-        raise InvalidInput(f"batch_range {least} to {most} does not hold batch size {job.shape.batch}")
-    profile = builder.create_optimization_profile()
-    for name, (_, *rest) in job.shape.inputs([one.name for one in inputs]).items():
-        profile.set_shape(name, (least, *rest), (best, *rest), (most, *rest))
-    config.add_optimization_profile(profile)
-    return profile
 
 
 class _TimingCache:

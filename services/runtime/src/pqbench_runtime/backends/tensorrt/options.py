@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from pqbench_runtime.backend import GpuOptions
 
+NAME = f"TensorRT {trt.__version__}"
 MAJOR = int(trt.__version__.partition(".")[0])
 Typing = Literal["weak", "strong"] if MAJOR == 10 else Literal["strong"] if MAJOR > 10 else Literal["weak"]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import tensorrt as trt
 
-from pqbench_runtime.backend import Call, Profile, Shape, run_for
-from pqbench_runtime.backends.tensorrt.inspector import layers_of
-from pqbench_runtime.backends.tensorrt.log import Log
-from pqbench_runtime.backends.tensorrt.options import Config
-from pqbench_runtime.backends.tensorrt.profiler import Profiler
+from pqbench_runtime.backend import Call, GpuOptions, Profile, Shape, run_for
+from pqbench_runtime.backends._tensorrt.inspector import layers_of
+from pqbench_runtime.backends._tensorrt.log import log_of
+from pqbench_runtime.backends._tensorrt.profiler import layer_times, profiler
 from pqbench_runtime.cuda import Stream, Tensor
 from pqbench_runtime.device_call import WARM_UP, DeviceCall, as_graph
 from pqbench_wire.errors import Failed, OutOfMemory
@@ -23,33 +22,38 @@ DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.
 
 
 class Engine:
-    """A deserialized plan. It holds its TensorRT runtime, which must live as long as the engine."""
+    """A deserialized plan. It holds its TensorRT runtime, which must live as long as the engine.
 
-    def __init__(self, plan: bytes, options: Config) -> None:
-        self.log = Log()
+    `trt` is the library's bindings, `name` what it is called in messages. `host_code`: whether the plan may hold code
+    for the host, as those of compatible versions do.
+    """
+
+    def __init__(self, trt: Any, name: str, plan: bytes, host_code: bool = False) -> None:
+        self.trt, self.name, self.log = trt, name, log_of(trt)
+        self.log.begin()
         trt.init_libnvinfer_plugins(self.log, "")
         self._runtime = trt.Runtime(self.log)
-        self._runtime.engine_host_code_allowed = options.version_compatible  # such plans hold host code
+        self._runtime.engine_host_code_allowed = host_code
         self.cuda = self._runtime.deserialize_cuda_engine(plan)
         if self.cuda is None:
-            raise Failed(f"TensorRT {trt.__version__} cannot load this plan: {self.log.reason()}")
+            raise Failed(f"{name} cannot load this plan: {self.log.reason()}")
 
     def information(self) -> str:
         """The engine inspector's JSON about all layers."""
-        return str(self.cuda.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+        return str(self.cuda.create_engine_inspector().get_engine_information(self.trt.LayerInformationFormat.JSON))
 
 
 class Session:
-    """A loaded engine for one batch size."""
+    """A loaded engine for one batch size; `context` is made of it where the library's default is not wanted."""
 
-    def __init__(self, engine: Engine, shape: Shape, options: Config) -> None:
+    def __init__(self, engine: Engine, shape: Shape, options: GpuOptions, context: Any = None) -> None:
         self._engine, self._options = engine, options  # the engine must live as long as its context
         self._stream = Stream()
-        self._context = engine.cuda.create_execution_context()
+        self._context = context or engine.cuda.create_execution_context()
         if self._context is None:
-            raise OutOfMemory(f"TensorRT cannot make an execution context: {engine.log.reason()}")
+            raise OutOfMemory(f"{engine.name} cannot make an execution context: {engine.log.reason()}")
         names = [engine.cuda.get_tensor_name(index) for index in range(engine.cuda.num_io_tensors)]
-        is_input = {name: engine.cuda.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
+        is_input = {name: engine.cuda.get_tensor_mode(name) == engine.trt.TensorIOMode.INPUT for name in names}
         self.inputs = inputs = [name for name in names if is_input[name]]
         self.outputs = [name for name in names if not is_input[name]]
         for name, axes in shape.inputs(inputs).items():
@@ -74,9 +78,9 @@ class Session:
         """Run the last bound batch under TensorRT's profiler for up to about `seconds`, without a CUDA graph."""
         self._upload()
         run_for(seconds / 4, self._run_once)
-        self._context.profiler = profiler = Profiler()
+        self._context.profiler = times = profiler(self._engine.trt)
         calls = run_for(seconds, self._run_once)
-        layers = profiler.layers(calls, layers_of(self._engine.information()))
+        layers = layer_times(times.milliseconds, calls, layers_of(self._engine.information()))
         return Profile(tool="TensorRT's profiler", calls=calls, layers=layers)
 
     def _run_once(self) -> None:
@@ -89,7 +93,7 @@ class Session:
             raise Failed(f"tensor {name} is {kind}; inputs and outputs must be of a NumPy type")
         tensor = Tensor(tuple(self._context.get_tensor_shape(name)), np.dtype(DTYPES[kind]))
         if not self._context.set_tensor_address(name, tensor.device.value):
-            raise Failed(f"TensorRT does not take the buffer of {name}: {self._engine.log.reason()}")
+            raise Failed(f"{self._engine.name} does not take the buffer of {name}: {self._engine.log.reason()}")
         return tensor
 
     def _upload(self) -> None:
@@ -102,7 +106,7 @@ class Session:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle.value):
-            raise Failed(f"TensorRT cannot run this engine: {self._engine.log.reason()}")
+            raise Failed(f"{self._engine.name} cannot run this engine: {self._engine.log.reason()}")
 
     def _launcher(self) -> tuple[Callable[[], None], dict[str, str]]:
         """What starts the computation, a captured graph or a plain enqueue, and the setting that says which."""

@@ -1,0 +1,155 @@
+"""TensorRT for RTX 1.4 to 1.7: plans are built ahead of time, also without a GPU, and compiled for it when loaded.
+
+Sources: the bindings of each version and NVIDIA's documentation of TensorRT for RTX. A plan holds code for the compute
+capabilities that it was built for; the GPU's own kernels are compiled when it is loaded, before anything is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tensorrt_rtx_bindings as trt
+from pydantic import Field
+
+from pqbench.common.v1.common_pb2 import Form, Precision
+from pqbench_runtime import cuda, gpu
+from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, Route, Shape
+from pqbench_runtime.backends._tensorrt.inspector import layers_of
+from pqbench_runtime.backends._tensorrt.log import log_of
+from pqbench_runtime.backends._tensorrt.monitor import monitor
+from pqbench_runtime.backends._tensorrt.network import MIB, add_profile, layers_in, parse
+from pqbench_runtime.backends._tensorrt.session import Engine, Session
+from pqbench_runtime.tf32 import WIDE
+from pqbench_wire.errors import Failed, InvalidInput, Unavailable
+from pqbench_wire.shared.inputs import Feed
+
+REQUIRES = ("tensorrt_rtx_bindings", "tensorrt_rtx_libs")
+ON_GPU = True
+TIMED = GPU_TIMED
+ENGINE_FILE = "engine.rtx"
+NAME = f"TensorRT for RTX {trt.__version__}"
+FP32, FP16, BF16 = Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_BF16
+INT8, FP8, INT4 = Precision.PRECISION_INT8, Precision.PRECISION_FP8, Precision.PRECISION_INT4
+ROUTES = (
+    Route(precision=FP32, form=Form.FORM_ONNX, executes=WIDE, evidence="FP32 tensors, or TF32 where that is on"),
+    Route(precision=FP16, form=Form.FORM_ONNX, executes=(FP16, *WIDE), evidence="the ONNX's own types", demanded=True),
+    Route(precision=BF16, form=Form.FORM_ONNX, executes=(BF16, *WIDE), evidence="the ONNX's own types", demanded=True),
+    Route(precision=INT8, form=Form.FORM_QDQ_TYPED, executes=(INT8, FP16, *WIDE), evidence="Q/DQ in an FP16 body"),
+    Route(precision=FP8, form=Form.FORM_QDQ_TYPED, executes=(FP8, FP16, *WIDE), evidence="Q/DQ in an FP16 body"),
+    Route(precision=INT4, form=Form.FORM_QDQ_TYPED, executes=(INT4, FP16, *WIDE), evidence="weights, unpacked to FP16"),
+)
+
+
+def _capability(name: str) -> str:
+    """A member of ComputeCapability as NVIDIA writes it: "SM86" is "8.6", "SM120" is "12.0"."""
+    return f"{name[2:-1]}.{name[-1]}"
+
+
+CAPABILITIES = {_capability(n): getattr(trt.ComputeCapability, n) for n in dir(trt.ComputeCapability) if n[:2] == "SM"}
+WITHOUT_GPU = ("8.6", "8.9", "12.0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(GpuOptions):
+    """Options of TensorRT for RTX."""
+
+    compute_capabilities: Annotated[
+        tuple[Literal["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"], ...],
+        Field(description="for which GPUs a plan is built; none: the GPU that is there, else 8.6, 8.9 and 12.0"),
+    ] = ()
+    optimization_level: Annotated[
+        int | None, Field(ge=0, le=5, description="effort of the builder; none: the library's default")
+    ] = None
+    workspace_mb: Annotated[
+        int | None, Field(ge=1, description="limit of scratch memory in MiB; none: the library's default")
+    ] = None
+    sparse_weights: Annotated[bool, Field(description="let 2:4 sparse weights use sparse tensor cores")] = False
+
+
+def versions() -> dict[str, str]:
+    return {"tensorrt-rtx": trt.__version__}
+
+
+def device(options: Config) -> str:
+    if not gpu.is_present():
+        raise Unavailable("no CUDA device")
+    return gpu.device()
+
+
+def built_for(options: Config) -> str:
+    """The compute capabilities that a plan is built for. Raises InvalidInput for one that this version lacks."""
+    wanted = options.compute_capabilities or (_here() if gpu.is_present() else WITHOUT_GPU)
+    if unknown := [one for one in wanted if one not in CAPABILITIES]:
+        raise InvalidInput(f"compute_capabilities: {NAME} builds for {', '.join(CAPABILITIES)}, not {unknown[0]}")
+    return ", ".join(wanted)
+
+
+def _here() -> tuple[str, ...]:
+    return (_capability(cuda.compute_capability().upper().replace("_", "")),)
+
+
+def build(job: Job, options: Config) -> Built:
+    """Build a plan; without a GPU, which alone can load it, its layers are the network's, of unknown precision."""
+    log = log_of(trt)
+    log.begin()
+    trt.init_libnvinfer_plugins(log, "")
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parse(trt, NAME, job.artifact.read_bytes(), network, log)
+    config = builder.create_builder_config()
+    settings = _configure(config, options)
+    add_profile(builder, config, network, job)
+    config.progress_monitor = monitor(trt, job.report)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise Failed(f"{NAME} cannot build this model: {log.reason()}")
+    data = bytes(plan)
+    layers = layers_of(Engine(trt, NAME, data).information()) if gpu.is_present() else layers_in(trt, network)
+    precision = Precision.Name(job.precision).removeprefix("PRECISION_")
+    return Built(data=data, layers=layers, settings=settings | {"inference_precision": precision})
+
+
+def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
+    """Load a plan; the GPU's kernels are compiled now, eagerly, and kept for the process in a runtime cache."""
+    loaded = Engine(trt, NAME, engine.read_bytes())
+    runtime = loaded.cuda.create_runtime_config()
+    runtime.set_runtime_cache(runtime.create_runtime_cache())
+    runtime.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    runtime.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # pqbench captures the graph itself, as everywhere
+    return Session(loaded, shape, options, loaded.cuda.create_execution_context(runtime))
+
+
+def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
+    session = load(engine, precision, shape, replace(options, cuda_graph=False))
+    session.bind(batch)
+    return session.profile(seconds)
+
+
+def _configure(config: Any, options: Config) -> dict[str, str]:
+    flags: Mapping[str, bool] = {
+        "TF32": options.tf32,
+        "SPARSE_WEIGHTS": options.sparse_weights,
+        "REQUIRE_USER_ALLOCATION": options.cuda_graph,  # memory that the library allocates itself cannot be captured
+    }
+    for name, on in flags.items():
+        flag = getattr(trt.BuilderFlag, name)
+        config.set_flag(flag) if on else config.clear_flag(flag)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MIB)
+    capabilities = built_for(options).split(", ")
+    config.num_compute_capabilities = len(capabilities)
+    for index, name in enumerate(capabilities):
+        config.set_compute_capability(CAPABILITIES[name], index)
+    return {
+        "built_for": ", ".join(capabilities),
+        "builder_flags": ", ".join(sorted(name for name, on in flags.items() if on)) or "none",
+        "optimization_level": str(config.builder_optimization_level),
+        "workspace_mb": str(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) // MIB),
+        "profile": "static",
+    }
