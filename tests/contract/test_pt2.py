@@ -168,7 +168,7 @@ HOSTILE: dict[str, tuple[Callable[[Members], bytes], str]] = {
     "pickled weights": (in_text(WEIGHTS, '"use_pickle": false', '"use_pickle": true'), "use_pickle|not what"),
     "short weight": (lambda m: packed(m | {"data/weights/weight_0": m["data/weights/weight_0"][:8]}), "longer than its file|another dtype"),
     "deep": (lambda m: packed(m | {MODEL: b"[" * 100_000}), "not what"),
-    "compressed": (lambda m: packed(m, how=zipfile.ZIP_DEFLATED), "compressed|holds more than it does"),
+    "compressed": (lambda m: packed(m, how=zipfile.ZIP_DEFLATED), "compressed|larger than the file"),
     "truncated": (lambda m: packed(m)[:-500], "not what|member"),
     "old format": (lambda m: packed({"version": b"8.1", "serialized_exported_program.json": b"{}"}, root=""), "member"),
     "no archive": (lambda m: b"PK\x03\x04 and nothing", "not what"),

@@ -163,7 +163,7 @@ def test_builds_share_a_timing_cache(
     ("options", "problem"),
     [({"typing": "strnog"}, "typing: input should be 'weak' or 'strong', got \"strnog\""),
      ({"batch_range": [8, 4, 2]}, "batch_range must be min <= opt <= max"),
-     ({"batch_range": [1, 2, 2]}, "batch_range 1 to 2 does not hold batch size 4"),
+     ({"batch_range": [1, 2, 2]}, "batch_range 1 to 2 does not include batch size 4"),
      ({"optimization_level": 9}, "optimization_level: input should be less than or equal to 5, got 9")],
 )  # fmt: skip
 def test_wrong_options_are_one_line(

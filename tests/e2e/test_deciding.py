@@ -50,12 +50,12 @@ def test_recommend_names_a_recipe_its_figures_and_its_command(
 
 def test_recommend_says_what_binds(quickstart: Path, pqbench: Pqbench) -> None:
     done = pqbench("recommend", quickstart, "--p99", "1us", "--batch-size", 1)
-    assert done.code == 1 and "what binds is p99" in done.out and "The nearest is" in done.out
+    assert done.code == 1 and "binding constraints: p99" in done.out and "The nearest is" in done.out
     for wrong, problem in (
-        (["--p99", "5"], "--p99: '5' is no time; write 5ms"),
-        (["--max-drop", "much"], "--max-drop: 'much' is no percentage"),
+        (["--p99", "5"], "--p99: '5' is not a time; write it as 5ms"),
+        (["--max-drop", "much"], "--max-drop: 'much' is not a percentage"),
         (["--minimize", "latnecy"], "minimize: input should be 'latency', 'size' or 'energy'"),
-        (["--target", "nobody"], "no timed cell is left by these filters"),
+        (["--target", "nobody"], "no timed cell matches --model, --dataset, --target, --batch-size"),
     ):
         done = pqbench("recommend", quickstart, *wrong)
         assert done.code == 2 and problem in done.err and "Traceback" not in done.err, done.err
@@ -191,7 +191,7 @@ def test_scenarios_replicates_and_early_stopping_in_one_run(
     assert all(row["Images/s"] > 100 for row in rows)
     stopped = [row for row in rows if row["Stopped Early"]]
     assert {row["Recipe"] for row in stopped} == {"ruined"} and stopped[0]["Stopped Early"].startswith(
-        "hopeless after 1"
+        "accuracy too low after 1"
     )
     assert stopped[0]["Scored Images"] < 360 and rows[0]["Scored Images"] == 360
 

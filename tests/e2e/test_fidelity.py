@@ -50,10 +50,10 @@ def test_an_engine_that_computes_something_else_is_found(
     assert cells["fp32", "onnxruntime"]["Artifact"] == "loads as it is"
     wrong = cells["fp32", "openvino"]
     assert wrong["Outcome"] == "failed" and wrong["Reason"].startswith(
-        "computes something else: the engine's outputs are 1"
+        "computes something else: the engine's outputs have a fidelity of 1"
     )
     variant = cells["zeros", "openvino"]
-    assert variant["Fidelity (dB)"] < 20 and "dB from the model's own, 60 are usual for FP32" in variant["Warnings"]
+    assert variant["Fidelity (dB)"] < 20 and "dB, below the 60 dB usual for FP32" in variant["Warnings"]
 
 
 def test_the_quickstarts_int8_model_is_right_in_plain_openvino(
@@ -118,6 +118,6 @@ def test_an_artifact_that_kills_its_runtime_says_what_it_needs(tmp_path: Path) -
         assert all("crashed" in one.problem for one in trials[:-1])
         request.least_db = 150.0
         wrong = client.result(stub.TryArtifact, request).trials
-        assert len(wrong) == 3 and "dB from the model's" in wrong[-1].problem
+        assert len(wrong) == 3 and "fidelity is" in wrong[-1].problem
     finally:
         launcher.stop()

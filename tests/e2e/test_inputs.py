@@ -145,7 +145,7 @@ def test_several_outputs_of_an_image_are_not_scored_as_classes(
     int8, tune = json.loads(done.out)["cells"]
     assert int8["Outcome"] == "ok" and int8["Cosine Similarity"] > 0.99
     assert int8["Accuracy"] is None and int8["Agreement (%)"] is None
-    assert tune["Reason"] == "finetune needs a classifier; this model gives more than one [N, classes]"
+    assert tune["Reason"] == "finetune needs a classifier; this model does not return one tensor [N, classes]"
     assert pqbench("export", json.loads(done.out)["run"], int8["Cell"], "--out", own / "bundle").code == 0
 
 

@@ -72,7 +72,7 @@ def test_an_endpoint_that_is_not_there_is_unavailable_not_lost(
     assert done.code == 1, done.err
     rows = rows_of(newest_run(tmp_path / "data"))
     assert [row["Outcome"] for row in rows] == ["unavailable"] * 2
-    assert "nothing answers at 127.0.0.1:1" in rows[0]["Reason"]
+    assert "no service answered at 127.0.0.1:1" in rows[0]["Reason"]
 
 
 OWN_MODEL = """

@@ -142,7 +142,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         scaled = [int(preprocessing.resize * side / short) for side in image.size]  # torchvision truncates
         if math.prod(scaled) > MOST_SCALED:
             raise InvalidInput(
-                f"a picture of {image.width} × {image.height} is too long to scale to {preprocessing.resize}"
+                f"an image of {image.width} × {image.height} is too long to resize to {preprocessing.resize}"
             )
         image = image.resize((max(size[0], scaled[0]), max(size[1], scaled[1])), how)
         left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)

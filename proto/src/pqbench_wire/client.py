@@ -63,7 +63,7 @@ class Client:
         try:
             grpc.channel_ready_future(self.channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
-            raise Unavailable(f"nothing answers at {self.address} within {seconds:.0f} s") from None
+            raise Unavailable(f"no service answered at {self.address} within {seconds:.0f} s: is it running?") from None
 
     def call(self, method: Callable[..., Result], request: Message, deadline: float = SHORT) -> Result:
         """Make one unary call; `deadline` is in seconds. Raises the PqbenchError that the service reports."""
@@ -158,11 +158,11 @@ class _Watch:
     def verdict(self, error: Cancelled) -> PqbenchError:
         """Why the call was cancelled: Frozen or Timeout if this watch cancelled it, else `error` itself."""
         if self._silent >= FROZEN_AFTER:
-            return Frozen(f"frozen: no sign of life of the service at {self._address} for {FROZEN_AFTER:.0f} s")
+            return Frozen(f"frozen: no sign of life from the service at {self._address} for {FROZEN_AFTER:.0f} s")
         if self._stalled >= self._stalled_after:
             at = f" after {self._last[0]} {self._last[1]:.0%}" if self._last else ""
             return Timeout(
-                f"no progress for {self._stalled_after:.0f} s{at}: ended (stall_seconds in the manifest says how long)"
+                f"no progress for {self._stalled_after:.0f} s{at}: stopped (stall_seconds in the manifest is the limit)"
             )
         return error
 

@@ -82,16 +82,16 @@ def parse_options(
     parser = argparse.ArgumentParser(prog)
     parser.add_argument("--listen", default=ServerOptions.listen, help="host:port; port 0 is assigned by the system")
     parser.add_argument("--data", type=Path, default=ServerOptions.data, help="folder of blobs and kept results")
-    parser.add_argument("--locks", type=Path, help="folder that all pqbench services on this machine see")
+    parser.add_argument("--locks", type=Path, help="folder for locks, shared by all pqbench services on this machine")
     parser.add_argument("--tls-certificate", type=Path)
     parser.add_argument("--tls-key", type=Path)
-    parser.add_argument("--tls-client-ca", type=Path, help="clients need a certificate of this authority")
-    parser.add_argument("--token-file", type=Path, help="clients need this bearer token")
+    parser.add_argument("--tls-client-ca", type=Path, help="CA certificate; each client needs a certificate from it")
+    parser.add_argument("--token-file", type=Path, help="file with the bearer token that clients must send")
     parser.add_argument("--token-pipe", type=int, help="an inherited descriptor that the bearer token is read from")
     parser.add_argument(
-        "--insecure-token", action="store_true", help="let the token travel unencrypted: only on a network of your own"
+        "--insecure-token", action="store_true", help="accept the token without TLS: only on a network that you trust"
     )
-    parser.add_argument("--parent", type=int, help="process to die with")
+    parser.add_argument("--parent", type=int, help="process id; the service ends when that process ends")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
     values = vars(parser.parse_args(argv))
@@ -301,8 +301,8 @@ def _token(options: ServerOptions) -> str | None:
         )
     if token and not (options.tls_key or options.insecure_token):
         raise InvalidInput(
-            f"--listen {options.listen} would have the token travel unencrypted: give --tls-certificate and --tls-key "
-            "too, or, on a network of your own, --insecure-token"
+            f"--listen {options.listen} would send the token unencrypted: give --tls-certificate and --tls-key "
+            "too or, on a network that you trust, --insecure-token"
         )
     return token
 

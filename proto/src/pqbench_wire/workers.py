@@ -114,7 +114,7 @@ class WorkerProcess(Generic[Reply]):
                 continue
             # CPU times are read only after a silence, because reading them could disturb a measurement.
             if used >= 0 and (now := cpu_seconds(self.pid)) == used:
-                raise Frozen(f"frozen: no sign of life of the worker process {self.pid} for {FROZEN_AFTER:.0f} s")
+                raise Frozen(f"frozen: no sign of life from the worker process {self.pid} for {FROZEN_AFTER:.0f} s")
             used = now if used >= 0 else cpu_seconds(self.pid)
             begin = time.monotonic()
 

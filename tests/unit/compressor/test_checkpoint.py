@@ -34,7 +34,7 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path: Path) -> None:
     state = network().state_dict()
     state.pop("0.weight")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(InvalidInput, match=r"weights do not fit: 1 are missing \(0.weight\)") as caught:
+    with pytest.raises(InvalidInput, match=r"weights do not fit: 1 missing \(0.weight\)") as caught:
         weights.load(tmp_path / "w.safetensors", network())
     assert "\n" not in str(caught.value)
 

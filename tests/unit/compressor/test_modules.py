@@ -118,8 +118,8 @@ def with_nan() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: Net().half(), "its numbers are float16; models are compressed from FP32"),
-        (with_nan, "a.weight holds numbers that are not finite"),
+        (lambda: Net().half(), "its parameters or buffers are float16; models are compressed from FP32"),
+        (with_nan, "a.weight has values that are not finite (NaN or infinity)"),
         (
             lambda: returning(lambda y: functional.dropout(y, 0.5, training=True)),
             "different outputs for the same input",
@@ -264,11 +264,11 @@ def test_weights_that_are_code_or_do_not_fit_are_one_line(tmp_path: Path) -> Non
         ("script.pt", "TorchScript or exported program, which is code"),
         ("module.pt", "holds Python objects"),
         ("three.safetensors", "f.weight is [3, 16], the model's [10, 16]"),
-        ("nan.safetensors", "f.bias holds numbers that are not finite"),
+        ("nan.safetensors", "f.bias has values that are not finite (NaN or infinity)"),
     ):
         with pytest.raises(InvalidInput) as caught:
             weights.load(tmp_path / name, Net())
         message = str(caught.value)
         assert problem in message and "\n" not in message and "weights_only" not in message, message
-    with pytest.raises(InvalidInput, match=r"say so in config: \{classes: 3\}"):
+    with pytest.raises(InvalidInput, match=r"set config: \{classes: 3\}"):
         weights.load(tmp_path / "three.safetensors", Net())

@@ -169,7 +169,7 @@ def test_a_file_may_not_reach_for_others(tmp_path: Path) -> None:
     onnx.external_data_helper.set_external_data(tensor, "../../etc/passwd")
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    with pytest.raises(InvalidInput, match=r"keeps w in the file '../../etc/passwd', which did not come with it"):
+    with pytest.raises(InvalidInput, match=r"stores w in the file '../../etc/passwd', which was not sent with it"):
         normal_form.read("g", model.SerializeToString(), {})
     (tmp_path / "w").write_bytes(b"short")
     tensor.raw_data = b"not read"
@@ -183,11 +183,11 @@ def test_a_file_may_not_reach_for_others(tmp_path: Path) -> None:
     [
         ("w.bin", ""),
         ("inner/w.bin", ""),
-        ("../other/w.bin", "which is not in its own folder"),
-        ("inner/../w.bin", "which is not in its own folder"),
-        ("/etc/hostname", "which is not in its own folder"),
-        ("link.bin", "which is not in its own folder"),
-        ("linked/w.bin", "which is not in its own folder"),
+        ("../other/w.bin", "which is not in its own folder: move it there"),
+        ("inner/../w.bin", "which is not in its own folder: move it there"),
+        ("/etc/hostname", "which is not in its own folder: move it there"),
+        ("link.bin", "which is not in its own folder: move it there"),
+        ("linked/w.bin", "which is not in its own folder: move it there"),
         ("gone.bin", "there is no file {folder}/gone.bin"),
         ("inner", "there is no file {folder}/inner"),
     ],
@@ -402,7 +402,7 @@ def test_a_convolution_whose_bias_is_computed_stays_fp32_and_is_named() -> None:
     data = normal_form.normalised("a", model)
     for form in (Form.FORM_QDQ_UNSIGNED, Form.FORM_QDQ_SIGNED):
         made, notes, context = quantized(data, "int8-static", form)
-        assert notes["left_fp32"] == {"first": "its bias is no constant"}
+        assert notes["left_fp32"] == {"first": "its bias is not a constant"}
         graph = Graph(made)
         first, last = (next(node for node in graph.nodes if node.name == name) for name in ("first", "last"))
         assert graph.array(first.input[1]).dtype == np.float32

@@ -91,7 +91,7 @@ def test_a_file_that_is_quantized_already_is_measured_as_it_is_and_not_quantized
     for method in ("int8-static", "fp16"):
         steps = [pb.Step(kind="quantize", plugin=method)]
         refused = checker.check(pb.CheckRequest(model=model, steps=steps)).refused
-        assert refused == "this file is quantized already: it has DequantizeLinear nodes"
+        assert refused == "this file is already quantized (DequantizeLinear nodes): give an FP32 one"
     answer = checker.check(pb.CheckRequest(model=model))
     assert (answer.refused, answer.precision, answer.classes) == ("", Precision.PRECISION_INT8, 10)
     assert list(answer.forms) == [Form.FORM_QDQ_TOOL]

@@ -48,7 +48,7 @@ def test_a_gate_does_not_pass_where_nothing_was_compared(capsys: pytest.CaptureF
     assert gate([same], 0.1, 0.05) == 0 and capsys.readouterr().err == ""
     assert gate([same, lost], 0.03, 0.05) == 1
     said = capsys.readouterr().err
-    assert "--tolerance" in said and "1 of 2 cells got worse, 1 of them do not run any more" in said
+    assert "--tolerance" in said and "1 of 2 cells got worse, 1 of them no longer run" in said
     assert "could not be compared" not in said, "what does not run any more is counted once"
 
 

@@ -68,19 +68,19 @@ def test_what_looks_like_a_picture_and_is_none_is_skipped_and_counted(tmp_path: 
     assert split.labels.tolist() == [1, 1, 1, 2, 2, 2]
     assert all(split.open(index).size == (8, 8) for index in range(6))
     notes = " ".join(split.notes)
-    assert "no pictures in bird, which count as classes" in notes
-    assert "1 hidden files" in notes and "1 broken links" in notes and "1 files that are no regular ones" in notes
+    assert "no images in bird, which still count as classes" in notes
+    assert "1 hidden files" in notes and "1 broken links" in notes and "1 special files" in notes
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
-    with pytest.raises(InvalidInput, match=r"bad\.jpg cannot be decoded: not a picture"):
+    with pytest.raises(InvalidInput, match=r"bad\.jpg cannot be decoded: not an image"):
         open_image(tmp_path / "bad.jpg")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
     with pytest.raises(InvalidInput, match=r"large\.png has 10000 × 10000 pixels"):
         open_image(tmp_path / "large.png")
     wanted = Preprocessing(height=224, width=224, channels=3, resize=256, interpolation="bilinear")
-    with pytest.raises(InvalidInput, match="too long to scale"):
+    with pytest.raises(InvalidInput, match="too long to resize"):
         fit(Image.new("RGB", (1, 100_000)), wanted)
 
 

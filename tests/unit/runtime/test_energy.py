@@ -32,7 +32,7 @@ def test_idle_is_subtracted() -> None:
     assert idle == pytest.approx(10, rel=0.01)
     used = energy.of_call(meter, run, idle)
     assert used.joules_per_call == pytest.approx(2, rel=0.02) and used.idle_watts == idle
-    with pytest.raises(Unavailable, match="no more than of the idle machine, 500.0 W"):
+    with pytest.raises(Unavailable, match="no more than the idle machine uses, 500.0 W"):
         energy.of_call(meter, run, idle=500.0)
 
 

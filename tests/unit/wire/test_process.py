@@ -34,7 +34,7 @@ def test_the_lock_folder_is_its_users_own(temporary: Path) -> None:
 def test_a_link_in_the_place_of_the_lock_folder_is_refused(temporary: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     temporary.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InvalidInput, match="not a folder of your own"):
+    with pytest.raises(InvalidInput, match="not a folder that you own"):
         lock_folder()
 
 

@@ -66,8 +66,8 @@ AllowCode = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 RunPath = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
-CellKey = Annotated[str, typer.Argument(help="Cell, as the column Cell of results.csv names it.", show_default=False)]
-BlobFolder = Annotated[Path | None, typer.Option(help="Folder of blobs; default: the one the run lies in.")]
+CellKey = Annotated[str, typer.Argument(help="Key of a cell, from the column Cell of results.csv.", show_default=False)]
+BlobFolder = Annotated[Path | None, typer.Option(help="Data folder with the blobs; default: that of the run.")]
 
 
 def points_of(text: str, option: str) -> float:
@@ -75,9 +75,9 @@ def points_of(text: str, option: str) -> float:
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
-        raise InvalidInput(f"{option}: {text!r} is no percentage; write 3%") from None
+        raise InvalidInput(f"{option}: {text!r} is not a percentage; write it as 3%") from None
     if not 0 <= value <= 100:
-        raise InvalidInput(f"{option}: {text!r} is out of range; write 3%")
+        raise InvalidInput(f"{option}: {text!r} is out of range: 0% to 100%")
     return value
 
 
@@ -88,7 +88,7 @@ def seconds_of(text: str, option: str) -> float:
     try:
         value = float(text.removesuffix(unit)) * units[unit]
     except (KeyError, ValueError):
-        raise InvalidInput(f"{option}: {text!r} is no time; write 5ms, 250us or 0.005s") from None
+        raise InvalidInput(f"{option}: {text!r} is not a time; write it as 5ms, 250us or 0.005s") from None
     if value <= 0:
         raise InvalidInput(f"{option}: {text!r} must be over 0")
     return value

@@ -42,11 +42,11 @@ def compare_command(
     old: Annotated[str, typer.Argument(help="RUN, or RUN:TARGET.", show_default=False)],
     new: Annotated[str, typer.Argument(help="RUN, or RUN:TARGET.", show_default=False)],
     fail_on_regression: Annotated[
-        str, typer.Option(help="Exit 1 if a cell is slower by more than this, or less accurate; as 3%.")
+        str, typer.Option(help="Exit 1 if a cell is slower by over this (such as 3%), less accurate or no longer runs.")
     ] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare also where settings that matter differ.")] = False,
-    tolerance: Annotated[str, typer.Option(help="Change that is none between two runs or single sessions.")] = "5%",
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare cells even if their settings differ.")] = False,
+    tolerance: Annotated[str, typer.Option(help="Smaller changes count as none (two runs, or one session).")] = "5%",
     as_json: Json = False,
 ) -> None:
     """Compare two runs, two targets of a run, or two machines: better, worse, same, or not comparable and why."""
@@ -72,15 +72,15 @@ def gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
     compared = [one for one in changes if one.verdict != compare.NOT_COMPARABLE]
     not_compared = [one for one in changes if one.verdict == compare.NOT_COMPARABLE and one not in worse]
     if not compared and not worse:
-        raise InvalidInput("no cell could be compared, so none can be said not to have got worse")
+        raise InvalidInput("no cell could be compared, so a regression cannot be excluded: see each cell's reason")
     if not_compared:
         errors.print(f"{len(not_compared)} of {len(changes)} cells could not be compared")
     if any(one.is_apart for one in compared) and limit < tolerance:
-        errors.print(f"between two runs or single sessions a change under {tolerance:.1%} counts as none: --tolerance")
+        errors.print(f"for two runs or one session, a change under {tolerance:.1%} counts as none: set --tolerance")
     if worse:
         lost = sum(one.is_lost for one in worse)
         errors.print(
-            f"{len(worse)} of {len(changes)} cells got worse{f', {lost} of them do not run any more' if lost else ''}"
+            f"{len(worse)} of {len(changes)} cells got worse{f', {lost} of them no longer run' if lost else ''}"
         )
     return SOME_FAILED if worse else OK
 
@@ -89,14 +89,14 @@ def gate(changes: list[compare.Change], limit: float, tolerance: float) -> int:
 def recommend_command(
     folder: RunPath,
     minimize: Annotated[str, typer.Option(help="latency, size or energy; default: the manifest's goal.")] = "",
-    max_drop: Annotated[str, typer.Option(help="Accuracy that may be lost, in points, as 1%.")] = "",
-    p99: Annotated[str, typer.Option(help="Bound of the 99th percentile, as 5ms.")] = "",
-    max_size: Annotated[float | None, typer.Option(min=0, help="Bound of the engine's size in MB.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model (again for others).")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Only this target.")] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size.")] = None,
-    measure: Annotated[bool, typer.Option(help="Measure the choice again where no earlier run did.")] = True,
+    max_drop: Annotated[str, typer.Option(help="Largest loss of accuracy in percentage points, such as 1%.")] = "",
+    p99: Annotated[str, typer.Option(help="Upper bound of the 99th percentile latency, such as 5ms.")] = "",
+    max_size: Annotated[float | None, typer.Option(min=0, help="Upper bound of the engine size in MB.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model (repeatable).")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset (repeatable).")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Only this target (repeatable).")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(help="Only this batch size (repeatable).")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure the choice again, unless an earlier call did.")] = True,
     inventory: InventoryPath = None,
     data: BlobFolder = None,
     as_json: Json = False,
@@ -118,7 +118,7 @@ def recommend_command(
         settings = Settings(data=data or run.data, inventory=inventory, say=live.say)
         found = experiment.recommendations(run, settings, goal, is_wanted, measure)
     if not found:
-        raise InvalidInput(f"{folder}: no timed cell is left by these filters")
+        raise InvalidInput(f"{folder}: no timed cell matches --model, --dataset, --target, --batch-size")
     if as_json:
         print(json.dumps([recommendation.as_json(*one) for one in found]))
     else:
@@ -162,7 +162,7 @@ def check_command(
     folder: RunPath,
     cell: CellKey,
     inventory: InventoryPath = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long each tool runs.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds that each vendor tool runs.")] = 3.0,
     data: BlobFolder = None,
     as_json: Json = False,
 ) -> None:

@@ -62,7 +62,7 @@ def run_command(
         try:
             cells = experiment.execute(run, settings, live, live.planned)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what is finished is kept: {command_to_go_on(run, settings)}", markup=False)
+            errors.print(f"interrupted (finished steps kept); resume: {command_to_go_on(run, settings)}", markup=False)
             raise
     if as_json:
         print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
@@ -127,7 +127,7 @@ def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
     try:
         experiment.track(run, cells, uri)
     except PqbenchError as error:
-        errors.print(f"the run is complete, but MLflow did not take it: {error}", markup=False)
+        errors.print(f"the run is complete, but could not be logged to MLflow: {error}", markup=False)
         return False
     return True
 
@@ -139,7 +139,7 @@ def search_command(
     ],
     data: Data = Path("data"),
     inventory: InventoryPath = None,
-    again: Annotated[bool, typer.Option("--continue", help="Go on with the newest search of this manifest.")] = False,
+    again: Annotated[bool, typer.Option("--continue", help="Finish the newest search of this manifest.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Recipes to try cheaply; default: the manifest's.")] = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -155,7 +155,7 @@ def search_command(
         try:
             cells = experiment.search(run, settings, live, live.note, trials)
         except KeyboardInterrupt:
-            errors.print(f"interrupted; what was tried is kept: {command_to_go_on(run, settings)}", markup=False)
+            errors.print(f"interrupted (finished trials kept); resume: {command_to_go_on(run, settings)}", markup=False)
             raise
     found = experiment.recommended(run)
     if as_json:

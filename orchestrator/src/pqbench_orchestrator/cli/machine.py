@@ -19,7 +19,7 @@ from pqbench_orchestrator.commands.plugins import KINDS, listing
 @app.command("clean")
 def clean_command(
     data: Data = Path("data"),
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; else it is only counted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the files instead of only counting them.")] = False,
 ) -> None:
     """Count what services keep that no run needs: results, caches, and blobs of no run; --yes removes it."""
     found = clean(data, remove=yes)

@@ -50,7 +50,7 @@ def export_command(
 def serve_command(
     data: Data = Path("data"),
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="On loopback; from elsewhere, through an SSH tunnel.")
+        int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; from other machines, use an SSH tunnel.")
     ] = 8765,
 ) -> None:
     """Show all runs in a browser: live progress, history, reports, comparisons. Runs do not depend on it."""

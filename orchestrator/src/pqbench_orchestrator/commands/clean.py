@@ -32,7 +32,7 @@ def clean(data: Path, remove: bool) -> Cleaned:
     user's services works, and where a ledger cannot be read, because its blobs are not known then.
     """
     if not (data / "blobs").is_dir():
-        raise InvalidInput(f"{data}: not a data folder of pqbench: it has no blobs")
+        raise InvalidInput(f"{data}: not a data folder of pqbench: it has no folder 'blobs'; name one with --data")
     if busy := [run for run in runs_in(data) if run.is_running]:
         raise InvalidInput(f"{busy[0]} is being executed: wait until it has ended")
     needed = {blob.sha256 for run in runs_in(data) for blob in _blobs_of(run)}
@@ -55,7 +55,7 @@ def clean(data: Path, remove: bool) -> Cleaned:
 
 
 def _busy(reason: str) -> None:
-    raise InvalidInput(f"a service of yours works: {reason}; clean when it has ended")
+    raise InvalidInput(f"one of your services is busy: {reason}; clean again when it has finished")
 
 
 def _blobs_of(run: RunFolder) -> Iterator[Blob]:

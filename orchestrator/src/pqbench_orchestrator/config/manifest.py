@@ -35,7 +35,7 @@ class Input(Strict):
     @model_validator(mode="after")
     def _per_channel(self) -> Input:
         if {len(self.mean), len(self.std)} - {self.channels, 1} or 0 in self.std:
-            raise ValueError(f"mean and std need {self.channels} values each, std none of 0")
+            raise ValueError(f"mean and std need 1 or {self.channels} values each; std must not contain 0")
         return self
 
 
@@ -147,7 +147,7 @@ class Measure(Strict):
         if serves and self.rate is None and self.p99_seconds is None:
             raise ValueError("scenario server needs rate, or p99_seconds to search the highest rate for")
         if not serves and (self.rate is not None or self.p99_seconds is not None):
-            raise ValueError(f"rate and p99_seconds are of scenario server, not of {self.scenario}")
+            raise ValueError(f"rate and p99_seconds need scenario: server, not {self.scenario}")
         return self
 
 
@@ -215,7 +215,7 @@ class Manifest(Strict):
         _reject_repeats("batch_sizes", [str(size) for size in self.batch_sizes])
         _reject_repeats("concurrency", [str(count) for count in self.concurrency])
         if self.measure.scenario == "single-stream" and self.concurrency != (1,):
-            raise ValueError("concurrency is of the scenarios multi-stream, offline and server; single-stream has 1")
+            raise ValueError("concurrency needs scenario multi-stream, offline or server; single-stream has 1")
         return self
 
     @property

@@ -31,7 +31,7 @@ class Step(Strict):
     @classmethod
     def _from_short_form(cls, value: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"a step is a mapping, as {{prune: {{…}}}}, got {json.dumps(value)[:60]}")
+            raise ValueError(f"a step is a mapping, such as {{prune: {{…}}}}, got {json.dumps(value)[:60]}")
         if set(value) == {"kind", "method", "config"}:
             return value
         if len(value) != 1:
@@ -49,7 +49,7 @@ class Step(Strict):
             raise ValueError(f"{kind} takes {wanted}, got {json.dumps(config)[:60]}")
         config = dict(config)
         if kind not in WITHOUT_METHOD and "method" not in config:
-            raise ValueError(f"{kind} needs a method")
+            raise ValueError(f"{kind} needs a method: pqbench list pruners, or quantizers, shows them")
         return {"kind": kind, "method": WITHOUT_METHOD.get(kind) or config.pop("method"), "config": config}
 
     @model_validator(mode="after")
@@ -62,7 +62,7 @@ class Step(Strict):
             for amount in given if isinstance(given, list) else [given]:
                 if isinstance(amount, bool) or not isinstance(amount, (int, float)):
                     raise ValueError(
-                        f"{self.kind}.amount must be a number, as 0.5, or a list of numbers, "
+                        f"{self.kind}.amount must be a number, such as 0.5, or a list of numbers, "
                         f"got {json.dumps(amount)[:60]}"
                     )
         return self

@@ -24,7 +24,7 @@ def _as_text(name: object) -> object:
 def _names_no_path(name: str) -> str:
     if not 1 <= len(name) <= LONGEST_NAME or name != name.strip() or name.startswith("."):
         raise ValueError(
-            f"a name has 1 to {LONGEST_NAME} characters and begins with no dot or space, got {name[:60]!r}"
+            f"a name has 1 to {LONGEST_NAME} characters, no leading dot, no space at either end, got {name[:60]!r}"
         )
     if any(character in "/\\" or ord(character) < 32 for character in name):
         raise ValueError(f"a name has no slashes, line breaks and control characters, got {name[:60]!r}")

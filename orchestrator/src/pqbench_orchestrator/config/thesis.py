@@ -62,7 +62,7 @@ def load_ini(path: Path) -> Manifest:
     }
     for key in ("models", "datasets"):
         if not manifest[key]:
-            raise InvalidInput(f"{path}: {key.upper()}: nothing is switched on")
+            raise InvalidInput(f"{path}: {key.upper()}: nothing is switched on: set at least one to 1")
     try:
         return Manifest.model_validate(manifest)
     except ValidationError as error:

@@ -57,7 +57,7 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MOST_BYTES:
-        raise InvalidInput(f"{path}: {len(data)} bytes; at most {MOST_BYTES} are read")
+        raise InvalidInput(f"{path}: too large: {len(data)} bytes, at most {MOST_BYTES} are allowed")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

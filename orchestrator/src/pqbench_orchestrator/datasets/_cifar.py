@@ -39,7 +39,10 @@ def from_archive(
 def _npz(path: Path) -> Split:
     images, labels = npz(path)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
-        raise InvalidInput(f"{path}: images {images.dtype} {images.shape}, labels {labels.shape} do not fit")
+        raise InvalidInput(
+            f"{path}: uint8 images [N, 32, 32, 3] and labels [N] are expected, "
+            f"got {images.dtype} {list(images.shape)} and {list(labels.shape)}"
+        )
     return _split(images, labels, fingerprint_files([path], path.parent))
 
 
@@ -48,7 +51,7 @@ def _binary(folder: Path, paths: list[Path], labels: int) -> Split:
         raise InvalidInput(f"{missing} is missing; delete the folder {folder} to download it again")
     raw = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
     if len(raw) % (labels + PIXELS):
-        raise InvalidInput(f"{folder}: files are cut short; delete the folder to download again")
+        raise InvalidInput(f"{folder}: files are truncated; delete the folder to download it again")
     records = raw.reshape(-1, labels + PIXELS)
     images = records[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return _split(images, records[:, labels - 1], fingerprint_files(paths, folder))

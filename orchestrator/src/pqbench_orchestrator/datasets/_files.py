@@ -40,7 +40,7 @@ def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
         elif path.is_file():
             found.append(path)
         elif not path.is_dir():  # a folder may have an image's suffix: it is no skipped file, and its images are found
-            skipped["broken links" if path.is_symlink() else "files that are no regular ones"] += 1
+            skipped["broken links" if path.is_symlink() else "special files"] += 1
     return found, skipped
 
 
@@ -62,10 +62,10 @@ def class_folders(folder: Path, classes: Sequence[str]) -> Split:
     listed = [images_below(folder / name) for name in classes]
     paths = [path for group, _ in listed for path in group]
     if not paths:
-        raise InvalidInput(f"{shown(folder)} has no images in sub-folders; one sub-folder a class is expected")
+        raise InvalidInput(f"{shown(folder)} has no images in sub-folders; one sub-folder per class is expected")
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group, _ in listed])
     empty = [shown(Path(name)) for name, (group, _) in zip(classes, listed, strict=True) if not group]
-    notes = [f"{shown(folder)}: no pictures in {', '.join(empty)}, which count as classes"] if empty else []
+    notes = [f"{shown(folder)}: no images in {', '.join(empty)}, which still count as classes"] if empty else []
     return of_files(paths, labels, folder, sum((skipped for _, skipped in listed), Counter[str]()), notes)
 
 
@@ -115,7 +115,7 @@ def open_image(path: Path) -> Image.Image:
             image.load()
             return _eight_bits(_upright(image), path)
     except UNREADABLE as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise InvalidInput(f"{shown(path)} cannot be decoded: {reason}") from error
 
 
@@ -146,7 +146,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image, np.float64)
     largest = 1.0 if image.mode == "F" else FULL_SCALE
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > largest:
-        raise InvalidInput(f"{shown(path)} has values beyond 0 to {largest:g}: save it with 8 bits a channel")
+        raise InvalidInput(f"{shown(path)} has values beyond 0 to {largest:g}: save it with 8 bits per channel")
     return Image.fromarray(np.round(values * (255 / largest)).astype(np.uint8))
 
 
@@ -183,7 +183,7 @@ def unpacked(
             tar.extractall(unpacking, filter="data")
     except tarfile.TarError as error:
         raise InvalidInput(
-            f"{archive} cannot be unpacked: {first_line(error)}; delete it, so that it is fetched anew"
+            f"{archive} cannot be unpacked: {first_line(error)}; delete it to download it again"
         ) from error
     inner = [path for path in unpacking.iterdir() if path.is_dir()]
     (inner[0] if len(inner) == 1 else unpacking).replace(target)

@@ -50,7 +50,7 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
 
 def _pair(where: str, value: Any) -> tuple[Any, Any]:
     if not isinstance(value, tuple) or len(value) != 2:
-        raise InvalidInput(f"{where}: (data, labels) is expected, labels may be None")
+        raise InvalidInput(f"{where}: must be a pair (data, labels); labels may be None")
     return value
 
 
@@ -62,7 +62,7 @@ def _split(where: str, data: Any, labels: Any) -> Split:
     numbers = np.zeros(count, np.int64) if labels is None else np.asarray(labels)
     fits = numbers.shape == (count,) and np.issubdtype(numbers.dtype, np.integer)
     if not count or not fits or numbers.min() < 0:
-        raise InvalidInput(f"{where}: data and labels must be of one length, labels integers from 0")
+        raise InvalidInput(f"{where}: data and labels must have equal lengths, labels must be integers from 0")
     return Split(
         open=lambda i: images[i], labels=numbers.astype(np.int64), fingerprint=_digest(inputs, images, numbers),
         inputs=inputs, labelled=labels is not None,
@@ -75,7 +75,7 @@ def _images(where: str, data: Any) -> Sequence[Image.Image]:
             raise InvalidInput(f"{where}: images are uint8 [N, H, W, 1 or 3], got {data.dtype} {list(data.shape)}")
         return [Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in data]
     if not isinstance(data, Sequence) or not all(isinstance(image, Image.Image) for image in data):
-        raise InvalidInput(f"{where}: data must be an array of images, PIL images, or arrays by name")
+        raise InvalidInput(f"{where}: data must be an array of images, a list of PIL images or a dict of arrays")
     return data
 
 

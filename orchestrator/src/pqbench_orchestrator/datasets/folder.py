@@ -20,7 +20,7 @@ REQUIRES = ()
 class Config:
     """Where the images are, and which outputs of a model their classes are."""
 
-    test: Annotated[PathText, Field(min_length=1, description="folder with one sub-folder a class, for scoring")]
+    test: Annotated[PathText, Field(min_length=1, description="folder with one sub-folder per class, for scoring")]
     train: Annotated[PathText, Field(description="the same, for calibration and training")] = ""
     outputs: Annotated[
         dict[str, Annotated[int, Field(ge=0)]] | None,

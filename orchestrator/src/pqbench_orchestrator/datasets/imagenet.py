@@ -33,7 +33,7 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
     if not (folder / "val").is_dir():
         raise Unavailable(
             f"imagenet: put the validation images into {folder / 'val'}/<synset>/, or flat with {folder / 'val.txt'}; "
-            "they are had from image-net.org after registration"
+            "get them from image-net.org (registration required)"
         )
     splits = {"test": _split(folder, "val")}
     if (folder / "train").is_dir():

@@ -178,15 +178,15 @@ class _Pair:
         if not reason and not anyway:
             reason = settings_differ(self.old[0].cell, self.new[0].cell, self.timed_options)
         if not reason and self._by_rate and self._alone:
-            reason = "highest rates are compared over sessions: set repeats"
+            reason = "highest rates are compared over sessions: set repeats to 2 or more"
         return reason
 
     def _notes(self, by_rate: bool, by_speedup: bool) -> list[str]:
-        notes = ["one session: what differs between sessions is not in the interval"] if self._alone else []
+        notes = ["one session: the interval does not cover variation between sessions"] if self._alone else []
         if by_speedup:
-            notes.append("two runs: latency over each run's own baseline")
+            notes.append("two runs: latencies are compared relative to each run's baseline")
         if by_rate:
-            notes.append("the change is that of the time for a call at the highest rate")
+            notes.append("the change is in the time per call at the highest rate")
         if self._accuracy is None and _interval(self.old[0].cell) and _interval(self.new[0].cell):
             notes.append(OTHER_IMAGES)
         return notes + [
@@ -273,13 +273,13 @@ def _differ_in_version(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
 def _unsound(name: str, sessions: Sequence[Session]) -> str:
     """Why a side cannot be compared; empty where it can."""
     if not sessions:
-        return f"not in the {name} side"
+        return f"not on the {name} side"
     if bad := [one.cell for one in sessions if not one.cell.is_ok]:
-        return f"{bad[0].outcome} in the {name} side: {bad[0].reason}"
+        return f"{bad[0].outcome} on the {name} side: {bad[0].reason}"
     if not all(_is_timed(one.cell) for one in sessions):
-        return f"not timed in the {name} side"
+        return f"not timed on the {name} side"
     if any(one.cell.is_invalid for one in sessions):
-        return f"the server run of the {name} side is invalid"
+        return f"the server run on the {name} side is invalid"
     return ""
 
 

@@ -23,13 +23,13 @@ from pqbench_orchestrator.results.cell import CellResult, Confirmation, PartAccu
 from pqbench_orchestrator.results.timing import speedup_error
 from pqbench_orchestrator.statistics import APART, NORMAL, TOLERANCE, images_for, least_loss_shown
 
-UNKNOWN_ACCURACY, INVALID = "accuracy, which is not known", "validity: its server run is invalid"
-COMPARED = "its baseline, which was not found to compute the model"
-USELESS = "its artifact, which gives wrong outputs or none"
+UNKNOWN_ACCURACY, INVALID = "accuracy (not known)", "validity (its server run is invalid)"
+COMPARED = "baseline (not verified against the model)"
+USELESS = "artifact (wrong outputs or none)"
 CHANCE = "accuracy above chance"
 HELD_OUT = "held-out training images"
-HALF = "a half of the scoring split, whose other half reports"
-SCORED = "the split that scores: no other images were set aside for choices"
+HALF = "one half of the scoring split (the other half gives the reported accuracy)"
+SCORED = "the whole scoring split (no images were set aside for selection)"
 NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
 
 

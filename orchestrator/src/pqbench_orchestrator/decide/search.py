@@ -93,7 +93,7 @@ def space_of(manifest: Manifest) -> Space:
     for name in ("models", "datasets", "batch_sizes", "concurrency"):
         if len(getattr(manifest, name)) > 1:
             raise InvalidInput(
-                f"search answers one question: {name} must have one entry, not {len(getattr(manifest, name))}"
+                f"search takes one combination: {name} must have one entry, not {len(getattr(manifest, name))}"
             )
     families: dict[str, list[Recipe]] = {}
     for entry in manifest.recipes:
@@ -102,7 +102,7 @@ def space_of(manifest: Manifest) -> Space:
             raise InvalidInput(f"recipes: two entries are called {entry.label!r}; give one another name")
         families |= {entry.label: recipes} if recipes else {}
     if not families:
-        raise InvalidInput("search needs recipes with steps to choose from")
+        raise InvalidInput("recipes: search needs recipes with steps to choose from")
     return Space(families=families)
 
 
@@ -145,7 +145,7 @@ class Search:
             yield
         except errors as error:
             raise InvalidInput(
-                f"{self._run / STUDY} is damaged or in use: {first_line(error)}; restore it, or begin the search anew"
+                f"{self._run / STUDY} is damaged or in use: {first_line(error)}; restore it, or start a new search"
             ) from error
 
     def promoted(self) -> Plan:
@@ -153,7 +153,7 @@ class Search:
         goal = self._session.manifest.goal
         names = sorted(self._tried.cost, key=lambda key: (not self._tried.feasible[key], self._tried.cost[key]))
         chosen = tuple(self._space.recipe(*key) for key in names[: self._session.manifest.search.promoted])
-        self._tell(f"in full: {', '.join(recipe.label for recipe in chosen)} ({goal.minimize})")
+        self._tell(f"trying in full: {', '.join(recipe.label for recipe in chosen)} ({goal.minimize})")
         manifest = self._session.manifest.model_copy(update={"recipes": (BASELINE, *chosen)})
         return plan(manifest, self._session.facts, self._run.name, environment.own_versions())
 

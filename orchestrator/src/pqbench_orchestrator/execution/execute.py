@@ -142,7 +142,7 @@ class Execution:
                 words = self.services.last_words(step.place)
                 self.services.stop(step.place)
                 if not left:
-                    raise Unavailable(f"{error}; its last words: {words}" if words else str(error)) from error
+                    raise Unavailable(f"{error}; end of its log: {words}" if words else str(error)) from error
         raise Failed("unreachable")
 
     def _make_again(self, step: Step) -> None:
@@ -162,7 +162,7 @@ class Execution:
         for role, key in step.needs.items():
             record = self.ledger.step(key)
             if record is None or record.result is None:
-                raise Failed(f"{step.label}: its {role} was not made")
+                raise Failed(f"{step.label}: the result of its {role} step is missing")
             results[role] = record.result
         return results
 

@@ -38,7 +38,7 @@ def export_cell(run: RunFolder, key: str, out: Path, store: BlobStore) -> Path:
     [n, values] that the engine gave for them; cell.json: the row of the results; model_card.md.
     """
     if out.exists() and any(out.iterdir()):
-        raise InvalidInput(f"{out} is not empty")
+        raise InvalidInput(f"{out} is not empty: name a new folder")
     cell, results = finished_cell(run, key)
     record = run.environment()
     if cell.target not in record["targets"]:

@@ -75,7 +75,7 @@ def as_json(change: Change) -> dict[str, Any]:
 
 def name_of(cell: Identity) -> str:
     """A cell in words, as "resnet20, cifar10, int8, batch 8, ort"."""
-    at_once = [f"{cell.concurrency} at once"] if cell.concurrency != 1 else []
+    at_once = [f"concurrency {cell.concurrency}"] if cell.concurrency != 1 else []
     target = [cell.target] if cell.target is not None else []
     return ", ".join([cell.model, cell.dataset, cell.recipe, f"batch {cell.batch_size}", *at_once, *target])
 

@@ -83,7 +83,7 @@ def figures(cell: CellResult) -> str:
         parts.append(f"{cell.engine_bytes / 1e6:.3f} MB")
     energy = cell.timing.energy if cell.timing else None
     if energy is not None and energy.mj_per_image is not None:
-        parts.append(f"{energy.mj_per_image:.2f} mJ an image")
+        parts.append(f"{energy.mj_per_image:.2f} mJ per image")
     return ", ".join(parts)
 
 
@@ -92,7 +92,7 @@ def times(timing: Timing) -> str:
     interval = f"{timing.median_low_ms:.3f}–{timing.median_high_ms:.3f}"
     shown = f"{timing.median_ms:.3f} ms ({interval}), p99 {timing.p99_ms:.3f} ms"
     if timing.server is not None:
-        shown += f", {timing.server.rate_per_s:.4g} calls a second"
+        shown += f", {timing.server.rate_per_s:.4g} calls per second"
     return shown + _speedup(timing.comparison) + (", unstable" if timing.is_stable is False else "")
 
 
@@ -121,7 +121,7 @@ def _accuracy(whole: Accuracy | None, report: PartAccuracy | None, is_baseline: 
         parts = [f"accuracy {whole.top1_percent:.2f} %"]
     change = report.change if report is not None else whole.change
     if change is not None and not is_baseline:
-        alike = ", indistinguishable from the baseline" if whole.is_indistinguishable else ""
+        alike = ", statistically indistinguishable from the baseline" if whole.is_indistinguishable else ""
         parts.append(f"{change.points:+.2f} points ({change.low:+.2f} to {change.high:+.2f}{alike})")
     return parts
 
@@ -134,7 +134,7 @@ def _doubts(found: Recommendation, doubts: Doubts) -> list[str]:
             f"A loss of at most {found.goal.max_drop:g} points cannot be shown on {found.images} images{needed}."
         )
     if doubts.loss_not_excluded is not None:
-        lines.append(f"By its interval a loss of {doubts.loss_not_excluded:.2f} points is not excluded.")
+        lines.append(f"Its 95 % interval does not exclude a loss of {doubts.loss_not_excluded:.2f} points.")
     if doubts.unstable_reason is not None:
         lines.append(f"Its times are unstable: {doubts.unstable_reason}.")
     if doubts.warnings:
@@ -144,13 +144,13 @@ def _doubts(found: Recommendation, doubts: Doubts) -> list[str]:
 
 def _confirmation(found: Recommendation, confirmed: Confirmed | None) -> list[str]:
     if confirmed is None:
-        return ["It was not measured again after the choice: these figures flatter it."]
+        return ["It was not measured again after the choice: these figures are biased in its favour."]
     if confirmed.timing is None:
         return [f"It could not be measured again after the choice: {confirmed.error}."]
     broken = broken_again(found, confirmed)
     return [
         f"Measured again after the choice: {times(confirmed.timing)}.",
-        *([f"Measured again it breaks {_shares(broken)}."] if broken else []),
+        *([f"Measured again, it violates {_shares(broken)}."] if broken else []),
     ]
 
 
@@ -160,7 +160,7 @@ def _judged(cell: CellResult, judged: str) -> str:
     if not images or found is None:
         return ""
     change = "" if found.change is None or cell.is_baseline else f"{found.change:+.2f} points on "
-    return f": {change}{images} images, which show no loss under {least_loss_shown(images):.2f} points"
+    return f": {change}{images} images, which can exclude a loss of {least_loss_shown(images):.2f} points or more"
 
 
 def _runners_up(found: Recommendation) -> list[str]:
@@ -179,9 +179,9 @@ def _infeasible(found: Recommendation) -> list[str]:
         return [f"No cell has a figure for {found.goal.minimize}."]
     cell = found.nearest.cell
     return [
-        f"No cell is feasible; what binds is {' and '.join(found.binding)}.",
+        f"No cell is feasible; binding constraints: {' and '.join(found.binding)}.",
         f"The nearest is {cell.recipe} on {cell.target}, "
-        f"which breaks {_shares(found.nearest.violations)}: {figures(cell)}.",
+        f"which violates {_shares(found.nearest.violations)}: {figures(cell)}.",
     ]
 
 

@@ -197,9 +197,9 @@ def layers_table(why: Why) -> Table:
     """The layers of a cell's engine that take most of the time, MOST_LAYERS at most."""
     whole = sum(layer.seconds for layer in why.layers) or 1e-12
     longest = sorted(why.layers, key=lambda layer: -layer.seconds)[:MOST_LAYERS]
-    title = f"{len(longest)} of {len(why.layers)} layers, the longest first"
+    title = f"{len(longest)} of {len(why.layers)} layers, the slowest first"
     view = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("Layer", "Type", "Executed in", "By"):
+    for name in ("Layer", "Type", "Executed in", "Provider"):
         view.add_column(name, overflow="fold")
     for name in ("Time ms", "Share"):
         view.add_column(name, justify="right")

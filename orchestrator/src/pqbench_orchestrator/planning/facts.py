@@ -97,7 +97,7 @@ class Survey:
                 if identity == Recipe().identity and 0 < data.classes < facts.classes and data.scores_all:
                     notes.append(
                         f"model {label} has {facts.classes} outputs, dataset {dataset} {data.classes} classes and no "
-                        "map from classes to outputs: an image is right where its label's output is largest"
+                        "map from classes to outputs: an image counts as correct if its label's output is the largest"
                     )
         notes += [f"dataset {label}: {note}" for label, facts in self.datasets.items() for note in facts.notes]
         return list(dict.fromkeys(notes))

@@ -256,7 +256,7 @@ class StepGraph:
         }
         if recipe.steps and chosen.paired and chosen.scenario != "server":
             needs["baseline"] = self.build(model, dataset, Recipe(), target, load.batch_size)
-        notes = [f"batch {load.batch_size}", *([f"{load.concurrency} at once"] if load.concurrency > 1 else [])]
+        notes = [f"batch {load.batch_size}", *([f"concurrency {load.concurrency}"] if load.concurrency > 1 else [])]
         notes += [f"{what} {n}" for what, n in (("repeat", repeat), ("build", replicate)) if n]
         label = f"{model.label}: {recipe.label}, {', '.join(notes)}"
         return self._on_target(label, target, spec, needs, 4, repeat)

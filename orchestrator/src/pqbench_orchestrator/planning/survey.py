@@ -167,7 +167,7 @@ def _beside(file: Path) -> Iterator[tuple[str, Path]]:
         path = file.parent / location
         outside = Path(location).is_absolute() or ".." in Path(location).parts
         if outside or path.resolve() != file.parent.resolve() / location:  # a symbolic link may lead outside
-            raise InvalidInput(f"{file} keeps weights in {location!r}, which is not in its own folder")
+            raise InvalidInput(f"{file} keeps weights in {location!r}, which is not in its own folder: move it there")
         yield location, _existing(path, f"{file} keeps weights in {location!r};")
 
 

@@ -173,7 +173,7 @@ class _Records:
             decibels = float(found["sqnr_db"])
             if cell.recipe.steps and decibels < (least := self._usual_fidelity()):
                 warnings.append(
-                    f"outputs are {decibels:.1f} dB from the model's own, {least:.0f} are usual for {cell.precision}"
+                    f"outputs have a fidelity of {decibels:.1f} dB, below the {least:.0f} dB usual for {cell.precision}"
                 )
         if cell.recipe.steps and baseline is not None and baseline.outcome in (OK, "failed"):
             verified = baseline.outcome == OK

@@ -201,7 +201,7 @@ def from_row(row: Mapping[str, Any]) -> CellResult:
     try:
         return typing.cast(CellResult, _built(CellResult, values))
     except TypeError as error:
-        raise InvalidInput(f"a cell is damaged: {error}; pqbench run --continue writes it anew") from error
+        raise InvalidInput(f"a cell is damaged: {error}; pqbench run --continue writes it again") from error
 
 
 def confirmation_as_row(found: Confirmation) -> Row:

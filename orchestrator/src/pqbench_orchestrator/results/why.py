@@ -22,7 +22,7 @@ CONVERTING = re.compile(
 )
 # Ranks of precisions by width: a layer that runs in a higher rank than the recipe asks for has fallen back.
 WIDER = {"INT4": 0, "INT8": 1, "FP8": 1, "FP16": 2, "BF16": 2, "TF32": 3, "FP32": 4}
-LAUNCHES = "The profiler tells how long the host took to launch each layer, not how long the device ran it."
+LAUNCHES = "The profiler reports how long the host took to launch each layer, not how long the device ran it."
 ARITHMETIC = {"INT8": 4, "FP8": 4, "FP16": 2, "BF16": 2}  # multiply-accumulates in the time of one in FP32, by width
 OUTSIDE_BOUND = 0.3  # share of a call outside its layers, above which the host is the bottleneck
 MEMORY_BOUND = 0.5  # share of a plain copy's bandwidth for reading the weights, above which memory is the bottleneck
@@ -157,13 +157,13 @@ def _flags(evidence: _Evidence) -> list[str]:
 def _sentences(evidence: _Evidence) -> list[str]:
     """The sentences of the paragraph; one that does not apply is empty."""
     outside, memory = evidence.outside or 0.0, evidence.memory
-    reading = f"Reading the weights alone takes {memory:.0%} of what a copy in memory moves."
+    reading = f"Reading the weights alone takes {memory:.0%} of the bandwidth of a plain copy in memory."
     return [
         _realised(evidence.cell, evidence.by_macs, evidence.by_bytes),
         _slowed(evidence),
         _where(evidence),
         _fallbacks(evidence.fell_back, evidence.profile.layers),
-        f"{outside:.0%} of a call is outside of its layers." if outside > LEAST_OUTSIDE else "",
+        f"{outside:.0%} of a call is spent outside its layers." if outside > LEAST_OUTSIDE else "",
         reading if memory > LEAST_MEMORY else "",
         _zeros(evidence.variant),
     ]
@@ -176,7 +176,7 @@ def _slowed(evidence: _Evidence) -> str:
         return ""
     return (
         f"Under the profiler its layers take {whole * 1e3:.3f} ms, a call without it {latency * 1e3:.3f} ms: "
-        "only shares count."
+        "only the shares are meaningful."
     )
 
 
@@ -238,7 +238,7 @@ def _where(evidence: _Evidence) -> str:
         return "The profiler names no layers."
     products = sum(layer.seconds for layer in evidence.profile.layers if layer.compute) / evidence.whole
     parts = ", ".join(f"{share:.0%} in {name}" for name, share in evidence.precisions.items() if share >= 0.01)
-    text = f"Of the layers' time {products:.0%} is convolutions and matrix products; {parts}"
+    text = f"Of the layers' time {products:.0%} is spent in convolutions and matrix products; {parts}"
     if converting <= LEAST_CONVERTING:
         return f"{text}."
     kinds = ", ".join(dict.fromkeys(layer.type for layer in evidence.conversions if layer.seconds))
@@ -251,7 +251,7 @@ def _fallbacks(names: Sequence[str], layers: Sequence[LayerTime]) -> str:
     count = sum(layer.compute for layer in layers)
     more = f" and {len(names) - FEW_CONVOLUTIONS} more" if len(names) > FEW_CONVOLUTIONS else ""
     listed = ", ".join(names[:FEW_CONVOLUTIONS])
-    return f"{len(names)} of {count} compute layers run wider than asked for: {listed}{more}."
+    return f"{len(names)} of {count} compute layers run in a wider precision than requested: {listed}{more}."
 
 
 def _zeros(statistics: Statistics) -> str:

@@ -80,5 +80,5 @@ def _predict_in_parts(
     }
     if len(so_far) < len(labels):
         found["indices"] = json_format.MessageToDict(store.put_array(so_far[order]))
-        found["stopped"] = f"hopeless after {len(so_far)} of {len(labels)} images: {100 * right.mean():.1f} % right"
+        found["stopped"] = f"accuracy too low after {len(so_far)} of {len(labels)} images: {100 * right.mean():.1f} %"
     return found

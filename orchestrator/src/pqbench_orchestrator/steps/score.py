@@ -65,6 +65,6 @@ class Score:
 def _check_labels(name: str, data: Data, labels: np.ndarray, count: int) -> None:
     """Raise Failed where a label's output is not among the `count` outputs of the model."""
     if data.outputs is not None and max(data.outputs) >= count:
-        raise Failed(f"{name} scores output {max(data.outputs)}; the model has {count}")
+        raise Failed(f"{name} maps a class to output {max(data.outputs)}; the model has {count} outputs")
     if data.outputs is None and int(labels.max()) >= count:
         raise Failed(f"{name} has label {int(labels.max())}; the model has {count} outputs")

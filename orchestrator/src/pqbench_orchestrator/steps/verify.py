@@ -41,7 +41,7 @@ class Verify:
         least = fidelity.least_of_engine(needs["build"].get("executed", {}))
         if self.is_baseline and decibels < least:
             raise Failed(
-                f"computes something else: the engine's outputs are {decibels:.1f} dB from the model's own "
+                f"computes something else: the engine's outputs have a fidelity of {decibels:.1f} dB "
                 f"on {len(outputs)} images; its precision reaches {least:.0f} dB at least"
             )
         return {"sqnr_db": decibels, "images": len(outputs)}

@@ -16,7 +16,7 @@ from typing import Any
 from pqbench_orchestrator.store.database import Database, digest_of_text
 from pqbench_wire.errors import InvalidInput
 
-ADVICE = "make room, give access or restore the file; nothing else of the run was touched"
+ADVICE = "free disk space, fix permissions or restore the file; the rest of the run is unchanged"
 REDONE_ADVICE = "pqbench run --continue does it again, or restore the file"
 WITH_DIGESTS = 1  # SQLite's user_version of a ledger whose values all carry a digest; older ones have 0
 FILE = "ledger.sqlite"  # in the run's folder

@@ -151,7 +151,8 @@ class RunFolder:
             return found | {"started": str(found["started"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(
-                f"{path} is missing or damaged: {first_line(error)}; remove it: run --continue {self} writes it anew"
+                f"{path} is missing or damaged: {first_line(error)}; remove it, and "
+                f"{self.command_to_continue} writes it again"
             ) from error
 
     def trials(self) -> list[dict[str, str]]:
@@ -163,7 +164,7 @@ class RunFolder:
                 return list(csv.DictReader(file))
         except (csv.Error, ValueError) as error:
             raise InvalidInput(
-                f"{self / TRIALS} is damaged: {first_line(error)}; {self.command_to_continue} writes it anew"
+                f"{self / TRIALS} is damaged: {first_line(error)}; {self.command_to_continue} writes it again"
             ) from error
 
 
@@ -194,7 +195,7 @@ def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolde
         folder = RunFolder(path)
         folder.require_manifest()
         if folder.is_search != search:
-            kind = "a search" if folder.is_search else "no search"
+            kind = "a search" if folder.is_search else "a run, not a search"
             raise InvalidInput(f"{path} is {kind}: {folder.command_to_continue}")
         return folder
     text = dump(read_experiment(path))
@@ -203,7 +204,7 @@ def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolde
         folder = RunFolder(manifest.parent)
         if manifest.read_text(encoding="utf-8", errors="replace") == text and folder.is_search == search:
             return folder
-    raise InvalidInput(f"{path}: no run of this manifest in {data / EXPERIMENTS}; leave out --continue")
+    raise InvalidInput(f"{path}: no run of this manifest in {data / EXPERIMENTS}; leave out --continue to start one")
 
 
 def runs_in(data: Path) -> list[RunFolder]:

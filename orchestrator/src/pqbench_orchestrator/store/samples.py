@@ -16,7 +16,7 @@ from pqbench_wire.blobs import blob_of
 from pqbench_wire.errors import InvalidInput, first_line
 
 FILE = "samples.parquet"  # in the run's folder
-ADVICE = "pqbench run --continue {run} writes it anew"
+ADVICE = "pqbench run --continue {run} writes it again"
 ROLES = ("variant", "baseline")  # of the engines of one measurement, in order; a cell's own engine is the "variant"
 COLUMNS = ("block", "start", "latency", "compute", "h2d", "d2h")  # the last three only where the device times itself
 

@@ -13,7 +13,7 @@ from pqbench_orchestrator.store.database import Database, digest_of_text
 from pqbench_wire.errors import InvalidInput
 
 FILE = "steps.sqlite"  # in the data folder
-ADVICE = "make room or give access and go on with --continue"
+ADVICE = "free disk space or fix permissions, then continue with --continue"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL
@@ -41,7 +41,7 @@ class StepCache:
             path.replace(aside)
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)
-            note(f"note: {path} is damaged: it was set aside as {aside.name}, and earlier results are made again")
+            note(f"note: {path} is damaged: it was set aside as {aside.name}, and its results will be computed again")
             self._db = Database(path, SCHEMA, ADVICE)
 
     def get(self, key: str) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ def check_preprocessing(given: Preprocessing) -> None:
         )
     if not len(given.mean) == len(given.std) == given.channels:
         raise InvalidInput(
-            f"preprocessing has {len(given.mean)} mean and {len(given.std)} std for {given.channels} channels"
+            f"preprocessing: {len(given.mean)} mean and {len(given.std)} std values; needed: {given.channels} each"
         )
     if not (np.isfinite(given.mean).all() and np.isfinite(given.std).all() and min(given.std) > 0):
         raise InvalidInput("preprocessing: mean and std must be finite, std above 0")
@@ -61,10 +61,10 @@ def _check_inputs(inputs: Sequence[Input]) -> None:
     if len(names) > MAX_INPUTS:
         raise TooLarge(f"{len(names)} inputs; at most {MAX_INPUTS}")
     if len(set(names)) < len(names) or not all(names):
-        raise InvalidInput("each input needs a name of its own")
+        raise InvalidInput("input names must be unique and not empty")
     for one in inputs:
         if not _is_number(one.dtype):
-            raise InvalidInput(f"input {one.name[:80]}: {one.dtype[:80]!r} is no type of numbers")
+            raise InvalidInput(f"input {one.name[:80]}: {one.dtype[:80]!r} is not a numeric dtype such as float32")
     if (values := sum(math.prod(one.shape) for one in inputs)) > MAX_VALUES:
         raise TooLarge(f"the inputs have {values} values for one example; at most {MAX_VALUES}")
 

@@ -34,7 +34,7 @@ def lock_folder(folder: Path | None = None) -> Path:
         own.mkdir(mode=0o700)
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise InvalidInput(f"{own} is not a folder of your own: remove it, or name another with TMPDIR or --locks")
+        raise InvalidInput(f"{own} is not a folder that you own: remove it, or name another with TMPDIR or --locks")
     own.chmod(0o700)
     return own
 

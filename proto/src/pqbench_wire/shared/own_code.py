@@ -19,7 +19,7 @@ OBJECTS: dict[str, Any] = {}
 def live(name: str) -> Any:
     """The live object of that name. Raises InvalidInput if there is none."""
     if name not in OBJECTS:
-        raise InvalidInput(f"no object {name!r} lives in the compressor's process; objects are for benchmark()")
+        raise InvalidInput(f"no object {name!r} is in the compressor's process; only benchmark() can put one there")
     return OBJECTS[name]
 
 
@@ -37,8 +37,8 @@ def load(file: Path | None, name: str, allowed: bool) -> Any:
         found = runpy.run_path(str(file)).get(name)
     except ModuleNotFoundError as error:
         raise InvalidInput(
-            f"the file of {name!r} imports {error.name!r}, which is not installed; own code is one file, which travels "
-            "alone: put what it imports from its folder into it, or install that as a package"
+            f"the file of {name!r} imports {error.name!r}, which is not installed; only this one file is sent "
+            "to the service: copy what it imports into it, or install that as a package"
         ) from error
     except (Exception, SystemExit) as error:
         raise Failed(f"the file of {name!r}: {type(error).__name__}: {first_line(error)}") from error

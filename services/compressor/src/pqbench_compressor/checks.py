@@ -54,7 +54,7 @@ class Checker:
         answer.ClearField("forms")
         answer.forms.extend(forms if recipe or not operator else [Form.FORM_QDQ_TOOL])
         if recipe:
-            answer.refused = f"this file is quantized already: it has {operator} nodes" if operator else ""
+            answer.refused = f"this file is already quantized ({operator} nodes): give an FP32 one" if operator else ""
             return
         if operator:
             answer.precision = Precision.PRECISION_INT8
@@ -92,7 +92,7 @@ class Checker:
             return ""
         module, classes, example = _architecture(self._loader, canonical(model))
         if labelled and not is_classifier(module, example):
-            return f"{labelled[0].label} needs a classifier; this model gives more than one [N, classes]"
+            return f"{labelled[0].label} needs a classifier; this model does not return one tensor [N, classes]"
         return next((reason for step in tried if (reason := step.refusal(module, classes, example))), "")
 
 

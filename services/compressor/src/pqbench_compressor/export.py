@@ -70,7 +70,7 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
     finish(model)
     _strip(model)
     if model.opset_import[0].version != OPSET:
-        raise Failed(f"ONNX export: opset {model.opset_import[0].version} came out, {OPSET} was asked for")
+        raise Failed(f"ONNX export: the exporter wrote opset {model.opset_import[0].version} instead of {OPSET}")
     if model.ByteSize() >= MAX_ONNX:
         raise TooLarge(f"ONNX export: {model.ByteSize()} bytes is over the 2 GB that one ONNX file can hold")
     return model.SerializeToString(deterministic=True)
@@ -104,7 +104,7 @@ def verify(artifact: bytes, form: Form, precision: Precision, inputs: Feed, refe
     name = f"{Form.Name(form)} {Precision.Name(precision)}"
     outputs = _run_pt2(artifact, inputs) if form == Form.FORM_PT2 else _run_onnx(artifact, inputs, name)
     if outputs.shape != reference.shape or not np.isfinite(outputs).all():
-        raise VerificationFailed(f"{name}: outputs {outputs.shape} are not finite {reference.shape}")
+        raise VerificationFailed(f"{name}: outputs of shape {outputs.shape} must be finite, of shape {reference.shape}")
     if not np.isfinite(reference).all():
         raise VerificationFailed("the model's own outputs are not finite")
     error = float(np.abs(outputs - reference).max())

@@ -65,7 +65,7 @@ class Graph:
     def hindrance(self, node: onnx.NodeProto) -> str:
         """Why a convolution or matrix product cannot be quantized; empty if it can."""
         if not self.is_constant(node.input[1]):
-            return "its weight is no constant"
+            return "its weight is not a constant"
         weight = self._constants[node.input[1]]
         if weight.data_type != onnx.TensorProto.FLOAT or not all(weight.dims):
             return "its weight is not FP32, or empty"
@@ -74,12 +74,12 @@ class Graph:
         if node.op_type == "ConvTranspose" and attribute(node, "group", 1) > 1:
             return "its output channels are in groups"
         if node.op_type == "MatMul" and len(weight.dims) != 2:
-            return "its weight is no matrix"
+            return "its weight is not a matrix"
         bias = node.input[2] if len(node.input) > 2 else ""
         if bias and not self.is_constant(bias):
-            return "its bias is no constant"
+            return "its bias is not a constant"
         if bias and len(self._constants[bias].dims) != 1:
-            return "its bias is no vector"
+            return "its bias is not a vector"
         return ""
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
@@ -89,8 +89,8 @@ class Graph:
         for pattern in patterns:
             found = fnmatch.filter(names, pattern)
             if not found:
-                example = f"nodes are called like {names[0]!r}" if names else "this model has no compute nodes"
-                raise InvalidInput(f"keep: no node is called {pattern!r}; {example}")
+                example = f"node names look like {names[0]!r}" if names else "this model has no compute nodes"
+                raise InvalidInput(f"keep: no node name matches {pattern!r}; {example}")
             chosen += found
         return chosen
 
@@ -170,7 +170,7 @@ class Graph:
         if opset is not None:
             own = next((one for one in self.model.opset_import if one.domain in ("", "ai.onnx")), None)
             if own is None:
-                raise Refused("this model has no operator of ONNX's own")
+                raise Refused("this model uses no operator of the default ONNX domain")
             own.version = max(own.version, opset)
         return self.model.SerializeToString(deterministic=True)
 
@@ -217,7 +217,7 @@ def _sort(graph: onnx.GraphProto) -> None:
         ready = [n for n in waiting if all(name in known for name in reads(n))]
         if not ready:
             missing = next(name for name in reads(waiting[0]) if name not in known)
-            raise Failed(f"tensor {missing} is read and never made")
+            raise Failed(f"tensor {missing} is read, but no node writes it")
         rest, so_far = [], known
         for node in waiting:  # a single pass keeps the order of nodes that are sorted already
             if all(name in so_far for name in reads(node)):

@@ -60,9 +60,9 @@ def refusal(module: nn.Module, example: Feed) -> str:
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if other := next((t.dtype for t in state.values() if t.is_floating_point() and t.dtype != torch.float32), None):
         name = str(other).removeprefix("torch.")
-        return f"its numbers are {name}; models are compressed from FP32: return module.float()"
+        return f"its parameters or buffers are {name}; models are compressed from FP32: return module.float()"
     if bad := next((n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), None):
-        return f"{bad} holds numbers that are not finite"
+        return f"{bad} has values that are not finite (NaN or infinity)"
     two = example[np.zeros(2, int)]
     try:
         with torch.inference_mode():
@@ -105,7 +105,7 @@ def training_refusal(module: nn.Module, example: Feed) -> str:
 def unfolded(module: nn.Module) -> str:
     """Why zeros in the stored weights would have no effect; empty if the stored weights are the executed ones."""
     names = getattr(module, UNFOLDED, [])
-    return f"{names[0]} computes the weights that it applies from its own, which cannot be pruned" if names else ""
+    return f"{names[0]} transforms its stored weights before it applies them, so they cannot be pruned" if names else ""
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -147,7 +147,7 @@ def normalised(name: str, model: onnx.ModelProto) -> bytes:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the libraries' errors have no common base class
         raise InvalidInput(
-            f"{name}: this ONNX model cannot be brought into opset {OPSET}: {first_line(error)}"
+            f"{name}: this ONNX model cannot be converted to opset {OPSET}: {first_line(error)}"
         ) from error
     return model.SerializeToString(deterministic=True)
 
@@ -237,11 +237,11 @@ def _take_in(tensor: onnx.TensorProto, external: Mapping[str, Path], name: str) 
     given = {entry.key: entry.value for entry in tensor.external_data}
     location = given.get("location", "")
     if location not in external:
-        raise InvalidInput(f"{name}: keeps {tensor.name} in the file {location!r}, which did not come with it")
+        raise InvalidInput(f"{name}: stores {tensor.name} in the file {location!r}, which was not sent with it")
     try:
         offset, length = int(given.get("offset", 0)), int(given.get("length", -1))
     except ValueError as error:
-        raise InvalidInput(f"{name}: {tensor.name}: its place in {location!r} is no number") from error
+        raise InvalidInput(f"{name}: {tensor.name}: its offset or length in {location!r} is not a number") from error
     size = external[location].stat().st_size
     length = size - offset if length < 0 else length
     if offset < 0 or offset + length > size:

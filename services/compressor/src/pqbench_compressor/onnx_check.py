@@ -67,10 +67,10 @@ def _declared(inputs: list[onnx.ValueInfoProto], preprocessing: Preprocessing) -
         p = preprocessing
         wanted = {inputs[0].name: ("float32", [p.channels, p.height, p.width])}
     else:
-        return f"this file takes {', '.join(one.name for one in inputs)}; an image is one input: name them under inputs"
+        return f"this file takes {', '.join(one.name for one in inputs)}; without one image input, list them as inputs"
     for one in inputs:
         if one.name not in wanted:
-            return f"this file takes {one.name}, which inputs does not name"
+            return f"this file takes {one.name}, which is not listed under inputs"
         dtype, shape = wanted[one.name]
         tensor = one.type.tensor_type
         own = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "no tensor"

@@ -77,7 +77,7 @@ class Pipeline:
         context = self._context(loading, report, self._resume / "none")
         module = self._loader.load(loading, context)[0]
         if not is_classifier(module, context.example):
-            raise Refused("sensitivity needs a classifier; this model gives more than one [N, classes]")
+            raise Refused("sensitivity needs a classifier; this model does not return one tensor [N, classes]")
         analysis = Sensitivity(module, context, request.images)
         points = analysis.pruning(request.amounts) + analysis.rounding(request.bits)
         return pb.AnalyseResult(

@@ -82,7 +82,7 @@ class Training:
     def judged_on(self, count: int, seed: int) -> str:
         """A phrase for the result: the number of held-out images a choice was made on, which weights may have seen."""
         images = min(count, len(self._order(seed)[1]))
-        return f"{images} training images that nothing here was fitted to; pretrained weights may have seen them"
+        return f"{images} held-out training images; pretrained weights may have been trained on them"
 
     def fitting(self, seed: int) -> np.ndarray:
         """The indices of the images to train on: all that are not held out."""

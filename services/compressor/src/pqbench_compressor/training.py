@@ -158,7 +158,7 @@ class _Run:
             kept = [state[name] for name in ("model", "optimizer", "schedule", "scaler")]
             epochs = int(state["epochs"])
         except Exception as error:  # torch.load raises unrelated types for a truncated file and a broken pickle
-            log.warning("%s is damaged, the training begins anew: %s", path, error)
+            log.warning("%s is damaged, training starts again: %s", path, error)
             return 0
         for part, own in zip(parts, kept, strict=True):
             part.load_state_dict(own)

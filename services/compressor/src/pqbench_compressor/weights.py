@@ -38,7 +38,7 @@ def load(path: Path, module: nn.Module, key: str = "") -> str:
     """
     found, note = _chosen(_content(path), key)
     if bad := next((name for name, tensor in found.items() if not _is_finite(tensor)), None):
-        raise InvalidInput(f"weights: {bad} holds numbers that are not finite")
+        raise InvalidInput(f"weights: {bad} has values that are not finite (NaN or infinity)")
     state = _renamed(found, module)
     try:
         left = module.load_state_dict(state, strict=False)
@@ -46,7 +46,7 @@ def load(path: Path, module: nn.Module, key: str = "") -> str:
         raise InvalidInput(f"weights do not fit: {_other_shapes(str(error))}") from error
     missing = [name for name in left.missing_keys if not name.endswith(COUNTERS)]
     if missing or left.unexpected_keys:
-        groups = ((missing, "are missing"), (left.unexpected_keys, "are not the model's"))
+        groups = ((missing, "missing"), (left.unexpected_keys, "unexpected"))
         raise InvalidInput(f"weights do not fit: {'; '.join(_few(names, what) for names, what in groups if names)}")
     return note
 
@@ -70,7 +70,7 @@ def _other_shapes(text: str) -> str:
     }
     if 1 <= len(found) <= 2 and len(classes) == 1:
         parts.append(
-            f"for a model of {classes.pop()} classes, say so in config: {{classes: {found[0][1].partition(', ')[0]}}}"
+            f"for a model of {classes.pop()} classes, set config: {{classes: {found[0][1].partition(', ')[0]}}}"
         )
     return "; ".join(parts) or " ".join(text.split())[:300]
 

@@ -64,7 +64,7 @@ def of_call(counter: Meter, run: Callable[[], int], idle: float) -> Energy:
     calls = run()
     spent, used = time.perf_counter() - begin, counter.joules() - before
     if used <= idle * spent:
-        raise Unavailable(f"{counter.source} counted no more than of the idle machine, {idle:.1f} W")
+        raise Unavailable(f"{counter.source} counted no more than the idle machine uses, {idle:.1f} W")
     return Energy(joules_per_call=(used - idle * spent) / calls, idle_watts=idle)
 
 

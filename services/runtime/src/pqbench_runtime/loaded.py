@@ -49,7 +49,7 @@ class LoadedEngines:
         backend = BACKENDS.load(engine.backend)
         options = BACKENDS.configure(engine.backend, engine.options_json)
         if engine.built_on and engine.built_on != (here := engine_identity(backend, options)):
-            raise Refused(f"this engine was built on {engine.built_on}; this is {here}")
+            raise Refused(f"this engine was built on {engine.built_on}; this is {here}: build it again")
         shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing, instances=instances)
         return backend, (self._store.path(engine.blob), engine.precision, shape, options)
 

@@ -64,7 +64,7 @@ def _server_timing(block: Block, rate: float, settings: MeasureSettings) -> Serv
     slip = float(np.percentile(block.slip, 99)) if block.slip else 0.0
     reason = ""
     if not _keeps_up(block, rate):
-        reason = f"the engine cannot keep up: it served {block.calls / block.seconds:.4g} calls a second of {rate:.4g}"
+        reason = f"the engine cannot keep up: it served {block.calls / block.seconds:.4g} of {rate:.4g} calls/s"
     elif block.calls < LEAST_CALLS:
         reason = f"{block.calls} calls in max_seconds are too few for a 99th percentile, which takes {LEAST_CALLS}"
     elif slip > MAX_SLIP * _p99(block):

@@ -77,7 +77,7 @@ def check_settings(settings: MeasureSettings) -> None:
     if settings.scenario == SCENARIO_SERVER and not (settings.rate > 0 or settings.p99_seconds > 0):
         raise InvalidInput("the server scenario needs a rate, or p99_seconds to search the highest rate for")
     if settings.rate * settings.max_seconds > MAX_CALLS:
-        raise InvalidInput(f"a rate of {settings.rate:g} calls a second is over {MAX_CALLS} calls")
+        raise InvalidInput(f"rate * max_seconds must be at most {MAX_CALLS} calls, got a rate of {settings.rate:g}")
 
 
 def measure(

@@ -89,7 +89,7 @@ class Worker:
             flattened = len(outputs) > 1 or outputs[0].ndim != 2
             parts.append(np.array(flat(outputs)[: len(part)]))
             if not np.isfinite(parts[-1]).all():
-                raise Failed(f"the engine gives outputs that are not finite, by example {start + len(part)}")
+                raise Failed(f"the engine's outputs are not finite in examples {start} to {start + len(part) - 1}")
             self._reporter.progress("predict", (start + len(part)) / len(images))
         blob = self._store.put_array(np.concatenate(parts))
         return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin, flattened=flattened)
@@ -112,7 +112,7 @@ class Worker:
         else:
             result.sqnr_db = min(sqnr(own, one) for one, own in zip(outputs, wanted, strict=True))
             wrong = result.sqnr_db < asked.least_db
-            result.problem = f"outputs are {result.sqnr_db:.1f} dB from the model's" if wrong else ""
+            result.problem = f"fidelity is {result.sqnr_db:.1f} dB, below {asked.least_db:.0f} dB" if wrong else ""
         return result
 
     def infer(self, request: InferRequest) -> InferResult:

@@ -56,7 +56,7 @@ class Expression(nn.Module):
 
 
 def test_fp16_in_pytorch_sees_overflow_in_expressions() -> None:
-    with pytest.raises(Refused, match="in the model's own expressions"):
+    with pytest.raises(Refused, match="in the model's own forward"):
         narrowed(Expression(), torch.float16, TWO, 32752.0)
     outer = nn.Sequential(Expression(), nn.Linear(10, 10)).eval()
     module, kept = narrowed(outer, torch.float16, TWO, 32752.0)

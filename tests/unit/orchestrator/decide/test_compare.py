@@ -75,9 +75,9 @@ def test_what_differs_in_a_setting_that_matters_is_not_compared_unless_told() ->
     assert refused.verdict == NOT_COMPARABLE and refused.reason == "option threads: 2 and 4" and refused.ratio is None
     assert changed(old, new, anyway=True).verdict == WORSE
     assert "scenario" in changed(old, side(session(1.0, Scenario="offline"))).reason
-    assert "not in the new side" in changed(old, Side(name="n", sessions={})).reason
+    assert "not on the new side" in changed(old, Side(name="n", sessions={})).reason
     failed = side(session(1.0, Outcome="failed", Reason="broke"))
-    assert changed(old, failed).reason == "failed in the new side: broke"
+    assert changed(old, failed).reason == "failed on the new side: broke"
 
 
 def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:
@@ -127,7 +127,7 @@ def test_an_invalid_server_run_has_no_latency_to_compare() -> None:
     served = {"Scenario": "server", "Rate (1/s)": 100.0}
     valid, invalid = (side(session(1.0, Valid=valid, **served)) for valid in (True, False))
     broken = changed(valid, invalid)
-    assert "server run of the new side is invalid" in broken.reason and regressions([broken], 0.03) == [broken]
+    assert "server run on the new side is invalid" in broken.reason and regressions([broken], 0.03) == [broken]
     faster = side(session(1.0, Valid=True, **(served | {"Rate (1/s)": 120.0})))
     assert changed(valid, faster).reason == "calls a second: 100.0 and 120.0"
 

@@ -86,7 +86,7 @@ def test_the_choice_is_made_on_held_out_images_not_on_those_that_score() -> None
     assert found.best is not None and found.best.cell.recipe == "fair"
     without = [one | {"Held-out Change": None} for one in flattered]
     other = only(without)
-    assert other.best is not None and other.best.cell.recipe == "lucky" and "the split that scores" in other.judged_on
+    assert other.best is not None and other.best.cell.recipe == "lucky" and "whole scoring split" in other.judged_on
 
 
 def test_a_machine_that_drifts_does_not_decide() -> None:
@@ -104,7 +104,7 @@ def test_what_binds_is_said_where_nothing_is_feasible() -> None:
     assert (found.best is None and found.binding == ["max-drop", "p99"]) or found.binding == ["max-drop"]
     assert found.nearest is not None and found.nearest.violations
     lines = text(found, "RUN")
-    assert lines[1].startswith("No cell is feasible; what binds is") and "The nearest is" in lines[2]
+    assert lines[1].startswith("No cell is feasible; binding constraints:") and "The nearest is" in lines[2]
     impossible = only(GRID, p99_seconds=0.0001)
     assert impossible.binding == ["p99"] and impossible.nearest is not None
 
@@ -145,7 +145,7 @@ def test_the_highest_rate_decides_and_an_invalid_run_does_not() -> None:
     ]
     found = only(served, max_drop=1.0)
     assert found.best is not None and found.best.cell.recipe == "d", "b is invalid, a and the baseline held less"
-    assert "200 calls a second" in text(found, "RUN")[1]
+    assert "200 calls per second" in text(found, "RUN")[1]
     refused = only([one for one in served if one["Recipe"] == "b"], max_drop=1.0)
     assert refused.best is None and refused.binding == [INVALID]
 
@@ -155,14 +155,14 @@ def test_a_choice_that_breaks_its_bound_when_measured_again_is_told() -> None:
     assert found.best is not None and found.best.cell.recipe == "b"
     slower = again(found, p99_ms=12.0)
     assert broken_again(found, slower) == {"p99": pytest.approx(0.2)}
-    assert "Measured again it breaks p99 by 20% of its bound." in text(found, "RUN", slower)
+    assert "Measured again, it violates p99 by 20% of its bound." in text(found, "RUN", slower)
     assert broken_again(found, again(found)) == {} == broken_again(found, Confirmation(error="gone"))
 
 
 @pytest.mark.parametrize(
     ("column", "why"),
-    [("Artifact Works", "its artifact, which gives wrong outputs or none"),
-     ("Baseline Verified", "its baseline, which was not found to compute the model")],
+    [("Artifact Works", "artifact (wrong outputs or none)"),
+     ("Baseline Verified", "baseline (not verified against the model)")],
 )  # fmt: skip
 def test_what_cannot_be_relied_on_is_never_recommended(column: str, why: str) -> None:
     fastest = row("fast", 1.0)
@@ -174,7 +174,10 @@ def test_what_cannot_be_relied_on_is_never_recommended(column: str, why: str) ->
     assert alone.best is None and alone.binding == [why]
     assert alone.nearest is not None and alone.nearest.violations == {why: math.inf}
     lines = text(alone, "RUN")
-    assert lines[1] == f"No cell is feasible; what binds is {why}." and f"which breaks {why}: 1.000 ms" in lines[2]
+    assert (
+        lines[1] == f"No cell is feasible; binding constraints: {why}."
+        and f"which violates {why}: 1.000 ms" in lines[2]
+    )
     told = as_json(alone, None)
     assert (told["best"], told["binding"]) == (None, [why]) and told["nearest"]["Recipe"] == "fast"
 
@@ -201,7 +204,7 @@ def test_a_bound_finer_than_the_images_show_is_not_pretended() -> None:
     assert lines[1].startswith("Not proven: b on t")
     assert lines[2] == "A loss of at most 1 points cannot be shown on 6 images; 368 are needed."
     assert not found.is_proven and as_json(found, None)["doubts"] == [lines[2]] and as_json(found, None)["images"] == 6
-    assert "6 images, which show no loss under 45.93 points" in " ".join(lines)
+    assert "6 images, which can exclude a loss of 45.93 points" in " ".join(lines)
     enough = only([one | {"Held-out Images": 368} for one in GRID], max_drop=1.0)
     assert enough.is_proven and text(enough, "RUN")[1].startswith("Ship b")
 
@@ -239,7 +242,10 @@ def test_pretrained_weights_are_judged_on_one_half_and_reported_on_the_other() -
     lines = text(found, "RUN")
     assert found.best is not None and found.best.cell.recipe == "fair" and found.judged_on == HALF
     assert "accuracy 88.00 % on 400 images, -0.75 points (-1.50 to +0.00" in lines[1]
-    assert "a half of the scoring split, whose other half reports: -0.50 points on 400 images" in lines[3]
+    assert (
+        "one half of the scoring split (the other half gives the reported accuracy): -0.50 points on 400 images"
+        in lines[3]
+    )
 
 
 def test_a_target_with_nothing_but_its_baseline_names_the_images_that_judged_it() -> None:

@@ -46,7 +46,7 @@ def test_the_space_has_the_entries_with_steps_by_rising_amount() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
-    [({"batch_sizes": [1, 8]}, "one question: batch_sizes must have one entry, not 2"),
+    [({"batch_sizes": [1, 8]}, "one combination: batch_sizes must have one entry, not 2"),
      ({"recipes": [{"name": "baseline"}]}, "needs recipes with steps")],
 )  # fmt: skip
 def test_what_is_no_question_is_one_clear_line(changes: dict[str, Any], problem: str) -> None:

@@ -146,7 +146,7 @@ def test_a_service_that_stays_away_is_unavailable_with_its_last_words(execution:
         raise Unavailable("connection lost")
 
     run(execution, step("one", gone))
-    assert outcome(execution, "one") == ("unavailable", "connection lost; its last words: its log")
+    assert outcome(execution, "one") == ("unavailable", "connection lost; end of its log: its log")
 
 
 def test_a_frozen_service_is_ended_at_once(execution: Execution, launchers: dict[str, FakeLauncher]) -> None:
@@ -212,7 +212,7 @@ def test_each_repeat_is_a_session_of_its_own(execution: Execution, launchers: di
 
 def test_an_unfinished_need_is_named(execution: Execution) -> None:
     run(execution, step("two", one="never planned"))
-    assert outcome(execution, "two") == ("failed", "two: its one was not made")
+    assert outcome(execution, "two") == ("failed", "two: the result of its one step is missing")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -157,7 +157,7 @@ def test_concurrency_is_an_axis_of_the_scenarios_that_have_it() -> None:
         manifest(concurrency=[1, 4])
     with pytest.raises(ValueError, match="needs rate, or p99_seconds"):
         manifest(measure={"scenario": "server"})
-    with pytest.raises(ValueError, match="are of scenario server, not of offline"):
+    with pytest.raises(ValueError, match="need scenario: server, not offline"):
         manifest(measure={"scenario": "offline", "rate": 3})
     served = planned(manifest(measure={"scenario": "server", "p99_seconds": 0.01}))
     assert not [step for step in measures(served) if "baseline" in step.needs], "a rate is found for each alone"
@@ -370,7 +370,7 @@ def test_outputs_beyond_the_classes_are_told_and_missing_ones_refused(outputs: i
     assert {cell.reason for cell in planned(m, known).cells} == {reason}
     assert known.notes == [
         "model resnet has 1000 outputs, dataset digits 10 classes and no map from classes to outputs: "
-        "an image is right where its label's output is largest"
+        "an image counts as correct if its label's output is the largest"
     ] * notes  # fmt: skip
     mapped = replace(known, datasets={"digits": replace(data, scores_all=False)})
     assert mapped.notes == []

@@ -55,7 +55,7 @@ def test_a_variant_below_what_is_usual_for_its_precision_has_a_warning(
     row = row_of(ledger, store, precision=precision)
     assert row["Fidelity (dB)"] == least + 0.1 and row["Warnings"] is None
     done(ledger, "fidelity", sqnr_db=least - 0.1)
-    said = f"outputs are {least - 0.1:.1f} dB from the model's own, {least} are usual for {precision}"
+    said = f"outputs have a fidelity of {least - 0.1:.1f} dB, below the {least} dB usual for {precision}"
     assert row_of(ledger, store, precision=precision)["Warnings"] == said
     assert row_of(ledger, store, precision="SIMULATED")["Warnings"] is None
     ledger.close()
@@ -66,7 +66,7 @@ def test_a_row_that_was_stopped_early_counts_only_the_images_that_were_scored(st
     labels, ledger = np.repeat(np.arange(10), 40), Ledger(Path(":memory:"))
     indices = np.arange(0, 400, 5)
     right = np.stack([indices % 10 == 0, np.ones(80, bool)])
-    said = "hopeless after 80 of 400 images: 50.0 % right"
+    said = "accuracy too low after 80 of 400 images: 50.0 %"
     done(ledger, "inputs", labels=stored(store, labels))
     done(ledger, "predict", outputs=stored(store, np.zeros((80, 10))), indices=stored(store, indices), stopped=said)
     done(ledger, "score", stopped=said, metrics={"top1": 50.0}, images=80, classes=10, right=stored(store, right))

@@ -50,7 +50,7 @@ def test_why_says_where_the_time_goes() -> None:
     assert found.precisions == pytest.approx({"INT8": 0.5, "FP32": 0.5})
     assert found.flags == ["host", "conversions", "fallback"]
     for words in ("1.40× as fast", "2.00× by its multiply-accumulates and 4.00× by its bytes", "33% goes into", "1 of 2 compute layers",
-                  "40% of a call is outside"):  # fmt: skip
+                  "40% of a call is spent outside"):  # fmt: skip
         assert words in found.text, found.text
     queued = explain(cell(about | {"Scenario": "server"}), results(layer("c1", "Conv", "INT8", 0.003, True)))
     assert queued.outside is None and queued.flags == [], "a call that waits says nothing of its layers"
@@ -94,7 +94,7 @@ def test_reading_weights_counts_the_bits_of_what_was_asked_for(precision: str, s
     about = {"Precision": precision, "Inference Time (ms)": 1.0, "Scenario": "single-stream", "Speedup": 1.0}
     found = explain(cell(about), results(layer("c", "Gemm", precision, 0.001, True), copying=4e6))
     assert ("memory" in found.flags) == (share == "100%")
-    said = f"Reading the weights alone takes {share} of what a copy"
+    said = f"Reading the weights alone takes {share} of the bandwidth of a plain copy"
     assert said in found.text if share else "alone" not in found.text
 
 

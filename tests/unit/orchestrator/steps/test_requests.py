@@ -157,7 +157,7 @@ def test_scoring_stops_where_it_is_hopeless_and_not_where_it_is_not(store: BlobS
         assert "stopped" not in found and sum(parts) == 1000
         np.testing.assert_array_equal(store.array_of(found["outputs"]), outputs)
     else:
-        assert len(parts) == 1 and found["stopped"] == f"hopeless after {parts[0]} of 1000 images: 0.0 % right"
+        assert len(parts) == 1 and found["stopped"] == f"accuracy too low after {parts[0]} of 1000 images: 0.0 %"
         indices = store.array_of(found["indices"])
         np.testing.assert_array_equal(store.array_of(found["outputs"]), outputs[indices])
 

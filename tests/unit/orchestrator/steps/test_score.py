@@ -40,7 +40,10 @@ def test_a_model_of_more_outputs_than_classes_is_scored_on_all_or_on_those_of_it
 
 @pytest.mark.parametrize(
     ("mapped", "problem"),
-    [(None, "dataset d has label 2; the model has 2 outputs"), ((0, 1, 7), "d scores output 7; the model has 2")],
+    [
+        (None, "dataset d has label 2; the model has 2 outputs"),
+        ((0, 1, 7), "d maps a class to output 7; the model has 2"),
+    ],
 )
 def test_a_model_of_fewer_outputs_than_labels_is_not_scored(
     store: BlobStore, mapped: tuple[int, ...] | None, problem: str

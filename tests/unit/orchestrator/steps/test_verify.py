@@ -32,7 +32,7 @@ def test_a_baseline_engine_is_held_to_the_least_of_what_it_executes(
         return float(spec.run(working, step_of(spec), needs)["sqnr_db"])
 
     assert verified(least + 0.1) == pytest.approx(least + 0.1)
-    wanted = rf"outputs are {least - 0.1:.1f} dB from the model's own on 8 images; its precision reaches {least} dB"
+    wanted = rf"fidelity of {least - 0.1:.1f} dB on 8 images; its precision reaches {least} dB"
     with pytest.raises(Failed, match=wanted):
         verified(least - 0.1)
     assert verified(least - 0.1, baseline=False) == pytest.approx(least - 0.1), "a variant's is a figure"

@@ -1,5 +1,5 @@
 // The page of one cell: plots of its samples, its figures, its layers, and the environment of its measurement.
-const LAYER_COLUMNS = ["Layer", "Type", "Executed in", "By", "Time (ms)", "Share"];
+const LAYER_COLUMNS = ["Layer", "Type", "Executed in", "Provider", "Time (ms)", "Share"];
 const HIDDEN = ["box", "Cell"];
 
 async function showCell(key) {
@@ -53,7 +53,7 @@ function fillLayers(details) {
   const layers = details?.layers ?? [];
   const whole = layers.reduce((sum, layer) => sum + layer[4], 0) || 1;
   document.getElementById("cell-tool").textContent = layers.length
-    ? `Times by ${details.tool}, in a run of its own: profiling slows a call, so shares count.` : "There is no profile of this cell.";
+    ? `Times by ${details.tool}, in a separate run: profiling slows a call, so only the shares are meaningful.` : "There is no profile of this cell.";
   const head = document.createElement("tr");
   head.append(...LAYER_COLUMNS.map((name) => element("th", name, { scope: "col" })));
   document.querySelector("#cell-layers thead").replaceChildren(...(layers.length ? [head] : []));

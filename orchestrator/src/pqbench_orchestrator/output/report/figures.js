@@ -8,7 +8,7 @@ const MOST_BARS = 300; // a series with more points has no error bars
 const COSTS = {
   "Inference Time (ms)": "Median latency of one batch (ms)",
   "Engine (bytes)": "Size of the engine (bytes)",
-  "Energy (mJ/image)": "Energy (mJ an image, idle subtracted)",
+  "Energy (mJ/image)": "Energy (mJ per image, idle subtracted)",
   "P99 (ms)": "99th percentile of the latency (ms)",
 };
 const targets = unique("Target");
@@ -187,29 +187,29 @@ function throughput(cells) {
       line: { color: colour(index) }, marker: { symbol: symbol(index), size: 8 },
     };
   });
-  return { traces, layout: layout("Instances at once", "Images a second") };
+  return { traces, layout: layout("Concurrency", "Images per second") };
 }
 
 const FIGURES = [
   { id: "tradeoff", title: "Accuracy against cost", costs: true,
-    caption: "The line joins the cells that no other beats in both. Bars are 95 % intervals, of latency the ends of the sessions where there are several; a click on a point shows the cell.",
+    caption: "The line joins the cells that no other beats in both. Bars are 95 % intervals; with several sessions, bars of latency reach from the fastest to the slowest. Click a point to see its cell.",
     draw: tradeoff },
-  { id: "amount", title: "Accuracy against pruning amount", caption: "The unpruned model is each line's beginning.",
+  { id: "amount", title: "Accuracy against pruning amount", caption: "Each line begins at the unpruned model.",
     draw: overAmount("Accuracy", "Accuracy (%)") },
-  { id: "latency", title: "Latency", caption: "Median latency of one batch, over sessions their median; shorter is better.",
+  { id: "latency", title: "Latency", caption: "Median latency of one batch; with several sessions, the median over them. Lower is better.",
     draw: barsOf("Inference Time (ms)", "Median latency (ms)") },
   { id: "batch", title: "Latency against batch size", spread: ["Batch Size"],
     caption: "Boxes are quartiles of all calls of the first session, whiskers the 5th and 95th percentile.", draw: boxes },
-  { id: "removal-latency", title: "Latency against removal amount", caption: "Channels that are really removed.",
+  { id: "removal-latency", title: "Latency against removal amount", caption: "Only recipes that remove channels.",
     draw: overAmount("Inference Time (ms)", "Median latency (ms)", (row) => row.Pruner === "removal") },
   { id: "removal-size", title: "Size against removal amount", caption: "The engine's file: what is deployed.",
     draw: overAmount("Engine (bytes)", COSTS["Engine (bytes)"], (row) => row.Pruner === "removal") },
   { id: "size", title: "Size", caption: "The engine's file: what is deployed.",
     draw: barsOf("Engine (bytes)", COSTS["Engine (bytes)"]) },
   { id: "combined", title: "Pruning and quantization, alone and together", caption: "Bars are Wilson's 95 % intervals.", draw: combined },
-  { id: "energy", title: "Energy", caption: "Of one image, what the idle machine uses subtracted.",
-    draw: barsOf("Energy (mJ/image)", "Energy (mJ an image)") },
-  { id: "throughput", title: "Throughput against concurrency", spread: ["Concurrency"], caption: "More instances of one engine at once.",
+  { id: "energy", title: "Energy", caption: "Per image, without what the idle machine uses.",
+    draw: barsOf("Energy (mJ/image)", "Energy (mJ per image)") },
+  { id: "throughput", title: "Throughput against concurrency", spread: ["Concurrency"], caption: "Several instances of one engine run at the same time.",
     draw: throughput },
 ];
 

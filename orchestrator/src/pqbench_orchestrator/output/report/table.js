@@ -54,7 +54,7 @@ function fillTable() {
     return line;
   }));
   const range = cells.length ? `${pageNumber * PAGE + 1} to ${pageNumber * PAGE + shown.length}` : "none";
-  document.getElementById("shown").textContent = `${range} of ${cells.length} cells that the filters let through, of ${rows.length}`;
+  document.getElementById("shown").textContent = `${range} of ${cells.length} cells that match the filters, of ${rows.length} in all`;
   fillPages(pages);
 }
 

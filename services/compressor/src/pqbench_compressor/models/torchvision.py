@@ -64,7 +64,10 @@ def build(name: str, config: Config, files: Files) -> nn.Module:
 
 def pretrained(name: str, config: Config, files: Files, context: Context) -> nn.Module:
     if config.classes != IMAGENET_CLASSES:
-        raise InvalidInput(f"torchvision/{name}: default weights have {IMAGENET_CLASSES} classes, not {config.classes}")
+        raise InvalidInput(
+            f"torchvision/{name}: default weights have {IMAGENET_CLASSES} classes, not {config.classes}; "
+            "give weights: none, or a path"
+        )
     state = fetch_state(torchvision.models.get_model_weights(name)["DEFAULT"].url, context)
     module = build(name, config, files)
     module.load_state_dict({_renamed(key): value for key, value in state.items() if not key.lower().startswith("aux")})

@@ -69,7 +69,7 @@ def kept(module: nn.Module, example: torch.Tensor, patterns: Iterable[str]) -> l
     for pattern in patterns:
         matching = [m for name, m in layers.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matching:
-            raise InvalidInput(f"keep: no layer is called {pattern!r}; layers are called like {next(iter(layers))!r}")
+            raise InvalidInput(f"keep: no layer matches {pattern!r}; layer names look like {next(iter(layers))!r}")
         chosen += matching
     return [*heads, *named, *chosen, *_shuffled(module)]
 

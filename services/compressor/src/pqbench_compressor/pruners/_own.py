@@ -26,6 +26,6 @@ def run(name: str, pruner: Any, module: nn.Module, context: Context) -> Mapping[
             torch_prune.remove(layer, tensor)
     if changed := sorted(before ^ set(module.state_dict())):
         raise Failed(
-            f"{name} changed the model's parts ({changed[0]}, …): a pruner may change tensors and their sizes only"
+            f"{name} added or removed tensors ({changed[0]}, …): a pruner may only change values and sizes of tensors"
         )
     return notes if isinstance(notes, dict) else {}

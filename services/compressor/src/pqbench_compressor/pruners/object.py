@@ -22,7 +22,7 @@ REQUIRES = ("torch",)
 class Config:
     """Which object to call."""
 
-    name: Annotated[str, Field(min_length=1, description="under which the caller left it")]
+    name: Annotated[str, Field(min_length=1, description="name of the object, set by benchmark()")]
 
 
 def needs(config: Config) -> Needs:

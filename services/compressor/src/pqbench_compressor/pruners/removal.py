@@ -54,11 +54,11 @@ class Config:
     amount: Annotated[float, Field(ge=0, lt=1, description="share of the target to remove")]
     target: Annotated[
         Literal["channels", "macs", "parameters"],
-        Field(description="of what: each layer's channels, or the model's multiply-accumulates or parameters"),
+        Field(description="what amount is a share of: each layer's channels, or the model's MACs or parameters"),
     ] = "channels"
     criterion: Annotated[
         Literal["random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm"],
-        Field(description="what a channel is worth"),
+        Field(description="how the importance of a channel is computed"),
     ] = "l2"
     scope: Annotated[
         Literal["local", "global", "isomorphic"],
@@ -74,7 +74,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.heads == "whole" and (self.target != "channels" or self.iterations > 1):
-            raise ValueError("heads: whole goes with target: channels in one iteration")
+            raise ValueError("heads: whole needs target: channels and iterations: 1")
 
 
 class _Pruner(torch_pruning.pruner.BasePruner):
@@ -101,9 +101,9 @@ def needs(config: Config) -> Needs:
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
     """Why removal cannot work on this architecture, found by trying it on a copy; empty if it can."""
     if isinstance(example, Inputs):
-        return f"removal follows one image through a model; this one takes {', '.join(example.arrays)}"
+        return f"removal needs a model with one image input; this one takes {', '.join(example.arrays)}"
     if windowed := [type(m).__name__ for m in module.modules() if type(m).__name__ in WINDOWED]:
-        return f"Torch-Pruning cannot follow the windows of {windowed[0]}"
+        return f"removal cannot prune windowed attention ({windowed[0]})"
     if config.criterion == "bn-scale" and not _norms(module):
         return "criterion bn-scale ranks by batch normalisation, of which this model has none"
     # The criterion changes which channels are removed, but not which sizes can be reached.
@@ -186,10 +186,13 @@ def _removed(
     module.zero_grad(set_to_none=True)
     removal.check()
     if _output_shape(module, example) != shape:
-        raise Failed("removal would change the shape of the outputs; name the layers that make them in keep")
+        raise Failed("removal would change the shape of the outputs; list the output layers under keep")
     left = macs.counted()
     if config.amount > 0 and left == before:
-        raise Refused(f"removal of {config.amount:g} with round_to {config.round_to} removes no channel of this model")
+        raise Refused(
+            f"removal of {config.amount:g} with round_to {config.round_to} removes no channel of this model: "
+            "raise amount or lower round_to"
+        )
     return left / before
 
 
@@ -343,10 +346,10 @@ def _output_shape(module: nn.Module, example: torch.Tensor) -> Any:
 
 
 def _missed(config: Config, left: float) -> str:
-    had = f"{1 - left:.0%} can be had with round_to {config.round_to}"
+    had = f"{1 - left:.0%} is possible with round_to {config.round_to}"
     if left > 1 - config.amount:
-        return f"removal cannot take {config.amount:.0%} of this model's {config.target}; {had}"
-    return f"removal of {config.amount:.0%} of this model's {config.target} takes more; {had}"
+        return f"{config.amount:.0%} of this model's {config.target} cannot be removed; {had}"
+    return f"removing {config.amount:.0%} of this model's {config.target} would remove more; {had}"
 
 
 def _norms(module: nn.Module) -> list[torch.Tensor]:

@@ -162,7 +162,7 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
     Raises Failed if a value is not a number.
     """
     if np.isnan(array).any():
-        raise Failed(f"calibration: tensor {name} has values that are not numbers")
+        raise Failed(f"calibration: tensor {name} has NaN values")
     infinite = np.isinf(array)
     if not infinite.any():
         return array

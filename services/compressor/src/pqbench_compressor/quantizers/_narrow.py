@@ -80,7 +80,7 @@ def _beyond(module: nn.Module, images: Feed, limit: float) -> list[str]:
         module(*inputs)
     watcher.remove()
     if "" in watcher.found:
-        raise Refused("values beyond the range occur in the model's own expressions, outside of its layers")
+        raise Refused("values exceed the FP16 range in the model's own forward(), outside its layers")
     return [name for name in watcher.found if not any(name.startswith(f"{other}.") for other in watcher.found)]
 
 

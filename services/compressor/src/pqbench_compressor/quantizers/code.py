@@ -40,7 +40,7 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     own = Form.Value(f"FORM_{getattr(config.loaded, 'FORM', 'QDQ_UNSIGNED')}")
     if other := [form for form in forms if form != own]:
-        raise Refused(f"{config.name} makes {Form.Name(own)}, a target wants {Form.Name(other[0])}")
+        raise Refused(f"{config.name} produces {Form.Name(own)}, but a target needs {Form.Name(other[0])}")
     quantizer = own_code.called(config.name, config.loaded, **config.arguments)
     result = own_code.called(config.name, quantizer.quantize, source.onnx(), context)
     if not isinstance(result, bytes):

@@ -37,7 +37,7 @@ class Config:
     """How far below the largest FP16 number values must stay."""
 
     margin: Annotated[
-        float, Field(ge=1, description="a layer whose values come this near, as a factor, to the largest FP16 is kept")
+        float, Field(ge=1, description="layers with values over the largest FP16 number divided by this stay FP32")
     ] = 2.0
 
 

@@ -25,7 +25,7 @@ class Config:
 
     per_channel: Annotated[
         bool,
-        Field(description="matrix products: a scale for each output channel; else, as in convolutions, one a weight"),
+        Field(description="matrix products: one scale per output channel; false, and convolutions: one per weight"),
     ] = True
     convolutions: Annotated[
         bool, Field(description="quantize convolutions too: ConvInteger, which is often slower than FP32")

@@ -42,7 +42,7 @@ class Config:
     ranges: Annotated[
         Literal["min-max", "entropy", "percentile"], Field(description="how ranges come from activations")
     ] = "min-max"
-    per_channel: Annotated[bool, Field(description="a scale for each output channel; else one a weight")] = False
+    per_channel: Annotated[bool, Field(description="one scale per output channel; false: one per weight")] = False
 
 
 class _Reader(CalibrationDataReader):

@@ -44,7 +44,7 @@ class Config:
     smooth: Annotated[
         float, Field(ge=0, le=1, description="SmoothQuant's strength after layer normalisations; 0: off")
     ] = 0.5
-    bias_correction: Annotated[bool, Field(description="take the mean error of rounded weights out of biases")] = True
+    bias_correction: Annotated[bool, Field(description="correct biases for the mean error of rounded weights")] = True
     max_drop: Annotated[
         float | None, Field(ge=0, le=100, description="percentage points that may be lost on held-out images")
     ] = None

@@ -100,7 +100,7 @@ def _allocated(
     wanted = (LEVELS[0] - average) * sum(sizes.values())
     if wanted > (LEVELS[0] - LEVELS[-1]) * sum(sizes[name] for name in free):
         least = EDGE - (LEVELS[0] - LEVELS[-1]) * sum(sizes[name] for name in free) / sum(sizes.values())
-        raise Refused(f"with the first and last layer at {EDGE} bits, {least:.2f} bits can be had on average at least")
+        raise Refused(f"with the first and last layer at {EDGE} bits, average must be at least {least:.2f}")
     noise = curves(Sensitivity(module, context, HELD_OUT).rounding(LEVELS))
     savings = {name: [(LEVELS[0] - level) * sizes[name] for level in LEVELS] for name in free}
     chosen = allocate({name: noise[name] for name in free}, LEVELS, savings, wanted)

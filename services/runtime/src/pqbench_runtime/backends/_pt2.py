@@ -96,7 +96,7 @@ def rebuild(data: bytes) -> bytes:
 
 
 def _no(what: str) -> NoReturn:
-    raise InvalidInput(f".pt2 archive: {what}")
+    raise InvalidInput(f".pt2 archive: not accepted: {what}")
 
 
 def _members(data: bytes) -> dict[str, bytes]:
@@ -105,11 +105,11 @@ def _members(data: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > len(data):
-            _no("it says that it holds more than it does")
+            _no("its members are larger than the file")
         for entry in entries:
             root, _, name = entry.filename.partition("/")
             if not MEMBERS.fullmatch(entry.filename) or name in found or root != entries[0].filename.partition("/")[0]:
-                _no(f"member {entry.filename[:100]!r} is none that torch.export.save writes for plain tensors")
+                _no(f"member {entry.filename[:100]!r} is not one that torch.export.save writes for plain tensors")
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                 _no(f"member {name} is compressed or encrypted")
             found[name] = archive.read(entry)
@@ -209,7 +209,7 @@ def _operator(target: str) -> str:
     if found is None or found[1] not in ALLOWED or found[2] not in ONLY.get(found[1], (found[2],)):
         _no(f"operator {target[:100]!r} is not on the list")
     if f"aten::{found[1]}.{found[2]}".removesuffix(".default") not in _registered():
-        _no(f"operator {target[:100]!r} is none of this PyTorch")
+        _no(f"operator {target[:100]!r} does not exist in this PyTorch")
     schema = getattr(getattr(torch.ops.aten, found[1]), found[2])._schema
     return _no(f"operator {target[:100]!r} writes elsewhere") if any(a.is_out for a in schema.arguments) else target
 
@@ -276,7 +276,7 @@ def _program(model: dict[str, Any]) -> dict[str, Any]:
     named = {"type": "builtins.dict", "context": "[]", "children_spec": []}
     whole = {"type": "builtins.tuple", "context": "null", "children_spec": [inputs, named]}
     if json.loads(said["in_spec"])[1] != whole:
-        _no("the program takes other than tensors by position")
+        _no("the program has inputs other than positional tensors")
     if _tree(json.loads(said["out_spec"])[1])[1] != made or len(said["forward_arg_names"] or range(given)) != given:
         _no("the program's outputs or names of inputs are not as many as its graph has")
     module["module_call_graph"] = [entry]

@@ -85,7 +85,7 @@ MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's accuracy level
 class Config:
     """Session options; all engines of a worker share one pool of threads."""
 
-    threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one per physical core")] = 0
     int4_activations: Annotated[
         Literal["fp32", "int8"], Field(description="of products with INT4 weights; int8 is faster and less exact")
     ] = "fp32"
@@ -130,7 +130,7 @@ def build(job: Job, options: Config) -> Built:
         layers=layers_of(onnx.load_from_string(data)),
         settings={
             "execution_provider": PROVIDER,
-            "intra_op_threads": str(options.threads or "one a physical core"),
+            "intra_op_threads": str(options.threads or "one per physical core"),
             "inter_op_threads": "1",
             "thread_pool": "shared by the engines of a worker",
             "execution_mode": settings.execution_mode.name,

@@ -109,9 +109,9 @@ TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8
 class Config:
     """Options of the CPU device."""
 
-    threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0: one a physical core")] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0: one per physical core")] = 0
     transfers: Annotated[
-        bool, Field(description="setting the input and copying the outputs count; false: as benchmark_app counts")
+        bool, Field(description="count setting the input and copying the outputs; false: time as benchmark_app does")
     ] = True
 
 

@@ -60,7 +60,7 @@ WAYS = ()
 class Config:
     """Options of PyTorch on the CPU."""
 
-    threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one a physical core")] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, description="intra-op threads; 0: one per physical core")] = 0
     mode: Annotated[
         Literal["eager", "compile"], Field(description="as it is, or torch.compile (needs a C++ compiler)")
     ] = "eager"

@@ -31,7 +31,7 @@ def add_profile(
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     least, best, most = batch_range or (job.shape.batch,) * 3
     if not least <= job.shape.batch <= most:
-        raise InvalidInput(f"batch_range {least} to {most} does not hold batch size {job.shape.batch}")
+        raise InvalidInput(f"batch_range {least} to {most} does not include batch size {job.shape.batch}")
     profile = builder.create_optimization_profile()
     for name, (_, *rest) in job.shape.inputs([one.name for one in inputs]).items():
         profile.set_shape(name, (least, *rest), (best, *rest), (most, *rest))

@@ -58,7 +58,7 @@ class Session:
         self.outputs = [name for name in names if not is_input[name]]
         for name, axes in shape.inputs(inputs).items():
             if not self._context.set_input_shape(name, axes):
-                raise Failed(f"the plan's profile does not hold input {name} {list(axes)}: {engine.log.reason()}")
+                raise Failed(f"the plan's profile does not cover input {name} {list(axes)}: {engine.log.reason()}")
         if missing := self._context.infer_shapes():
             raise Failed(f"shapes depend on values of {', '.join(missing)}; fixed shapes are needed")
         tensors = {name: self._tensor(name) for name in names}

@@ -41,7 +41,7 @@ class Config(GpuOptions):
     version_compatible: Annotated[bool, Field(description="a plan that later versions of this major load")] = False
     hardware_compatible: Annotated[bool, Field(description="a plan that every GPU from Ampere on loads")] = False
     calibrator: Annotated[
-        Literal["entropy", "min-max"], Field(description="of INT8 without Q/DQ nodes; versions to 10 have it")
+        Literal["entropy", "min-max"], Field(description="for INT8 without Q/DQ nodes; TensorRT up to 10 only")
     ] = "entropy"
 
     @model_validator(mode="after")
