@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor import export
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import Context
 from pqbench_wire.errors import VerificationFailed
 
@@ -70,3 +72,11 @@ def test_an_artifact_is_held_to_the_bound_of_its_precision(name: str, least: flo
     with pytest.raises(VerificationFailed, match=f"signal-to-noise {least - 0.1:.1f} dB, at least {least} dB wanted"):
         verified(least - 0.1)
     assert verified(-20, Form.FORM_QDQ_TOOL) == pytest.approx(-20, abs=1e-3), "is a finding"
+
+
+def test_nodes_are_named_after_their_modules() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)).eval()
+    names = {
+        node.op_type: node.name for node in Graph(export.to_onnx(module, np.zeros((2, 3, 8, 8), np.float32))).nodes
+    }
+    assert names == {"Conv": "0", "Relu": "2", "Reshape": "3", "Gemm": "4"}

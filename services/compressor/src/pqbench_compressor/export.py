@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,7 @@ from pqbench_wire.errors import Failed, TooLarge, VerificationFailed, first_line
 from pqbench_wire.shared.fidelity import sqnr as sqnr
 from pqbench_wire.shared.inputs import Feed, flat, named
 
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter records the modules that a node comes from
 OF_CASTS = ("#bf16", "#fp32", "#inner")  # suffixes of the tensors that casts of the `bf16` quantizer read or write
 # The lowest signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
 # only. For INT8 this is a sanity check: its accuracy is measured on the engine. The form QDQ_TOOL has
@@ -68,6 +71,7 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
             raise Failed(f"ONNX export: {_root(error)}") from error
     model = program.model_proto
     finish(model)
+    _name_by_module(model)
     _strip(model)
     if model.opset_import[0].version != OPSET:
         raise Failed(f"ONNX export: the exporter wrote opset {model.opset_import[0].version} instead of {OPSET}")
@@ -219,6 +223,35 @@ def _root(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _name_by_module(model: onnx.ModelProto) -> None:
+    """Name each node after the module that it comes from, as "layer1.0.conv1".
+
+    Several nodes of one module, or a node of none, also have their operator in the name, and a number if that is not
+    enough: "attention/MatMul_1".
+    """
+    modules = [_module_of(node) for node in model.graph.node]
+    alone, taken = {name for name, count in Counter(modules).items() if name and count == 1}, Counter[str]()
+    for node, module in zip(model.graph.node, modules, strict=True):
+        name = module if module in alone else f"{module}/{node.op_type}".lstrip("/")
+        taken[name] += 1
+        node.name = f"{name}_{taken[name] - 1}" if taken[name] > 1 else name
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """The path of the innermost module that a node comes from; empty: of none.
+
+    It is that of the node's weight or, of a node without one, what the exporter records: a convolution that was fused
+    with a normalisation has the record of the normalisation.
+    """
+    if len(node.input) > 1 and node.input[1].endswith(".weight"):
+        return node.input[1].removesuffix(".weight")
+    recorded = next((one.value for one in node.metadata_props if one.key == NAME_SCOPES), "")
+    if not recorded:
+        return ""
+    *scopes, _ = ast.literal_eval(recorded)  # the last one is the name of the operation
+    return next((scope for scope in reversed(scopes) if scope and not scope.startswith("_empty_nn_module")), "")
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,13 @@ REQUIRES = ("torch", "onnx")
 PRECISION = Precision.PRECISION_BF16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 OPSET = 22  # the first in which convolutions take BF16
+# TensorRT's parser (TensorRT for RTX 1.4 to 1.7 say so) takes these in FP32 and FP16, but not in BF16. The first are an
+# input times a gate: operator -> the operators of the gate, each of the one before.
+GATES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "HardSwish": (("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),),
+    "Mish": (("Softplus", {}), ("Tanh", {})),
+}
+FP32_OPERATORS = ("Celu",)
 FP32_ONLY = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that ONNX does not allow to be BF16
 
 
@@ -45,9 +53,10 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
 
 
 def _typed(model: bytes) -> bytes:
-    """The model with every FP32 tensor in BF16, except its inputs and outputs and its subgraphs."""
+    """The model with every FP32 tensor in BF16, except its inputs and outputs, its subgraphs and FP32_OPERATORS."""
     graph = Graph(model)
-    inner = set(graph.isolate())
+    _decompose(graph)
+    inner = set(graph.isolate()) | {node.name for node in graph.nodes if node.op_type in FP32_OPERATORS}
     floats = graph.floats()
     fixed = {node.input[i] for node in graph.nodes for i in FP32_ONLY.get(node.op_type, ()) if i < len(node.input)}
     for tensor in graph.model.graph.initializer:
@@ -67,6 +76,18 @@ def _typed(model: bytes) -> bytes:
     new += [helper.make_node("Cast", [f"{n}#bf16"], [n], to=TensorProto.FLOAT) for n in sorted(outputs)]
     graph.model.graph.node.extend(new)
     return graph.finish(OPSET)
+
+
+def _decompose(graph: Graph) -> None:
+    """Write activations for which TensorRT has no BF16 kernel as the operators that they are defined by."""
+    for node in [one for one in graph.nodes if one.op_type in GATES]:
+        (source,), (output,), gates = node.input, node.output, GATES[node.op_type]
+        gate = source
+        for kind, attributes in gates:
+            before, gate = gate, f"{output}#{kind}"
+            made = helper.make_node(kind, [before], [gate], name=f"{node.name}/{kind}", **attributes)
+            graph.model.graph.node.append(made)
+        node.CopyFrom(helper.make_node("Mul", [source, gate], [output], name=node.name))
 
 
 def _keep_inner(graph: Graph, names: set[str], floats: set[str]) -> None:
