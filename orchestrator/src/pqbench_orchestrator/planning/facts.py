@@ -58,6 +58,7 @@ class TargetFacts:
 
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    refused: dict[str, str] = field(default_factory=dict)  # precision name -> why it cannot be built
     lacks_device: str = ""  # why engines can be built here, but not run
     built_for: str = ""  # what engines are built for ahead of time; empty: for the device
     timed_options: tuple[str, ...] = ()  # names of the options that change what is timed

@@ -176,6 +176,8 @@ def _outcome(
             "refused",
             f"the file's batch is fixed at {unpruned.fixed_batch}: export it with a dynamic batch axis",
         )
+    if facts.precision in runtime.refused:
+        return "refused", runtime.refused[facts.precision]
     precision = facts.precision.removeprefix("PRECISION_")
     routes = runtime.routes.get(facts.precision)
     if routes is None:

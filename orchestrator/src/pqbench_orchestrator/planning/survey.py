@@ -323,6 +323,7 @@ def _asked(target: Target, services: Services) -> TargetFacts:
         device=checked.device,
         lacks_device=checked.unavailable_reason,
         built_for=checked.built_for,
+        refused=dict(checked.refused),
         timed_options=tuple(checked.timed_options),
         engine_file=checked.engine_file,
         environment=dict(capabilities.environment),

@@ -231,6 +231,10 @@ class BuildsAhead(Protocol):
         """What the engines are built for, as "8.6, 8.9"; an engine depends on this and on no device."""
         ...
 
+    def refusals(self, options: Any) -> dict[Precision, str]:
+        """Why engines of some precisions, which have a route, cannot be built here."""
+        ...
+
 
 @runtime_checkable
 class Shipped(Protocol):

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from pqbench.common.v1.common_pb2 import Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
@@ -65,11 +66,13 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
         options, module = BACKENDS.configure(request.backend, request.options_json), BACKENDS.load(request.backend)
         device, lacking, built_for = _device(module, options)
+        refused = module.refusals(options) if isinstance(module, BuildsAhead) else {}
         return pb.CheckResponse(
             options_json=json.dumps(asdict(options), sort_keys=True),
             device=device,
             unavailable_reason=lacking,
             built_for=built_for,
+            refused={Precision.Name(one): why for one, why in refused.items()},
             routes=[pb.Route(**asdict(route)) for route in module.ROUTES if route.holds(options)],
             timed_options=module.TIMED,
             engine_file=module.ENGINE_FILE,
@@ -201,13 +204,15 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             return backend
         try:
             module = BACKENDS.load(name)
-            backend.device = module.device(module.Config())
+            backend.device, lacking, built_for = _device(module, module.Config())
+            backend.versions.update(module.versions())
         except Exception as error:  # the device is not there (Unavailable), or a user's plug-in has a mistake
             why = str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {first_line(error)}"
             backend.plugin.available, backend.plugin.unavailable_reason = False, why
             return backend
-        backend.versions.update(module.versions())
         backend.routes.extend(pb.Route(**asdict(route)) for route in module.ROUTES)
+        if lacking:
+            backend.plugin.available, backend.plugin.unavailable_reason = False, f"{lacking}; it builds for {built_for}"
         return backend
 
     def _usable(self, event: Any) -> bool:

@@ -102,13 +102,21 @@ class CheckRequest(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("options_json", "device", "routes", "timed_options", "engine_file", "unavailable_reason", "built_for")
+    __slots__ = ("options_json", "device", "routes", "timed_options", "engine_file", "unavailable_reason", "refused", "built_for")
+    class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     TIMED_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FILE_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_REASON_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     BUILT_FOR_FIELD_NUMBER: _ClassVar[int]
     options_json: str
     device: str
@@ -116,8 +124,9 @@ class CheckResponse(_message.Message):
     timed_options: _containers.RepeatedScalarFieldContainer[str]
     engine_file: str
     unavailable_reason: str
+    refused: _containers.ScalarMap[str, str]
     built_for: str
-    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., timed_options: _Optional[_Iterable[str]] = ..., engine_file: _Optional[str] = ..., unavailable_reason: _Optional[str] = ..., built_for: _Optional[str] = ...) -> None: ...
+    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., timed_options: _Optional[_Iterable[str]] = ..., engine_file: _Optional[str] = ..., unavailable_reason: _Optional[str] = ..., refused: _Optional[_Mapping[str, str]] = ..., built_for: _Optional[str] = ...) -> None: ...
 
 class BuildEngineRequest(_message.Message):
     __slots__ = ("backend", "options_json", "artifact", "batch_size", "preprocessing", "replicate")

@@ -30,6 +30,7 @@ REQUIRES = ("tensorrt_rtx_bindings", "tensorrt_rtx_libs")
 ON_GPU = True
 TIMED = GPU_TIMED
 ENGINE_FILE = "engine.rtx"
+VERSION = tuple(int(part) for part in trt.__version__.split(".")[:2])
 NAME = f"TensorRT for RTX {trt.__version__}"
 FP32, FP16, BF16 = Precision.PRECISION_FP32, Precision.PRECISION_FP16, Precision.PRECISION_BF16
 INT8, FP8, INT4 = Precision.PRECISION_INT8, Precision.PRECISION_FP8, Precision.PRECISION_INT4
@@ -85,6 +86,15 @@ def built_for(options: Config) -> str:
     if unknown := [one for one in wanted if one not in CAPABILITIES]:
         raise InvalidInput(f"compute_capabilities: {NAME} builds for {', '.join(CAPABILITIES)}, not {unknown[0]}")
     return ", ".join(wanted)
+
+
+def refusals(options: Config) -> dict[Precision, str]:
+    """Version 1.4 wants a GPU to build Q/DQ nodes, as the builder itself says ("Cuda Runtime")."""
+    if VERSION >= (1, 5) or gpu.is_present():
+        return {}
+    return dict.fromkeys(
+        (INT8, FP8, INT4), f"{NAME} builds quantized networks only where a GPU is, from 1.5 on anywhere"
+    )
 
 
 def _here() -> tuple[str, ...]:
