@@ -51,7 +51,8 @@ def values_of(config: type) -> dict[str, Any]:
         elif option.get("type") in ("integer", "number"):
             found[name] = number_of(option, default)
         elif option.get("type") == "array":
-            found[name] = [1, 2, 3] if "prefixItems" in option else ["layer1.*"]
+            elements = option.get("items", {})
+            found[name] = [1, 2, 3] if "prefixItems" in option else elements.get("enum", ["layer1.*"])[-1:]
         elif option.get("type") == "object":
             found[name] = {"key": 1}
         else:

@@ -213,9 +213,10 @@ def test_lists_and_doctor(pqbench: Pqbench) -> None:
     assert {"digits", "cifar10", "folder"} <= set(names["datasets"])
     assert {"l1-global", "removal"} <= set(names["pruners"]) and {"int8-static", "fp16"} <= set(names["quantizers"])
     here = {"onnxruntime", "openvino", "pytorch"}
-    elsewhere = {"tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda"}
+    elsewhere = {"tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda"}
     assert set(names["backends"]) == here | elsewhere
     facts = json.loads(pqbench("doctor", "--json").out)
     assert {name for name in here if facts["backends"][name] == "available"} == here
     assert facts["backends"]["tensorrt"] in ("available", "missing: pip install tensorrt")
+    assert facts["backends"]["tensorrt-rtx"].startswith(("available", "missing: no CUDA device; it builds for 8.6"))
     assert facts["versions"]["torch"] and "free" in facts["disk"]

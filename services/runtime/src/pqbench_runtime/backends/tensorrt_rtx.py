@@ -49,7 +49,8 @@ def _capability(name: str) -> str:
     return f"{name[2:-1]}.{name[-1]}"
 
 
-CAPABILITIES = {_capability(n): getattr(trt.ComputeCapability, n) for n in dir(trt.ComputeCapability) if n[:2] == "SM"}
+KNOWN = sorted((name for name in dir(trt.ComputeCapability) if name.startswith("SM")), key=lambda name: int(name[2:]))
+CAPABILITIES = {_capability(name): getattr(trt.ComputeCapability, name) for name in KNOWN}
 WITHOUT_GPU = ("8.6", "8.9", "12.0")
 
 
