@@ -157,3 +157,19 @@ def test_options_that_a_version_lacks_are_one_line(
     done = with_version("1.4.0.76", libraries, tmp_path_factory, "build", file, "--data", folder / "data")
     assert done.code == 2 and "builds for 7.5, 8.0, 8.6, 8.9, 12.0, not 12.1" in done.err.replace("\n", " "), done.err
     assert "targets.0 (rtx)" in done.err and "Traceback" not in done.err
+
+
+def test_what_a_compute_capability_lacks_is_refused_before_any_work(
+    folder: Path, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    names = ("7.5", "8.6", "12.0")
+    targets = [{"name": name, "backend": "tensorrt-rtx", "options": {"compute_capabilities": [name]}} for name in names]
+    file = manifest(folder, "old", SMALL[2:], targets=targets)
+    done = with_version(
+        VERSIONS[-1], libraries, tmp_path_factory, "build", file, "--data", folder / "data", "--allow-code", "--json"
+    )
+    assert done.code == 0, done.err
+    outcomes = {(row["Target"], row["Recipe"]): row["Outcome"] for row in rows_of(Path(json.loads(done.out)["run"]))}
+    refused = {pair for pair, outcome in outcomes.items() if outcome == "refused"}
+    assert refused == {*(("7.5", name) for name in ("baseline", "bf16", "fp8", "int4")), ("8.6", "fp8")}
+    assert set(outcomes.values()) == {"refused", "unavailable"}, "what is left is built"

@@ -52,6 +52,13 @@ def _capability(name: str) -> str:
 KNOWN = sorted((name for name in dir(trt.ComputeCapability) if name.startswith("SM")), key=lambda name: int(name[2:]))
 CAPABILITIES = {_capability(name): getattr(trt.ComputeCapability, name) for name in KNOWN}
 WITHOUT_GPU = ("8.6", "8.9", "12.0")
+# What the builder of 1.7 refuses for older compute capabilities: precision -> the first that has it, and what.
+LEAST = {
+    FP32: ("8.0", "FP32 matrix products"),
+    BF16: ("8.0", "BF16"),
+    FP8: ("8.9", "FP8"),
+    INT4: ("8.0", "INT4"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +97,23 @@ def built_for(options: Config) -> str:
 
 
 def refusals(options: Config) -> dict[Precision, str]:
-    """Version 1.4 wants a GPU to build Q/DQ nodes, as the builder itself says ("Cuda Runtime")."""
-    if VERSION >= (1, 5) or gpu.is_present():
-        return {}
-    return dict.fromkeys(
-        (INT8, FP8, INT4), f"{NAME} builds quantized networks only where a GPU is, from 1.5 on anywhere"
-    )
+    """The precisions that NVIDIA's builder refuses: for these compute capabilities or, before 1.5, without a GPU."""
+    found: dict[Precision, str] = {}
+    if VERSION < (1, 5) and not gpu.is_present():
+        why = f"{NAME} builds quantized networks only where a GPU is, from 1.5 on anywhere"
+        found = dict.fromkeys((INT8, FP8, INT4), why)
+    capabilities = built_for(options).split(", ")
+    for precision, (least, what) in LEAST.items():
+        if too_old := [one for one in capabilities if _number(one) < _number(least)]:
+            found[precision] = (
+                f"{NAME} has {what} from compute capability {least} on, and this target is built for {too_old[0]}: "
+                "set compute_capabilities"
+            )
+    return found
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
 
 
 def _here() -> tuple[str, ...]:
