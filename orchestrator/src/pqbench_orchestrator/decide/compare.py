@@ -174,7 +174,8 @@ class _Pair:
 
     def _hindrance(self, anyway: bool) -> str:
         """Why the sides cannot be compared; empty where they can."""
-        reason = next((text for name, sessions in self._sides if (text := _unsound(name, sessions))), "")
+        reason = _engines_alone(self.old, self.new)
+        reason = reason or next((text for name, sessions in self._sides if (text := _unsound(name, sessions))), "")
         if not reason and not anyway:
             reason = settings_differ(self.old[0].cell, self.new[0].cell, self.timed_options)
         if not reason and self._by_rate and self._alone:
@@ -264,10 +265,23 @@ def changed_layers(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def _differ_in_version(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two targets have the same backend and options but differ otherwise; False where one was unavailable."""
+    """Whether two targets have the same backend and options but differ otherwise; False where one had no engines."""
     same = ("backend", "options")
-    known = all(target["device"] for target in (one, other))
+    known = all(target["device"] or target.get("built_for") for target in (one, other))
     return known and all(one.get(name) == other.get(name) for name in same) and one != other
+
+
+def _engines_alone(old: Sequence[Session], new: Sequence[Session]) -> str:
+    """How two engines differ that were built and not run; empty where one was run, or is not there."""
+    if not (old and new):
+        return ""
+    before, after = old[0].cell, new[0].cell
+    if before.is_ok or after.is_ok or not before.engine_bytes or not after.engine_bytes:
+        return ""
+    sizes = f"{before.engine_bytes / 1e6:.3f} MB and {after.engine_bytes / 1e6:.3f} MB"
+    times = " and ".join(f"{cell.engine.build_s or 0:.1f} s" for cell in (before, after) if cell.engine)
+    change = after.engine_bytes / before.engine_bytes - 1
+    return f"built, not run: the engine has {sizes} ({change:+.1%}), built in {times}"
 
 
 def _unsound(name: str, sessions: Sequence[Session]) -> str:

@@ -36,6 +36,8 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
             name: {
                 "backend": t.backend,
                 "device": t.device,
+                "lacks_device": t.lacks_device,
+                "built_for": t.built_for,
                 "options": t.options_json,
                 "timed_options": list(t.timed_options),
                 "engine_file": t.engine_file,

@@ -80,6 +80,16 @@ def test_what_differs_in_a_setting_that_matters_is_not_compared_unless_told() ->
     assert changed(old, failed).reason == "failed on the new side: broke"
 
 
+def test_engines_that_were_built_and_not_run_are_compared_by_size_and_build_time() -> None:
+    def built(size: int, seconds: float) -> Side:
+        figures = {"Engine (bytes)": size, "Build Time (s)": seconds, "Inference Time (ms)": None}
+        return side(session(1.0, Outcome="unavailable", Reason="no CUDA device; built for 8.9", **figures))
+
+    change = changed(built(2_000_000, 3.0), built(1_500_000, 2.5))
+    assert change.verdict == NOT_COMPARABLE and not change.is_lost
+    assert change.reason == ("built, not run: the engine has 2.000 MB and 1.500 MB (-25.0%), built in 3.0 s and 2.5 s")
+
+
 def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:
     right = np.ones(500, bool)
     wrong = right.copy()
