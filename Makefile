@@ -41,7 +41,7 @@ test-long: setup ## run the long tests: kills, the whole quickstart
 	$(BIN)/pytest -m long
 
 test-containers: setup ## run the tests with a Docker engine: images, Compose, swapping (BASE_IMAGE=… to build on)
-	docker compose build
+	docker compose --profile rtx build
 	$(BIN)/pytest -m container
 
 test-all: test test-long test-containers ## run all tests

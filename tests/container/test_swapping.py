@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import Pqbench
+from tests.e2e.conftest import ROOT, Pqbench
 
 pytestmark = pytest.mark.container
 LABEL = "pqbench.owner"
@@ -117,3 +117,25 @@ def test_a_container_that_dies_is_started_again_or_told_of(
     outcomes = {cell["Target"]: (cell["Outcome"], cell["Reason"]) for cell in cells}
     assert outcomes["ov"][0] == "unavailable" and outcomes["ov"][1]
     assert outcomes["ort"] == ("ok", "")
+
+
+def test_four_versions_of_nvidias_builder_are_swapped_in_one_run(
+    pqbench: Pqbench, tmp_path: Path, watched: list[set[str]]
+) -> None:
+    """The manifest that ships: plans of each version side by side, though there is no GPU."""
+    done = pqbench("build", ROOT / "data/manifests/trt-rtx-versions.yaml", "--data", tmp_path / "data", "--json")
+    assert done.code == 0 and "Traceback" not in done.err, done.err
+    found = json.loads(done.out)
+    for cell in found["cells"]:
+        version = cell["Target"].removeprefix("trt-rtx-")
+        if cell["Outcome"] == "refused":
+            assert version == "1.4" and cell["Recipe"] in ("int8", "fp8", "int4"), cell
+        else:
+            assert cell["Reason"] in ("no CUDA device; built for 8.9", "built, not measured"), cell
+            assert f"tensorrt-rtx={version}." in cell["Versions"] and cell["Engine (bytes)"] > 0
+    used = {image for images in watched for image in images}
+    assert used == {f"pqbench-runtime:tensorrt-rtx-1.{minor}" for minor in (4, 5, 6, 7)}
+    assert all(len(images) <= 1 for images in watched), "one at a time"
+    compared = pqbench("compare", f"{found['run']}:trt-rtx-1.6", f"{found['run']}:trt-rtx-1.7", "--json")
+    reasons = [change["reason"] for change in json.loads(compared.out)]
+    assert len(reasons) == 12 and all(one.startswith("built, not run: the engine has") for one in reasons), reasons

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,14 +80,19 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {}
 
 
-def with_version(version: str, libraries: dict[str, Path], tmp: pytest.TempPathFactory, *arguments: object) -> Done:
-    """Run the command line with one version of NVIDIA's libraries before the installed one."""
+def library_of(version: str, libraries: dict[str, Path], tmp: pytest.TempPathFactory) -> Path:
+    """The folder of one version of NVIDIA's libraries."""
     if version not in libraries:
         libraries[version] = tmp.mktemp(f"rtx-{version}")
         packages = [f"tensorrt-rtx-cu12-{part}=={version}" for part in ("libs", "bindings")]
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
         subprocess.run([*pip, "--target", str(libraries[version]), *packages], check=True)
-    environment = os.environ | {"PYTHONPATH": str(libraries[version])}
+    return libraries[version]
+
+
+def with_version(version: str, libraries: dict[str, Path], tmp: pytest.TempPathFactory, *arguments: object) -> Done:
+    """Run the command line with one version of NVIDIA's libraries before the installed one."""
+    environment = os.environ | {"PYTHONPATH": str(library_of(version, libraries, tmp))}
     command = [*COMMAND, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1700)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -173,3 +180,42 @@ def test_what_a_compute_capability_lacks_is_refused_before_any_work(
     refused = {pair for pair, outcome in outcomes.items() if outcome == "refused"}
     assert refused == {*(("7.5", name) for name in ("baseline", "bf16", "fp8", "int4")), ("8.6", "fp8")}
     assert set(outcomes.values()) == {"refused", "unavailable"}, "what is left is built"
+
+
+# What the backend uses of objects, on a GPU too: the class in the bindings -> its members.
+USED = {
+    "ICudaEngine": ["create_runtime_config", "create_execution_context", "create_engine_inspector", "num_io_tensors"],
+    "IRuntimeConfig": [
+        "create_runtime_cache", "set_runtime_cache", "cuda_graph_strategy",
+        "dynamic_shapes_kernel_specialization_strategy",
+    ],
+    "IExecutionContext": ["set_input_shape", "infer_shapes", "set_tensor_address", "execute_async_v3", "profiler"],
+    "IBuilderConfig": ["num_compute_capabilities", "set_compute_capability", "progress_monitor"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "version", [version if version in QUICK else pytest.param(version, marks=pytest.mark.long) for version in VERSIONS]
+)
+def test_every_name_that_the_backend_uses_is_in_nvidias_bindings(
+    version: str, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = ROOT / "services/runtime/src/pqbench_runtime/backends"
+    files = [folder / "tensorrt_rtx.py", *(folder / "_tensorrt").glob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    attributes = [ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)]
+    names = {match[1] for text in attributes if (match := re.search(r"\btrt\.(.+)", text))}
+    names = {re.sub(r"\.(__init__|name)$", "", name) for name in names} - {"__version__.split"}
+    names |= {f"{kind}.{member}" for kind, members in USED.items() for member in members}
+    assert len(names) > 30
+    code = (
+        "import functools, sys, tensorrt_rtx_bindings as trt\n"
+        "missing = []\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: functools.reduce(getattr, name.split('.'), trt)\n"
+        "    except AttributeError: missing.append(name)\n"
+        "print(trt.__version__, *missing)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(library_of(version, libraries, tmp_path_factory))}
+    done = subprocess.run([sys.executable, "-c", code, *sorted(names)], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == [version], done.stdout + done.stderr

@@ -10,8 +10,12 @@ import contextlib
 import ctypes
 import functools
 import math
+import re
+import sys
 from collections.abc import Iterator
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ import numpy as np
 from pqbench_wire.errors import Failed, OutOfMemory, Unavailable
 
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
+WHEELS = "nvidia/cu*/lib"  # where NVIDIA's wheels keep it below site-packages: nvidia/cu13, nvidia/cuda_runtime
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
 BLOCKING_SYNC = 1  # cudaEventBlockingSync: a thread that waits for the event sleeps
@@ -53,9 +58,41 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def candidates() -> list[str]:
+    """Names and paths of CUDA's runtime library in the order in which they are tried.
+
+    First what this process has loaded already, then that of NVIDIA's wheels, then the system's; each with the major
+    version of the installed TensorRT first, beside which another one does not work.
+    """
+    loaded = {path for path in _mapped_files() if Path(path).name.startswith("libcudart.so")}
+    folders = [folder for place in sys.path for folder in sorted(Path(place).glob(WHEELS))]
+    wheels = [str(path) for folder in folders for path in sorted(folder.glob("libcudart.so.*"))]
+    major = _major_of_tensorrt()
+    return [
+        name
+        for group in (sorted(loaded), wheels, LIBRARIES)
+        for name in sorted(group, key=lambda name: f"libcudart.so.{major}" not in name)
+    ]
+
+
+def _mapped_files() -> list[str]:
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    return [line.split(maxsplit=5)[5] for line in lines if line.count("/")]
+
+
+def _major_of_tensorrt() -> str:
+    """The major CUDA version of an installed TensorRT of any kind, as its distribution is named; else empty."""
+    names = [one.metadata["Name"] or "" for one in metadata.distributions()]
+    found = (re.fullmatch(r"tensorrt[\w-]*-cu(\d+)[\w-]*", name) for name in names)
+    return next((match[1] for match in found if match), "")
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    for name in LIBRARIES:
+    for name in candidates():
         with contextlib.suppress(OSError):
             library = ctypes.CDLL(name)
             break

@@ -98,21 +98,26 @@ def memory_in_use() -> int | None:
 
 def _power(nvml: Any, handle: Any) -> int:
     """Power in milliwatts at this instant or, where the driver has only that, its average over a second."""
-    field = nvml.nvmlDeviceGetFieldValues(handle, [INSTANT_POWER])[0]
-    return field.value.uiVal if field.nvmlReturn == nvml.NVML_SUCCESS else nvml.nvmlDeviceGetPowerUsage(handle)
+    try:
+        field = nvml.nvmlDeviceGetFieldValues(handle, [INSTANT_POWER])[0]
+    except nvml.NVMLError:  # an old driver does not have the function
+        return int(nvml.nvmlDeviceGetPowerUsage(handle))
+    return int(field.value.uiVal if field.nvmlReturn == nvml.NVML_SUCCESS else nvml.nvmlDeviceGetPowerUsage(handle))
 
 
 def _throttle_mask(nvml: Any, handle: Any) -> int:
     """The bits of the current reasons for lower clocks; older bindings have the function under its older name."""
-    newer = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    return int((newer or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(handle))
+    try:
+        return int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    except (AttributeError, nvml.NVMLError):  # an older binding, or an older driver
+        return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
 
 
 def _supported(ask: Callable[[], Any]) -> Any:
     nvml = _nvml()
     try:
         return ask()
-    except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission, nvml.NVMLError_FunctionNotFound):
+    except nvml.NVMLError:  # not supported, not permitted, unknown to the driver: no reading, and no end of the work
         return None
 
 

@@ -11,7 +11,7 @@ from pqbench.common.v1.common_pb2 import Form
 from pqbench_compressor import export
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source
-from pqbench_compressor.quantizers import _half
+from pqbench_compressor.quantizers import _half, _signed
 
 
 def test_the_signed_form_follows_the_rules_of_tensorrt(model: bytes, context: Context) -> None:
@@ -56,3 +56,16 @@ def test_only_additions_to_convolutions_are_residual_in_the_signed_form(context:
     graph = Graph(made[Form.FORM_QDQ_SIGNED])
     add = next(n for n in graph.nodes if n.op_type == "Add")
     assert "DequantizeLinear" not in {graph.producers()[name].op_type for name in add.input}
+
+
+def test_fp8_leaves_convolutions_with_few_channels_in_a_group_alone(context: Context) -> None:
+    layers = {"whole": nn.Conv2d(32, 32, 3), "grouped": nn.Conv2d(32, 32, 3, groups=4), "large": nn.Conv2d(32, 16, 7)}
+    grouped = nn.Conv2d(32, 32, 1, groups=2)  # 16 channels in a group
+    module = nn.Sequential(nn.Conv2d(3, 32, 1), layers["whole"], layers["grouped"], grouped, nn.Flatten())
+    graph = Graph(export.to_onnx(module.eval(), context.example))
+    assert [node.name for node in _signed.worthwhile(graph, fp8=True)] == ["1", "3"]
+    assert [node.name for node in _signed.worthwhile(graph)] == ["1", "2", "3"], (
+        "INT8 counts the channels of all groups"
+    )
+    wide = nn.Sequential(nn.Conv2d(3, 32, 1), layers["large"], nn.Flatten())
+    assert _signed.worthwhile(Graph(export.to_onnx(wide.eval(), context.example)), fp8=True) == []

@@ -9,6 +9,7 @@ pytorch-quantization's quant_resnet50.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ from pqbench_wire.errors import Refused
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 SMALL = 16  # channels: with fewer, INT8 kernels of GPUs gain nothing
+LARGE_KERNEL = 32  # taps
 INT8_MAX, FP8_MAX = 127.0, 448.0
 SMALLEST_SCALE = 1e-7  # TensorRT needs scales above zero; FP16 cannot hold much smaller ones
 
@@ -33,7 +35,7 @@ def signed(model: bytes, ranges: Ranges, keep: Iterable[str] = (), fp8: bool = F
     """
     graph = Graph(model)
     ranges, kept = joined(graph, ranges), set(keep)
-    chosen = [n for n in worthwhile(graph) if n.name not in kept]
+    chosen = [n for n in worthwhile(graph, fp8) if n.name not in kept]
     if not chosen:
         raise Refused(f"nothing to quantize: every layer is kept, or has under {SMALL} channels")
     writer = _Writer(graph, fp8)
@@ -47,9 +49,9 @@ def signed(model: bytes, ranges: Ranges, keep: Iterable[str] = (), fp8: bool = F
     return writer.finish()
 
 
-def worthwhile(graph: Graph) -> list[onnx.NodeProto]:
+def worthwhile(graph: Graph, fp8: bool = False) -> list[onnx.NodeProto]:
     """The compute nodes that the signed form quantizes: all but small ones."""
-    return [node for node in graph.compute_nodes() if not _is_small(graph, node)]
+    return [node for node in graph.compute_nodes() if not _is_small(graph, node, fp8)]
 
 
 def weight_scales(weight: np.ndarray, axis: int, largest: float = INT8_MAX) -> np.ndarray:
@@ -113,13 +115,19 @@ class _Writer:
         return self._zeros[shape]
 
 
-def _is_small(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether a convolution has few channels, or a weight matrix only one row or column."""
+def _is_small(graph: Graph, node: onnx.NodeProto, fp8: bool) -> bool:
+    """Whether a convolution has few channels, or a weight matrix only one row or column.
+
+    FP8 convolutions need as many channels in each group, and more of them if their kernels are large (ModelOpt's rule).
+    """
     shape = graph.array(node.input[1]).shape
     if node.op_type not in CONVOLUTIONS:
         return min(shape) == 1
     groups = attribute(node, "group", 1)
-    return min(shape[0], shape[1] * groups) < SMALL
+    if not fp8:
+        return min(shape[0], shape[1] * groups) < SMALL
+    channels = min(shape[0] // groups, shape[1])
+    return channels < SMALL or (channels == SMALL and math.prod(shape[2:]) > LARGE_KERNEL)
 
 
 def _skip_input(graph: Graph, node: onnx.NodeProto, convolutions: set[str]) -> int | None:

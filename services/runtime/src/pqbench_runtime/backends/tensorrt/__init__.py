@@ -59,4 +59,4 @@ def cross_checks(
 ) -> list[CrossCheck]:
     """NVIDIA's tools trtexec and Polygraphy, which are in its TensorRT images."""
     shapes = shape.inputs(load(engine, precision, shape, options).inputs)
-    return [trtexec(engine, shapes, options, seconds), polygraphy(engine)]
+    return [trtexec(engine, shapes, options, seconds), polygraphy(engine, shapes)]

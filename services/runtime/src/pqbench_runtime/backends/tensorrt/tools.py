@@ -54,6 +54,8 @@ def trtexec_options(shapes: Shapes, options: Config, seconds: float) -> list[str
     One inference is in flight at a time, as in pqbench.
     """
     given = ["--warmUp=200", f"--duration={ceil(seconds)}", "--iterations=10", "--infStreams=1", "--exposeDMA"]
+    if options.version_compatible:
+        given.append("--versionCompatible")
     if options.batch_range:
         given.append("--shapes=" + ",".join(f"{n}:{'x'.join(map(str, axes))}" for n, axes in shapes.items()))
     if MAJOR >= 11:
@@ -65,7 +67,7 @@ def trtexec_options(shapes: Shapes, options: Config, seconds: float) -> list[str
     return [*given, *(flag for flag, on in wanted.items() if on)]
 
 
-def polygraphy(plan: Path) -> CrossCheck:
+def polygraphy(plan: Path, shapes: Shapes) -> CrossCheck:
     """The mean by Polygraphy over 100 calls, always with copies and without a CUDA graph."""
     made = CrossCheck(tool="polygraphy", definition="copies and compute, no CUDA graph", statistic="mean")
     program = shutil.which("polygraphy")
@@ -73,6 +75,7 @@ def polygraphy(plan: Path) -> CrossCheck:
         return replace(made, unavailable="polygraphy is not in this container")
     command = [program, "run", str(plan), "--trt", "--model-type", "engine"]
     command += ["--warm-up", "10", "--iterations", str(POLYGRAPHY_CALLS)]
+    command += ["--input-shapes", *(f"{name}:[{','.join(map(str, axes))}]" for name, axes in shapes.items())]
     done = subprocess.run(leashed(command), capture_output=True, text=True)
     found = re.search(r"Average inference time: ([0-9.e+-]+) ms", done.stdout)
     made = replace(made, command=shlex.join(command))
