@@ -374,3 +374,42 @@ def test_outputs_beyond_the_classes_are_told_and_missing_ones_refused(outputs: i
     ] * notes  # fmt: skip
     mapped = replace(known, datasets={"digits": replace(data, scores_all=False)})
     assert mapped.notes == []
+
+
+def ahead(device: str, lacks: str) -> TargetFacts:
+    """A target whose engines are built ahead of time."""
+    return TargetFacts(routes=ROUTES, versions={"rtx": "1"}, device=device, lacks_device=lacks, built_for="8.9")
+
+
+def test_cells_of_a_target_without_its_device_end_with_their_engine() -> None:
+    m = manifest()
+    facts = survey_of(m)
+    without = replace(facts, targets=facts.targets | {"a": ahead("", "no CUDA device")})
+    made = planned(m, without)
+    cells = [cell for cell in made.cells if cell.target.name == "a"]
+    assert {(cell.outcome, cell.reason) for cell in cells} == {("unavailable", "no CUDA device; built for 8.9")}
+    assert {role for cell in cells for role in cell.steps} == {"unpruned", "variant", "build"}
+    assert all(cell.outcome == "" for cell in made.cells if cell.target.name == "b"), "others are measured"
+    here = planned(m, replace(facts, targets=facts.targets | {"a": ahead("GPU", "")}))
+    built = {cell.key: cell.steps["build"] for cell in cells}
+    assert built == {cell.key: cell.steps["build"] for cell in here.cells if cell.target.name == "a"}, (
+        "a machine with the device reuses the engines"
+    )
+
+
+def test_a_plan_to_build_has_no_step_after_the_engines() -> None:
+    m = manifest()
+    made = plan(m, survey_of(m), "run", {"numpy": "1"}, build_only=True)
+    assert {step.kind for step in made.steps} == {"prepare", "compress", "build"}
+    assert {(cell.outcome, cell.reason) for cell in made.cells} == {("unavailable", "built, not measured")}
+    whole = {step.key for step in planned(m).steps}
+    assert {step.key for step in made.steps if step.kind == "build"} <= whole, "a later run reuses the engines"
+
+
+def test_what_a_runtime_cannot_build_is_refused_with_its_reason() -> None:
+    m = manifest()
+    facts = survey_of(m)
+    refused = replace(facts.targets["a"], refused={"PRECISION_INT8": "too old for INT8"})
+    made = planned(m, replace(facts, targets=facts.targets | {"a": refused}))
+    found = {(c.target.name, c.recipe.label): (c.outcome, c.reason) for c in made.cells}
+    assert found["a", "pruned int8"] == ("refused", "too old for INT8") and found["b", "pruned int8"] == ("", "")
