@@ -58,6 +58,7 @@ def test_cudas_library_is_that_of_the_installed_tensorrt(tmp_path: Path, monkeyp
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt-cu12-bindings\nVersion: 10.16\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(cuda, "_mapped_files", list)
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     twelve, thirteen = "nvidia/cuda_runtime/lib/libcudart.so.12", "nvidia/cu13/lib/libcudart.so.13"
     assert cuda.candidates()[:3] == [str(tmp_path / twelve), str(tmp_path / thirteen), "libcudart.so.12"]
     monkeypatch.setattr(cuda, "_mapped_files", lambda: ["/opt/cuda/libcudart.so.11.0"])

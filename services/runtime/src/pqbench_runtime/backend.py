@@ -92,7 +92,8 @@ class CrossCheck:
 class GpuOptions:
     """The options of every GPU backend, with the same meaning and defaults in all of them.
 
-    One exception: in onnxruntime-tensorrt, `tf32` affects only the nodes that run outside TensorRT.
+    Two exceptions in onnxruntime-tensorrt: `tf32` affects only the nodes that run outside TensorRT, and `cuda_graph` is
+    off by default, because ONNX Runtime waits for a replayed graph inside the call.
     """
 
     transfers: Annotated[bool, Field(description="count the copies to and from the GPU in the latency")] = True

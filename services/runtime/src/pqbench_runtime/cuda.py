@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -61,16 +62,20 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 def candidates() -> list[str]:
     """Names and paths of CUDA's runtime library in the order in which they are tried.
 
-    First what this process has loaded already, then that of NVIDIA's wheels, then the system's; each with the major
-    version of the installed TensorRT first, beside which another one does not work.
+    First those in LD_LIBRARY_PATH, which somebody chose, then what this process has loaded already, then that of
+    NVIDIA's wheels, then the system's; each with the major version of the installed TensorRT first, beside which
+    another one does not work.
     """
+    chosen = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     loaded = {path for path in _mapped_files() if Path(path).name.startswith("libcudart.so")}
     folders = [folder for place in sys.path for folder in sorted(Path(place).glob(WHEELS))]
-    wheels = [str(path) for folder in folders for path in sorted(folder.glob("libcudart.so.*"))]
+    paths, wheels = (
+        [str(path) for folder in some for path in sorted(folder.glob("libcudart.so.*"))] for some in (chosen, folders)
+    )
     major = _major_of_tensorrt()
     return [
         name
-        for group in (sorted(loaded), wheels, LIBRARIES)
+        for group in (paths, sorted(loaded), wheels, LIBRARIES)
         for name in sorted(group, key=lambda name: f"libcudart.so.{major}" not in name)
     ]
 

@@ -62,6 +62,9 @@ CALIBRATION_BATCH = 16
 class Config(GpuOptions):
     """Options of the provider; others stay at its defaults. `tf32` affects only nodes that run outside TensorRT."""
 
+    cuda_graph: Annotated[
+        bool, Field(description="one captured CUDA graph; ONNX Runtime waits for it inside the call, in `compute`")
+    ] = False
     optimization_level: Annotated[
         int, Field(ge=0, le=5, description="effort of the builder; TensorRT's default is 3")
     ] = 3
@@ -115,7 +118,10 @@ def build(job: Job, options: Config) -> Built:
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> shared.Session:
     flags = dict.fromkeys(FLAGS.get(precision, ()), "1")
-    return shared.Session(engine, shared.session_options(), _providers(options, flags), shape, options)
+    session = shared.Session(engine, shared.session_options(), _providers(options, flags), shape, options)
+    if session.settings["cuda_graph"] == "captured":
+        session.settings["cuda_graph"] = "captured; compute includes ONNX Runtime's wait for it"
+    return session
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
