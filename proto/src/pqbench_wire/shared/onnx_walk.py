@@ -58,12 +58,22 @@ def external_location(tensor: Any) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
+def opset_of(file: Path) -> int:
+    """The version of ONNX's own opset that an ONNX file uses; 0: it uses none. Raises InvalidInput for other files."""
+    return max((one.version for one in _read(file).opset_import if one.domain in ("", "ai.onnx")), default=0)
+
+
 def external_locations(file: Path) -> list[str]:
     """The names of the files with an ONNX file's external weights. Raises InvalidInput if it is not an ONNX file."""
+    model = _read(file)
+    return list(dict.fromkeys(found for tensor in stored_tensors(model) if (found := external_location(tensor))))
+
+
+def _read(file: Path) -> ModelProto:
     try:
         model = ModelProto.FromString(file.read_bytes())
     except DecodeError as error:
         raise InvalidInput(f"{file} is not an ONNX file") from error
     if not model.HasField("graph"):
         raise InvalidInput(f"{file} is not an ONNX file: it has no graph")
-    return list(dict.fromkeys(found for tensor in stored_tensors(model) if (found := external_location(tensor))))
+    return model

@@ -24,27 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpqbench/onnx/v1/onnx_view.proto\x12\x0fpqbench.onnx.v1\"k\n\nModelProto\x12*\n\x05graph\x18\x07 \x01(\x0b\x32\x1b.pqbench.onnx.v1.GraphProto\x12\x31\n\tfunctions\x18\x19 \x03(\x0b\x32\x1e.pqbench.onnx.v1.FunctionProto\"9\n\rFunctionProto\x12(\n\x04node\x18\x07 \x03(\x0b\x32\x1a.pqbench.onnx.v1.NodeProto\"\xa9\x01\n\nGraphProto\x12(\n\x04node\x18\x01 \x03(\x0b\x32\x1a.pqbench.onnx.v1.NodeProto\x12\x31\n\x0binitializer\x18\x05 \x03(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12>\n\x12sparse_initializer\x18\x0f \x03(\x0b\x32\".pqbench.onnx.v1.SparseTensorProto\"?\n\tNodeProto\x12\x32\n\tattribute\x18\x05 \x03(\x0b\x32\x1f.pqbench.onnx.v1.AttributeProto\"\xb4\x02\n\x0e\x41ttributeProto\x12\'\n\x01t\x18\x05 \x01(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12&\n\x01g\x18\x06 \x01(\x0b\x32\x1b.pqbench.onnx.v1.GraphProto\x12-\n\x07tensors\x18\n \x03(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12+\n\x06graphs\x18\x0b \x03(\x0b\x32\x1b.pqbench.onnx.v1.GraphProto\x12\x39\n\rsparse_tensor\x18\x16 \x01(\x0b\x32\".pqbench.onnx.v1.SparseTensorProto\x12:\n\x0esparse_tensors\x18\x17 \x03(\x0b\x32\".pqbench.onnx.v1.SparseTensorProto\"p\n\x11SparseTensorProto\x12,\n\x06values\x18\x01 \x01(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12-\n\x07indices\x18\x02 \x01(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\"r\n\x0bTensorProto\x12\x0c\n\x04name\x18\x08 \x01(\t\x12>\n\rexternal_data\x18\r \x03(\x0b\x32\'.pqbench.onnx.v1.StringStringEntryProto\x12\x15\n\rdata_location\x18\x0e \x01(\x05\"4\n\x16StringStringEntryProto\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpqbench/onnx/v1/onnx_view.proto\x12\x0fpqbench.onnx.v1\"\xa6\x01\n\nModelProto\x12*\n\x05graph\x18\x07 \x01(\x0b\x32\x1b.pqbench.onnx.v1.GraphProto\x12\x39\n\x0copset_import\x18\x08 \x03(\x0b\x32#.pqbench.onnx.v1.OperatorSetIdProto\x12\x31\n\tfunctions\x18\x19 \x03(\x0b\x32\x1e.pqbench.onnx.v1.FunctionProto\"5\n\x12OperatorSetIdProto\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"9\n\rFunctionProto\x12(\n\x04node\x18\x07 \x03(\x0b\x32\x1a.pqbench.onnx.v1.NodeProto\"\xa9\x01\n\nGraphProto\x12(\n\x04node\x18\x01 \x03(\x0b\x32\x1a.pqbench.onnx.v1.NodeProto\x12\x31\n\x0binitializer\x18\x05 \x03(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12>\n\x12sparse_initializer\x18\x0f \x03(\x0b\x32\".pqbench.onnx.v1.SparseTensorProto\"?\n\tNodeProto\x12\x32\n\tattribute\x18\x05 \x03(\x0b\x32\x1f.pqbench.onnx.v1.AttributeProto\"\xb4\x02\n\x0e\x41ttributeProto\x12\'\n\x01t\x18\x05 \x01(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12&\n\x01g\x18\x06 \x01(\x0b\x32\x1b.pqbench.onnx.v1.GraphProto\x12-\n\x07tensors\x18\n \x03(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12+\n\x06graphs\x18\x0b \x03(\x0b\x32\x1b.pqbench.onnx.v1.GraphProto\x12\x39\n\rsparse_tensor\x18\x16 \x01(\x0b\x32\".pqbench.onnx.v1.SparseTensorProto\x12:\n\x0esparse_tensors\x18\x17 \x03(\x0b\x32\".pqbench.onnx.v1.SparseTensorProto\"p\n\x11SparseTensorProto\x12,\n\x06values\x18\x01 \x01(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\x12-\n\x07indices\x18\x02 \x01(\x0b\x32\x1c.pqbench.onnx.v1.TensorProto\"r\n\x0bTensorProto\x12\x0c\n\x04name\x18\x08 \x01(\t\x12>\n\rexternal_data\x18\r \x03(\x0b\x32\'.pqbench.onnx.v1.StringStringEntryProto\x12\x15\n\rdata_location\x18\x0e \x01(\x05\"4\n\x16StringStringEntryProto\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pqbench.onnx.v1.onnx_view_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELPROTO']._serialized_start=52
-  _globals['_MODELPROTO']._serialized_end=159
-  _globals['_FUNCTIONPROTO']._serialized_start=161
-  _globals['_FUNCTIONPROTO']._serialized_end=218
-  _globals['_GRAPHPROTO']._serialized_start=221
-  _globals['_GRAPHPROTO']._serialized_end=390
-  _globals['_NODEPROTO']._serialized_start=392
-  _globals['_NODEPROTO']._serialized_end=455
-  _globals['_ATTRIBUTEPROTO']._serialized_start=458
-  _globals['_ATTRIBUTEPROTO']._serialized_end=766
-  _globals['_SPARSETENSORPROTO']._serialized_start=768
-  _globals['_SPARSETENSORPROTO']._serialized_end=880
-  _globals['_TENSORPROTO']._serialized_start=882
-  _globals['_TENSORPROTO']._serialized_end=996
-  _globals['_STRINGSTRINGENTRYPROTO']._serialized_start=998
-  _globals['_STRINGSTRINGENTRYPROTO']._serialized_end=1050
+  _globals['_MODELPROTO']._serialized_start=53
+  _globals['_MODELPROTO']._serialized_end=219
+  _globals['_OPERATORSETIDPROTO']._serialized_start=221
+  _globals['_OPERATORSETIDPROTO']._serialized_end=274
+  _globals['_FUNCTIONPROTO']._serialized_start=276
+  _globals['_FUNCTIONPROTO']._serialized_end=333
+  _globals['_GRAPHPROTO']._serialized_start=336
+  _globals['_GRAPHPROTO']._serialized_end=505
+  _globals['_NODEPROTO']._serialized_start=507
+  _globals['_NODEPROTO']._serialized_end=570
+  _globals['_ATTRIBUTEPROTO']._serialized_start=573
+  _globals['_ATTRIBUTEPROTO']._serialized_end=881
+  _globals['_SPARSETENSORPROTO']._serialized_start=883
+  _globals['_SPARSETENSORPROTO']._serialized_end=995
+  _globals['_TENSORPROTO']._serialized_start=997
+  _globals['_TENSORPROTO']._serialized_end=1111
+  _globals['_STRINGSTRINGENTRYPROTO']._serialized_start=1113
+  _globals['_STRINGSTRINGENTRYPROTO']._serialized_end=1165
 # @@protoc_insertion_point(module_scope)

@@ -16,10 +16,13 @@ from pqbench_runtime.backend import Job
 from pqbench_runtime.backends._tensorrt.log import log_of
 from pqbench_runtime.backends._tensorrt.monitor import monitor
 from pqbench_runtime.backends._tensorrt.network import MIB, add_profile, parse
-from pqbench_runtime.backends.tensorrt.options import NAME, Config
-from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_runtime.backends.tensorrt.options import MAJOR, NAME, Config
+from pqbench_wire.errors import Failed, InvalidInput, Refused
 from pqbench_wire.shared.locks import file_lock
+from pqbench_wire.shared.onnx_walk import opset_of
 
+# TensorRT 8.6 parses newer opsets without an error, but ignores inputs that were attributes, as the axes of ReduceMean.
+NEWEST_OPSET_OF_8 = 17
 # Builder flags that allow a precision in a weakly typed network; what is not allowed stays FP32.
 FLAGS = {
     Precision.PRECISION_FP16: ("FP16",),
@@ -34,6 +37,8 @@ def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
     Raises Refused for operators that this version does not support, InvalidInput for options or calibration examples
     that do not fit, and otherwise Failed with the parser's or the builder's errors.
     """
+    if MAJOR < 10 and (opset := opset_of(job.artifact)) > NEWEST_OPSET_OF_8:
+        raise Refused(f"{NAME} computes wrongly what opset {opset} writes: it reads opsets up to {NEWEST_OPSET_OF_8}")
     log = log_of(trt)
     log.begin()
     trt.init_libnvinfer_plugins(log, "")  # TensorRT runs some ONNX operators as plug-ins
