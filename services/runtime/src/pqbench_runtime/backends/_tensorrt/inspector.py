@@ -30,6 +30,7 @@ FORMATS = (
     (re.compile(r"fp32|float|float32"), "FP32"),
     (re.compile(r"int4"), "INT4"),
 )
+NARROWEST_FIRST = ("INT4", "INT8", "FP8", "BF16", "FP16", "FP32")
 COMPUTE = re.compile(r"conv|gemm|matmul|matrixmultiply|matrix_multiply|fullyconnected|attention|mha", re.IGNORECASE)
 PROFILE = re.compile(r" \[profile \d+\]$", re.IGNORECASE)
 OPAQUE = re.compile(r"foreignnode|myelin", re.IGNORECASE)  # many operators fused in a kernel without details
@@ -56,7 +57,7 @@ def _layer(entry: Any) -> Layer:
     return Layer(
         name=name,
         type=str(entry.get("ParameterType") or kind),
-        precision=UNKNOWN if opaque else _by_tactic(tactic) or _by_tensor(inputs or outputs),
+        precision=UNKNOWN if opaque else _by_tactic(tactic) or _by_types(inputs or outputs, entry.get("Weights")),
         compute=opaque or bool(COMPUTE.search(f"{kind} {entry.get('ParameterType', '')} {tactic}")),
         tactic=tactic,
         format=_format(outputs),
@@ -67,10 +68,12 @@ def _by_tactic(tactic: str) -> str:
     return next((name for pattern, name in TACTICS if pattern.search(tactic.lower())), "")
 
 
-def _by_tensor(tensors: list[Any]) -> str:
-    """The type of the first tensor, which is taken for the precision of a layer whose kernel's name shows none."""
-    text = " ".join(str(tensors[0].get(key, "")) for key in ("Datatype", "Format/Datatype")).lower() if tensors else ""
-    return next((name for pattern, name in FORMATS if pattern.search(text)), UNKNOWN)
+def _by_types(tensors: list[Any], weights: Any) -> str:
+    """The narrowest type of the tensors and of the weights: the precision of a layer whose kernel's name shows none."""
+    texts = [" ".join(str(one.get(key, "")) for key in ("Datatype", "Format/Datatype")) for one in tensors]
+    texts += [str(weights.get("Type", ""))] if isinstance(weights, dict) else []
+    found = {name for text in texts for pattern, name in FORMATS if pattern.search(text.lower())}
+    return next((name for name in NARROWEST_FIRST if name in found), UNKNOWN)
 
 
 def _format(tensors: list[Any]) -> str:
