@@ -35,14 +35,6 @@ SMALL = [
     {"model": "timm/test_vit", "weights": "none"},
     {"model": "own.py:mobile", "weights": "none", "preprocessing": {"height": 32, "width": 32}},
 ]
-LARGE = [
-    *({"model": f"thesis/{name}", "weights": "none"} for name in
-      ("alexnet", "densenet", "googlenet", "resnet", "inceptionv3", "mobilenetv2", "shufflenetv2", "simplenet",
-       "squeezenet")),
-    *({"model": f"torchvision/{name}", "weights": "none"} for name in
-      ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t")),
-    {"model": "timm/vit_tiny_patch16_224", "weights": "none"},
-]  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "baseline": {}, "fp16": {"method": "fp16"}, "bf16": {"method": "bf16"},
     "int8": {"method": "int8-static", "images": 32}, "fp8": {"method": "fp8-static", "images": 32},
@@ -128,18 +120,6 @@ def test_every_form_is_built_by_nvidias_code_or_refused_before(
     assert len(rows) == len(SMALL) * len(METHODS)
     page = (run / "report.html").read_text()
     assert NO_DEVICE in page
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("version", [VERSIONS[-1], VERSIONS[0]])
-def test_models_of_the_thesis_and_later_ones(
-    version: str, folder: Path, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    recipes = [{"name": "baseline"}, *({"name": n, "steps": [{"quantize": METHODS[n]}]} for n in ("fp16", "bf16"))]
-    file = manifest(folder, "large", LARGE, recipes=recipes)
-    done = with_version(version, libraries, tmp_path_factory, "build", file, "--data", folder / "data", "--json")
-    assert done.code == 0, done.err
-    built(version, rows_of(Path(json.loads(done.out)["run"])))
 
 
 def test_a_run_without_the_device_measures_nothing_and_its_plans_are_built_once(
