@@ -92,8 +92,9 @@ class Catalog:
         for name in self.names:
             with contextlib.suppress(Unavailable):
                 modules |= set(self._requires(name))
-        found = metadata.packages_distributions()
-        return versions_of(*(package for module in sorted(modules) for package in found.get(module, ())))
+        known = metadata.packages_distributions()  # in Python 3.10 it lacks distributions without a top_level.txt
+        found = [known.get(module) or [PACKAGES.get(module, module)] for module in sorted(modules)]
+        return versions_of(*(package for packages in found for package in packages))
 
     def configure(self, name: str, config_json: str) -> Any:
         """The plug-in's Config from JSON. Raises InvalidInput, which names the wrong field, and what `load` raises."""

@@ -152,10 +152,10 @@ def test_a_wrong_configuration_is_one_clear_line(config: str, problem: str) -> N
 
 
 def test_the_libraries_of_plugins_are_their_distributions_with_versions(catalog: Catalog, own: Path) -> None:
-    (own / "mine.py").write_text('REQUIRES = ("numpy", "google")\n')
+    (own / "mine.py").write_text('REQUIRES = ("numpy", "pydantic")\n')
     (own / "broken.py").write_text("REQUIRES = (\n")
     found = catalog.libraries()
-    assert found["numpy"] == metadata.version("numpy") and found["protobuf"] == metadata.version("protobuf")
+    assert found["numpy"] == metadata.version("numpy") and found["pydantic"] == metadata.version("pydantic")
     assert not {"torch", "no-such-library"} & set(found)
 
 
