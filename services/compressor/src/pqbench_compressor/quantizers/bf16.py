@@ -21,8 +21,8 @@ REQUIRES = ("torch", "onnx")
 PRECISION = Precision.PRECISION_BF16
 FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)
 OPSET = 22  # the first in which convolutions take BF16
-# TensorRT's parser (TensorRT for RTX 1.4 and 1.7 say so) takes these in FP32 and FP16, but not in BF16. The first are an
-# input times a gate: operator -> the operators of the gate, each of the one before.
+# TensorRT's parser (TensorRT for RTX 1.4 and 1.7 say so) takes these in FP32 and FP16, but not in BF16. The first are
+# an input times a gate: operator -> the operators of the gate, each of the one before.
 GATES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "HardSwish": (("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),),
     "Mish": (("Softplus", {}), ("Tanh", {})),
