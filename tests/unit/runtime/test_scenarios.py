@@ -14,24 +14,11 @@ from pqbench.runtime.v1.runtime_pb2 import (
     SCENARIO_MULTI_STREAM,
     SCENARIO_OFFLINE,
     SCENARIO_SERVER,
-    MeasureSettings,
 )
 from pqbench_runtime import scenarios, timing
-from pqbench_runtime.scenarios import Call
 from pqbench_runtime.summary import summarise
 
-QUICK = {
-    "warmup_seconds": 0.0, "warmup_iterations": 2, "min_seconds": 0.03, "min_iterations": 6, "max_seconds": 0.03,
-    "stability": 0.05, "windows": 6, "discard": 1,
-}  # fmt: skip
-
-
-def settings(**changes: float) -> MeasureSettings:
-    return MeasureSettings(**(QUICK | changes))  # type: ignore[arg-type]
-
-
-def sleeper(seconds: float) -> Call:
-    return lambda: time.sleep(seconds)
+from .quick import settings, sleeper
 
 
 def test_multi_stream_waits_for_the_slowest() -> None:

@@ -12,20 +12,12 @@ from pqbench.runtime.v1.runtime_pb2 import (
     EngineTiming,
     GpuReading,
     LoadReading,
-    MeasureSettings,
 )
 from pqbench_runtime.stability import is_stable, judge
 from pqbench_runtime.summary import summarise
 from pqbench_runtime.timing import Samples
 
-QUICK = {
-    "warmup_seconds": 0.0, "warmup_iterations": 2, "min_seconds": 0.03, "min_iterations": 6, "max_seconds": 0.03,
-    "stability": 0.05, "windows": 6, "discard": 1,
-}  # fmt: skip
-
-
-def settings(**changes: float) -> MeasureSettings:
-    return MeasureSettings(**(QUICK | changes))  # type: ignore[arg-type]
+from .quick import settings
 
 
 def judged(own: Samples, gpu: Any = (), load: Any = ()) -> EngineTiming:

@@ -12,7 +12,6 @@ import pytest
 from pqbench.runtime.v1.runtime_pb2 import (
     SCENARIO_SERVER,
     EngineTiming,
-    MeasureSettings,
 )
 from pqbench_runtime import timing
 from pqbench_runtime.scenarios import Call
@@ -21,14 +20,7 @@ from pqbench_runtime.summary import summarise
 from pqbench_runtime.timing import Samples
 from pqbench_wire.errors import InvalidInput
 
-QUICK = {
-    "warmup_seconds": 0.0, "warmup_iterations": 2, "min_seconds": 0.03, "min_iterations": 6, "max_seconds": 0.03,
-    "stability": 0.05, "windows": 6, "discard": 1,
-}  # fmt: skip
-
-
-def settings(**changes: float) -> MeasureSettings:
-    return MeasureSettings(**(QUICK | changes))  # type: ignore[arg-type]
+from .quick import settings
 
 
 def test_engines_are_interleaved_and_switches_discarded() -> None:

@@ -68,9 +68,9 @@ def test_calibration_that_runs_out_of_memory_goes_on_with_smaller_batches(
 
 
 @pytest.mark.parametrize("method", list(_calibration.RANGES))
-def test_a_constant_activation_has_a_range(method: str) -> None:
+def test_a_constant_activation_has_a_range(method: _calibration.Method) -> None:
     found = {str(value): activation(np.full(1000, value)) for value in (0.0, 3.0)}
     calibration = _calibration.Calibration(activations=found, images=1, batch=1)
-    assert calibration.range("3.0", method, 99.9) == (0, 3)  # type: ignore[arg-type]
-    low, high = calibration.range("0.0", method, 99.9)  # type: ignore[arg-type]
+    assert calibration.range("3.0", method, 99.9) == (0, 3)
+    low, high = calibration.range("0.0", method, 99.9)
     assert low == 0 < high < 1e-3
