@@ -40,10 +40,10 @@ Recommended = list[tuple[Recommendation, Confirmation | None]]
 
 
 def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
-    """Make the folder of a new run, or search, for a manifest's file. Raises InvalidInput before it makes anything."""
+    """Make the folder of a new run, search or build for a file. Raises InvalidInput before anything is made."""
     manifest = read_experiment(file)
     inventory_of(manifest, settings)
-    return new_folder(settings.data, file, manifest, search)
+    return new_folder(settings.data, file, manifest, search, settings.build_only)
 
 
 def run_to_continue(path: Path, settings: Settings, search: bool = False) -> RunFolder:

@@ -92,7 +92,7 @@ class Catalog:
         for name in self.names:
             with contextlib.suppress(Unavailable):
                 modules |= set(self._requires(name))
-        known = metadata.packages_distributions()  # in Python 3.10 it lacks distributions without a top_level.txt
+        known = _distributions()  # in Python 3.10 it lacks distributions without a top_level.txt
         found = [known.get(module) or [PACKAGES.get(module, module)] for module in sorted(modules)]
         return versions_of(*(package for packages in found for package in packages))
 
@@ -160,6 +160,9 @@ class Catalog:
             ):
                 return _literal(node.value, self._file(name))
         raise Unavailable(f"{self._file(name)} has no REQUIRES (docs/plugins.md)")
+
+
+_distributions = functools.cache(metadata.packages_distributions)  # by importable name; it reads every distribution
 
 
 def _literal(node: ast.expr, file: Path) -> tuple[str, ...]:

@@ -80,3 +80,19 @@ def test_nodes_are_named_after_their_modules() -> None:
         node.op_type: node.name for node in Graph(export.to_onnx(module, np.zeros((2, 3, 8, 8), np.float32))).nodes
     }
     assert names == {"Conv": "0", "Relu": "2", "Reshape": "3", "Gemm": "4"}
+
+
+class SameNames(nn.Module):
+    """Functions, whose nodes are of no module, beside a module with the name that a number would make of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Relu_1 = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.Relu_1(torch.relu(torch.relu(x) - 1) - 1).flatten(1)
+
+
+def test_names_of_nodes_are_unique() -> None:
+    names = [node.name for node in Graph(export.to_onnx(SameNames(), np.zeros((2, 3, 8, 8), np.float32))).nodes]
+    assert len(set(names)) == len(names) and {"Relu_1", "/Relu", "/Relu_1"} <= set(names)

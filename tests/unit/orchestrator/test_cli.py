@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
+from typer.testing import CliRunner
 
-from pqbench_orchestrator.cli.app import points_of
+from pqbench_orchestrator.cli import app
+from pqbench_orchestrator.cli.app import ORDER, points_of
 from pqbench_orchestrator.cli.decisions import gate
 from pqbench_orchestrator.cli.experiments import command_to_go_on, settings_of
 from pqbench_orchestrator.decide import compare, sides
@@ -78,3 +82,9 @@ def test_what_looks_like_markup_in_a_reason_is_shown_as_it_is() -> None:
         ),
     )
     assert "failed profile m[/x]: bad [/red] [shape]" in written.getvalue()
+
+
+def test_help_lists_every_command() -> None:
+    group: Any = get_command(app)
+    assert sorted(group.commands) == sorted(ORDER)
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0

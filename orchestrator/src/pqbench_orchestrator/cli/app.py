@@ -15,8 +15,8 @@ from pqbench_wire.errors import InvalidInput, PqbenchError
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-ORDER = ("run", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why", "check", "serve",
-         "clean", "list", "doctor")  # fmt: skip
+ORDER = ("run", "build", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why", "check",
+         "serve", "clean", "list", "doctor")  # fmt: skip
 WIDE = 160  # width in characters where the output is not a terminal but a file, a pipe or a log
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)

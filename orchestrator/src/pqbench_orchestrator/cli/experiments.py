@@ -1,4 +1,4 @@
-"""Commands that execute an experiment: run, search, plan, sensitivity."""
+"""Commands that execute an experiment: run, build, search, plan, sensitivity."""
 
 from __future__ import annotations
 
@@ -64,11 +64,7 @@ def run_command(
         except KeyboardInterrupt:
             errors.print(f"interrupted (finished steps kept); resume: {command_to_go_on(run, settings)}", markup=False)
             raise
-    if as_json:
-        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
-    else:
-        console.print(terminal.results_table(cells))
-        show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+    _show_results(run, cells, as_json)
     logged = not mlflow or _tracked(run, cells, mlflow)
     outcomes = count_outcomes(cells)
     raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
@@ -76,7 +72,7 @@ def run_command(
 
 @app.command("build")
 def build_command(
-    manifest: Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)],
+    manifest: ManifestPath,
     data: Data = Path("data"),
     inventory: InventoryPath = None,
     allow_code: AllowCode = False,
@@ -91,13 +87,17 @@ def build_command(
         except KeyboardInterrupt:
             errors.print("interrupted; what is built is kept: the same command goes on from there", markup=False)
             raise
+    _show_results(run, cells, as_json)
+    built = [cell for cell in cells if cell.outcome != "refused"]
+    raise typer.Exit(OK if built and all(cell.engine and cell.outcome != "failed" for cell in built) else SOME_FAILED)
+
+
+def _show_results(run: RunFolder, cells: Sequence[CellResult], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
     else:
         console.print(terminal.results_table(cells))
         show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
-    built = any(cell.engine is not None for cell in cells)
-    raise typer.Exit(OK if built and not count_outcomes(cells)["failed"] else SOME_FAILED)
 
 
 def settings_of(

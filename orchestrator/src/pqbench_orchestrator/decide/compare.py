@@ -272,11 +272,11 @@ def _differ_in_version(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
 
 
 def _engines_alone(old: Sequence[Session], new: Sequence[Session]) -> str:
-    """How two engines differ that were built and not run; empty where one was run, or is not there."""
+    """How two engines differ that were built and could not be run; empty for others."""
     if not (old and new):
         return ""
     before, after = old[0].cell, new[0].cell
-    if before.is_ok or after.is_ok or not before.engine_bytes or not after.engine_bytes:
+    if {before.outcome, after.outcome} != {"unavailable"} or not before.engine_bytes or not after.engine_bytes:
         return ""
     sizes = f"{before.engine_bytes / 1e6:.3f} MB and {after.engine_bytes / 1e6:.3f} MB"
     times = " and ".join(f"{cell.engine.build_s or 0:.1f} s" for cell in (before, after) if cell.engine)

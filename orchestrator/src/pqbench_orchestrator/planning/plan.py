@@ -1,7 +1,8 @@
 """The plan: deduplicated steps and the table's cells, from a manifest and a survey, without calling a service.
 
 A step's key is the SHA-256 of its kind, its configuration (with the seed where one is used), the keys
-of the steps that it needs, the versions of the tools that do it and, on a target, the device. Steps with
+of the steps that it needs, the versions of the tools that do it and, on a target, the device (of an engine that is
+built ahead of time, what it is built for). Steps with
 equal keys are one step: a pruned model that three quantizers use is pruned once, a variant that three
 targets use is compressed once, and one accuracy pass serves all batch sizes and repeats.
 """
@@ -61,9 +62,9 @@ def plan(
     `cheap`: only the steps that a trial of a search needs, which are those that a choice between recipes looks at.
     `build_only`: only the steps to the engines.
     """
-    graph = StepGraph(manifest, facts, run, versions, cheap, build_only)
+    graph = StepGraph(manifest, facts, run, versions, cheap)
     cells = [
-        _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat)
+        _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat, build_only)
         for model in manifest.models
         for dataset in manifest.datasets
         for recipe in manifest.all_recipes
@@ -77,7 +78,14 @@ def plan(
 
 
 def _cell(
-    graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
+    graph: StepGraph,
+    model: Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    target: Target,
+    load: Load,
+    repeat: int,
+    build_only: bool,
 ) -> Cell:
     facts, runtime = graph.facts_of(model, recipe), graph.facts.targets[target.name]
     at_once = [load.concurrency] if load.concurrency > 1 else []
@@ -97,15 +105,35 @@ def _cell(
         "precision": facts.precision.removeprefix("PRECISION_"),
         "form": runtime.form(facts.precision, facts.forms).removeprefix("FORM_"),
     }
-    outcome, reason = _outcome(graph, model, facts, runtime, target, dataset, load)
+    stops = _stops_after_build(runtime, build_only)
+    outcome, reason = _outcome(graph, model, facts, runtime, target, dataset, load, runs=not stops)
     if outcome:
         return Cell(**known, outcome=outcome, reason=reason)
-    if stops := _stops_after_build(graph, runtime):
-        return _built_cell(graph, model, dataset, recipe, target, load, known | {"reason": stops})
     roles = {
         "unpruned": graph.checkpoint(model, dataset, ()),
         "variant": graph.variant(model, dataset, recipe, target),
         "build": graph.build(model, dataset, recipe, target, load.batch_size),
+    }
+    if stops:
+        roles |= graph.other_builds(model, dataset, recipe, target, load.batch_size)
+    else:
+        roles |= _run(graph, model, dataset, recipe, target, load, repeat)
+    pruned = [step for step in recipe.steps if step.kind != "quantize"]
+    prefixes = (graph.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
+    return Cell(
+        **known,
+        outcome="unavailable" if stops else "",
+        reason=stops,
+        steps={role: key for role, key in roles.items() if key},
+        preparation=(*prefixes, roles["variant"]),
+    )
+
+
+def _run(
+    graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
+) -> dict[str, str]:
+    """The steps that run a cell's engine, by role."""
+    roles = {
         "fidelity": graph.verify(model, dataset, recipe, target, load.batch_size),
         "baseline fidelity": graph.verify(model, dataset, Recipe(), target, load.batch_size),
         "artifact": graph.try_artifact(model, dataset, recipe, target),
@@ -115,45 +143,16 @@ def _cell(
     if not (graph.cheap and roles["held-out score"]):
         roles["predict"] = graph.predict(model, dataset, recipe, target)
         roles["score"] = graph.score(model, dataset, recipe, target, roles["predict"])
-    if facts.precision != SIMULATED:
+    if graph.facts_of(model, recipe).precision != SIMULATED:
         roles |= graph.timed(model, dataset, recipe, target, load, repeat)
-    return Cell(
-        **known,
-        steps={role: key for role, key in roles.items() if key},
-        preparation=_preparation(graph, model, dataset, recipe, roles["variant"]),
-    )
+    return roles
 
 
-def _stops_after_build(graph: StepGraph, runtime: TargetFacts) -> str:
+def _stops_after_build(runtime: TargetFacts, build_only: bool) -> str:
     """Why cells of a target end with the engine; empty where they are measured."""
     if runtime.lacks_device:
         return f"{runtime.lacks_device}; built for {runtime.built_for}"
-    return "built, not measured" if graph.build_only else ""
-
-
-def _built_cell(
-    graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, known: dict[str, Any]
-) -> Cell:
-    """A cell that ends with its engine: unavailable, with the figures that need no device."""
-    variant = graph.variant(model, dataset, recipe, target)
-    roles = {
-        "unpruned": graph.checkpoint(model, dataset, ()),
-        "variant": variant,
-        "build": graph.build(model, dataset, recipe, target, load.batch_size),
-    }
-    return Cell(
-        **known,
-        outcome="unavailable",
-        steps={role: key for role, key in roles.items() if key},
-        preparation=_preparation(graph, model, dataset, recipe, variant),
-    )
-
-
-def _preparation(graph: StepGraph, model: Model, dataset: Dataset, recipe: Recipe, variant: str) -> tuple[str, ...]:
-    """The keys of a recipe's compress steps in order."""
-    pruned = [step for step in recipe.steps if step.kind != "quantize"]
-    prefixes = (graph.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
-    return (*prefixes, variant)
+    return "built, not measured" if build_only else ""
 
 
 def _outcome(
@@ -164,8 +163,12 @@ def _outcome(
     target: Target,
     dataset: Dataset,
     load: Load,
+    runs: bool,
 ) -> tuple[str, str]:
-    """Outcome and reason of a cell that is known before any work not to run; empty texts where it can run."""
+    """Outcome and reason of a cell that is known before any work not to be built or, if it `runs`, not to run.
+
+    Empty texts where it can.
+    """
     unpruned = graph.facts_of(model, Recipe())
     if facts.unavailable or runtime.unavailable:
         return "unavailable", facts.unavailable or runtime.unavailable
@@ -178,6 +181,8 @@ def _outcome(
         )
     if facts.precision in runtime.refused:
         return "refused", runtime.refused[facts.precision]
+    if runs and unpruned.precision in runtime.refused:
+        return "refused", f"its baseline cannot be built: {runtime.refused[unpruned.precision]}"
     precision = facts.precision.removeprefix("PRECISION_")
     routes = runtime.routes.get(facts.precision)
     if routes is None:

@@ -38,7 +38,7 @@ class Load(NamedTuple):
 class StepGraph:
     """Makes the steps that cells need, each once; a method that makes a step returns its key.
 
-    `cheap`: only the steps that a choice between recipes looks at. `build_only`: only those to the engines.
+    `cheap`: only the steps that a choice between recipes looks at.
     """
 
     manifest: Manifest
@@ -46,8 +46,18 @@ class StepGraph:
     run: str  # the run's name
     versions: dict[str, str]  # of the orchestrator itself
     cheap: bool = False
-    build_only: bool = False
     steps: dict[str, Step] = field(default_factory=dict)  # by key
+
+    def other_builds(
+        self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int
+    ) -> dict[str, str]:
+        """The engines that are measured with a cell's own, by role: its baseline's, if it has one, and replicates."""
+        roles = {}
+        if recipe.steps and self.facts_of(model, Recipe()).precision not in self.facts.targets[target.name].refused:
+            roles["baseline build"] = self.build(model, dataset, Recipe(), target, batch_size)
+        for replicate in range(1, self.manifest.build_replicates):
+            roles[f"build {replicate}"] = self.build(model, dataset, recipe, target, batch_size, replicate)
+        return roles
 
     def timed(
         self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, load: Load, repeat: int
@@ -55,10 +65,8 @@ class StepGraph:
         """The steps for a cell's times, by role: measuring each replicate, its baseline, and profiling the layers."""
         measure = self.manifest.measure
         roles = {"measure": self._measure(model, dataset, recipe, target, load, repeat, 0)}
-        if recipe.steps:
-            roles["baseline build"] = self.build(model, dataset, Recipe(), target, load.batch_size)
+        roles |= self.other_builds(model, dataset, recipe, target, load.batch_size)
         for replicate in range(1, self.manifest.build_replicates):
-            roles[f"build {replicate}"] = self.build(model, dataset, recipe, target, load.batch_size, replicate)
             roles[f"measure {replicate}"] = self._measure(model, dataset, recipe, target, load, repeat, replicate)
         if recipe.steps and not measure.paired and measure.scenario != "server":
             roles["baseline measure"] = self._measure(model, dataset, Recipe(), target, load, repeat, 0)

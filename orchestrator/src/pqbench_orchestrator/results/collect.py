@@ -142,6 +142,8 @@ class _Records:
             if reasons := [record.reason for record in unfinished if record.outcome == outcome]:
                 return outcome, reasons[0]
         if any(record is None or not record.done for record in records):
+            if self.cell.outcome:
+                return self.cell.outcome, "interrupted before its engine was built"
             return "unavailable", "the run was interrupted before this cell; --continue finishes it"
         return self.cell.outcome or OK, self.cell.reason
 

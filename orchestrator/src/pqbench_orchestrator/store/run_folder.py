@@ -28,6 +28,7 @@ MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written before the first step begins
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
+BUILD = "build"  # an empty file: this folder is that of a build
 STUDY = "search.sqlite"  # Optuna's record of a search's trials; only the folder of a search has this file
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 REPORT, CSV, PARQUET = "report.html", "results.csv", "results.parquet"
@@ -85,6 +86,11 @@ class RunFolder:
     def is_search(self) -> bool:
         """Whether this is the folder of a search."""
         return (self / STUDY).is_file()
+
+    @property
+    def is_build(self) -> bool:
+        """Whether this is the folder of a build, which stops after the engines."""
+        return (self / BUILD).is_file()
 
     @property
     def is_of_thesis(self) -> bool:
@@ -168,11 +174,14 @@ class RunFolder:
             ) from error
 
 
-def new_folder(data: Path, experiment: Path, manifest: Manifest, search: bool = False) -> RunFolder:
-    """Make the folder of a new run, or search, for a manifest that was read from the file `experiment`."""
+def new_folder(
+    data: Path, experiment: Path, manifest: Manifest, search: bool = False, build: bool = False
+) -> RunFolder:
+    """Make the folder of a new run, search or build for a manifest that was read from the file `experiment`."""
     experiments = data / EXPERIMENTS
     experiments.mkdir(parents=True, exist_ok=True)
-    name = f"{'search-' if search else ''}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    kind = "search-" if search else "build-" if build else ""
+    name = f"{kind}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = RunFolder(experiments / (name + suffix))
         with contextlib.suppress(FileExistsError):
@@ -180,6 +189,8 @@ def new_folder(data: Path, experiment: Path, manifest: Manifest, search: bool = 
             (folder / MANIFEST).write_text(dump(manifest), encoding="utf-8")
             if search:
                 (folder / STUDY).touch()
+            if build:
+                (folder / BUILD).touch()
             if is_thesis_config(experiment):
                 (folder / THESIS).write_bytes(experiment.read_bytes())
             return folder
@@ -202,7 +213,8 @@ def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolde
     manifests = sorted((data / EXPERIMENTS).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for manifest in reversed(manifests):
         folder = RunFolder(manifest.parent)
-        if manifest.read_text(encoding="utf-8", errors="replace") == text and folder.is_search == search:
+        is_same = manifest.read_text(encoding="utf-8", errors="replace") == text
+        if is_same and folder.is_search == search and not folder.is_build:
             return folder
     raise InvalidInput(f"{path}: no run of this manifest in {data / EXPERIMENTS}; leave out --continue to start one")
 

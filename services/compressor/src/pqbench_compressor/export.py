@@ -229,12 +229,12 @@ def _name_by_module(model: onnx.ModelProto) -> None:
     """Name each node after the module that it comes from, as "layer1.0.conv1".
 
     Several nodes of one module, or a node of none, also have their operator in the name, and a number if that is not
-    enough: "attention/MatMul_1".
+    enough: "attention/MatMul_1", "/Concat". No module's path has a slash, so that names are unique.
     """
     modules = [_module_of(node) for node in model.graph.node]
     alone, taken = {name for name, count in Counter(modules).items() if name and count == 1}, Counter[str]()
     for node, module in zip(model.graph.node, modules, strict=True):
-        name = module if module in alone else f"{module}/{node.op_type}".lstrip("/")
+        name = module if module in alone else f"{module}/{node.op_type}"
         taken[name] += 1
         node.name = f"{name}_{taken[name] - 1}" if taken[name] > 1 else name
 
@@ -255,7 +255,7 @@ def _module_of(node: onnx.NodeProto) -> str:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter records about this machine: stack traces, paths, names of modules."""
+    """Remove what the exporter records about this machine: stack traces, paths, scopes."""
     graph = model.graph
     model.doc_string = graph.doc_string = ""
     parts: tuple[Any, ...] = (

@@ -88,6 +88,8 @@ def test_engines_that_were_built_and_not_run_are_compared_by_size_and_build_time
     change = changed(built(2_000_000, 3.0), built(1_500_000, 2.5))
     assert change.verdict == NOT_COMPARABLE and not change.is_lost
     assert change.reason == ("built, not run: the engine has 2.000 MB and 1.500 MB (-25.0%), built in 3.0 s and 2.5 s")
+    wrong = side(session(1.0, Outcome="failed", Reason="13 dB", **{"Engine (bytes)": 2_000_000}))
+    assert changed(wrong, wrong).reason == "failed on the old side: 13 dB"
 
 
 def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:

@@ -388,7 +388,7 @@ def test_cells_of_a_target_without_its_device_end_with_their_engine() -> None:
     made = planned(m, without)
     cells = [cell for cell in made.cells if cell.target.name == "a"]
     assert {(cell.outcome, cell.reason) for cell in cells} == {("unavailable", "no CUDA device; built for 8.9")}
-    assert {role for cell in cells for role in cell.steps} == {"unpruned", "variant", "build"}
+    assert {role for cell in cells for role in cell.steps} == {"unpruned", "variant", "build", "baseline build"}
     assert all(cell.outcome == "" for cell in made.cells if cell.target.name == "b"), "others are measured"
     here = planned(m, replace(facts, targets=facts.targets | {"a": ahead("GPU", "")}))
     built = {cell.key: cell.steps["build"] for cell in cells}
@@ -398,12 +398,11 @@ def test_cells_of_a_target_without_its_device_end_with_their_engine() -> None:
 
 
 def test_a_plan_to_build_has_no_step_after_the_engines() -> None:
-    m = manifest()
+    m = manifest(recipes=[{"name": "pruned", "steps": [PRUNE, TUNE]}], build_replicates=3)
     made = plan(m, survey_of(m), "run", {"numpy": "1"}, build_only=True)
     assert {step.kind for step in made.steps} == {"prepare", "compress", "build"}
     assert {(cell.outcome, cell.reason) for cell in made.cells} == {("unavailable", "built, not measured")}
-    whole = {step.key for step in planned(m).steps}
-    assert {step.key for step in made.steps if step.kind == "build"} <= whole, "a later run reuses the engines"
+    assert keys(made, "build") == keys(planned(m), "build"), "all engines of a run, baselines and replicates too"
 
 
 def test_what_a_runtime_cannot_build_is_refused_with_its_reason() -> None:
@@ -413,3 +412,19 @@ def test_what_a_runtime_cannot_build_is_refused_with_its_reason() -> None:
     made = planned(m, replace(facts, targets=facts.targets | {"a": refused}))
     found = {(c.target.name, c.recipe.label): (c.outcome, c.reason) for c in made.cells}
     assert found["a", "pruned int8"] == ("refused", "too old for INT8") and found["b", "pruned int8"] == ("", "")
+
+
+def test_a_variant_whose_baseline_cannot_be_built_is_refused_where_it_would_run() -> None:
+    m = manifest()
+    facts = survey_of(m)
+
+    def outcomes(target: TargetFacts) -> dict[str, tuple[str, str]]:
+        old = replace(target, refused={"PRECISION_FP32": "no FP32 products"})
+        made = planned(m, replace(facts, targets=facts.targets | {"a": old}))
+        return {c.recipe.label: (c.outcome, c.reason) for c in made.cells if c.target.name == "a"}
+
+    here = outcomes(facts.targets["a"])
+    assert here["pruned int8"] == ("refused", "its baseline cannot be built: no FP32 products")
+    elsewhere = outcomes(ahead("", "no CUDA device"))
+    assert elsewhere["baseline"] == ("refused", "no FP32 products")
+    assert elsewhere["pruned int8"] == ("unavailable", "no CUDA device; built for 8.9"), "its own engine is built"

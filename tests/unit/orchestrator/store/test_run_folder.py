@@ -131,3 +131,10 @@ def test_the_runs_of_a_data_folder_are_those_with_a_ledger(tmp_path: Path, manif
     assert runs_in(tmp_path / "data") == []
     run.ledger_to_write().close()
     assert runs_in(tmp_path / "data") == [run]
+
+
+def test_a_build_is_not_continued_as_a_run_of_its_manifest(tmp_path: Path, manifest: Path) -> None:
+    first, data = made(tmp_path, manifest), tmp_path / "data"
+    built = new_folder(data, manifest, load_manifest(manifest), build=True)
+    assert built.is_build and not first.is_build and built.name.startswith("build-")
+    assert folder_to_continue(data, manifest) == first and folder_to_continue(data, built.path) == built

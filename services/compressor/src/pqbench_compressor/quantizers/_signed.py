@@ -37,7 +37,8 @@ def signed(model: bytes, ranges: Ranges, keep: Iterable[str] = (), fp8: bool = F
     ranges, kept = joined(graph, ranges), set(keep)
     chosen = [n for n in worthwhile(graph, fp8) if n.name not in kept]
     if not chosen:
-        raise Refused(f"nothing to quantize: every layer is kept, or has under {SMALL} channels")
+        few = f"has under {SMALL} channels{' in each group, or large kernels' if fp8 else ''}"
+        raise Refused(f"nothing to quantize: every layer is kept, or {few}")
     writer = _Writer(graph, fp8)
     for node in chosen:
         node.input[0] = writer.activation(node.input[0], ranges)

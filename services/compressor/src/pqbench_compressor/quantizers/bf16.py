@@ -56,7 +56,7 @@ def _typed(model: bytes) -> bytes:
     """The model with every FP32 tensor in BF16, except its inputs and outputs, its subgraphs and FP32_OPERATORS."""
     graph = Graph(model)
     _decompose(graph)
-    inner = set(graph.isolate()) | {node.name for node in graph.nodes if node.op_type in FP32_OPERATORS}
+    kept = set(graph.isolate()) | {node.name for node in graph.nodes if node.op_type in FP32_OPERATORS}
     floats = graph.floats()
     fixed = {node.input[i] for node in graph.nodes for i in FP32_ONLY.get(node.op_type, ()) if i < len(node.input)}
     for tensor in graph.model.graph.initializer:
@@ -71,7 +71,7 @@ def _typed(model: bytes) -> bytes:
     graph.rename_reads({name: f"{name}#bf16" for name in inputs | outputs})
     for node in graph.nodes:
         node.output[:] = [f"{name}#bf16" if name in outputs else name for name in node.output]
-    _keep_inner(graph, inner, floats)
+    _keep(graph, kept, floats)
     new = [helper.make_node("Cast", [n], [f"{n}#bf16"], to=TensorProto.BFLOAT16) for n in sorted(inputs)]
     new += [helper.make_node("Cast", [f"{n}#bf16"], [n], to=TensorProto.FLOAT) for n in sorted(outputs)]
     graph.model.graph.node.extend(new)
@@ -90,8 +90,8 @@ def _decompose(graph: Graph) -> None:
         node.CopyFrom(helper.make_node("Mul", [source, gate], [output], name=node.name))
 
 
-def _keep_inner(graph: Graph, names: set[str], floats: set[str]) -> None:
-    """Keep subgraphs in FP32: cast what they read to FP32, and what they output to BF16."""
+def _keep(graph: Graph, names: set[str], floats: set[str]) -> None:
+    """Keep these nodes and their subgraphs in FP32: cast what they read to FP32, and what they output to BF16."""
     for node in [one for one in graph.nodes if one.name in names]:
         if node.op_type == "Identity":
             if node.output[0] in floats:
