@@ -5,10 +5,8 @@ TensorRT itself is not here: these tests hold the backend to its API and to its 
 
 from __future__ import annotations
 
-import ast
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +28,7 @@ from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, PrecisionMismatch, Refused
 from pqbench_wire.shared.inputs import store_inputs
+from tests.bindings import names_used, parser_errors
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = ROOT / "tests/emulator"
@@ -286,14 +285,7 @@ SOME_VERSIONS = {
 
 def test_every_name_that_the_backend_uses_is_in_each_version() -> None:
     """Held to the dumps of the real bindings: `trt.A.B` in the source, and what is used by its name in a string."""
-    used = {
-        match[1]
-        for folder in (BACKEND, BACKEND.parent / "_tensorrt")
-        for path in folder.glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and (match := re.search(r"\btrt\.(.+)", ast.unparse(node)))
-    }
-    names = {text.removesuffix(".__init__") for text in used}
+    names = names_used([*BACKEND.glob("*.py"), *(BACKEND.parent / "_tensorrt").glob("*.py")])
     # The dumps have no enums inside of classes; what the version's number is asked for is text.
     names = {name for name in names if not name.startswith(("__version__", "ILogger.Severity"))}
     assert len(names) > 20
@@ -417,11 +409,8 @@ def quantized_convolution(
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_stand_in_takes_what_nvidias_parser_takes(name: str, use: Any, tmp_path: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings")
     (tmp_path / "model.onnx").write_bytes(data := quantized_convolution(**CASES[name]))
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    taken = trt.OnnxParser(network, logger).parse(data)
+    taken = not parser_errors(data)
     use("11.4.0.106")
     code = f"""
 import tensorrt as trt

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
+import functools
 import json
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.bindings import names_used
+
 from .conftest import COMMAND, ROOT, Done, newest_run, rows_of
 
+Library = Callable[[str], Path]
 VERSIONS = ("1.4.0.76", "1.5.0.114", "1.6.1.120", "1.7.1.116")
 QUICK = ("1.4.0.76", "1.7.1.116")
 NO_DEVICE = "no CUDA device; built for 8.9"
@@ -67,24 +70,23 @@ def manifest(folder: Path, name: str, models: list[dict[str, Any]], **changes: A
 
 
 @pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders with the versions of NVIDIA's libraries that were asked for so far."""
-    return {}
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Gives the folder of a version of NVIDIA's libraries, which is installed when it is first asked for."""
 
-
-def library_of(version: str, libraries: dict[str, Path], tmp: pytest.TempPathFactory) -> Path:
-    """The folder of one version of NVIDIA's libraries."""
-    if version not in libraries:
-        libraries[version] = tmp.mktemp(f"rtx-{version}")
+    @functools.cache
+    def install(version: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"rtx-{version}")
         packages = [f"tensorrt-rtx-cu12-{part}=={version}" for part in ("libs", "bindings")]
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--target", str(libraries[version]), *packages], check=True)
-    return libraries[version]
+        subprocess.run([*pip, "--target", str(folder), *packages], check=True)
+        return folder
+
+    return install
 
 
-def with_version(version: str, libraries: dict[str, Path], tmp: pytest.TempPathFactory, *arguments: object) -> Done:
+def with_library(library: Path, *arguments: object) -> Done:
     """Run the command line with one version of NVIDIA's libraries before the installed one."""
-    environment = os.environ | {"PYTHONPATH": str(library_of(version, libraries, tmp))}
+    environment = os.environ | {"PYTHONPATH": str(library)}
     command = [*COMMAND, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1700)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -106,13 +108,9 @@ def built(version: str, rows: list[dict[str, str]]) -> None:
 @pytest.mark.parametrize(
     "version", [version if version in QUICK else pytest.param(version, marks=pytest.mark.long) for version in VERSIONS]
 )
-def test_every_form_is_built_by_nvidias_code_or_refused_before(
-    version: str, folder: Path, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_every_form_is_built_by_nvidias_code_or_refused_before(version: str, folder: Path, library: Library) -> None:
     file = manifest(folder, "small", SMALL)
-    done = with_version(
-        version, libraries, tmp_path_factory, "build", file, "--data", folder / "data", "--allow-code", "--json"
-    )
+    done = with_library(library(version), "build", file, "--data", folder / "data", "--allow-code", "--json")
     assert done.code == 0 and "Traceback" not in done.err, done.err
     run = Path(json.loads(done.out)["run"])
     rows = rows_of(run)
@@ -122,39 +120,33 @@ def test_every_form_is_built_by_nvidias_code_or_refused_before(
     assert NO_DEVICE in page
 
 
-def test_a_run_without_the_device_measures_nothing_and_its_plans_are_built_once(
-    folder: Path, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+def test_a_run_without_the_device_measures_nothing_and_uses_the_engines_of_a_build(
+    folder: Path, library: Library
 ) -> None:
-    file = manifest(folder, "small", SMALL)
-    done = with_version(
-        VERSIONS[-1], libraries, tmp_path_factory, "run", file, "--data", folder / "data", "--allow-code"
-    )
+    file, data = manifest(folder, "reused", SMALL[:1]), folder / "data"
+    assert with_library(library(VERSIONS[-1]), "build", file, "--data", data).code == 0
+    planned = json.loads(with_library(library(VERSIONS[-1]), "plan", file, "--data", data, "--json").out)
+    assert {step["state"] for step in planned["steps"] if step["kind"] == "build"} == {"cached"}
+    done = with_library(library(VERSIONS[-1]), "run", file, "--data", data)
     assert done.code == 1, "nothing was measured"
     assert f"unavailable: {NO_DEVICE}" in done.out and "Traceback" not in done.err, done.err
-    run = newest_run(folder / "data")
-    with_cached = json.loads((run / "environment.json").read_text())["targets"]["rtx"]
-    assert with_cached["versions"]["tensorrt-rtx"] == VERSIONS[-1] and not with_cached["device"]
+    target = json.loads((newest_run(data) / "environment.json").read_text())["targets"]["rtx"]
+    assert target["versions"]["tensorrt-rtx"] == VERSIONS[-1] and not target["device"]
 
 
-def test_options_that_a_version_lacks_are_one_line(
-    folder: Path, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_options_that_a_version_lacks_are_one_line(folder: Path, library: Library) -> None:
     target = {"name": "rtx", "backend": "tensorrt-rtx", "options": {"compute_capabilities": ["12.1"]}}
     file = manifest(folder, "wrong", SMALL[:1], targets=[target])
-    done = with_version("1.4.0.76", libraries, tmp_path_factory, "build", file, "--data", folder / "data")
+    done = with_library(library("1.4.0.76"), "build", file, "--data", folder / "data")
     assert done.code == 2 and "builds for 7.5, 8.0, 8.6, 8.9, 12.0, not 12.1" in done.err.replace("\n", " "), done.err
     assert "targets.0 (rtx)" in done.err and "Traceback" not in done.err
 
 
-def test_what_a_compute_capability_lacks_is_refused_before_any_work(
-    folder: Path, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_a_compute_capability_lacks_is_refused_before_any_work(folder: Path, library: Library) -> None:
     names = ("7.5", "8.6", "12.0")
     targets = [{"name": name, "backend": "tensorrt-rtx", "options": {"compute_capabilities": [name]}} for name in names]
     file = manifest(folder, "old", SMALL[2:], targets=targets)
-    done = with_version(
-        VERSIONS[-1], libraries, tmp_path_factory, "build", file, "--data", folder / "data", "--allow-code", "--json"
-    )
+    done = with_library(library(VERSIONS[-1]), "build", file, "--data", folder / "data", "--allow-code", "--json")
     assert done.code == 0, done.err
     outcomes = {(row["Target"], row["Recipe"]): row["Outcome"] for row in rows_of(Path(json.loads(done.out)["run"]))}
     refused = {pair for pair, outcome in outcomes.items() if outcome == "refused"}
@@ -177,15 +169,10 @@ USED = {
 @pytest.mark.parametrize(
     "version", [version if version in QUICK else pytest.param(version, marks=pytest.mark.long) for version in VERSIONS]
 )
-def test_every_name_that_the_backend_uses_is_in_nvidias_bindings(
-    version: str, libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_every_name_that_the_backend_uses_is_in_nvidias_bindings(version: str, library: Library) -> None:
     folder = ROOT / "services/runtime/src/pqbench_runtime/backends"
     files = [folder / "tensorrt_rtx.py", *(folder / "_tensorrt").glob("*.py")]
-    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
-    attributes = [ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)]
-    names = {match[1] for text in attributes if (match := re.search(r"\btrt\.(.+)", text))}
-    names = {re.sub(r"\.(__init__|name)$", "", name) for name in names} - {"__version__.split"}
+    names = {name.removesuffix(".name") for name in names_used(files)} - {"__version__.split"}
     names |= {f"{kind}.{member}" for kind, members in USED.items() for member in members}
     assert len(names) > 30
     code = (
@@ -196,6 +183,6 @@ def test_every_name_that_the_backend_uses_is_in_nvidias_bindings(
         "    except AttributeError: missing.append(name)\n"
         "print(trt.__version__, *missing)"
     )
-    environment = os.environ | {"PYTHONPATH": str(library_of(version, libraries, tmp_path_factory))}
+    environment = os.environ | {"PYTHONPATH": str(library(version))}
     done = subprocess.run([sys.executable, "-c", code, *sorted(names)], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == [version], done.stdout + done.stderr

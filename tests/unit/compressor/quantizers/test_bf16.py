@@ -10,6 +10,7 @@ from torch import nn
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor import export
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source
+from tests.bindings import parser_errors
 
 
 def of_activation(activation: nn.Module, context: Context) -> tuple[nn.Module, bytes]:
@@ -28,8 +29,4 @@ def test_activations_without_a_bf16_kernel_are_written_in_others(activation: nn.
         reference = module(torch.from_numpy(inputs)).numpy()
     found = export.verify(made, Form.FORM_ONNX, Precision.PRECISION_BF16, inputs, reference)
     assert found.sqnr_db > 30
-    trt = pytest.importorskip("tensorrt_rtx_bindings")
-    logger = trt.Logger(trt.Logger.ERROR)
-    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(made), [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    assert parser_errors(made) == []
