@@ -55,7 +55,7 @@ def test_cudas_library_is_that_of_the_installed_tensorrt(tmp_path: Path, monkeyp
         (tmp_path / folder / f"libcudart.so.{major}").touch()
     info = tmp_path / "tensorrt_cu12_bindings-10.16.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt-cu12-bindings\nVersion: 10.16\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt_rtx_cu12_bindings\nVersion: 10.16\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(cuda, "_mapped_files", list)
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)

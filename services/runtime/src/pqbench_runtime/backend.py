@@ -260,7 +260,7 @@ def engine_identity(backend: Any, options: Any) -> str:
     """What an engine depends on: `identity` or, of one that is built ahead of time, what it is built for."""
     if not isinstance(backend, BuildsAhead):
         return identity(backend, options)
-    return f"for {backend.built_for(options)}, {_versions(backend)}"
+    return f"any machine for compute capability {backend.built_for(options)}, {_versions(backend)}"
 
 
 def _versions(backend: Any) -> str:

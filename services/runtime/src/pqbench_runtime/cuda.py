@@ -63,8 +63,8 @@ def candidates() -> list[str]:
     """Names and paths of CUDA's runtime library in the order in which they are tried.
 
     First those in LD_LIBRARY_PATH, which somebody chose, then what this process has loaded already, then that of
-    NVIDIA's wheels, then the system's; each with the major version of the installed TensorRT first, beside which
-    another one does not work.
+    NVIDIA's wheels, then the system's; each with the major version of the installed TensorRT first, with which it is
+    known to work.
     """
     chosen = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     loaded = {path for path in _mapped_files() if Path(path).name.startswith("libcudart.so")}
@@ -91,18 +91,19 @@ def _mapped_files() -> list[str]:
 def _major_of_tensorrt() -> str:
     """The major CUDA version of an installed TensorRT of any kind, as its distribution is named; else empty."""
     names = [one.metadata["Name"] or "" for one in metadata.distributions()]
-    found = (re.fullmatch(r"tensorrt[\w-]*-cu(\d+)[\w-]*", name) for name in names)
+    found = (re.fullmatch(r"tensorrt[\w-]*?[-_]cu(\d+)[\w-]*", name) for name in names)
     return next((match[1] for match in found if match), "")
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    for name in candidates():
+    tried = candidates()
+    for name in tried:
         with contextlib.suppress(OSError):
             library = ctypes.CDLL(name)
             break
     else:
-        raise Unavailable(f"CUDA's runtime library is not found (tried {', '.join(LIBRARIES)})")
+        raise Unavailable(f"CUDA's runtime library is not found (tried {', '.join(tried)})")
     for name, arguments in SIGNATURES.items():
         getattr(library, name).argtypes = arguments
     library.cudaGetErrorString.restype = c_char_p
@@ -147,15 +148,16 @@ def bus_id() -> str:
 
 def compute_capability() -> str:
     """The current device's compute capability, such as "sm_90"."""
-    return "sm_{}{}".format(*_capability())
+    return "sm_{}{}".format(*capability())
 
 
 def has_tf32() -> bool:
     """Whether the current device has TF32 arithmetic, as every one since compute capability 8.0."""
-    return _capability() >= (8, 0)
+    return capability() >= (8, 0)
 
 
-def _capability() -> tuple[int, int]:
+def capability() -> tuple[int, int]:
+    """The current device's compute capability: major and minor version."""
     device, major, minor = current_device(), c_int(), c_int()
     _call("cudaDeviceGetAttribute", byref(major), COMPUTE_MAJOR, device)
     _call("cudaDeviceGetAttribute", byref(minor), COMPUTE_MINOR, device)

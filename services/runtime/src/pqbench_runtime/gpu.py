@@ -44,7 +44,10 @@ def board(bus_id: str) -> Any:
 
 
 def is_present() -> bool:
-    """Whether the operating system shows an NVIDIA device: by its driver's nodes, or Windows' for Linux."""
+    """Whether the operating system has nodes of NVIDIA's driver, or those of Windows for any GPU.
+
+    A device that is present need not be usable.
+    """
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -65,13 +65,13 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
         options, module = BACKENDS.configure(request.backend, request.options_json), BACKENDS.load(request.backend)
-        device, lacking, built_for = _device(module, options)
+        place = _place(module, options)
         refused = module.refusals(options) if isinstance(module, BuildsAhead) else {}
         return pb.CheckResponse(
             options_json=json.dumps(asdict(options), sort_keys=True),
-            device=device,
-            unavailable_reason=lacking,
-            built_for=built_for,
+            device=place.device,
+            unavailable_reason=place.lacking,
+            built_for=place.built_for,
             refused={Precision.Name(one): why for one, why in refused.items()},
             routes=[pb.Route(**asdict(route)) for route in module.ROUTES if route.holds(options)],
             timed_options=module.TIMED,
@@ -82,7 +82,9 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.BuildEngineRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.BuildEngineEvent]:
         _check_shape(request.batch_size, request.preprocessing)
-        return self._builds.stream(request, lambda emit: self._build(request, emit), context, _engine_identity(request))
+        return self._builds.stream(
+            request, lambda emit: self._build(request, emit), context, _identity(request, engine_identity)
+        )
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> Iterator[pb.MeasureEvent]:
         if not 1 <= len(request.engines) <= MAX_ENGINES:
@@ -204,15 +206,19 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             return backend
         try:
             module = BACKENDS.load(name)
-            backend.device, lacking, built_for = _device(module, module.Config())
+            builds_ahead = isinstance(module, BuildsAhead)
+            if builds_ahead:
+                backend.versions.update(module.versions())  # engines depend on them also where there is no device
+            place = _place(module, module.Config())
+            backend.device = place.device
             backend.versions.update(module.versions())
-        except Exception as error:  # the device is not there (Unavailable), or a user's plug-in has a mistake
-            why = str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {first_line(error)}"
-            backend.plugin.available, backend.plugin.unavailable_reason = False, why
-            return backend
-        backend.routes.extend(pb.Route(**asdict(route)) for route in module.ROUTES)
-        if lacking:
-            backend.plugin.available, backend.plugin.unavailable_reason = False, f"{lacking}; it builds for {built_for}"
+            backend.routes.extend(pb.Route(**asdict(route)) for route in module.ROUTES)
+            reason = f"{place.lacking}; it builds for {place.built_for}" if place.lacking else ""
+        except Unavailable as error:
+            reason = str(error)
+        except Exception as error:  # a mistake in a user's plug-in
+            reason = f"{type(error).__name__}: {first_line(error)}"
+        backend.plugin.available, backend.plugin.unavailable_reason = not reason, reason
         return backend
 
     def _usable(self, event: Any) -> bool:
@@ -228,31 +234,31 @@ def _process_key(engines: Any, repeat: int = 0) -> str:
     return f"{asked} repeat {repeat}" if repeat else asked
 
 
-def _device(module: Any, options: Any) -> tuple[str, str, str]:
-    """The device, why there is none, and what engines are built for.
+class _Place(NamedTuple):
+    """Where a backend's engines run, or why nowhere here, and what they are built for ahead of time."""
 
-    Raises Unavailable where there is no device and engines cannot be built without it.
-    """
+    device: str
+    lacking: str
+    built_for: str
+
+
+def _place(module: Any, options: Any) -> _Place:
+    """Raises Unavailable where there is no device and engines cannot be built without it."""
     built_for = module.built_for(options) if isinstance(module, BuildsAhead) else ""
     try:
-        return module.device(options), "", built_for
+        return _Place(module.device(options), "", built_for)
     except Unavailable as error:
         if not built_for:
             raise
-        return "", str(error), built_for
+        return _Place("", str(error), built_for)
 
 
-def _identity(engine: pb.Engine) -> str:
-    """Device and library versions, which go into the key of a result.
+def _identity(asked: pb.BuildEngineRequest | pb.Engine, of: Callable[[Any, Any], str] = identity) -> str:
+    """Device and library versions, or what an engine is built for: what goes into the key of a result.
 
     Services with other versions may share the folder of kept results, and must not reuse each other's.
     """
-    return identity(BACKENDS.load(engine.backend), BACKENDS.configure(engine.backend, engine.options_json))
-
-
-def _engine_identity(request: pb.BuildEngineRequest) -> str:
-    """The same for a build."""
-    return engine_identity(BACKENDS.load(request.backend), BACKENDS.configure(request.backend, request.options_json))
+    return of(BACKENDS.load(asked.backend), BACKENDS.configure(asked.backend, asked.options_json))
 
 
 def _check_timed(request: pb.ProfileRequest | pb.CrossCheckRequest, what: str) -> None:

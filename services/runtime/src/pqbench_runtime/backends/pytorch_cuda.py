@@ -118,7 +118,7 @@ class Session:
         return as_graph(self._options.cuda_graph, self._captured, self._plain)
 
     def _plain(self) -> Callable[[], None]:
-        self._run()  # a capture that failed has left no results
+        self._run()  # also where a capture failed, which leaves no results
         return self._run
 
     def _captured(self) -> Callable[[], None]:

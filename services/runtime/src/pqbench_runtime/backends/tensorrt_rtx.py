@@ -6,7 +6,6 @@ capabilities that it was built for; the GPU's own kernels are compiled when it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,10 +16,10 @@ from pydantic import Field
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import cuda, gpu
 from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, Route, Shape
-from pqbench_runtime.backends._tensorrt.inspector import layers_of
+from pqbench_runtime.backends._tensorrt.inspector import layers_of, sparse_tactics
 from pqbench_runtime.backends._tensorrt.log import log_of
 from pqbench_runtime.backends._tensorrt.monitor import monitor
-from pqbench_runtime.backends._tensorrt.network import MIB, add_profile, layers_in, parse
+from pqbench_runtime.backends._tensorrt.network import add_profile, layers_in, parse, serialized, set_effort, set_flags
 from pqbench_runtime.backends._tensorrt.session import Engine, Session
 from pqbench_runtime.tf32 import WIDE
 from pqbench_wire.errors import Failed, InvalidInput, Unavailable
@@ -83,28 +82,50 @@ def versions() -> dict[str, str]:
 
 
 def device(options: Config) -> str:
-    if not gpu.is_present():
-        raise Unavailable("no CUDA device")
+    """The GPU. Raises Unavailable where there is none that can be used, or plans are built for others."""
+    if (here := _gpu()) not in _wanted(options):
+        raise Unavailable(f"the CUDA device has compute capability {here}")
     return gpu.device()
 
 
 def built_for(options: Config) -> str:
     """The compute capabilities that a plan is built for. Raises InvalidInput for one that this version lacks."""
-    wanted = options.compute_capabilities or (_here() if gpu.is_present() else WITHOUT_GPU)
-    if unknown := [one for one in wanted if one not in CAPABILITIES]:
+    if unknown := [one for one in options.compute_capabilities if one not in CAPABILITIES]:
         raise InvalidInput(f"compute_capabilities: {NAME} builds for {', '.join(CAPABILITIES)}, not {unknown[0]}")
-    return ", ".join(wanted)
+    return ", ".join(_wanted(options))
+
+
+def _wanted(options: Config) -> tuple[str, ...]:
+    here = _usable_gpu()
+    return options.compute_capabilities or ((here,) if here in CAPABILITIES else WITHOUT_GPU)
+
+
+def _gpu() -> str:
+    """The GPU's compute capability, as "8.9". Raises Unavailable where there is none that can be used."""
+    if not gpu.is_present():
+        raise Unavailable("no CUDA device")
+    try:
+        return "{}.{}".format(*cuda.capability())
+    except Failed as error:
+        raise Unavailable(f"no CUDA device can be used: {error}") from error
+
+
+def _usable_gpu() -> str:
+    """The same, or an empty text where there is none."""
+    try:
+        return _gpu()
+    except Unavailable:
+        return ""
 
 
 def refusals(options: Config) -> dict[Precision, str]:
     """The precisions that NVIDIA's builder refuses: for these compute capabilities or, before 1.5, without a GPU."""
     found: dict[Precision, str] = {}
-    if VERSION < (1, 5) and not gpu.is_present():
+    if VERSION < (1, 5) and not _usable_gpu():
         why = f"{NAME} builds quantized networks only where a GPU is, from 1.5 on anywhere"
         found = dict.fromkeys((INT8, FP8, INT4), why)
-    capabilities = built_for(options).split(", ")
     for precision, (least, what) in LEAST.items():
-        if too_old := [one for one in capabilities if _number(one) < _number(least)]:
+        if too_old := [one for one in _wanted(options) if _number(one) < _number(least)]:
             found[precision] = (
                 f"{NAME} has {what} from compute capability {least} on, and this target is built for {too_old[0]}: "
                 "set compute_capabilities"
@@ -116,12 +137,8 @@ def _number(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
 
 
-def _here() -> tuple[str, ...]:
-    return (_capability(cuda.compute_capability().upper().replace("_", "")),)
-
-
 def build(job: Job, options: Config) -> Built:
-    """Build a plan; without a GPU, which alone can load it, its layers are the network's, of unknown precision."""
+    """Build a plan; without a GPU that can load it, its layers are the network's, of unknown precision."""
     log = log_of(trt)
     log.begin()
     trt.init_libnvinfer_plugins(log, "")
@@ -132,23 +149,23 @@ def build(job: Job, options: Config) -> Built:
     settings = _configure(config, options)
     add_profile(builder, config, network, job)
     config.progress_monitor = monitor(trt, job.report)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise Failed(f"{NAME} cannot build this model: {log.reason()}")
-    data = bytes(plan)
-    layers = layers_of(Engine(trt, NAME, data).information()) if gpu.is_present() else layers_in(trt, network)
+    plan = serialized(NAME, builder, network, config, log)
+    if _usable_gpu() in _wanted(options):
+        layers = layers_of(Engine(trt, NAME, plan).information())
+        settings |= {"sparse_tactics": sparse_tactics(layers)} if options.sparse_weights else {}
+    else:
+        layers = layers_in(trt, network)
     precision = Precision.Name(job.precision).removeprefix("PRECISION_")
-    return Built(data=data, layers=layers, settings=settings | {"inference_precision": precision})
+    return Built(data=plan, layers=layers, settings=settings | {"inference_precision": precision})
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    """Load a plan; the GPU's kernels are compiled now, eagerly, and kept for the process in a runtime cache."""
+    """Load a plan; the GPU's kernels are compiled now, eagerly, before anything is timed."""
     loaded = Engine(trt, NAME, engine.read_bytes())
     runtime = loaded.cuda.create_runtime_config()
-    runtime.set_runtime_cache(runtime.create_runtime_cache())
     runtime.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     runtime.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # pqbench captures the graph itself, as everywhere
-    return Session(loaded, shape, options, loaded.cuda.create_execution_context(runtime))
+    return Session(loaded, loaded.cuda.create_execution_context(runtime), shape, options)
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
@@ -158,27 +175,17 @@ def profile(engine: Path, precision: Precision, shape: Shape, options: Config, b
 
 
 def _configure(config: Any, options: Config) -> dict[str, str]:
-    flags: Mapping[str, bool] = {
+    wanted = {
         "TF32": options.tf32,
         "SPARSE_WEIGHTS": options.sparse_weights,
         "REQUIRE_USER_ALLOCATION": options.cuda_graph,  # memory that the library allocates itself cannot be captured
     }
-    for name, on in flags.items():
-        flag = getattr(trt.BuilderFlag, name)
-        config.set_flag(flag) if on else config.clear_flag(flag)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    if options.workspace_mb is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MIB)
-    capabilities = built_for(options).split(", ")
+    capabilities = _wanted(options)
     config.num_compute_capabilities = len(capabilities)
     for index, name in enumerate(capabilities):
         config.set_compute_capability(CAPABILITIES[name], index)
-    return {
+    return set_effort(trt, config, options.optimization_level, options.workspace_mb) | {
         "built_for": ", ".join(capabilities),
-        "builder_flags": ", ".join(sorted(name for name, on in flags.items() if on)) or "none",
-        "optimization_level": str(config.builder_optimization_level),
-        "workspace_mb": str(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) // MIB),
-        "profile": "static",
+        "builder_flags": set_flags(trt, config, wanted),
+        "profile": "batch static",
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pqbench_runtime.backend import UNKNOWN, Layer
@@ -22,15 +23,15 @@ TACTICS = (
     (re.compile(r"f16f16|fp16|hmma|h884|h1688|h16816|(?<![a-z])half"), "FP16"),
     (re.compile(r"sgemm|ffma|f32f32|fp32|scudnn"), "FP32"),
 )
+# The same for types, the narrowest first: a text such as "bfloat16" matches several.
 FORMATS = (
+    (re.compile(r"int4"), "INT4"),
     (re.compile(r"int8|\bi8\b"), "INT8"),
     (re.compile(r"fp8|e4m3"), "FP8"),
     (re.compile(r"bf16|bfloat16"), "BF16"),
     (re.compile(r"fp16|half|float16"), "FP16"),
     (re.compile(r"fp32|float|float32"), "FP32"),
-    (re.compile(r"int4"), "INT4"),
 )
-NARROWEST_FIRST = ("INT4", "INT8", "FP8", "BF16", "FP16", "FP32")
 COMPUTE = re.compile(r"conv|gemm|matmul|matrixmultiply|matrix_multiply|fullyconnected|attention|mha", re.IGNORECASE)
 PROFILE = re.compile(r" \[profile \d+\]$", re.IGNORECASE)
 OPAQUE = re.compile(r"foreignnode|myelin", re.IGNORECASE)  # many operators fused in a kernel without details
@@ -44,6 +45,12 @@ def layers_of(information: str) -> list[Layer]:
         layer = _layer(entry)
         found.setdefault(layer.name, layer)
     return list(found.values())
+
+
+def sparse_tactics(layers: Sequence[Layer]) -> str:
+    """The layers whose kernels use sparse tensor cores, for an engine's settings."""
+    names = [layer.name for layer in layers if "sparse" in layer.tactic.lower()]
+    return ", ".join(names) or "none was faster than dense"
 
 
 def _layer(entry: Any) -> Layer:
@@ -72,8 +79,7 @@ def _by_types(tensors: list[Any], weights: Any) -> str:
     """The narrowest type of the tensors and of the weights: the precision of a layer whose kernel's name shows none."""
     texts = [" ".join(str(one.get(key, "")) for key in ("Datatype", "Format/Datatype")) for one in tensors]
     texts += [str(weights.get("Type", ""))] if isinstance(weights, dict) else []
-    found = {name for text in texts for pattern, name in FORMATS if pattern.search(text.lower())}
-    return next((name for name in NARROWEST_FIRST if name in found), UNKNOWN)
+    return next((name for pattern, name in FORMATS if any(pattern.search(text.lower()) for text in texts)), UNKNOWN)
 
 
 def _format(tensors: list[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pqbench_runtime.backend import UNKNOWN, Job, Layer
@@ -22,6 +23,33 @@ def parse(trt: Any, name: str, model: bytes, network: Any, log: Any) -> None:
     text = "; ".join(_error(error, model) for error in errors) or log.reason()
     unsupported = any(str(error.code()).rpartition(".")[2].startswith("UNSUPPORTED") for error in errors)
     raise (Refused if unsupported else Failed)(f"{name} cannot read this model: {text}")
+
+
+def set_flags(trt: Any, config: Any, wanted: Mapping[str, bool]) -> str:
+    """Set or clear builder flags by name; returns those that are set, for an engine's settings."""
+    for name, on in wanted.items():
+        flag = getattr(trt.BuilderFlag, name)
+        config.set_flag(flag) if on else config.clear_flag(flag)
+    return ", ".join(sorted(name for name, on in wanted.items() if on)) or "none"
+
+
+def set_effort(trt: Any, config: Any, level: int | None, workspace_mb: int | None) -> dict[str, str]:
+    """Set the builder's effort and limit of scratch memory where they are given; returns both, for the settings."""
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if level is not None:
+        config.builder_optimization_level = level
+    if workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb * MIB)
+    limit = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
+    return {"optimization_level": str(config.builder_optimization_level), "workspace_mb": str(limit // MIB)}
+
+
+def serialized(name: str, builder: Any, network: Any, config: Any, log: Any) -> bytes:
+    """The plan that the builder makes. Raises Failed with its errors."""
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise Failed(f"{name} cannot build this model: {log.reason()}")
+    return bytes(plan)
 
 
 def add_profile(

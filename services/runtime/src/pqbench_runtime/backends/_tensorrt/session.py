@@ -44,12 +44,12 @@ class Engine:
 
 
 class Session:
-    """A loaded engine for one batch size; `context` is made of it where the library's default is not wanted."""
+    """A loaded engine for one batch size, with an execution context of it."""
 
-    def __init__(self, engine: Engine, shape: Shape, options: GpuOptions, context: Any = None) -> None:
+    def __init__(self, engine: Engine, context: Any, shape: Shape, options: GpuOptions) -> None:
         self._engine, self._options = engine, options  # the engine must live as long as its context
         self._stream = Stream()
-        self._context = context or engine.cuda.create_execution_context()
+        self._context = context
         if self._context is None:
             raise OutOfMemory(f"{engine.name} cannot make an execution context: {engine.log.reason()}")
         names = [engine.cuda.get_tensor_name(index) for index in range(engine.cuda.num_io_tensors)]

@@ -10,7 +10,7 @@ import tensorrt as trt
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
 from pqbench_runtime.backend import GPU_TIMED, Built, CrossCheck, Job, Profile, Shape
-from pqbench_runtime.backends._tensorrt.inspector import layers_of
+from pqbench_runtime.backends._tensorrt.inspector import layers_of, sparse_tactics
 from pqbench_runtime.backends._tensorrt.session import Engine, Session
 from pqbench_runtime.backends.tensorrt.building import build_plan
 from pqbench_runtime.backends.tensorrt.options import NAME, Config
@@ -39,13 +39,13 @@ def build(job: Job, options: Config) -> Built:
     engine = Engine(trt, NAME, plan, options.version_compatible)
     layers = layers_of(engine.information())
     if options.sparse_weights:
-        sparse = [layer.name for layer in layers if "sparse" in layer.tactic.lower()]
-        settings["sparse_tactics"] = ", ".join(sparse) or "none was faster than dense"
+        settings["sparse_tactics"] = sparse_tactics(layers)
     return Built(data=plan, layers=layers, settings=settings)
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:
-    return Session(Engine(trt, NAME, engine.read_bytes(), options.version_compatible), shape, options)
+    loaded = Engine(trt, NAME, engine.read_bytes(), options.version_compatible)
+    return Session(loaded, loaded.cuda.create_execution_context(), shape, options)
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:

@@ -15,9 +15,9 @@ from pqbench_runtime import gpu
 from pqbench_runtime.backend import Job
 from pqbench_runtime.backends._tensorrt.log import log_of
 from pqbench_runtime.backends._tensorrt.monitor import monitor
-from pqbench_runtime.backends._tensorrt.network import MIB, add_profile, parse
+from pqbench_runtime.backends._tensorrt.network import add_profile, parse, serialized, set_effort, set_flags
 from pqbench_runtime.backends.tensorrt.options import MAJOR, NAME, Config
-from pqbench_wire.errors import Failed, InvalidInput, Refused
+from pqbench_wire.errors import InvalidInput, Refused
 from pqbench_wire.shared.locks import file_lock
 from pqbench_wire.shared.onnx_walk import opset_of
 
@@ -57,13 +57,11 @@ def build_plan(job: Job, options: Config) -> tuple[bytes, dict[str, str]]:
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = monitor(trt, job.report)
     cache = _TimingCache(config, job.caches) if options.timing_cache else None
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise Failed(f"{NAME} cannot build this model: {log.reason()}")
+    plan = serialized(NAME, builder, network, config, log)
     if cache:
         cache.keep()
         settings["timing_cache"] = cache.note
-    return bytes(plan), settings
+    return plan, settings
 
 
 def _network_flags(options: Config) -> int:
@@ -81,23 +79,14 @@ def _configure(config: Any, job: Job, options: Config) -> dict[str, str]:
         "VERSION_COMPATIBLE": options.version_compatible,
         "REFIT": False,
     }
-    for name, on in wanted.items():
-        flag = getattr(trt.BuilderFlag, name)
-        config.set_flag(flag) if on else config.clear_flag(flag)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    flags = set_flags(trt, config, wanted)
     config.avg_timing_iterations = options.avg_timing_iterations
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    if options.workspace_mb is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * MIB)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    return {
+    return set_effort(trt, config, options.optimization_level, options.workspace_mb) | {
         "typing": options.typing,
-        "builder_flags": ", ".join(sorted(name for name, on in wanted.items() if on)) or "none",
-        "optimization_level": str(config.builder_optimization_level),
+        "builder_flags": flags,
         "avg_timing_iterations": str(options.avg_timing_iterations),
-        "workspace_mb": str(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) // MIB),
         "profile": "batch " + (" ".join(map(str, options.batch_range)) if options.batch_range else "static"),
         "hardware_compatible": str(options.hardware_compatible),
         "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
