@@ -92,8 +92,9 @@ class CrossCheck:
 class GpuOptions:
     """The options of every GPU backend, with the same meaning and defaults in all of them.
 
-    Two exceptions in onnxruntime-tensorrt: `tf32` affects only the nodes that run outside TensorRT, and `cuda_graph` is
-    off by default, because ONNX Runtime waits for a replayed graph inside the call.
+    Exceptions: in onnxruntime-tensorrt, `tf32` affects only the nodes that run outside TensorRT, and in
+    onnxruntime-tensorrt-rtx it cannot be off; in both, `cuda_graph` is off by default, because ONNX Runtime waits for a
+    replayed graph inside the call.
     """
 
     transfers: Annotated[bool, Field(description="count the copies to and from the GPU in the latency")] = True
@@ -102,6 +103,7 @@ class GpuOptions:
     tf32: Annotated[bool, Field(description="let FP32 products run in TF32, as every library does by default")] = True
 
 
+ENGINE = "engine"  # in SCRIPTS: the code loads the engine
 GPU_TIMED = ("transfers", "spin", "cuda_graph")  # the GpuOptions that change what is timed
 
 
@@ -249,6 +251,18 @@ class Shipped(Protocol):
     def run_artifact(self, artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
         """Load it with the library's defaults, changed by `way` if not empty; returns the outputs of each batch."""
         ...
+
+
+@runtime_checkable
+class Scripted(Protocol):
+    """A backend whose bundles have a predict.py.
+
+    `SCRIPTS`: way of loading an artifact (of WAYS, or "" for the defaults) -> Python code that defines run(x), the
+    outputs of the artifact at the path MODEL for one input array. With the way ENGINE, MODEL is the engine, and x has
+    the batch size that it was built for. The code may import nothing but numpy, ctypes and the library.
+    """
+
+    SCRIPTS: ClassVar[dict[str, str]]
 
 
 def identity(backend: Any, options: Any) -> str:

@@ -11,6 +11,7 @@ from pqbench.common.v1.common_pb2 import Artifact, Form, Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench_runtime.backend import BACKENDS, UNKNOWN, Built, Job, Route, Shape, engine_identity, route_for
 from pqbench_runtime.reporter import Reporter
+from pqbench_runtime.sparsity import unused_pattern
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput, PrecisionMismatch, Refused
 from pqbench_wire.shared.inputs import load_inputs
@@ -30,10 +31,11 @@ def build(request: pb.BuildEngineRequest, store: BlobStore, reporter: Reporter) 
         raise Refused(f"{request.backend} has no route for this precision in this form with these options")
     begin = time.perf_counter()
     with reporter.alive("build") as report:
-        built = backend.build(_job(request, store, report), options)
+        job = _job(request, store, report)
+        built = backend.build(job, options)
     seconds = time.perf_counter() - begin
     executed = executed_precisions(built)
-    _check_precision(executed, route, request.backend)
+    check_precision(executed, route, request.backend)
     engine = pb.Engine(
         backend=request.backend,
         options_json=request.options_json,
@@ -49,7 +51,7 @@ def build(request: pb.BuildEngineRequest, store: BlobStore, reporter: Reporter) 
         build_seconds=seconds,
         layers=layers,
         executed=executed,
-        settings=built.settings,
+        settings=built.settings | unused_pattern(job.artifact, job.form, options),
         versions=backend.versions(),
     )
 
@@ -88,7 +90,7 @@ def executed_precisions(built: Built) -> dict[str, int]:
     return counts
 
 
-def _check_precision(executed: dict[str, int], route: Route, backend: str) -> None:
+def check_precision(executed: dict[str, int], route: Route, backend: str) -> None:
     """Raise PrecisionMismatch for an engine that runs in a precision that the route does not allow.
 
     If the route demands it, at least one compute layer must run in the precision itself. Routes for Q/DQ nodes that a

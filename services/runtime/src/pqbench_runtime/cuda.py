@@ -30,6 +30,7 @@ NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
 BLOCKING_SYNC = 1  # cudaEventBlockingSync: a thread that waits for the event sleeps
 THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
+LARGEST_PROPERTIES = 1 << 14  # bytes; more than cudaDeviceProp has in any version, about 1 KB
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, Minor
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cudaMalloc": (c_void_p, c_size_t),
@@ -67,7 +68,7 @@ def candidates() -> list[str]:
     known to work.
     """
     chosen = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
-    loaded = {path for path in _mapped_files() if Path(path).name.startswith("libcudart.so")}
+    loaded = {path for path in mapped_files() if Path(path).name.startswith("libcudart.so")}
     folders = [folder for place in sys.path for folder in sorted(Path(place).glob(WHEELS))]
     paths, wheels = (
         [str(path) for folder in some for path in sorted(folder.glob("libcudart.so.*"))] for some in (chosen, folders)
@@ -80,7 +81,7 @@ def candidates() -> list[str]:
     ]
 
 
-def _mapped_files() -> list[str]:
+def mapped_files() -> list[str]:
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -144,6 +145,16 @@ def bus_id() -> str:
     except Failed as error:
         raise Unavailable(f"no CUDA device can be used: {error}") from error
     return text.value.decode()
+
+
+def device_name() -> str:
+    """The current device's name, for a MIG slice with its profile: "NVIDIA A100-SXM4-40GB MIG 1g.5gb"."""
+    library, device = _library(), current_device()
+    # The name comes first in a struct that differs between versions; CUDA 12 has two functions, for two of them.
+    name = "cudaGetDeviceProperties_v2" if hasattr(library, "cudaGetDeviceProperties_v2") else "cudaGetDeviceProperties"
+    properties = ctypes.create_string_buffer(LARGEST_PROPERTIES)
+    _call(name, properties, device)
+    return properties.value.decode()
 
 
 def compute_capability() -> str:

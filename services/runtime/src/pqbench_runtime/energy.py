@@ -40,7 +40,8 @@ def meter(on_gpu: bool) -> Meter:
     if not on_gpu:
         return _rapl()
     if not gpu.reading(0.0).HasField("energy_joules"):
-        raise Unavailable("this GPU has no energy counter")
+        what = "a MIG slice has no energy counter of its own" if gpu.is_slice() else "this GPU has no energy counter"
+        raise Unavailable(what)
     return Meter(source="NVML", joules=lambda: gpu.reading(0.0).energy_joules)
 
 

@@ -1,6 +1,7 @@
 """A GPU by NVML (NVIDIA's management library): name, driver, and its state during a measurement.
 
-Readings are of the whole board. What a board or a driver does not report is absent, never zero.
+Readings are of the whole board; of a MIG slice, which shares its board with others, there are none. What a board or a
+driver does not report is absent, never zero.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pqbench_runtime import cuda
 from pqbench_wire.errors import Unavailable
 
 MILLI = 1e-3
+MIG_ON = 1  # NVML_DEVICE_MIG_ENABLE
 INSTANT_POWER = 186  # NVML_FI_DEV_POWER_INSTANT; nvmlDeviceGetPowerUsage averages over a second
 # Bits of the reasons for lower clocks that spoil a timing; idling and application clocks are not among them.
 THROTTLING = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal",
@@ -24,7 +26,7 @@ NANO = 1e-9
 
 
 @functools.cache
-def _nvml() -> Any:
+def nvml_binding() -> Any:
     """NVML's initialised Python binding. Raises Unavailable where it is missing or cannot be initialised."""
     try:
         import pynvml
@@ -40,7 +42,7 @@ def _nvml() -> Any:
 @functools.cache
 def board(bus_id: str) -> Any:
     """NVML's handle of the device at a PCI bus id: indices differ between CUDA and NVML."""
-    return _nvml().nvmlDeviceGetHandleByPciBusId(bus_id.encode())
+    return nvml_binding().nvmlDeviceGetHandleByPciBusId(bus_id.encode())
 
 
 def is_present() -> bool:
@@ -53,24 +55,32 @@ def is_present() -> bool:
 
 def driver() -> str:
     """The version of NVIDIA's driver."""
-    return _text(_nvml().nvmlSystemGetDriverVersion())
+    return _text(nvml_binding().nvmlSystemGetDriverVersion())
+
+
+def is_slice() -> bool:
+    """Whether the current CUDA device is a MIG slice: on a board in MIG mode, CUDA uses nothing else."""
+    mode = _supported(lambda: nvml_binding().nvmlDeviceGetMigMode(board(cuda.bus_id())))
+    return mode is not None and mode[0] == MIG_ON
 
 
 def device() -> str:
     """The current CUDA device: name, compute capability and driver's major version, on which an engine depends."""
-    name = _text(_nvml().nvmlDeviceGetName(board(cuda.bus_id())))
+    name = cuda.device_name() if is_slice() else _text(nvml_binding().nvmlDeviceGetName(board(cuda.bus_id())))
     return f"{name} [{cuda.compute_capability()}] driver {driver().partition('.')[0]}"
 
 
 def uuid() -> str:
     """The current CUDA device's UUID."""
-    return _text(_nvml().nvmlDeviceGetUUID(board(cuda.bus_id())))
+    return _text(nvml_binding().nvmlDeviceGetUUID(board(cuda.bus_id())))
 
 
 def reading(seconds: float) -> GpuReading:
     """The state of the current CUDA device now, which is `seconds` after the measurement began."""
-    nvml, handle = _nvml(), board(cuda.bus_id())
+    nvml, handle = nvml_binding(), board(cuda.bus_id())
     found = GpuReading(seconds=seconds)
+    if is_slice():
+        return found
     asked: dict[str, Callable[[], Any]] = {
         "energy_joules": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) * MILLI,
         "power_watts": lambda: _power(nvml, handle) * MILLI,
@@ -93,8 +103,10 @@ def reading(seconds: float) -> GpuReading:
 
 def memory_in_use() -> int | None:
     """Bytes of the board's memory in use by all processes, this one's CUDA context included; None if not reported."""
+    if is_slice():
+        return None
     cuda.Stream()  # creates the CUDA context, so that it does not count as an engine's memory
-    nvml, handle = _nvml(), board(cuda.bus_id())
+    nvml, handle = nvml_binding(), board(cuda.bus_id())
     used = _supported(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used)
     return None if used is None else int(used)
 
@@ -117,7 +129,7 @@ def _throttle_mask(nvml: Any, handle: Any) -> int:
 
 
 def _supported(ask: Callable[[], Any]) -> Any:
-    nvml = _nvml()
+    nvml = nvml_binding()
     try:
         return ask()
     except nvml.NVMLError:  # not supported, not permitted, unknown to the driver: no reading, and no end of the work
@@ -131,5 +143,5 @@ def _text(value: str | bytes) -> str:
 def environment() -> dict[str, str]:
     """The current CUDA device for the environment record: name, UUID, driver, CUDA version, power limit in watts."""
     record = {"gpu": device(), "gpu_uuid": uuid(), "driver": driver(), "cuda_runtime": cuda.runtime_version()}
-    limit = _supported(lambda: _nvml().nvmlDeviceGetEnforcedPowerLimit(board(cuda.bus_id())))
-    return record if limit is None else record | {"gpu_power_limit_watts": f"{limit * MILLI:g}"}
+    limit = _supported(lambda: nvml_binding().nvmlDeviceGetEnforcedPowerLimit(board(cuda.bus_id())))
+    return record if limit is None or is_slice() else record | {"gpu_power_limit_watts": f"{limit * MILLI:g}"}

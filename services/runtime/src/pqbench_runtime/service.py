@@ -18,7 +18,7 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
-from pqbench_runtime.backend import BACKENDS, BuildsAhead, Shipped, engine_identity, identity
+from pqbench_runtime.backend import BACKENDS, BuildsAhead, Scripted, Shipped, engine_identity, identity
 from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
@@ -76,6 +76,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             routes=[pb.Route(**asdict(route)) for route in module.ROUTES if route.holds(options)],
             timed_options=module.TIMED,
             engine_file=module.ENGINE_FILE,
+            scripts=module.SCRIPTS if isinstance(module, Scripted) else {},
         )
 
     def BuildEngine(

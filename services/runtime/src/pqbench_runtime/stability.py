@@ -14,6 +14,9 @@ FOREIGN_MEAN, FOREIGN_ROUND = 0.15, 0.5  # most cores that others may use: on av
 # the variance that the split into the two explains.
 MODE_SHARE, MODE_DISTANCE, MODE_EXPLAINED = 0.25, 0.15, 0.85
 HELD = 0.01  # largest share of the time during which clocks may be held down
+# A board that is at its power limit for at least this share of the time is in its steady state: many always are.
+STEADY, POWER_CAP = 0.9, "power cap"
+READINGS = 5  # the fewest that show a steady state where the board has no counters
 
 
 def spread(medians: Sequence[float]) -> float:
@@ -49,15 +52,33 @@ def judge(
 
 
 def _throttled(readings: Sequence[GpuReading]) -> str:
-    """The reason where clocks were held down: at a reading, or for over 1 % of the time by the board's counters."""
+    """The reason where clocks were held down: at a reading, or for over 1 % of the time by the board's counters.
+
+    Being at the power limit all the time is none: the board never runs otherwise, and a drift is found by itself.
+    """
     reasons = {reason for one in readings for reason in one.throttled}
-    if len(readings) > 1:
-        first, last = readings[0], readings[-1]
-        bound = HELD * (last.seconds - first.seconds)
-        reasons |= {
-            reason for reason, held in last.held_seconds.items() if held - first.held_seconds.get(reason, 0.0) > bound
-        }
+    shares = _shares_held(readings)
+    reasons |= {reason for reason, share in shares.items() if share > HELD}
+    if shares.get(POWER_CAP, _share_of_readings(readings, POWER_CAP)) >= STEADY:
+        reasons.discard(POWER_CAP)
     return f"throttled: {', '.join(sorted(reasons))}" if reasons else ""
+
+
+def _shares_held(readings: Sequence[GpuReading]) -> dict[str, float]:
+    """The share of the time between the first and the last reading that clocks were held down, by reason."""
+    if len(readings) < 2:
+        return {}
+    first, last = readings[0], readings[-1]
+    seconds = last.seconds - first.seconds
+    return {
+        reason: (held - first.held_seconds.get(reason, 0.0)) / seconds for reason, held in last.held_seconds.items()
+    }
+
+
+def _share_of_readings(readings: Sequence[GpuReading], reason: str) -> float:
+    """The share of the readings after the first, which is taken before any work, that have a reason; 0 for too few."""
+    found = [reason in one.throttled for one in readings[1:]]
+    return float(np.mean(found)) if len(found) >= READINGS else 0.0
 
 
 def _foreign(readings: Sequence[LoadReading]) -> str:

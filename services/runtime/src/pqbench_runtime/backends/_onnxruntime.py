@@ -41,21 +41,22 @@ KERNEL = "_kernel_time"  # the suffix that the profiler appends to a node's name
 def create(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
     """A session. Raises Refused for operators that are not implemented, else Failed, with the library's reason."""
     try:
-        return onnxruntime.InferenceSession(model, settings, providers=list(providers))
+        return onnxruntime.InferenceSession(model, settings, providers=list(providers), enable_fallback=0)
     except Exception as error:
         # ONNX Runtime's exceptions have no other base class in common.
         kind = Refused if "NOT_IMPLEMENTED" in str(error) else Failed
         raise kind(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
 
 
-def free_dimensions(artifact: Path, shape: Shape) -> dict[str, int]:
-    """The sizes to which the inputs' symbolic axes are fixed, by axis name; axes without a name are left out."""
+def fix_dimensions(settings: onnxruntime.SessionOptions, artifact: Path, shape: Shape) -> None:
+    """Have a session fix the inputs' symbolic axes to the sizes of `shape`; axes without a name are left out."""
     graph = onnx.load(str(artifact), load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = {one.name: one.type.tensor_type.shape.dim for one in graph.input if one.name not in constants}
     shapes = shape.inputs(list(inputs))
     pairs = [pair for name, axes in inputs.items() for pair in zip(axes, shapes[name], strict=False)]
-    return {axis.dim_param: size for axis, size in pairs if axis.dim_param}
+    for name, size in {axis.dim_param: size for axis, size in pairs if axis.dim_param}.items():
+        settings.add_free_dimension_override_by_name(name, size)
 
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:

@@ -7,16 +7,20 @@ work, so that copies and computation are timed by events as on every other GPU b
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
+from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
-from pqbench_runtime.backend import Call, GpuOptions, Profile, Shape, run_for
-from pqbench_runtime.backends._onnxruntime import create, profile_of
+from pqbench_runtime.backend import ENGINE, UNKNOWN, Built, Call, GpuOptions, Profile, Shape, run_for
+from pqbench_runtime.backends._onnxruntime import create, layers_of, profile_of
 from pqbench_runtime.cuda import Stream, Tensor
 from pqbench_runtime.device_call import WARM_UP, DeviceCall, as_graph
 from pqbench_wire.errors import Failed, Unavailable
@@ -25,7 +29,29 @@ from pqbench_wire.shared.inputs import Feed, named
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
           "tensor(uint8)": np.uint8, "tensor(int16)": np.int16, "tensor(int32)": np.int32,
           "tensor(int64)": np.int64, "tensor(bool)": np.bool_}  # fmt: skip
-Providers = Callable[[Stream, bool], Sequence[Any]]  # stream, whether to capture a CUDA graph -> providers
+Opener = Callable[[Stream, bool], onnxruntime.InferenceSession]  # stream, whether to capture a CUDA graph -> session
+
+
+_SCRIPT = """\
+import onnxruntime
+
+PROVIDERS = {providers}
+if hasattr(onnxruntime, "preload_dlls"):
+    onnxruntime.preload_dlls()  # CUDA's libraries from NVIDIA's wheels
+SESSION = onnxruntime.InferenceSession(MODEL, providers=PROVIDERS)
+if SESSION.get_providers()[0] != PROVIDERS[0]:
+    sys.exit(f"ONNX Runtime cannot load {{PROVIDERS[0]}}: pip install onnxruntime-gpu, and the libraries it needs")
+
+"""
+RUN = """
+def run(x):
+    return SESSION.run(None, {SESSION.get_inputs()[0].name: x})[0].astype(np.float32)
+"""
+
+
+def scripts(*providers: str) -> dict[str, str]:
+    """Code for predict.py that loads the engine on the first of `providers`; the others take what it leaves."""
+    return {ENGINE: _SCRIPT.format(providers=[*providers, "CPUExecutionProvider"]).replace("'", '"') + RUN}
 
 
 def device(provider: str) -> str:
@@ -58,13 +84,11 @@ def opened(model: Path, settings: onnxruntime.SessionOptions, providers: Sequenc
 class Session:
     """A loaded model with its buffers on the device, run as a CUDA graph if that is on and possible."""
 
-    def __init__(
-        self, model: Path, settings: onnxruntime.SessionOptions, providers: Providers, shape: Shape, options: GpuOptions
-    ) -> None:
+    def __init__(self, opener: Opener, shape: Shape, options: GpuOptions) -> None:
         self._stream, self._options, self._shape = Stream(), options, shape
 
         def start(graph: bool) -> None:
-            self._start(opened(model, settings, providers(self._stream, graph)))
+            self._start(opener(self._stream, graph))
 
         _, self.settings = as_graph(options.cuda_graph, lambda: start(True), lambda: start(False))
 
@@ -115,6 +139,43 @@ class Session:
             return declared
         zeros = named(self._shape.zeros(), self.inputs)
         return {n: a.shape for n, a in zip(self.outputs, self._session.run(None, zeros), strict=True)}
+
+
+def with_plans(model: bytes, provider: str, precision: Precision, settings: Mapping[str, str]) -> Built:
+    """A model whose EPContext nodes hold a provider's plans as an engine; `settings`: what else to record of its build.
+
+    The provider does not report what the layers inside run in: the precision of these nodes is "unknown".
+    """
+    nodes = layers_of(onnx.load_from_string(model))
+    layers = [replace(one, precision=UNKNOWN, compute=True) if one.type == "EPContext" else one for one in nodes]
+    beside = ", ".join(sorted({one.type for one in layers if one.type != "EPContext"})) or "no node"
+    recorded = {
+        "execution_provider": provider,
+        "beside_tensorrt": beside,
+        "inference_precision": Precision.Name(precision).removeprefix("PRECISION_"),
+    }
+    return Built(data=model, layers=layers, settings=recorded | dict(settings))
+
+
+def waiting(session: Session) -> Session:
+    """The session, whose settings say that a captured graph is waited for inside the call."""
+    if session.settings["cuda_graph"] == "captured":
+        session.settings["cuda_graph"] = "captured; compute includes ONNX Runtime's wait for it"
+    return session
+
+
+def profiled(
+    opener: Callable[[onnxruntime.SessionOptions], Opener],
+    shape: Shape,
+    options: GpuOptions,
+    batch: Feed,
+    seconds: float,
+) -> Profile:
+    """Open a session under ONNX Runtime's profiler, without a CUDA graph, and run it."""
+    with TemporaryDirectory() as folder:
+        settings = session_options()
+        settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
+        return Session(opener(settings), shape, replace(options, cuda_graph=False)).profile(batch, seconds)
 
 
 def _place(name: str, tensor: Tensor, dtype: np.dtype[Any]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, Job, Profile, Route, Shape, run_for
-from pqbench_runtime.backends._onnxruntime import create, free_dimensions, layers_of, profile_of
+from pqbench_runtime.backends._onnxruntime import create, fix_dimensions, layers_of, profile_of
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.process import versions_of
 from pqbench_wire.shared.inputs import Feed, named
@@ -78,6 +78,22 @@ ROUTES = (
     ),
 )
 WAYS = ("disabled_optimizers=['NchwcTransformer']", "graph_optimization_level=ORT_ENABLE_BASIC")
+SCRIPT = """\
+import onnxruntime
+
+OPTIONS = onnxruntime.SessionOptions()
+OPTIONS.graph_optimization_level = onnxruntime.GraphOptimizationLevel.{level}
+SESSION = onnxruntime.InferenceSession(MODEL, OPTIONS, providers=["CPUExecutionProvider"]{more})
+
+
+def run(x):
+    return SESSION.run(None, {{SESSION.get_inputs()[0].name: x}})[0]
+"""
+SCRIPTS = {
+    "": SCRIPT.format(level="ORT_ENABLE_ALL", more=""),
+    WAYS[0]: SCRIPT.format(level="ORT_ENABLE_ALL", more=', disabled_optimizers=["NchwcTransformer"]'),
+    WAYS[1]: SCRIPT.format(level="ORT_ENABLE_BASIC", more=""),
+}
 MATMULNBITS_LEVELS = {"fp32": "1", "int8": "4"}  # ONNX Runtime's accuracy levels, by the type of activations
 
 
@@ -121,8 +137,7 @@ def build(job: Job, options: Config) -> Built:
         settings = _session_options(options)
         settings.optimized_model_filepath = str(optimised)
         settings.graph_optimization_level = level = _optimisation(job.precision)
-        for axis, size in free_dimensions(job.artifact, job.shape).items():
-            settings.add_free_dimension_override_by_name(axis, size)
+        fix_dimensions(settings, job.artifact, job.shape)
         create(job.artifact, settings, [PROVIDER])
         data = optimised.read_bytes()
     return Built(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import onnx
+import onnxruntime
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import cuda
 from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, Route, Shape
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
-from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
+from pqbench_runtime.backends._onnxruntime import fix_dimensions, layers_of
 from pqbench_runtime.cuda import Stream
 from pqbench_runtime.tf32 import WIDE, with_tf32
 from pqbench_wire.process import versions_of
@@ -40,6 +39,7 @@ ROUTES = (
         evidence="the ONNX's own half-precision tensors; INT8 is refused: the provider has no INT8 kernels",
     ),
 )
+SCRIPTS = shared.scripts(PROVIDER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,10 @@ def build(job: Job, options: Config) -> Built:
         optimised = Path(folder, "engine.onnx")
         settings = shared.session_options()
         settings.optimized_model_filepath = str(optimised)
-        for axis, size in free_dimensions(job.artifact, job.shape).items():
-            settings.add_free_dimension_override_by_name(axis, size)
+        fix_dimensions(settings, job.artifact, job.shape)
         settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
         session = shared.Session(
-            job.artifact, settings, _providers(options), job.shape, replace(options, cuda_graph=False)
+            _opener(job.artifact, settings, options), job.shape, replace(options, cuda_graph=False)
         )
         ran = session.profile(job.shape.zeros(), seconds=0.0)
         data = optimised.read_bytes()
@@ -82,26 +81,21 @@ def build(job: Job, options: Config) -> Built:
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> shared.Session:
-    return shared.Session(engine, shared.session_options(), _providers(options), shape, options)
+    return shared.Session(_opener(engine, shared.session_options(), options), shape, options)
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
-    with TemporaryDirectory() as folder:
-        settings = shared.session_options()
-        settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
-        without_graph = replace(options, cuda_graph=False)
-        session = shared.Session(engine, settings, _providers(options), shape, without_graph)
-        return session.profile(batch, seconds)
+    return shared.profiled(lambda settings: _opener(engine, settings, options), shape, options, batch, seconds)
 
 
-def _providers(options: Config) -> shared.Providers:
-    def providers(stream: Stream, graph: bool) -> Sequence[Any]:
+def _opener(model: Path, settings: onnxruntime.SessionOptions, options: Config) -> shared.Opener:
+    def opener(stream: Stream, graph: bool) -> onnxruntime.InferenceSession:
         chosen = {
             "device_id": str(cuda.current_device()),
             "user_compute_stream": str(stream.handle.value),
             "use_tf32": str(int(options.tf32)),
             "enable_cuda_graph": str(int(graph)),
         }
-        return [(PROVIDER, chosen), "CPUExecutionProvider"]
+        return shared.opened(model, settings, [(PROVIDER, chosen), "CPUExecutionProvider"])
 
-    return providers
+    return opener

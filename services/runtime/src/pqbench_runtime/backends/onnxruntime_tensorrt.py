@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import flatbuffers
 import numpy as np
 import onnx
+import onnxruntime
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 from onnxruntime.quantization.CalTableFlatBuffers import KeyValue, TrtTable
 from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime import cuda
-from pqbench_runtime.backend import GPU_TIMED, UNKNOWN, Built, GpuOptions, Job, Layer, Profile, Route, Shape
+from pqbench_runtime.backend import GPU_TIMED, Built, GpuOptions, Job, Profile, Route, Shape
 from pqbench_runtime.backends import _onnxruntime_gpu as shared
-from pqbench_runtime.backends._onnxruntime import free_dimensions, layers_of
+from pqbench_runtime.backends._onnxruntime import fix_dimensions
 from pqbench_runtime.cuda import Stream
 from pqbench_runtime.tf32 import WIDE
 from pqbench_wire.errors import Failed, InvalidInput
@@ -53,6 +54,7 @@ ROUTES = (
         evidence="a table of ranges from real images; ONNX Runtime's own writer loses negative ones",
     ),
 )
+SCRIPTS = shared.scripts(PROVIDER, "CUDAExecutionProvider")
 FLAGS = {FP16: ("trt_fp16_enable",), BF16: ("trt_bf16_enable",), INT8: ("trt_int8_enable", "trt_fp16_enable")}
 TABLE, CACHE, CONTEXT = "ranges.flatbuffers", "cache", "context.onnx"
 CALIBRATION_BATCH = 16
@@ -81,10 +83,7 @@ def device(options: Config) -> str:
 
 
 def build(job: Job, options: Config) -> Built:
-    """Have the provider write an ONNX model whose EPContext nodes hold its TensorRT plans; that model is the engine.
-
-    The provider does not report what the layers inside run in: the precision of these nodes is "unknown".
-    """
+    """Have the provider write an ONNX model whose EPContext nodes hold its TensorRT plans; that model is the engine."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         chosen = dict.fromkeys(FLAGS.get(job.precision, ()), "1") | {
@@ -97,49 +96,29 @@ def build(job: Job, options: Config) -> Built:
         if job.precision == INT8 and job.form == Form.FORM_ONNX_UNTYPED:
             chosen |= _calibrated(job, folder)
         settings = shared.session_options()
-        for axis, size in free_dimensions(job.artifact, job.shape).items():
-            settings.add_free_dimension_override_by_name(axis, size)
+        fix_dimensions(settings, job.artifact, job.shape)
         job.caches.mkdir(parents=True, exist_ok=True)
         with _inside(folder):  # when it writes a context, the provider takes only relative paths to its caches
-            shared.opened(job.artifact.resolve(), settings, _providers(options, chosen)(Stream(), False))
+            _opener(job.artifact.resolve(), settings, options, chosen)(Stream(), False)
         if not (folder / CONTEXT).is_file():
             raise Failed("the TensorRT provider took no part of this model")
         data = (folder / CONTEXT).read_bytes()
-    layers = [_opaque(one) if one.type == "EPContext" else one for one in layers_of(onnx.load_from_string(data))]
-    beside = sorted({layer.type for layer in layers if layer.type != "EPContext"})
-    settings_made = {
-        "execution_provider": PROVIDER,
-        "options": ", ".join(sorted(name for name, value in chosen.items() if value == "1")),
-        "beside_tensorrt": ", ".join(beside) or "no node",
-        "inference_precision": Precision.Name(job.precision).removeprefix("PRECISION_"),
-    }
-    return Built(data=data, layers=layers, settings=settings_made)
+    switched_on = ", ".join(sorted(name for name, value in chosen.items() if value == "1"))
+    return shared.with_plans(data, PROVIDER, job.precision, {"options": switched_on})
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> shared.Session:
     flags = dict.fromkeys(FLAGS.get(precision, ()), "1")
-    session = shared.Session(engine, shared.session_options(), _providers(options, flags), shape, options)
-    if session.settings["cuda_graph"] == "captured":
-        session.settings["cuda_graph"] = "captured; compute includes ONNX Runtime's wait for it"
-    return session
+    return shared.waiting(shared.Session(_opener(engine, shared.session_options(), options, flags), shape, options))
 
 
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
-    with tempfile.TemporaryDirectory() as folder:
-        settings = shared.session_options()
-        settings.enable_profiling, settings.profile_file_prefix = True, str(Path(folder, "profile"))
-        flags = dict.fromkeys(FLAGS.get(precision, ()), "1")
-        without_graph = replace(options, cuda_graph=False)
-        session = shared.Session(engine, settings, _providers(options, flags), shape, without_graph)
-        return session.profile(batch, seconds)
+    flags = dict.fromkeys(FLAGS.get(precision, ()), "1")
+    return shared.profiled(lambda settings: _opener(engine, settings, options, flags), shape, options, batch, seconds)
 
 
-def _opaque(layer: Layer) -> Layer:
-    return replace(layer, precision=UNKNOWN, compute=True)
-
-
-def _providers(options: Config, more: dict[str, str]) -> shared.Providers:
-    def providers(stream: Stream, graph: bool) -> Sequence[Any]:
+def _opener(model: Path, settings: onnxruntime.SessionOptions, options: Config, more: dict[str, str]) -> shared.Opener:
+    def opener(stream: Stream, graph: bool) -> onnxruntime.InferenceSession:
         place = {"device_id": str(cuda.current_device()), "user_compute_stream": str(stream.handle.value)}
         chosen = place | {
             "trt_builder_optimization_level": str(options.optimization_level),
@@ -147,9 +126,10 @@ def _providers(options: Config, more: dict[str, str]) -> shared.Providers:
             "trt_cuda_graph_enable": str(int(graph)),
         }
         rest = place | {"use_tf32": str(int(options.tf32))}
-        return [(PROVIDER, chosen | more), ("CUDAExecutionProvider", rest), "CPUExecutionProvider"]
+        providers = [(PROVIDER, chosen | more), ("CUDAExecutionProvider", rest), "CPUExecutionProvider"]
+        return shared.opened(model, settings, providers)
 
-    return providers
+    return opener
 
 
 def _calibrated(job: Job, folder: Path) -> dict[str, str]:

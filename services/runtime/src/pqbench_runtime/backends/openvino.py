@@ -101,6 +101,30 @@ openvino.Core.import_model = from_path
 app.main()
 """
 WAYS = ("model.reshape to a static batch", "model.reshape to a static batch, INFERENCE_PRECISION_HINT=f32")
+SCRIPT = """\
+import openvino
+
+CORE = openvino.Core()
+
+
+def run(x):
+    model = CORE.read_model(MODEL)
+    model.reshape(x.shape)  # with a dynamic batch, its outputs would be wrong
+    return CORE.compile_model(model, "CPU"{more})(x)[0]
+"""
+SCRIPTS = {
+    "": """\
+import openvino
+
+COMPILED = openvino.Core().compile_model(MODEL, "CPU")
+
+
+def run(x):
+    return COMPILED(x)[0]
+""",
+    WAYS[0]: SCRIPT.format(more=""),
+    WAYS[1]: SCRIPT.format(more=', {"INFERENCE_PRECISION_HINT": "f32"}'),
+}
 EXECUTED = openvino.ProfilingInfo.Status.EXECUTED
 TYPES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8", "i4": "INT4", "u4": "INT4"}
 
@@ -265,7 +289,10 @@ def _settings(compiled: openvino.CompiledModel) -> dict[str, str]:
         "cpu_pinning": properties.hint.enable_cpu_pinning(),
         "hyper_threading": properties.hint.enable_hyper_threading(),
     }
-    return {name: str(compiled.get_property(key)) for name, key in names.items()}
+    found = {name: compiled.get_property(key) for name, key in names.items()}
+    return {
+        name: value.get_type_name() if isinstance(value, openvino.Type) else str(value) for name, value in found.items()
+    }
 
 
 def _layers(compiled: openvino.CompiledModel) -> list[Layer]:

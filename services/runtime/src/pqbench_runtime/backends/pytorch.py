@@ -54,6 +54,18 @@ ROUTES = (
 
 
 WAYS = ()
+SCRIPTS = {
+    "": """\
+import torch
+
+PROGRAM = torch.export.load(MODEL).module()
+
+
+def run(x):
+    with torch.inference_mode():
+        return PROGRAM(torch.from_numpy(x)).float().numpy()
+"""
+}
 
 
 @dataclass(frozen=True, kw_only=True)

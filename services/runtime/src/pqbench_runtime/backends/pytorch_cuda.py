@@ -53,6 +53,19 @@ ROUTES = (
         evidence="the program's own BF16 operators",
     ),
 )
+SCRIPTS = {
+    "": """\
+import torch
+from torch.export.passes import move_to_device_pass
+
+PROGRAM = move_to_device_pass(torch.export.load(MODEL), "cuda").module()
+
+
+def run(x):
+    with torch.inference_mode():
+        return PROGRAM(torch.from_numpy(x).to("cuda")).float().cpu().numpy()
+"""
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from pqbench_runtime.backends._tensorrt.inspector import layers_of, sparse_tacti
 from pqbench_runtime.backends._tensorrt.log import log_of
 from pqbench_runtime.backends._tensorrt.monitor import monitor
 from pqbench_runtime.backends._tensorrt.network import add_profile, layers_in, parse, serialized, set_effort, set_flags
+from pqbench_runtime.backends._tensorrt.script import scripts
 from pqbench_runtime.backends._tensorrt.session import Engine, Session
 from pqbench_runtime.tf32 import WIDE
 from pqbench_wire.errors import Failed, InvalidInput, Unavailable
@@ -41,6 +42,7 @@ ROUTES = (
     Route(precision=FP8, form=Form.FORM_QDQ_TYPED, executes=(FP8, FP16, *WIDE), evidence="Q/DQ in an FP16 body"),
     Route(precision=INT4, form=Form.FORM_QDQ_TYPED, executes=(INT4, FP16, *WIDE), evidence="weights, unpacked to FP16"),
 )
+SCRIPTS = scripts("tensorrt_rtx_bindings", host_code=False)
 
 
 def _capability(name: str) -> str:
@@ -51,6 +53,7 @@ def _capability(name: str) -> str:
 KNOWN = sorted((name for name in dir(trt.ComputeCapability) if name.startswith("SM")), key=lambda name: int(name[2:]))
 CAPABILITIES = {_capability(name): getattr(trt.ComputeCapability, name) for name in KNOWN}
 WITHOUT_GPU = ("8.6", "8.9", "12.0")
+KERNEL_MB = 0.136  # of a quantized convolution, in a plan
 # What the builder of 1.7 refuses for older compute capabilities: precision -> the first that has it, and what.
 LEAST = {
     FP32: ("8.0", "FP32 matrix products"),
@@ -156,7 +159,21 @@ def build(job: Job, options: Config) -> Built:
     else:
         layers = layers_in(trt, network)
     precision = Precision.Name(job.precision).removeprefix("PRECISION_")
+    settings |= _kernels(network)
     return Built(data=plan, layers=layers, settings=settings | {"inference_precision": precision})
+
+
+def _kernels(network: Any) -> dict[str, str]:
+    """What the kernels of quantized convolutions add to a plan, for an engine's settings; nothing without any.
+
+    The builder of 1.5 to 1.7 compiles the scales into them: each such layer has a kernel of its own in the plan. Those
+    of floating-point layers are compiled when a plan is loaded and take no room in it. Found with chains of layers.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    narrow = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
+    count = sum(layer.type == trt.LayerType.CONVOLUTION and layer.get_input(0).name in narrow for layer in layers)
+    what = f"{count} for as many quantized convolutions, about {count * KERNEL_MB:.1f} MB of the plan"
+    return {"kernels": what} if count else {}
 
 
 def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> Session:

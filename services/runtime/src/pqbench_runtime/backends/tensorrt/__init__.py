@@ -11,6 +11,7 @@ from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
 from pqbench_runtime.backend import GPU_TIMED, Built, CrossCheck, Job, Profile, Shape
 from pqbench_runtime.backends._tensorrt.inspector import layers_of, sparse_tactics
+from pqbench_runtime.backends._tensorrt.script import scripts
 from pqbench_runtime.backends._tensorrt.session import Engine, Session
 from pqbench_runtime.backends.tensorrt.building import build_plan
 from pqbench_runtime.backends.tensorrt.options import NAME, Config
@@ -24,6 +25,7 @@ ON_GPU = True
 TIMED = GPU_TIMED
 ENGINE_FILE = "engine.plan"
 ROUTES = routes_of(trt.__version__)
+SCRIPTS = scripts("tensorrt", host_code=True)
 
 
 def versions() -> dict[str, str]:
