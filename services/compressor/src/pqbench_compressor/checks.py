@@ -29,14 +29,15 @@ class Checker:
         """Validate a model and a recipe; `refused` says what cannot work. Raises InvalidInput for a wrong request."""
         info = self._loader.info(request.model)
         recipe = self._loader.recipe(request.steps)
-        quantizer = steps.quantizer(recipe)
+        quantizer, (forms, why) = steps.quantizer(recipe), steps.withheld(recipe)
         answer = pb.CheckResponse(
             preprocessing=info.preprocessing,
             classes=info.classes,
             has_module=not self._loader.is_file(request.model),
             trains=info.trains and request.model.weights == pb.WEIGHTS_DEFAULT,
             precision=quantizer.PRECISION if quantizer else Precision.PRECISION_FP32,
-            forms=quantizer.FORMS if quantizer else FP32_FORMS,
+            forms=[form for form in (quantizer.FORMS if quantizer else FP32_FORMS) if form not in forms],
+            withheld=why,
             needs=[_message(step.needs()) for step in recipe],
         )
         if not answer.has_module:
@@ -84,10 +85,12 @@ class Checker:
     def _refusal(self, model: pb.Model, recipe: list[steps.Step]) -> str:
         if early := steps.order_refusal([step.kind for step in recipe], self._loader.is_file(model)):
             return early
+        if refused := steps.recovery_refusal([step.kind for step in recipe]):
+            return refused
         labelled = [step for step in recipe if step.needs().labels]
         if labelled and (names := [one.name for one in self._loader.info(model).preprocessing.inputs]):
             return f"{labelled[0].label} needs an image classifier; this model takes {', '.join(names)}"
-        tried = [step for step in recipe if step.kind in ("prune", "recalibrate", "finetune")]
+        tried = [step for step in recipe if step.kind != "quantize"]
         if self._loader.is_file(model) or not (tried or labelled):
             return ""
         module, classes, example = _architecture(self._loader, canonical(model))

@@ -18,6 +18,8 @@ import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench.compressor.v1.compressor_pb2 import Verification
@@ -27,6 +29,7 @@ from pqbench_wire.errors import Failed, TooLarge, VerificationFailed, first_line
 from pqbench_wire.shared.fidelity import sqnr as sqnr
 from pqbench_wire.shared.inputs import Feed, flat, named
 
+POOLING = {functional.adaptive_avg_pool1d: 1, functional.adaptive_avg_pool2d: 2, functional.adaptive_avg_pool3d: 3}
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter records the modules that a node comes from
 OF_CASTS = ("#bf16", "#fp32", "#inner")  # suffixes of the tensors that casts of the `bf16` quantizer read or write
 # The lowest signal-to-noise ratio, in dB, of an artifact's outputs. FP32 and FP16 differ by rounding
@@ -51,7 +54,7 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
     outputs are called output_0, output_1 and so on. The graph is in the normal form (`normal_form`), in opset 20.
     Raises Failed if the exporter fails, TooLarge if the model reaches 2 GB.
     """
-    with _quiet():
+    with _quiet(), _GlobalPooling():
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -78,6 +81,25 @@ def to_onnx(module: nn.Module, example: Feed) -> bytes:
     if model.ByteSize() >= MAX_ONNX:
         raise TooLarge(f"ONNX export: {model.ByteSize()} bytes is over the 2 GB that one ONNX file can hold")
     return model.SerializeToString(deterministic=True)
+
+
+class _GlobalPooling(TorchFunctionMode):
+    """Lets average pooling to one value be a mean.
+
+    PyTorch's decomposition of it reads a channels-last tensor by strides, which the exporter writes as Shape, Range and
+    Gather, for every value an index.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in POOLING:
+            named_args = dict(zip(("input", "output_size"), args, strict=False)) | given
+            tensor, size = named_args["input"], named_args["output_size"]
+            if set(size if isinstance(size, (tuple, list)) else [size]) == {1}:
+                return tensor.mean(tuple(range(-POOLING[func], 0)), keepdim=True)
+        return func(*args, **given)
 
 
 def to_pt2(module: nn.Module, example: Feed) -> bytes:

@@ -33,12 +33,14 @@ from onnxscript.rewriter.rules.common import (
     _remove_optional_bias,
 )
 
+from pqbench_compressor import transposed_keys
 from pqbench_wire.errors import InvalidInput, TooLarge, first_line
 from pqbench_wire.shared.onnx_walk import all_graphs, stored_tensors
 
 OPSET = 20
 LEAST_IR = 8  # lowest ONNX IR version of the result: constants need not be graph inputs in it
 MAX_ONNX = 2 << 30  # bytes: protobuf's limit for one message
+LARGEST_FILLED = 1 << 20  # elements of a constant that is filled with one value; a larger one stays a node
 LARGEST_CONSTANT = 1 << 28  # elements: constant folding creates no larger constant
 ROUNDS = 3  # rounds of all rules at most: one rewrite can enable another
 RULES = (
@@ -55,6 +57,7 @@ RULES = (
     *_fuse_pad_into_conv.rules,
     *_fuse_batchnorm.rules,
     *_remove_optional_bias.rules,
+    transposed_keys.rule(),
 )
 KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")  # not folded: they say how constants are stored
 GROWING = ("Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Upsample", "OneHot")  # small input, large output
@@ -91,6 +94,10 @@ def _folds(node: ir.Node) -> bool | None:
     """Whether to fold a node whose inputs are all constants; None: onnxscript decides by their size."""
     if node.op_type in KEPT:
         return False
+    if node.op_type == "ConstantOfShape":  # which onnxscript never folds
+        (given,) = node.inputs
+        shape = None if given is None else ir.convenience.get_const_tensor(given)
+        return shape is not None and int(np.prod(shape.numpy())) <= LARGEST_FILLED
     return None if node.op_type in GROWING else True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -230,6 +230,15 @@ class Quantizer(Protocol):
 
     def quantize(self, source: Source, config: Any, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
         """The artifact's bytes for each of `forms`."""
+        ...
+
+
+@runtime_checkable
+class Withholds(Protocol):
+    """A quantizer some of whose forms depend on its options."""
+
+    def withheld(self, config: Any) -> tuple[tuple[Form, ...], str]:
+        """The forms that it does not make with these options, and why; nothing, and no text, where it makes all."""
         ...
 
 

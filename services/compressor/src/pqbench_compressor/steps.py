@@ -11,16 +11,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from pqbench.common.v1.common_pb2 import Form
 from pqbench.compressor.v1 import compressor_pb2 as pb
-from pqbench_compressor import finetune, masks, recalibrate
-from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Needs
+from pqbench_compressor import compensate, finetune, masks, recalibrate
+from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Context, Needs, Withholds
 from pqbench_wire.catalog import parse_config
 from pqbench_wire.errors import Failed, InvalidInput
 from pqbench_wire.shared.inputs import Feed
 
 CATALOGS = {"prune": PRUNERS, "quantize": QUANTIZERS}
-SINGLE = {"recalibrate": recalibrate, "finetune": finetune}  # kinds with one implementation, without plug-ins
+SINGLE = {
+    "recalibrate": recalibrate,
+    "compensate": compensate,
+    "finetune": finetune,
+}  # kinds with one implementation, without plug-ins
 OWN_CODE = "code"
+COMPENSATES_PRUNING = "compensate must follow a prune step, before any finetune: it needs the weights that pruning left"
 ORDER = "quantize must be the last step: what follows would undo it"
 NEVER_ON_FILES = "an ONNX file can be quantized, not pruned or fine-tuned"
 
@@ -48,7 +54,7 @@ class Step:
         return "" if self.kind == "quantize" else self.plugin.refusal(module, self.config, classes, example)
 
     def apply(self, module: nn.Module, context: Context) -> dict[str, Any]:
-        """Prune, recalibrate or fine-tune `module` in place; returns notes for the result. Not for quantize steps.
+        """Apply a step that is no quantization to `module`, in place; returns notes for the result.
 
         Raises Failed if a parameter is not finite afterwards.
         """
@@ -84,6 +90,18 @@ def read(step: pb.Step, own: Callable[[pb.Step, str], Any]) -> Step:
 def quantizer(steps: Sequence[Step]) -> Any:
     """The plug-in of a recipe's last step if it quantizes, else None."""
     return steps[-1].plugin if steps and steps[-1].kind == "quantize" else None
+
+
+def withheld(steps: Sequence[Step]) -> tuple[tuple[Form, ...], str]:
+    """The forms that a recipe's quantizer does not make with its options, and why."""
+    plugin = quantizer(steps)
+    return plugin.withheld(steps[-1].config) if isinstance(plugin, Withholds) else ((), "")
+
+
+def recovery_refusal(kinds: Sequence[str]) -> str:
+    """Why a whole recipe of these kinds of steps cannot be; empty if it can."""
+    before = kinds[: kinds.index("compensate")] if "compensate" in kinds else ["prune"]
+    return COMPENSATES_PRUNING if "prune" not in before or "finetune" in before else ""
 
 
 def order_refusal(kinds: Sequence[str], is_file: bool) -> str:

@@ -21,6 +21,7 @@ from pqbench_wire.errors import Refused
 
 log = logging.getLogger(__name__)
 CYCLED = 0.05  # the one-cycle schedule moves momentum by this much below and above its setting
+LEAST_CHANNELS = 16  # numbers in a register of AVX-512
 PADDING = 8  # augmentation moves an image by up to an eighth of its side
 
 
@@ -71,11 +72,10 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.precision == "fp16" and device.type == "cpu":
         raise Refused("training in fp16 needs a GPU; on a CPU use bf16 or fp32")
-    planar = any(parameter.ndim == 5 for parameter in module.parameters())  # Conv3d: channels-last is only for 4-D
-    layout = torch.contiguous_format if planar else torch.channels_last
+    layout = _layout(module, device)
     module.train().to(device).to(memory_format=layout)
     indices = data.fitting(seed)
-    run = _Run(module, options, _batches_of(indices, options), device, teacher and teacher.to(device))
+    run = _Run(module, options, _batches_of(indices, options), device, layout, teacher and teacher.to(device))
     begin = run.restore(resume) if resume is not None and resume.is_file() else 0
     loss = 0.0
     for epoch in range(begin, options.epochs):
@@ -101,14 +101,36 @@ def frozen(module: nn.Module) -> nn.Module:
     return teacher.requires_grad_(False)
 
 
+def _layout(module: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels-last, which is faster, but where it does not exist (Conv3d) or is wrong.
+
+    oneDNN's gradient of a strided 1x1 convolution writes past its buffer if channels-last inputs have fewer channels
+    than a vector register holds numbers (uxlfoundation/oneDNN, issue 6035): a crash, or wrong weights.
+    """
+    is_planar = any(parameter.ndim == 5 for parameter in module.parameters())
+    is_wrong = device.type == "cpu" and any(
+        isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1} and set(layer.stride) != {1}
+        and layer.in_channels // layer.groups < LEAST_CHANNELS
+        for layer in module.modules()
+    )  # fmt: skip
+    return torch.contiguous_format if is_planar or is_wrong else torch.channels_last
+
+
 class _Run:
     """The state of a running training: module, optimizer, schedule and gradient scaler."""
 
     def __init__(
-        self, module: nn.Module, options: Options, batches: int, device: torch.device, teacher: nn.Module | None
+        self,
+        module: nn.Module,
+        options: Options,
+        batches: int,
+        device: torch.device,
+        layout: torch.memory_format,
+        teacher: nn.Module | None,
     ) -> None:
         self.batches = batches
-        self._module, self._options, self._device, self._teacher = module, options, device, teacher
+        self._module, self._options, self._teacher = module, options, teacher
+        self._device, self._layout = device, layout
         self._masks = masks.of(module)
         self._optimizer = _optimizer(module, options)
         self._schedule = _schedule(self._optimizer, options, batches)
@@ -116,7 +138,7 @@ class _Run:
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """Train on one batch, images float32 [n, C, H, W] and labels int64 [n]; returns its loss."""
-        inputs = torch.from_numpy(images).to(self._device, memory_format=torch.channels_last)
+        inputs = torch.from_numpy(images).to(self._device, memory_format=self._layout)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self._options.precision]
         with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
             loss = self._loss(inputs, torch.from_numpy(labels).to(self._device))

@@ -69,8 +69,9 @@ def _other_shapes(text: str) -> str:
         given.partition(", ")[0] for _, given, own in found if given.partition(", ")[2] == own.partition(", ")[2]
     }
     if 1 <= len(found) <= 2 and len(classes) == 1:
+        count = classes.pop()
         parts.append(
-            f"for a model of {classes.pop()} classes, set config: {{classes: {found[0][1].partition(', ')[0]}}}"
+            f"for a model of {count} classes, set config: {{classes: {count}}}, or build your own with {count}"
         )
     return "; ".join(parts) or " ".join(text.split())[:300]
 
@@ -93,7 +94,7 @@ def _content(path: Path) -> Any:
             "loaded: save model.state_dict(), or write it as safetensors"
         ) from error
     except Exception as error:  # torch.load raises unrelated types for a broken zip and a truncated file
-        raise InvalidInput(f"weights: neither a safetensors nor a PyTorch file: {first_line(error)}") from error
+        raise InvalidInput("weights: neither a safetensors file nor a whole PyTorch file") from error
 
 
 def _is_program(path: Path) -> bool:

@@ -78,7 +78,7 @@ def collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, repor
     batch = LARGEST_BATCH
     while True:
         try:
-            return _collect(model, tensors, inputs, batch, report)
+            return collect_in_batches(model, tensors, inputs, batch, report)
         except (MemoryError, RuntimeError, onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -91,7 +91,7 @@ def collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, repor
 def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tuple[float, float]]:
     """The smallest and largest finite value of each tensor over `inputs`, which are run one image at a time."""
     watched = list(tensors)
-    session, names = _session(model, watched)
+    session, names = watching(model, watched)
     seen = dict.fromkeys(watched, (np.inf, -np.inf))
     for part in in_batches(session, inputs, 1):
         for name, array in zip(watched, session.run(names, feed_of(session, part)), strict=True):
@@ -102,13 +102,15 @@ def extremes(model: bytes, tensors: Iterable[str], inputs: Feed) -> dict[str, tu
     return seen
 
 
-def _collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, batch: int, report: Report) -> Calibration:
+def collect_in_batches(
+    model: bytes, tensors: Mapping[str, int | None], inputs: Feed, batch: int, report: Report
+) -> Calibration:
+    """The statistics, from batches of `batch` inputs; raises what the runtime raises where they do not fit."""
     activations = {name: Activation() for name in tensors}
     if not tensors:
         return Calibration(activations=activations, images=len(inputs), batch=batch)
-    session, names = _session(model, list(tensors))
-    batch = _fitting(session, names, next(in_batches(session, inputs, 1)), batch)
-    batch = fixed_batch(session) or batch
+    session, names = watching(model, list(tensors))
+    batch = largest_batch(session, names, inputs, batch)
     rounds = 2 * -(-len(inputs) // batch)
     done = 0
     for observe in (_extremes, _histogram):
@@ -120,7 +122,8 @@ def _collect(model: bytes, tensors: Mapping[str, int | None], inputs: Feed, batc
     return Calibration(activations=activations, images=len(inputs), batch=batch)
 
 
-def _session(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSession, list[str]]:
+def watching(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    """A session that also gives inner tensors of the model, and their names among its outputs."""
     augmented = onnx.load_from_string(model)
     known = {o.name for o in augmented.graph.output}
     inputs = {i.name for i in augmented.graph.input}
@@ -136,11 +139,15 @@ def _session(model: bytes, tensors: list[str]) -> tuple[onnxruntime.InferenceSes
     return session, [f"{name}#watched" if name in inputs else name for name in tensors]
 
 
-def _fitting(session: onnxruntime.InferenceSession, names: list[str], one: Feed, batch: int) -> int:
-    """The largest batch, at most `batch`, whose watched activations take no more than MEMORY_SHARE of the memory."""
+def largest_batch(session: onnxruntime.InferenceSession, names: list[str], inputs: Feed, batch: int) -> int:
+    """The largest batch, at most `batch`, whose watched activations take no more than MEMORY_SHARE of the memory.
+
+    For a model whose batch size is fixed, that.
+    """
+    one = next(in_batches(session, inputs, 1))
     bytes_each = sum(array.nbytes for array in session.run(names, feed_of(session, one)))
     room = int(_available_memory() * MEMORY_SHARE)
-    return max(1, min(batch, room // max(1, bytes_each)))
+    return fixed_batch(session) or max(1, min(batch, room // max(1, bytes_each)))
 
 
 def _available_memory() -> int:

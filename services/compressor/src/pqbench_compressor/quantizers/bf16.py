@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.export import to_pt2
@@ -66,6 +67,8 @@ def _typed(model: bytes) -> bytes:
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.BFLOAT16
+        if node.op_type == "ConstantOfShape":
+            _fill_with_bf16(node)
     inputs = {v.name for v in graph.model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     outputs = {v.name for v in graph.model.graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     graph.rename_reads({name: f"{name}#bf16" for name in inputs | outputs})
@@ -76,6 +79,15 @@ def _typed(model: bytes) -> bytes:
     new += [helper.make_node("Cast", [f"{n}#bf16"], [n], to=TensorProto.FLOAT) for n in sorted(outputs)]
     graph.model.graph.node.extend(new)
     return graph.finish(OPSET)
+
+
+def _fill_with_bf16(node: onnx.NodeProto) -> None:
+    """Let a ConstantOfShape that fills with FP32, as without an attribute, fill with the same value in BF16."""
+    if not node.attribute:
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float32))))
+    value = node.attribute[0].t
+    if value.data_type == TensorProto.FLOAT:
+        value.CopyFrom(_bf16(value.name, numpy_helper.to_array(value)))
 
 
 def _decompose(graph: Graph) -> None:
