@@ -34,6 +34,7 @@ from pqbench_wire.process import own_plugins, versions_of
 PACKAGES = {
     "cv2": "opencv-python-headless",
     "torch_pruning": "torch-pruning",
+    "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu12",
     "pynvml": "nvidia-ml-py",
     "tensorrt_rtx_bindings": "tensorrt-rtx-cu12-bindings",
     "tensorrt_rtx_libs": "tensorrt-rtx-cu12-libs",
@@ -183,8 +184,9 @@ def _members(protocol: type) -> tuple[str, ...]:
 
 
 def unknown(what: str, name: str, known: tuple[str, ...] | list[str]) -> str:
-    """The error message for an unknown name, with the closest known one."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    """The error message for an unknown name, with a known one: the shortest that begins with it, else the closest."""
+    longer = sorted((one for one in known if name and one.startswith(name)), key=lambda one: (len(one), one))
+    close = longer[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
     return f"unknown {what} {name!r}; {hint}"
 

@@ -35,12 +35,14 @@ from pqbench_wire.errors import (
 )
 from pqbench_wire.health import HealthServicer
 from pqbench_wire.jobs import log_by_id
+from pqbench_wire.metrics import counted, serve_metrics
 from pqbench_wire.process import die_with_parent
 from pqbench_wire.status import to_status
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 8 << 20  # bytes: a blob's chunk or a table of layers, never a tensor
 GRACE = 5.0  # seconds that calls in flight have to end
+SIGNAL_SECONDS = 0.5  # between two looks whether a signal has arrived
 MAX_CALLS = 64  # in flight at once; a long call holds a thread while it waits for events
 SPARE_THREADS = 16  # they answer health checks, and refuse calls over the limit
 HEALTH = "/grpc.health.v1."
@@ -73,6 +75,7 @@ class ServerOptions:
     token: str | None = None  # the bearer token itself
     insecure_token: bool = False  # allow a token without TLS outside loopback
     parent: int | None = None  # id of a process; the service ends when it ends
+    metrics: str | None = None  # host:port that answers Prometheus, at /metrics
 
 
 def parse_options(
@@ -92,6 +95,7 @@ def parse_options(
         "--insecure-token", action="store_true", help="accept the token without TLS: only on a network that you trust"
     )
     parser.add_argument("--parent", type=int, help="process id; the service ends when that process ends")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="answer Prometheus at http://HOST:PORT/metrics")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
     values = vars(parser.parse_args(argv))
@@ -141,25 +145,34 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._token or b"")
 
     @contextlib.contextmanager
-    def _guard(self, allowed: bool, counted: bool, method: str, context: grpc.ServicerContext) -> Iterator[None]:
-        taken = allowed and counted and self._free.acquire(blocking=False)
-        try:
-            if not allowed:
-                raise Unauthenticated("this service needs a bearer token (authorization: Bearer …)")
-            if counted and not taken:
-                raise Unavailable(f"{MAX_CALLS} calls are in flight, which is the limit of this service; try again")
-            yield
-        except PqbenchError as error:
-            context.abort_with_status(to_status(error))
-        except (GeneratorExit, grpc.RpcError):
+    def _guard(self, allowed: bool, limited: bool, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        with counted(method, context) if limited else contextlib.nullcontext():
+            taken = allowed and limited and self._free.acquire(blocking=False)
+            try:
+                with _statuses(method, context):
+                    if not allowed:
+                        raise Unauthenticated("this service needs a bearer token (authorization: Bearer …)")
+                    if limited and not taken:
+                        raise Unavailable(f"{MAX_CALLS} calls are in flight, the limit of this service; try again")
+                    yield
+            finally:
+                if taken:
+                    self._free.release()
+
+
+@contextlib.contextmanager
+def _statuses(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """End the call with the status of what is raised."""
+    try:
+        yield
+    except PqbenchError as error:
+        context.abort_with_status(to_status(error))
+    except (GeneratorExit, grpc.RpcError):
+        raise
+    except BaseException as error:  # a user's module may raise SystemExit
+        if not context.is_active():  # the caller is gone and needs no status
             raise
-        except BaseException as error:  # a user's module may raise SystemExit
-            if not context.is_active():  # the caller is gone and needs no status
-                raise
-            context.abort_with_status(to_status(Internal(f"{method}: {log_by_id(error)}")))
-        finally:
-            if taken:
-                self._free.release()
+        context.abort_with_status(to_status(Internal(f"{method}: {log_by_id(error)}")))
 
 
 Guard = Callable[[grpc.ServicerContext], contextlib.AbstractContextManager[None]]
@@ -255,12 +268,15 @@ def serve(
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(names), server)
     reflection.enable_server_reflection(names, server)
     address = _bind(server, options)
+    if options.metrics:
+        serve_metrics(options.metrics)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server.start()
     print(json.dumps({"listening": address, "pid": os.getpid()}), flush=True)
-    stop.wait()
+    while not stop.wait(SIGNAL_SECONDS):  # a signal that another thread received does not end an endless wait
+        pass
     server.stop(GRACE).wait()
     close()
     logging.shutdown()
@@ -280,10 +296,33 @@ def _bind(server: grpc.Server, options: ServerOptions) -> str:
 
 
 def _credentials(options: ServerOptions) -> grpc.ServerCredentials:
-    assert options.tls_certificate and options.tls_key
-    pair = (options.tls_key.read_bytes(), options.tls_certificate.read_bytes())
-    authority = options.tls_client_ca.read_bytes() if options.tls_client_ca else None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+    """The options' files, which are read again for a new connection once they have changed: certificates expire.
+
+    Files that cannot be read then leave the former ones in place, with a line in the log.
+    """
+    files = [file for file in (options.tls_key, options.tls_certificate, options.tls_client_ca) if file]
+    seen = [file.read_bytes() for file in files]
+    logger = logging.getLogger(__name__)
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        key, certificate, *authority = seen
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority[0] if authority else None)
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            found = [file.read_bytes() for file in files]
+        except OSError as error:
+            logger.warning("cannot read new certificates: %s", error)
+            return None
+        if found == seen:
+            return None
+        seen[:] = found
+        return configuration()
+
+    is_mutual = options.tls_client_ca is not None
+    # gRPC documents that None means unchanged; its stubs do not know. Files that are no certificates it logs, and keeps
+    # the former ones.
+    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, is_mutual)  # type: ignore[arg-type]
 
 
 def _token(options: ServerOptions) -> str | None:

@@ -93,7 +93,7 @@ class CheckRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("preprocessing", "classes", "trains", "refused", "precision", "forms", "needs", "notes", "fixed_batch", "has_module")
+    __slots__ = ("preprocessing", "classes", "trains", "refused", "precision", "forms", "needs", "notes", "fixed_batch", "has_module", "withheld")
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,7 @@ class CheckResponse(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     FIXED_BATCH_FIELD_NUMBER: _ClassVar[int]
     HAS_MODULE_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
     preprocessing: _common_pb2.Preprocessing
     classes: int
     trains: bool
@@ -114,7 +115,8 @@ class CheckResponse(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     fixed_batch: int
     has_module: bool
-    def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., fixed_batch: _Optional[int] = ..., has_module: _Optional[bool] = ...) -> None: ...
+    withheld: str
+    def __init__(self, preprocessing: _Optional[_Union[_common_pb2.Preprocessing, _Mapping]] = ..., classes: _Optional[int] = ..., trains: _Optional[bool] = ..., refused: _Optional[str] = ..., precision: _Optional[_Union[_common_pb2.Precision, str]] = ..., forms: _Optional[_Iterable[_Union[_common_pb2.Form, str]]] = ..., needs: _Optional[_Iterable[_Union[StepNeeds, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., fixed_batch: _Optional[int] = ..., has_module: _Optional[bool] = ..., withheld: _Optional[str] = ...) -> None: ...
 
 class StepNeeds(_message.Message):
     __slots__ = ("training_images", "baseline", "labels", "training_images_if_any")

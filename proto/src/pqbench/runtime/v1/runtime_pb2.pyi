@@ -102,8 +102,15 @@ class CheckRequest(_message.Message):
     def __init__(self, backend: _Optional[str] = ..., options_json: _Optional[str] = ...) -> None: ...
 
 class CheckResponse(_message.Message):
-    __slots__ = ("options_json", "device", "routes", "timed_options", "engine_file", "unavailable_reason", "refused", "built_for")
+    __slots__ = ("options_json", "device", "routes", "timed_options", "engine_file", "unavailable_reason", "refused", "scripts", "built_for")
     class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ScriptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +124,7 @@ class CheckResponse(_message.Message):
     ENGINE_FILE_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_REASON_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    SCRIPTS_FIELD_NUMBER: _ClassVar[int]
     BUILT_FOR_FIELD_NUMBER: _ClassVar[int]
     options_json: str
     device: str
@@ -125,8 +133,9 @@ class CheckResponse(_message.Message):
     engine_file: str
     unavailable_reason: str
     refused: _containers.ScalarMap[str, str]
+    scripts: _containers.ScalarMap[str, str]
     built_for: str
-    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., timed_options: _Optional[_Iterable[str]] = ..., engine_file: _Optional[str] = ..., unavailable_reason: _Optional[str] = ..., refused: _Optional[_Mapping[str, str]] = ..., built_for: _Optional[str] = ...) -> None: ...
+    def __init__(self, options_json: _Optional[str] = ..., device: _Optional[str] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., timed_options: _Optional[_Iterable[str]] = ..., engine_file: _Optional[str] = ..., unavailable_reason: _Optional[str] = ..., refused: _Optional[_Mapping[str, str]] = ..., scripts: _Optional[_Mapping[str, str]] = ..., built_for: _Optional[str] = ...) -> None: ...
 
 class BuildEngineRequest(_message.Message):
     __slots__ = ("backend", "options_json", "artifact", "batch_size", "preprocessing", "replicate")
