@@ -1,4 +1,4 @@
-"""`benchmark(model=…, dataset=…, recipe=…)`: an experiment from Python, with the caller's own objects.
+"""pqbench from Python: `benchmark` runs an experiment with the caller's own objects, `Run` reads the results of a run.
 
 The compressor runs in the caller's process, where the objects live; the runtimes are separate processes.
 """
@@ -17,11 +17,15 @@ import yaml
 from pqbench_orchestrator.execution.execute import NullWatcher
 from pqbench_orchestrator.execution.launch.inprocess import InProcessLauncher
 from pqbench_orchestrator.execution.session import Settings
-from pqbench_orchestrator.experiment import execute, new_run
-from pqbench_orchestrator.results.tables import Row, as_row
+from pqbench_orchestrator.experiment import execute, new_run, recommended
+from pqbench_orchestrator.output.outputs import cells_of
+from pqbench_orchestrator.output.recommendation import as_json
+from pqbench_orchestrator.results.tables import Record, as_records
+from pqbench_orchestrator.store.run_folder import find_run
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared import own_code
 
+__all__ = ["Run", "benchmark"]
 Arrays = Mapping[str, tuple[np.ndarray, np.ndarray]]  # "train", "test" -> images uint8 [N, H, W, C], labels [N]
 
 
@@ -36,8 +40,8 @@ def benchmark(
     data: str | Path = "data",
     allow_code: bool = False,
     **settings: Any,
-) -> list[Row]:
-    """Run a recipe and its baseline on targets; returns one row per cell, by the column titles of `results.csv`.
+) -> list[Record]:
+    """Run a recipe and its baseline on targets; returns a record for each cell (`pqbench schema results`).
 
     `model`: a torch.nn.Module, or a name as in a manifest. `dataset`: a name, a manifest's mapping, or
     {"train": (images, labels), "test": (images, labels)} with uint8 images [N, H, W, C]. `recipe`: steps as
@@ -71,12 +75,46 @@ def benchmark(
         launcher = InProcessLauncher(Path(data), allow_code)
         try:
             options = Settings(data=Path(data), compressor=launcher, allow_code=allow_code, is_new=True)
-            cells = execute(new_run(manifest, options), options, NullWatcher(), lambda _: None)
-            return [as_row(cell) for cell in cells]
+            run = new_run(manifest, options)
+            cells = execute(run, options, NullWatcher(), lambda _: None)
+            return as_records(cells, run.name, run.started_at)
         finally:
             launcher.stop()
             for key in keys:
                 own_code.OBJECTS.pop(key)
+
+
+class Run:
+    """A run that exists: `Run("latest")`, `Run("my-run-2026")`, `Run("data/experiments/my-run")`.
+
+    `name`: the run's folder, its name, a unique beginning of it, or `latest`; `data`: the data folder that it is looked
+    for in. Raises InvalidInput where there is no such run, or more than one.
+    """
+
+    def __init__(self, name: str | Path, data: str | Path = "data") -> None:
+        self._folder = find_run(str(name), Path(data))
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._folder.path
+
+    @property
+    def records(self) -> list[Record]:
+        """A record for each cell, named as in `pqbench schema results`. Raises InvalidInput for a damaged ledger."""
+        return as_records(cells_of(self._folder), self._folder.name, self._folder.started_at)
+
+    @property
+    def cells(self) -> Any:
+        """The records as a pandas DataFrame, one row for each cell. Raises ImportError without pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.records)
+
+    @property
+    def recommendations(self) -> list[dict[str, Any]]:
+        """What to ship by the manifest's goal, as `pqbench recommend --json` prints it; nothing is measured."""
+        return [as_json(found, confirmed, self._folder) for found, confirmed in recommended(self._folder)]
 
 
 def _plain(value: Any) -> Any:

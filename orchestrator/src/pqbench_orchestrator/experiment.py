@@ -29,7 +29,7 @@ from pqbench_orchestrator.output import mlflow, sensitivity
 from pqbench_orchestrator.output.outputs import cells_of, confirmed, write_outputs, write_report
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.results.cell import CellResult, Confirmation
-from pqbench_orchestrator.results.collect import finished_cell
+from pqbench_orchestrator.results.named_cell import finished_cell
 from pqbench_orchestrator.results.tables import confirmation_as_row
 from pqbench_orchestrator.store.run_folder import REPORT, RunFolder, folder_to_continue, new_folder
 from pqbench_wire.blobs import BlobStore
@@ -41,14 +41,14 @@ Recommended = list[tuple[Recommendation, Confirmation | None]]
 
 def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
     """Make the folder of a new run, search or build for a file. Raises InvalidInput before anything is made."""
-    manifest = read_experiment(file)
+    manifest = read_experiment(file, settings.thesis_target)
     inventory_of(manifest, settings)
     return new_folder(settings.data, file, manifest, search, settings.build_only)
 
 
 def run_to_continue(path: Path, settings: Settings, search: bool = False) -> RunFolder:
     """The run, or search, to continue: the folder `path`, or the newest one of the manifest at `path`."""
-    return folder_to_continue(settings.data, path, search)
+    return folder_to_continue(settings.data, path, search, settings.thesis_target)
 
 
 def execute(run: RunFolder, settings: Settings, watcher: Watcher, planned: Callable[[Plan], None]) -> list[CellResult]:
@@ -185,7 +185,7 @@ def _confirm(
     """
     for one in found:
         earlier = confirmed(run, one)
-        if one.best is None or (earlier is not None and earlier.timing is not None):
+        if one.best is None or one.best.cell.is_built_only or (earlier is not None and earlier.timing is not None):
             continue
         cell, results = finished_cell(run, one.best.cell.key)
         confirmation = Remeasurement(cell, results, services, store, say).confirm()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # loads scipy.stats when it is first used: that takes half a second
 
 NORMAL = 1.96  # standard errors on either side of a 95 % interval
 LEVEL = 0.95
@@ -43,7 +43,7 @@ def paired_speedup(
     value = math.exp(logs.mean())
     if len(logs) < 2:
         return Ratio(value=value, low=0.0, high=math.inf)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
     return Ratio(value=value, low=value * math.exp(-half), high=value * math.exp(half))
 
 
@@ -59,7 +59,7 @@ def unpaired_ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
         return Ratio(value=value, low=0.0, high=math.inf)
     if a.var() + b.var() == 0:
         return Ratio(value=value, low=value, high=value)
-    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    interval = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
     return Ratio(value=value, low=math.exp(interval.low), high=math.exp(interval.high))
 
 
@@ -74,7 +74,7 @@ def verdict(ratio: Ratio, tolerance: float = TOLERANCE) -> str:
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share (Wilson 1927), both ends between 0 and 1."""
-    interval = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
+    interval = scipy.stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -108,7 +108,7 @@ def paired_difference(variant: np.ndarray, baseline: np.ndarray, seed: int = 0) 
     shares = [gained / total, lost / total, (total - gained - lost) / total]
     drawn = np.random.default_rng(seed).multinomial(total, shares, RESAMPLES)
     low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / total, [2.5, 97.5])
-    p = float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+    p = float(scipy.stats.binomtest(gained, gained + lost, 0.5).pvalue)
     return PairedDifference(points=points, low=float(low), high=float(high), p=p)
 
 

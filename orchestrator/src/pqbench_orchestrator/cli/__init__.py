@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from typing import NoReturn
 
-from pqbench_orchestrator.cli import decisions, experiments, machine, outputs
+from pqbench_orchestrator.cli import decisions, experiments, machine, outputs, starting
 from pqbench_orchestrator.cli.app import app
 
-GROUPS = (experiments, outputs, decisions, machine)  # importing them registers their commands
+GROUPS = (starting, experiments, outputs, decisions, machine)  # importing them registers their commands
 
 
 def _interrupt(*_: object) -> NoReturn:

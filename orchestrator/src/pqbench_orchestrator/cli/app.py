@@ -11,12 +11,14 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from pqbench_orchestrator.store.run_folder import RunFolder, find_run
 from pqbench_wire.errors import InvalidInput, PqbenchError
+from pqbench_wire.process import versions_of
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-ORDER = ("run", "build", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why", "check",
-         "serve", "clean", "list", "doctor")  # fmt: skip
+ORDER = ("init", "run", "build", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why",
+         "check", "serve", "clean", "list", "doctor", "schema", "certificates")  # fmt: skip
 WIDE = 160  # width in characters where the output is not a terminal but a file, a pipe or a log
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
@@ -51,7 +53,24 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        found = versions_of("pqbench-orchestrator", "pqbench-compressor", "pqbench-runtime", "pqbench-wire")
+        print(", ".join(f"{name} {version}" for name, version in found.items()))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Finds out which compression of a vision model to ship on which runtime, and what it costs in accuracy."""
+
 
 ManifestPath = Annotated[Path, typer.Argument(help="Manifest (YAML).", show_default=False)]
 Data = Annotated[Path, typer.Option(help="Folder of blobs, datasets, experiments.")]
@@ -65,9 +84,22 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the Python files of the manifest: models, steps, datasets.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-RunPath = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
-CellKey = Annotated[str, typer.Argument(help="Key of a cell, from the column Cell of results.csv.", show_default=False)]
-BlobFolder = Annotated[Path | None, typer.Option(help="Data folder with the blobs; default: that of the run.")]
+RUN = "A run: its folder, its name, a unique beginning of it, or `latest`."
+RunName = Annotated[str, typer.Argument(help=RUN, metavar="RUN", show_default=False)]
+CellName = Annotated[
+    str,
+    typer.Argument(
+        help="A cell: its key from the column Cell, or RECIPE@TARGET where that is unique.",
+        metavar="CELL",
+        show_default=False,
+    ),
+]
+RunData = Annotated[Path | None, typer.Option(help="Data folder; default: that of the run, `data` for a run's name.")]
+
+
+def run_of(name: str, data: Path | None) -> RunFolder:
+    """The run that RUN names. Raises InvalidInput."""
+    return find_run(name, data or Path("data"))
 
 
 def points_of(text: str, option: str) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,37 +26,44 @@ from pqbench_orchestrator.cli.app import (
     show,
 )
 from pqbench_orchestrator.cli.decisions import decided
+from pqbench_orchestrator.commands.thesis_target import BEST, choose
 from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.config.thesis import BACKENDS, ThesisTarget, is_thesis_config
 from pqbench_orchestrator.execution.execute import NullWatcher
 from pqbench_orchestrator.execution.session import Settings, session_of_manifest
-from pqbench_orchestrator.output import recommendation, sensitivity, terminal
+from pqbench_orchestrator.output import recommendation, terminal
 from pqbench_orchestrator.output.mlflow import check_reachable
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.results.cell import CellResult
-from pqbench_orchestrator.results.tables import as_row, count_outcomes
-from pqbench_orchestrator.store.run_folder import MANIFEST, REPORT, TRIALS, RunFolder
+from pqbench_orchestrator.results.tables import as_records, count_outcomes
+from pqbench_orchestrator.store.durations import mean_durations
+from pqbench_orchestrator.store.run_folder import MANIFEST, REPORT, TRIALS, RunFolder, find_run
 from pqbench_wire.errors import PqbenchError
+
+ThesisTargetName = Annotated[
+    str, typer.Option(help=f"Where a config.ini of the thesis runs: {', '.join((BEST, *BACKENDS))}.", metavar="BACKEND")
+]
 
 
 @app.command("run")
 def run_command(
-    manifest: Annotated[
-        Path, typer.Argument(help="Manifest (YAML), or a run's folder with --continue.", show_default=False)
-    ],
+    manifest: Annotated[Path, typer.Argument(help="Manifest (YAML); with --continue, also RUN.", show_default=False)],
     data: Data = Path("data"),
     inventory: InventoryPath = None,
     again: Annotated[
         bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")
     ] = False,
     allow_code: AllowCode = False,
+    thesis_target: ThesisTargetName = BEST,
     mlflow: Annotated[str, typer.Option(help="Also log to this MLflow tracking URI.", metavar="URI")] = "",
     as_json: Json = False,
 ) -> None:
     """Run an experiment: manifest in, tables and report out."""
     if mlflow:
         check_reachable(mlflow)
+    manifest = _to_continue(manifest, data) if again else manifest
     with terminal.LiveDisplay(errors) as live:
-        settings = settings_of(live, manifest, data, inventory, allow_code, again)
+        settings = settings_of(live, manifest, data, inventory, allow_code, again, thesis_target)
         begin = experiment.run_to_continue if again else experiment.new_run
         run = begin(manifest, settings)
         try:
@@ -64,7 +71,7 @@ def run_command(
         except KeyboardInterrupt:
             errors.print(f"interrupted (finished steps kept); resume: {command_to_go_on(run, settings)}", markup=False)
             raise
-    _show_results(run, cells, as_json)
+    _show_results(run, cells, as_json, experiment.recommended(run))
     logged = not mlflow or _tracked(run, cells, mlflow)
     outcomes = count_outcomes(cells)
     raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
@@ -76,11 +83,13 @@ def build_command(
     data: Data = Path("data"),
     inventory: InventoryPath = None,
     allow_code: AllowCode = False,
+    thesis_target: ThesisTargetName = BEST,
     as_json: Json = False,
 ) -> None:
     """Compress and build all engines of an experiment, and stop there: a later run with the same data reuses them."""
     with terminal.LiveDisplay(errors) as live:
-        settings = replace(settings_of(live, manifest, data, inventory, allow_code, False), build_only=True)
+        settings = settings_of(live, manifest, data, inventory, allow_code, False, thesis_target)
+        settings = replace(settings, build_only=True)
         run = experiment.new_run(manifest, settings)
         try:
             cells = experiment.execute(run, settings, live, live.planned)
@@ -92,16 +101,35 @@ def build_command(
     raise typer.Exit(OK if built and all(cell.engine and cell.outcome != "failed" for cell in built) else SOME_FAILED)
 
 
-def _show_results(run: RunFolder, cells: Sequence[CellResult], as_json: bool) -> None:
+def _show_results(
+    run: RunFolder, cells: Sequence[CellResult], as_json: bool, found: experiment.Recommended | None = None
+) -> None:
+    """Print a run's table and, last, its answer, if there is one."""
     if as_json:
-        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells]}))
-    else:
-        console.print(terminal.results_table(cells))
-        show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+        answer = {} if found is None else {"recommendations": [recommendation.as_json(*one, run) for one in found]}
+        records = as_records(cells, run.name, run.started_at)
+        print(json.dumps({"run": str(run), "cells": records} | answer))
+        return
+    console.print(terminal.results_table(cells))
+    show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+    for lines in recommendation.answer(found or [], str(run)):
+        show("\n" + "\n".join(lines))
+
+
+def _to_continue(path: Path, data: Path) -> Path:
+    """What --continue is given: a manifest's file, or the folder of the run that RUN names."""
+    is_file = path.exists() or path.suffix in (".yaml", ".yml", ".ini")
+    return path if is_file else find_run(str(path), data).path
 
 
 def settings_of(
-    live: terminal.LiveDisplay, manifest: Path, data: Path, inventory: Path | None, allow_code: bool, again: bool
+    live: terminal.LiveDisplay,
+    manifest: Path,
+    data: Path,
+    inventory: Path | None,
+    allow_code: bool,
+    again: bool,
+    thesis_target: str = BEST,
 ) -> Settings:
     """The settings of a run or a search; one that is continued by its folder uses the data folder that it lies in."""
     is_folder = again and manifest.is_dir()
@@ -113,7 +141,18 @@ def settings_of(
         note=live.note,
         manifest=None if is_folder else manifest,
         is_new=not again,
+        thesis_target=_thesis_target(thesis_target, manifest, inventory, live.note),
     )
+
+
+def _thesis_target(name: str, file: Path, inventory: Path | None, tell: Callable[[str], None]) -> ThesisTarget:
+    """Where a config.ini runs, which is told; a wrong one is refused before any service is asked."""
+    if is_thesis_config(file):
+        read_experiment(file)
+    target = choose(name, file, inventory is not None)
+    if is_thesis_config(file):
+        tell(f"{file} runs on {target.backend} and {target.pytorch}, int8 is {target.int8} (--thesis-target)")
+    return target
 
 
 def command_to_go_on(run: RunFolder, settings: Settings) -> str:
@@ -134,9 +173,7 @@ def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
 
 @app.command("search")
 def search_command(
-    manifest: Annotated[
-        Path, typer.Argument(help="Manifest (YAML), or a search's folder with --continue.", show_default=False)
-    ],
+    manifest: Annotated[Path, typer.Argument(help="Manifest (YAML); with --continue, also RUN.", show_default=False)],
     data: Data = Path("data"),
     inventory: InventoryPath = None,
     again: Annotated[bool, typer.Option("--continue", help="Finish the newest search of this manifest.")] = False,
@@ -147,6 +184,7 @@ def search_command(
     """Find the recipe to ship without trying all: some are tried cheaply, then the best of them in full."""
     from pqbench_orchestrator.decide.search import space_of  # Optuna takes a second to import
 
+    manifest = _to_continue(manifest, data) if again else manifest
     with terminal.LiveDisplay(errors) as live:
         settings = settings_of(live, manifest, data, inventory, allow_code, again)
         space_of(read_experiment(manifest / MANIFEST if manifest.is_dir() else manifest))
@@ -158,14 +196,9 @@ def search_command(
             errors.print(f"interrupted (finished trials kept); resume: {command_to_go_on(run, settings)}", markup=False)
             raise
     found = experiment.recommended(run)
-    if as_json:
-        print(json.dumps({"run": str(run), "cells": [as_row(cell) for cell in cells],
-                          "recommendations": [recommendation.as_json(*one) for one in found]}))  # fmt: skip
-    else:
-        console.print(terminal.results_table(cells))
-        for one, confirmed in found:
-            show("\n".join(recommendation.text(one, str(run), confirmed)))
-        show(f"trials: {run / TRIALS}\nreport: {run / REPORT}")
+    _show_results(run, cells, as_json, found)
+    if not as_json:
+        show(f"trials: {run / TRIALS}")
     raise typer.Exit(decided(found))
 
 
@@ -175,16 +208,21 @@ def plan_command(
     data: Data = Path("data"),
     inventory: InventoryPath = None,
     allow_code: AllowCode = False,
+    thesis_target: ThesisTargetName = BEST,
+    steps: Annotated[bool, typer.Option("--steps", help="Also list every step.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the steps of an experiment, what is cached already, and what cannot run and why; execute no step."""
-    settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=note)
+    """Show what an experiment would do, what is cached already, and what cannot run and why; execute no step."""
+    target = _thesis_target(thesis_target, manifest, inventory, note)
+    settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=note, thesis_target=target)
     with session_of_manifest(manifest, settings, NullWatcher()) as session:
         state = {step.key: session.execution.state(step) for step in session.plan.steps}
     if as_json:
         print(json.dumps(_plan_json(session.plan, state)))
         return
-    console.print(terminal.plan_table(session.plan, state))
+    if steps:
+        console.print(terminal.plan_table(session.plan, state))
+    show(terminal.plan_summary(session.plan, state, mean_durations(data)))
     if any(cell.outcome for cell in session.plan.cells):
         console.print(terminal.refusals_table(session.plan))
 
@@ -203,7 +241,7 @@ def sensitivity_command(
         settings = Settings(data=data, inventory=inventory, allow_code=allow_code, say=live.say, note=live.note)
         points, page = experiment.sensitivities(manifest, settings, images)
     if as_json:
-        print(json.dumps({"page": str(page), "rows": [sensitivity.as_row(point) for point in points]}))
+        print(json.dumps({"page": str(page), "rows": [asdict(point) for point in points]}))
     else:
         show(f"{len(points)} points: {page.with_suffix('.csv')}\npage: {page}")
 

@@ -1,10 +1,10 @@
-"""Commands about this machine: clean, list, doctor."""
+"""Commands about this machine: clean, list, doctor, certificates."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,7 @@ from pqbench_orchestrator.cli.app import Data, Json, app, console, show
 from pqbench_orchestrator.commands import doctor
 from pqbench_orchestrator.commands.clean import clean
 from pqbench_orchestrator.commands.plugins import KINDS, listing
+from pqbench_wire.errors import InvalidInput
 
 
 @app.command("clean")
@@ -29,10 +30,14 @@ def clean_command(
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), show_default=False)], as_json: Json = False
+    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), show_default=False)],
+    words: Annotated[list[str] | None, typer.Argument(help="Only those whose name or summary has these words.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List the plug-ins of a kind, and what to install for those that are not available."""
-    found = listing(kind)
+    found = [one for one in listing(kind) if _has(one, words or [])]
+    if not found:
+        raise InvalidInput(f"none of the {kind} has {' and '.join(words or [])} in its name or summary")
     if as_json:
         print(json.dumps(found))
         return
@@ -43,6 +48,11 @@ def list_command(
         available = "yes" if entry["available"] else entry["unavailable_reason"]
         view.add_row(entry["name"], escape(entry["summary"]), escape(available))
     console.print(view)
+
+
+def _has(entry: dict[str, Any], words: list[str]) -> bool:
+    text = f"{entry['name']} {entry['summary']}".lower()
+    return all(word.lower() in text for word in words)
 
 
 @app.command("doctor")
@@ -57,3 +67,25 @@ def doctor_command(data: Data = Path("data"), as_json: Json = False) -> None:
         text = "\n".join(f"{key}: {entry}" for key, entry in value.items()) if isinstance(value, dict) else str(value)
         view.add_row(name, escape(text))
     console.print(view)
+
+
+@app.command("certificates")
+def certificates_command(
+    folder: Annotated[Path, typer.Argument(help="Folder for the files.", show_default=False)],
+    hosts: Annotated[
+        list[str], typer.Argument(help="Names or addresses at which services are reached.", show_default=False)
+    ],
+    days: Annotated[int, typer.Option(min=1, max=825, help="For how long certificates are valid.")] = 90,
+) -> None:
+    """Make or renew certificates for mutual TLS: of services at HOSTS, of clients, and their authority."""
+    from pqbench_orchestrator.commands import certificates  # its library takes a tenth of a second to import
+
+    written = certificates.make(folder, hosts, days)
+    show("\n".join(f"{path}" for path in written))
+    show(
+        f"service: --tls-certificate {folder}/HOST.pem --tls-key {folder}/HOST-key.pem "
+        f"--tls-client-ca {folder}/ca.pem\n"
+        f"inventory: endpoint: {{address: HOST:PORT, tls_ca: {folder}/ca.pem, tls_certificate: {folder}/client.pem, "
+        f"tls_key: {folder}/client-key.pem}}\n"
+        f"keep {folder}/ca-key.pem to yourself; the same command renews within {days} days, without a restart"
+    )

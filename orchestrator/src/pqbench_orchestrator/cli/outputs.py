@@ -8,22 +8,24 @@ from typing import Annotated
 import typer
 
 from pqbench_orchestrator import experiment
-from pqbench_orchestrator.cli.app import BlobFolder, CellKey, Data, RunPath, app, console, show
+from pqbench_orchestrator.cli.app import CellName, Data, RunData, RunName, app, console, run_of, show
 from pqbench_orchestrator.output.bundle import export_cell
+from pqbench_orchestrator.output.predict import PREDICT
 from pqbench_orchestrator.output.report.export import latex, markdown, write_figures
-from pqbench_orchestrator.store.run_folder import EXPERIMENTS, RunFolder
+from pqbench_orchestrator.store.run_folder import EXPERIMENTS
 from pqbench_wire.errors import InvalidInput
 
 
 @app.command("report")
 def report_command(
-    folder: RunPath,
+    run: RunName,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for the figures as SVG and PNG and the table as Markdown and LaTeX.")
     ] = None,
+    data: RunData = None,
 ) -> None:
     """Write a run's report.html again from its ledger; with --figures, also its figures and its table as files."""
-    page, cells = experiment.report_again(RunFolder(folder))
+    page, cells = experiment.report_again(run_of(run, data))
     show(str(page))
     if figures is None:
         return
@@ -36,14 +38,17 @@ def report_command(
 
 @app.command("export")
 def export_command(
-    folder: RunPath,
-    cell: CellKey,
+    run: RunName,
+    cell: CellName,
     out: Annotated[Path, typer.Option(help="New folder for the bundle.", show_default=False)],
-    data: BlobFolder = None,
+    data: RunData = None,
 ) -> None:
     """Write a cell as a deployable bundle: model, engine, weights, history, preprocessing, samples, model card."""
-    run = RunFolder(folder)
-    show(str(export_cell(run, cell, out, run.blobs(data))))
+    folder = run_of(run, data)
+    bundle = export_cell(folder, cell, out, folder.blobs(data))
+    show(str(bundle))
+    if (bundle / PREDICT).exists():
+        show(f"try it: python {bundle / PREDICT} IMAGE")
 
 
 @app.command("serve")

@@ -38,6 +38,11 @@ def listing(kind: str) -> list[dict[str, Any]]:
 
 def backends() -> list[Plugin]:
     """The backends of a local runtime, which is started for this. Raises Unavailable."""
+    return [backend.plugin for backend in capabilities()]
+
+
+def capabilities() -> list[runtime_pb2.Backend]:
+    """The backends of a local runtime with their routes. Raises Unavailable."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = ProcessLauncher("pqbench_runtime", Path(folder), Path(folder, "log"))
         try:
@@ -46,7 +51,7 @@ def backends() -> list[Plugin]:
             answer = client.call(stub.GetCapabilities, runtime_pb2.GetCapabilitiesRequest())
         finally:
             launcher.stop()
-    return [backend.plugin for backend in answer.backends]
+    return list(answer.backends)
 
 
 def _of_compressor(kind: str) -> list[Plugin]:

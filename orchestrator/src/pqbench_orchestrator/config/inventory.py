@@ -96,6 +96,12 @@ class Inventory(Strict):
     # For targets that are not in `targets`: by backend ("openvino"), or by backend and major version ("tensorrt 10").
     backends: dict[str, Place] = Field(default_factory=dict)
 
+    @property
+    def may_allow_code(self) -> bool:
+        """Whether a compressor may run users' code by its own settings: it is not started here, or told so here."""
+        places = (self.compressor, *self.compressors.values())
+        return any(place.process is None or place.process.allow_code for place in places)
+
     def place_of(self, target: Target) -> Place | None:
         """Where a target runs: by its name here, else by its backend here, else the container that the manifest names.
 

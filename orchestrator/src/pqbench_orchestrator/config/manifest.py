@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from pqbench_orchestrator.config.recipes import WITHOUT_METHOD, Recipe, Step
+from pqbench_orchestrator.config.recipes import WITHOUT_METHOD, Recipe
 from pqbench_orchestrator.config.strict import Name, Strict
 from pqbench_orchestrator.config.tensorrt_images import Version
 from pqbench_wire.catalog import unknown
@@ -68,6 +69,8 @@ class Model(Strict):
     def _one_kind(self) -> Model:
         if self.preprocessing and self.inputs:
             raise ValueError("give preprocessing, for an image, or inputs; not both")
+        if self.model.endswith(".py"):
+            raise ValueError(f"name the function too, that makes the model: {self.model}:function")
         return self
 
     @property
@@ -223,24 +226,27 @@ class Manifest(Strict):
         """The recipes, with one recipe for each amount in place of a list of amounts."""
         return tuple(one for recipe in self.recipes for one in recipe.expanded())
 
-    def key_of(self, steps: tuple[Step, ...]) -> str:
-        """The manifest's key of the last step in a recipe's beginning: "recipes.1.steps.0.prune (recipe 'x')".
+    def keys_of_steps(self) -> dict[str, str]:
+        """The identity of each recipe's beginning -> the manifest's key of that beginning's last step.
 
-        Just "recipes" where no recipe begins with `steps`.
+        Such as "recipes.1.steps.0.prune (recipe 'x')".
         """
+        found: dict[str, str] = {}
         for index, recipe in enumerate(self.recipes):
+            places = [place for place, step in enumerate(recipe.steps) if step.method != "none"]
             for one in recipe.expanded():
-                if steps and one.steps[: len(steps)] == steps:
-                    place = [i for i, step in enumerate(recipe.steps) if step.method != "none"][len(steps) - 1]
-                    return f"recipes.{index}.steps.{place}.{steps[-1].kind} (recipe {one.label!r})"
-        return "recipes"
+                for count, (place, step) in enumerate(zip(places, one.steps, strict=True), 1):
+                    key = f"recipes.{index}.steps.{place}.{step.kind} (recipe {one.label!r})"
+                    found.setdefault(Recipe(steps=one.steps[:count]).identity, key)
+        return found
 
 
-def dump(manifest: Manifest) -> str:
-    """The manifest as YAML that `load_manifest` reads back."""
-    values = manifest.model_dump(mode="json")
+def dump(manifest: Manifest, defaults: bool = True) -> str:
+    """The manifest as YAML that `load_manifest` reads back, with or without the keys that have their defaults."""
+    values = manifest.model_dump(mode="json", exclude_defaults=not defaults)
     for recipe in values["recipes"]:
-        recipe["steps"] = [_long_form(step) for step in recipe["steps"]]
+        if "steps" in recipe:
+            recipe["steps"] = [_long_form(step) for step in recipe["steps"]]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -250,7 +256,7 @@ def _long_form(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reject_repeats(key: str, labels: list[str]) -> None:
-    for label in labels:
-        if labels.count(label) > 1:
+    for label, count in Counter(labels).items():
+        if count > 1:
             hint = "" if key in NUMBERS else "; give one of them another name"
             raise ValueError(f"{key}: {label!r} is given twice{hint}")

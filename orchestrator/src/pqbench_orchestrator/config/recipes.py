@@ -11,14 +11,16 @@ from pydantic import model_validator
 from pqbench_orchestrator.config.strict import Name, Strict
 from pqbench_wire.catalog import unknown
 
-WITHOUT_METHOD = {"recalibrate": "batch-norm", "finetune": "gradient"}  # kinds of steps that have a single method
+SHORT = {"int8": "int8-static"}  # short name of a method -> the method: pqbench's own INT8, in each target's best form
+# Kinds of steps that have a single method.
+WITHOUT_METHOD = {"recalibrate": "batch-norm", "compensate": "least-squares", "finetune": "gradient"}
 KINDS = ("prune", *WITHOUT_METHOD, "quantize")
 
 
 class Step(Strict):
-    """One step of a recipe: {prune: {method: …, …}}, {recalibrate: {…}}, {finetune: {…}} or {quantize: …}."""
+    """A step: {prune: {method: …, …}}, {recalibrate: {…}}, {compensate: {…}}, {finetune: {…}} or {quantize: …}."""
 
-    kind: Literal["prune", "recalibrate", "finetune", "quantize"]
+    kind: Literal["prune", "recalibrate", "compensate", "finetune", "quantize"]
     method: str
     config: dict[str, Any]
 
@@ -26,6 +28,19 @@ class Step(Strict):
     def is_own(self) -> bool:
         """Whether the method is a class in the user's own file."""
         return ".py:" in self.method
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """The schema of what users write: a mapping with one kind."""
+        named = {"type": "object", "properties": {"method": {"type": "string"}}, "required": ["method"]}
+        choices = {
+            kind: {"type": ["object", "null"]} if kind in WITHOUT_METHOD else {"anyOf": [{"type": "string"}, named]}
+            for kind in KINDS
+        }
+        return {
+            "type": "object", "description": cls.__doc__, "properties": choices, "additionalProperties": False,
+            "minProperties": 1, "maxProperties": 1,
+        }  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod
@@ -50,7 +65,8 @@ class Step(Strict):
         config = dict(config)
         if kind not in WITHOUT_METHOD and "method" not in config:
             raise ValueError(f"{kind} needs a method: pqbench list pruners, or quantizers, shows them")
-        return {"kind": kind, "method": WITHOUT_METHOD.get(kind) or config.pop("method"), "config": config}
+        method = WITHOUT_METHOD.get(kind) or config.pop("method")
+        return {"kind": kind, "method": SHORT.get(method, method) if kind == "quantize" else method, "config": config}
 
     @model_validator(mode="after")
     def _counts(self) -> Step:
@@ -89,7 +105,7 @@ class Recipe(Strict):
     @property
     def identity(self) -> str:
         """The steps as JSON: equal for recipes that do the same, whatever their names."""
-        return json.dumps([step.model_dump() for step in self.steps], sort_keys=True)
+        return f"[{', '.join(map(as_json, self.steps))}]"
 
     def expanded(self) -> list[Recipe]:
         """One recipe for each combination of amounts; steps with method `none` are left out."""
@@ -102,6 +118,11 @@ class Recipe(Strict):
             name = f"{self.name} {amounts}" if self.name and many else self.name
             recipes.append(Recipe.model_construct(name=name, steps=tuple(chosen), targets=self.targets))
         return recipes
+
+
+def as_json(step: Step) -> str:
+    """A step as JSON, equal for steps that do the same."""
+    return json.dumps(step.model_dump(), sort_keys=True)
 
 
 def _amounts(step: Step) -> list[Step]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,20 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "FILEFOLDERS": ("trt_caches", "experiments"),
 }
 UNPRUNED = "unpruned"
-PYTORCH, RUNTIME = "pytorch", "onnxruntime"
+PYTORCH = "pytorch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThesisTarget:
+    """Where a config.ini runs, and how its "int8" is made there; what is not quantized runs in PyTorch beside it."""
+
+    backend: str = "onnxruntime"
+    int8: str = "int8-static"
+    pytorch: str = "pytorch"  # PyTorch's backend
+
+
+ON_CPU = ThesisTarget()
+BACKENDS = ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda", ON_CPU.backend)  # the best first
 
 
 def is_thesis_config(path: Path) -> bool:
@@ -42,21 +56,21 @@ def is_thesis_config(path: Path) -> bool:
     return path.suffix.lower() == ".ini"
 
 
-def load_ini(path: Path) -> Manifest:
+def load_ini(path: Path, target: ThesisTarget = ON_CPU) -> Manifest:
     """The experiment of a config.ini. Raises InvalidInput with file, section and key.
 
     As in the thesis, models that are not quantized are measured in PyTorch, and quantization, alone or after pruning,
-    on ONNX Runtime; the quantizer `base` is ONNX Runtime in FP32.
+    on `target`; the quantizer `base` is the target in FP32.
     """
     values = _read(path)
-    recipes = [_recipe(pruning, quantizer, path) for pruning in _prunings(values, path)
+    recipes = [_recipe(pruning, quantizer, path, target) for pruning in _prunings(values, path)
                for quantizer in (None, *_on(values, "QUANTIZING"))]  # fmt: skip
     manifest = {
         "name": path.stem,
         "models": [{"model": name} for name in _on(values, "MODELS")],
         "datasets": [{"dataset": name} for name in _on(values, "DATASETS")],
         "recipes": recipes,
-        "targets": [{"name": PYTORCH, "backend": "pytorch"}, {"name": RUNTIME, "backend": "onnxruntime"}],
+        "targets": [{"name": PYTORCH, "backend": target.pytorch}, {"name": target.backend, "backend": target.backend}],
         "batch_sizes": _value(values, path, "PARAMETERS", "batchsizes"),
         "repeats": _value(values, path, "PARAMETERS", "iterations"),
     }
@@ -69,7 +83,9 @@ def load_ini(path: Path) -> Manifest:
         raise InvalidInput(f"{path}: {first_problem(error).replace('value error, ', '')}") from error
 
 
-def _recipe(pruning: tuple[str, dict[str, Any]] | None, quantizer: str | None, path: Path) -> dict[str, Any]:
+def _recipe(
+    pruning: tuple[str, dict[str, Any]] | None, quantizer: str | None, path: Path, target: ThesisTarget
+) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
     label = UNPRUNED
     if pruning is not None:
@@ -77,9 +93,10 @@ def _recipe(pruning: tuple[str, dict[str, Any]] | None, quantizer: str | None, p
         steps.append({"prune": prune})
     if quantizer is not None:
         label += f" + {quantizer}"
-        if QUANTIZERS[quantizer] != "none":
-            steps.append({"quantize": {"method": QUANTIZERS[quantizer]}})
-    return {"name": label, "steps": steps, "targets": [PYTORCH if quantizer is None else RUNTIME]}
+        method = target.int8 if quantizer == "int8" else QUANTIZERS[quantizer]
+        if method != "none":
+            steps.append({"quantize": {"method": method}})
+    return {"name": label, "steps": steps, "targets": [PYTORCH if quantizer is None else target.backend]}
 
 
 def _prunings(values: configparser.ConfigParser, path: Path) -> list[tuple[str, dict[str, Any]] | None]:

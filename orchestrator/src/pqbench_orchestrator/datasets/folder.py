@@ -32,8 +32,8 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
     classes = sub_folders(Path(config.test))
     splits = {"test": class_folders(Path(config.test), classes)}
     if config.train:
-        if sub_folders(Path(config.train)) != classes:
-            raise InvalidInput(f"folder: {config.train} has other classes than the test folder")
+        if others := sorted(set(sub_folders(Path(config.train))) ^ set(classes)):
+            raise InvalidInput(f"folder: {config.train} and {config.test} differ in classes: {', '.join(others)}")
         splits["train"] = class_folders(Path(config.train), classes)
     return Data(splits=splits, classes=classes, outputs=_outputs(config, classes))  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,13 @@ class Change:
     accuracy: PairedDifference | None = None  # new minus old, where both scored the same images
     is_apart: bool = False  # two runs, or a single session: the interval does not cover how such measurements differ
     is_lost: bool = False  # all old sessions have a valid time, and not all new ones have
+    is_unstable: bool = False  # a session's times are not stable
+    is_absolute: bool = False  # of two runs, and latencies are not compared as shares of their own baselines'
+
+    @property
+    def is_built(self) -> bool:
+        """Whether both engines were built and not run: their sizes and build times are compared."""
+        return bool(self.old and self.new and self.old.is_built_only and self.new.is_built_only)
 
     @property
     def accuracy_verdict(self) -> str:
@@ -117,17 +124,6 @@ def versions_of_a_run(
     return [(a, b, compare(sides[a], sides[b])) for a, b in pairs]
 
 
-def regressions(changes: Iterable[Change], limit: float) -> list[Change]:
-    """The cells that got slower by more than the share `limit` and beyond chance, or less accurate, or were lost."""
-    return [
-        one
-        for one in changes
-        if one.is_lost
-        or one.accuracy_verdict == WORSE
-        or (one.verdict == WORSE and one.ratio is not None and one.ratio.value > 1 + limit)
-    ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
     """The sessions of one cell on both sides, in the order of the repeats."""
@@ -149,14 +145,16 @@ class _Pair:
             identity=self.identity,
             verdict=verdict(ratio, tolerance if is_apart else TOLERANCE),
             reason="; ".join(dict.fromkeys(self._notes(by_rate, by_speedup))),
-            old_ms=_mean(_timed(self.old, False)) * 1e3,
-            new_ms=_mean(_timed(self.new, False)) * 1e3,
+            old_ms=_mean(_timed(self.old, by_rate)) * 1e3,
+            new_ms=_mean(_timed(self.new, by_rate)) * 1e3,
             old_speedup=1 / _mean(_relative(self.old)) if by_speedup else None,
             new_speedup=1 / _mean(_relative(self.new)) if by_speedup else None,
             ratio=ratio,
             layers=changed_layers(self.old[0].layers, self.new[0].layers),
             accuracy=self._accuracy,
             is_apart=is_apart,
+            is_unstable=any(one.cell.is_unstable for one in (*self.old, *self.new)),
+            is_absolute=self.two_runs and not by_speedup and not by_rate,
             old=self.old[0].cell,
             new=self.new[0].cell,
         )

@@ -3,9 +3,10 @@
 Accuracy is judged on images that nothing was fitted to. For weights that pqbench trained itself, they are held-out
 training images. Other weights may have been trained on the training images; for them it is one half of the test split,
 drawn with the seed, and the other half gives the accuracy that is reported. The manifest may also choose the whole test
-split. The recommendation says which images judged, how many they are, and which loss they can show. The figures to
-quote are those of images that did not judge, and times of a measurement made after the choice, because the figures by
-which a recipe is chosen are biased in its favour.
+split. Of recipes whose costs are statistically indistinguishable, the one that loses the least accuracy is recommended.
+The recommendation says which images judged, how many they are, and which loss they can show. The figures to quote are
+those of images that did not judge, and times of a measurement made after the choice, because the figures by which a
+recipe is chosen are biased in its favour.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from pqbench_orchestrator.results.timing import speedup_error
 from pqbench_orchestrator.statistics import APART, NORMAL, TOLERANCE, images_for, least_loss_shown
 
 UNKNOWN_ACCURACY, INVALID = "accuracy (not known)", "validity (its server run is invalid)"
+UNKNOWN_TIMES = "p99 (not known)"
 COMPARED = "baseline (not verified against the model)"
 USELESS = "artifact (wrong outputs or none)"
 CHANCE = "accuracy above chance"
 HELD_OUT = "held-out training images"
 HALF = "one half of the scoring split (the other half gives the reported accuracy)"
 SCORED = "the whole scoring split (no images were set aside for selection)"
+SMALLEST_LOSS = 0.01  # points
 NOTHING = "nothing: no accuracy is known, so that max-drop could not be checked"
 
 
@@ -92,7 +95,7 @@ class Recommendation:
     group: Group
     goal: Goal
     best: Candidate | None
-    runners_up: list[Candidate]  # feasible, and statistically indistinguishable from the best
+    runners_up: list[Candidate]  # feasible, and statistically indistinguishable in cost from the one of least cost
     nearest: Candidate | None = None  # where nothing is feasible: the one that breaks the constraints least
     binding: list[str] = field(default_factory=list)  # where nothing is feasible: the constraints that prevent it
     judged_on: str = HELD_OUT  # HELD_OUT, HALF, SCORED or NOTHING
@@ -106,9 +109,10 @@ class Recommendation:
     def is_proven(self) -> bool:
         """Whether there is a best, and enough images judged it to show that the bound on accuracy is kept.
 
-        True also where the best is the baseline, and where no accuracy is known, so that none could be judged.
+        True also where the best is the baseline, and where no accuracy is known, so that none could be judged. False
+        for an engine that was only built.
         """
-        if self.best is None:
+        if self.best is None or self.best.cell.is_built_only:
             return False
         return self.best.cell.is_baseline or not self.images or least_loss_shown(self.images) <= self.goal.max_drop
 
@@ -118,11 +122,13 @@ def recommend(
 ) -> list[Recommendation]:
     """A recommendation for each model, dataset, batch size and concurrency.
 
-    Only cells that are ok and timed, and for which `keep` is true, are considered.
+    Only cells that are ok and timed, and for which `keep` is true, are considered; by size also engines that were
+    built and not measured, of which times and accuracy are not known.
     """
     groups: dict[Group, list[CellResult]] = defaultdict(list)
     for cell in cells:
-        if cell.is_ok and cell.median_ms is not None and keep(cell):
+        is_measured = cell.is_ok and cell.median_ms is not None
+        if (is_measured or (goal.minimize == "size" and cell.is_built_only)) and keep(cell):
             groups[Group(cell.model, cell.dataset, cell.batch_size, cell.concurrency)].append(cell)
     return [_choose(group, members, goal) for group, members in groups.items()]
 
@@ -137,9 +143,18 @@ def _choose(group: Group, cells: Sequence[CellResult], goal: Goal) -> Recommenda
             group=group, goal=goal, best=None, runners_up=[], nearest=nearest, binding=_binding(candidates),
             judged_on=judged,
         )  # fmt: skip
-    best, *others = feasible
-    alike = [one for one in others if not is_distinguishable(best, one, goal)]
-    return Recommendation(group=group, goal=goal, best=best, runners_up=alike, judged_on=judged)
+    first, *others = feasible
+    alike = [first, *(one for one in others if not is_distinguishable(first, one, goal))]
+    best = min(alike, key=lambda one: _loss(one.cell, goal, judged))
+    runners_up = [one for one in alike if one is not best]
+    return Recommendation(group=group, goal=goal, best=best, runners_up=runners_up, judged_on=judged)
+
+
+def _loss(cell: CellResult, goal: Goal, judged: str) -> int:
+    """The accuracy that a feasible cell loses, in quarters of the goal's bound; smaller differences do not decide."""
+    found = None if cell.is_baseline else judgement(cell, judged)
+    lost = max(0.0, -found.change) if found and found.change is not None else 0.0
+    return round(lost / max(goal.max_drop / 4, SMALLEST_LOSS))
 
 
 def judgement(cell: CellResult, judged: str) -> Judgement | None:
@@ -245,6 +260,8 @@ def violations(cells: Sequence[CellResult], goal: Goal, judged: str) -> dict[str
         found[USELESS] = math.inf
     if any(cell.is_invalid for cell in cells):
         found[INVALID] = math.inf
+    if first.is_built_only and goal.p99_seconds is not None:
+        found[UNKNOWN_TIMES] = math.inf
     p99 = max(((cell.timing.p99_ms or 0.0) if cell.timing else 0.0) for cell in cells)
     bounds = (
         ("p99", p99 / 1e3, goal.p99_seconds),
@@ -307,6 +324,7 @@ def is_distinguishable(best: Candidate, other: Candidate, goal: Goal) -> bool:
 class Doubts:
     """Reasons not to rely on a recommended cell; None for each that does not apply."""
 
+    not_measured: str | None = None  # why it was only built
     images_needed: int | None = None  # too few images judged for the bound: how many are needed; 0: no number suffices
     loss_not_excluded: float | None = None  # a loss in points, larger than the bound, that the interval allows
     unstable_reason: str | None = None  # why its times are unstable
@@ -317,6 +335,8 @@ def doubts_of(found: Recommendation, confirmed: Confirmation | None) -> Doubts:
     """The doubts about the best of a recommendation, which must have one."""
     assert found.best is not None
     cell, bound = found.best.cell, found.goal.max_drop
+    if cell.is_built_only:
+        return Doubts(not_measured=cell.reason)
     judged = judgement(cell, found.judged_on) if found.images else None
     low = judged.change_low if judged and not cell.is_baseline else None
     timing = last_timing(found.best, confirmed)

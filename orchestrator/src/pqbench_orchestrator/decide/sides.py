@@ -17,7 +17,7 @@ from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import recorded
 from pqbench_orchestrator.steps.step import images_of
 from pqbench_orchestrator.store.ledger import StepResult
-from pqbench_orchestrator.store.run_folder import RunFolder
+from pqbench_orchestrator.store.run_folder import RunFolder, find_run
 from pqbench_orchestrator.store.samples import calls_of
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
@@ -59,10 +59,10 @@ class Side:
     run: Path = Path()
 
 
-def side(text: str) -> Side:
-    """The side that a text "RUN" or "RUN:TARGET" names. Raises InvalidInput."""
-    folder, target = _split(text)
-    return side_of(RunFolder(folder), target)
+def side(text: str, data: Path) -> Side:
+    """The side that "RUN" or "RUN:TARGET" names; `data`: the folder with runs of that name. Raises InvalidInput."""
+    name, target = _split(text)
+    return side_of(find_run(name, data), target)
 
 
 def side_of(run: RunFolder, target: str = "") -> Side:
@@ -135,11 +135,11 @@ def _blocks(run: RunFolder) -> dict[str, list[float]]:
     return dict(found)
 
 
-def _split(text: str) -> tuple[Path, str]:
-    """Folder and target of "RUN:TARGET"; both may have colons, so the longest beginning that is a folder is the run."""
+def _split(text: str) -> tuple[str, str]:
+    """Run and target of "RUN:TARGET". A folder may have colons: the longest beginning that is a folder is the run."""
     parts = text.split(":")
     for count in range(len(parts), 0, -1):
-        folder = Path(":".join(parts[:count]))
-        if folder.is_dir():
+        folder = ":".join(parts[:count])
+        if Path(folder).is_dir():
             return folder, ":".join(parts[count:])
-    return Path(text), ""
+    return parts[0], ":".join(parts[1:])

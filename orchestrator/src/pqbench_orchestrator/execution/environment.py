@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.dataset import DATASETS
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.planning.facts import Survey
@@ -32,6 +33,14 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "orchestrator": own_versions() | versions_of(*required_by("pqbench-orchestrator", "pqbench-wire")),
         "compressors": facts.compressor_versions,
+        "models": {
+            label: {"fixed_batch": one.fixed_batch}
+            for (label, identity), one in facts.recipes.items()
+            if identity == Recipe().identity
+        },
+        "datasets": {
+            label: {"class_names": one.class_names, "outputs": one.outputs} for label, one in facts.datasets.items()
+        },
         "targets": {
             name: {
                 "backend": t.backend,
@@ -41,6 +50,7 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
                 "options": t.options_json,
                 "timed_options": list(t.timed_options),
                 "engine_file": t.engine_file,
+                "scripts": t.scripts,
                 "versions": t.versions,
                 "environment": t.environment,
             }

@@ -72,7 +72,7 @@ class Execution:
         is ended after its last step, unless `keep` is set because other plans follow.
         """
         self.steps.update({step.key: step for step in plan.steps})
-        places = [step.place for step in plan.steps]
+        last = {step.place: index for index, step in enumerate(plan.steps)}
         session: dict[str, int] = {}  # place -> the repeat that was measured there last
         for index, step in enumerate(plan.steps):
             repeat = step.spec.repeat if isinstance(step.spec, Measure) else session.get(step.place, 0)
@@ -80,7 +80,7 @@ class Execution:
                 session[step.place] = repeat
                 self.services.renew(step.place)
             self._settle(step)
-            if not keep and step.place not in places[index + 1 :] and step.place != ORCHESTRATOR:
+            if not keep and index == last[step.place] and step.place != ORCHESTRATOR:
                 self.services.stop(step.place)
 
     def state(self, step: Step) -> str:

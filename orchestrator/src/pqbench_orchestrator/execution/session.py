@@ -11,6 +11,7 @@ from pathlib import Path
 from pqbench_orchestrator.config.inventory import Inventory, load_inventory
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Manifest
+from pqbench_orchestrator.config.thesis import ON_CPU, ThesisTarget
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.execute import Execution, Watcher
 from pqbench_orchestrator.execution.services import Launcher, Services, from_inventory
@@ -38,6 +39,7 @@ class Settings:
     manifest: Path | None = None  # the user's file, to be named in messages; a run keeps a copy
     is_new: bool = False  # the run's folder was made for this call
     build_only: bool = False  # stop after the engines
+    thesis_target: ThesisTarget = ON_CPU  # where a config.ini runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def session_of_run(run: RunFolder, settings: Settings, watcher: Watcher) -> Iter
 @contextlib.contextmanager
 def session_of_manifest(file: Path, settings: Settings, watcher: Watcher) -> Iterator[Session]:
     """The session of a manifest's file without a run: its ledger is in memory, and no run's folder is made."""
-    manifest = read_experiment(file)
+    manifest = read_experiment(file, settings.thesis_target)
     with (
         Ledger(Path(":memory:")) as ledger,
         _session(manifest, None, ledger, dataclasses.replace(settings, manifest=file), watcher) as session,
@@ -97,6 +99,8 @@ def _session(
     inventory = inventory_of(manifest, settings)
     file = settings.manifest or (run / MANIFEST if run else None)
     with _naming(file):
+        if not (settings.allow_code or settings.compressor or inventory.may_allow_code):
+            _refuse_own_code(manifest)
         datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
     logs = run / "logs" if run else settings.data / "logs"
@@ -115,6 +119,17 @@ def _session(
             manifest, facts, run.name if run else "plan", environment.own_versions(), build_only=settings.build_only
         )
         yield Session(manifest=manifest, facts=facts, plan=steps_and_cells, execution=execution)
+
+
+def _refuse_own_code(manifest: Manifest) -> None:
+    """Raise InvalidInput, before any service starts, for a model or step in the user's own file."""
+    own = [(f"models.{index} ({model.label})", ".py:" in model.model) for index, model in enumerate(manifest.models)]
+    own += [
+        (f"recipes.{index} ({recipe.label})", any(step.is_own for step in recipe.steps))
+        for index, recipe in enumerate(manifest.recipes)
+    ]
+    if key := next((key for key, is_own in own if is_own), ""):
+        raise InvalidInput(f"{key} is your own code: allow it with --allow-code")
 
 
 @contextlib.contextmanager

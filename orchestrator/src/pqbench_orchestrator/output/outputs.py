@@ -9,7 +9,7 @@ from pqbench_orchestrator.config.manifest import dump
 from pqbench_orchestrator.decide.compare import versions_of_a_run
 from pqbench_orchestrator.decide.recommend import Recommendation, recommend
 from pqbench_orchestrator.output import sensitivity
-from pqbench_orchestrator.output.recommendation import text
+from pqbench_orchestrator.output.report.card import card_of
 from pqbench_orchestrator.output.report.details import boxes, details
 from pqbench_orchestrator.output.report.page import Report
 from pqbench_orchestrator.output.report.page import write_report as write_page
@@ -36,8 +36,8 @@ def write_outputs(
     cells = collect(plan, ledger, store)
     ledger.record_plan({cell.key: cell.steps for cell in plan.cells})
     ledger.record_cells((cell.key, cell.outcome, cell.reason, as_row(cell)) for cell in cells)
-    write_csv(cells, run / CSV)
-    write_parquet(cells, run / PARQUET)
+    write_csv(cells, run / CSV, run.name, run.started_at)
+    write_parquet(cells, run / PARQUET, run.name, run.started_at)
     write_samples(samples_of(plan, ledger, store), run.path, ledger)
     write_report(run, cells, record)
     if run.is_of_thesis:
@@ -50,12 +50,13 @@ def write_report(run: RunFolder, cells: Sequence[CellResult], record: Mapping[st
     manifest = run.manifest()
     report = Report(
         run=run.name,
+        folder=str(run),
         table=cells,
         record=dict(record),
         manifest=dump(manifest),
         details=details(run, cells),
         boxes=boxes(run),
-        recommendations=[text(one, str(run), confirmed(run, one)) for one in recommend(cells, manifest.goal)],
+        cards=[card_of(one, confirmed(run, one), str(run)) for one in recommend(cells, manifest.goal)],
         trials=run.trials(),
         versions=versions_of_a_run(run, record, {cell.target for cell in cells}),
         sensitivity=sensitivity.figures_of(run.path.parent, manifest),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pqbench_orchestrator.config.manifest import Goal
 from pqbench_orchestrator.decide.recommend import (
+    HALF,
+    Candidate,
     Doubts,
     Recommendation,
     broken_again,
@@ -18,17 +21,24 @@ from pqbench_orchestrator.decide.recommend import (
 )
 from pqbench_orchestrator.results.cell import Accuracy, CellResult, Comparison, PartAccuracy, Timing
 from pqbench_orchestrator.results.cell import Confirmation as Confirmed
-from pqbench_orchestrator.results.tables import as_row, confirmation_as_row, title_of
+from pqbench_orchestrator.results.tables import Record, as_records, confirmation_as_record, title_of
 from pqbench_orchestrator.statistics import least_loss_shown
+from pqbench_orchestrator.store.run_folder import RunFolder
+
+MOST_WHOLE = 3  # recommendations that a run's answer shows whole
 
 
-def as_json(found: Recommendation, confirmed: Confirmed | None) -> dict[str, Any]:
+def as_json(found: Recommendation, confirmed: Confirmed | None, run: RunFolder) -> dict[str, Any]:
     """A recommendation as JSON values; `confirmed`: the measurement of the best cell after the choice, if any."""
     best = found.best
+
+    def record(one: Candidate | None) -> Record | None:
+        return as_records([one.cell], run.name, run.started_at)[0] if one else None
+
     timing = last_timing(best, confirmed) if best else None
     images = found.images if best else None
     return {
-        "group": _group(found),
+        "group": found.group._asdict(),
         "goal": found.goal.model_dump(),
         "chosen_on": found.judged_on,
         "images": images,
@@ -36,10 +46,10 @@ def as_json(found: Recommendation, confirmed: Confirmed | None) -> dict[str, Any
         "proven": found.is_proven if best else None,
         "stable": timing.is_stable if timing else None,
         "doubts": _doubts(found, doubts_of(found, confirmed)) if best else [],
-        "best": as_row(best.cell) if best else None,
-        "confirmed": confirmation_as_row(confirmed) if confirmed else None,
-        "runners_up": [as_row(one.cell) for one in found.runners_up],
-        "nearest": as_row(found.nearest.cell) if found.nearest else None,
+        "best": record(best),
+        "confirmed": confirmation_as_record(confirmed) if confirmed else None,
+        "runners_up": [record(one) for one in found.runners_up],
+        "nearest": record(found.nearest),
         "binding": found.binding,
     }
 
@@ -52,17 +62,62 @@ def text(found: Recommendation, run: str, confirmed: Confirmed | None = None) ->
     where = ", ".join(f"{name.lower()} {value}" for name, value in _group(found).items())
     lines = [f"{where}: minimize {found.goal.minimize} with {constraints(found.goal)}"]
     if found.best is None:
-        return [*lines, *_infeasible(found)]
+        return [*lines, *evidence(found, confirmed)]
     cell = found.best.cell
+    if cell.is_built_only:
+        return [
+            *lines,
+            f"Smallest: {cell.recipe} on {cell.target}: {figures(cell)}.",
+            *evidence(found, confirmed),
+        ]
+    to_quote = dataclasses.replace(cell, timing=last_timing(found.best, confirmed))
     return [
         *lines,
-        f"{'Ship' if found.is_proven else 'Not proven:'} {cell.recipe} on {cell.target}: {figures(cell)}.",
-        *_doubts(found, doubts_of(found, confirmed)),
-        *_confirmation(found, confirmed),
-        f"Accuracy was judged on {found.judged_on}{_judged(cell, found.judged_on)}.",
+        f"{'Ship' if found.is_proven else 'Not proven:'} {cell.recipe} on {cell.target}: {figures(to_quote)}.",
+        *evidence(found, confirmed),
         *_runners_up(found),
         f"pqbench export {run} {cell.key} --out bundle",
     ]
+
+
+def evidence(found: Recommendation, confirmed: Confirmed | None) -> list[str]:
+    """How sure the choice is, in sentences: doubts, the measurement after the choice, what accuracy was judged on.
+
+    Where nothing is feasible: what binds, and the nearest cell.
+    """
+    if found.best is None:
+        return _infeasible(found)
+    doubts = _doubts(found, doubts_of(found, confirmed))
+    if found.best.cell.is_built_only:
+        return doubts
+    judged = f"Accuracy was judged on {found.judged_on}{_judged(found.best.cell, found.judged_on)}."
+    return [*doubts, *_confirmation(found, confirmed), judged]
+
+
+def answer(found: Sequence[tuple[Recommendation, Confirmed | None]], run: str) -> list[list[str]]:
+    """A run's answer, the lines of each recommendation; of more than a few, one line each."""
+    if len(found) <= MOST_WHOLE:
+        return [text(one, run, confirmed) for one, confirmed in found]
+    return [[*(_in_one_line(one, confirmed) for one, confirmed in found), f"pqbench recommend {run} tells more"]]
+
+
+def _in_one_line(found: Recommendation, confirmed: Confirmed | None) -> str:
+    group = found.group
+    where = f"{group.model}, {group.dataset}, batch {group.batch_size}"
+    where += f", {group.concurrency} at once" if group.concurrency > 1 else ""
+    if found.best is None:
+        return f"{where}: nothing is feasible"
+    cell, timing = found.best.cell, last_timing(found.best, confirmed)
+    again = ", measured again" if confirmed is not None and confirmed.timing is not None else ""
+    change = cell.accuracy.change if cell.accuracy else None
+    parts = [
+        f"{timing.comparison.speedup:.2f}×" if timing and timing.comparison and timing.comparison.speedup else "",
+        f"{change.points:+.2f} points" if change and not cell.is_baseline else "",
+        f"{cell.engine_bytes / 1e6:.2f} MB" if cell.engine_bytes else "",
+        f"{'unstable' if timing.is_stable is False else 'stable'}{again}" if timing else "not measured",
+    ]
+    verb, figures_known = "ship" if found.is_proven else "not proven:", ", ".join(part for part in parts if part)
+    return f"{where}: {verb} {cell.recipe} on {cell.target}, {figures_known} [{cell.short_key}]"
 
 
 def constraints(goal: Goal) -> str:
@@ -128,13 +183,17 @@ def _accuracy(whole: Accuracy | None, report: PartAccuracy | None, is_baseline: 
 
 def _doubts(found: Recommendation, doubts: Doubts) -> list[str]:
     lines = []
+    if doubts.not_measured is not None:
+        lines.append(f"It was built and not measured ({doubts.not_measured}): its times and accuracy are not known.")
     if doubts.images_needed is not None:
-        needed = f"; {doubts.images_needed} are needed" if doubts.images_needed else ""
+        twice = f", so {2 * doubts.images_needed} in the scoring split" if found.judged_on == HALF else ""
+        needed = f"; {doubts.images_needed} are needed{twice}" if doubts.images_needed else ""
         lines.append(
-            f"A loss of at most {found.goal.max_drop:g} points cannot be shown on {found.images} images{needed}."
+            f"A bound of {found.goal.max_drop:g} on the points lost cannot be shown on {found.images} images{needed}."
         )
     if doubts.loss_not_excluded is not None:
-        lines.append(f"Its 95 % interval does not exclude a loss of {doubts.loss_not_excluded:.2f} points.")
+        lost = f"{doubts.loss_not_excluded:.2f} points"
+        lines.append(f"On the images that judged, its 95 % interval does not exclude a loss of {lost}.")
     if doubts.unstable_reason is not None:
         lines.append(f"Its times are unstable: {doubts.unstable_reason}.")
     if doubts.warnings:
@@ -147,31 +206,36 @@ def _confirmation(found: Recommendation, confirmed: Confirmed | None) -> list[st
         return ["It was not measured again after the choice: these figures are biased in its favour."]
     if confirmed.timing is None:
         return [f"It could not be measured again after the choice: {confirmed.error}."]
-    broken = broken_again(found, confirmed)
+    broken, chosen_by = broken_again(found, confirmed), found.best.cell.timing if found.best else None
     return [
-        f"Measured again after the choice: {times(confirmed.timing)}.",
+        f"Measured again after the choice; it was chosen by {times(chosen_by) if chosen_by else 'its size'}.",
         *([f"Measured again, it violates {_shares(broken)}."] if broken else []),
     ]
 
 
 def _judged(cell: CellResult, judged: str) -> str:
-    """The change on the images that judged, their number, and the smallest loss that so many can exclude, in words."""
+    """The change on the images that judged, their number, and the smallest bound that so many can show, in words."""
     images, found = judged_images(cell, judged), judgement(cell, judged)
     if not images or found is None:
         return ""
     change = "" if found.change is None or cell.is_baseline else f"{found.change:+.2f} points on "
-    return f": {change}{images} images, which can exclude a loss of {least_loss_shown(images):.2f} points or more"
+    return f": {change}{images} images, which can show a bound of {least_loss_shown(images):.2f} points or more"
 
 
 def _runners_up(found: Recommendation) -> list[str]:
     if not found.runners_up:
         return []
     others = "; ".join(
-        f"{one.cell.recipe} on {one.cell.target} ({times(one.cell.timing)})"
+        f"{one.cell.recipe} on {one.cell.target} ({times(one.cell.timing)}{_change(one.cell, found.judged_on)})"
         for one in found.runners_up
         if one.cell.timing
     )
-    return [f"Statistically indistinguishable from it: {others}."]
+    return [f"Statistically indistinguishable from it in {found.goal.minimize}: {others}."]
+
+
+def _change(cell: CellResult, judged: str) -> str:
+    found = None if cell.is_baseline else judgement(cell, judged)
+    return "" if found is None or found.change is None else f", {found.change:+.2f} points"
 
 
 def _infeasible(found: Recommendation) -> list[str]:

@@ -11,16 +11,24 @@ from typing import NoReturn
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from pqbench_orchestrator.decide.compare import Change
 from pqbench_orchestrator.decide.remeasure import PARTS, Line
-from pqbench_orchestrator.output.comparison import COLUMNS, texts
+from pqbench_orchestrator.output.comparison import CAPTION, COLUMNS, texts
 from pqbench_orchestrator.planning.places import shown
 from pqbench_orchestrator.planning.plan import Plan
-from pqbench_orchestrator.results.cell import CellResult, Timing
-from pqbench_orchestrator.results.tables import count_outcomes, count_unstable
+from pqbench_orchestrator.results.cell import SHORT, CellResult, Timing
+from pqbench_orchestrator.results.tables import count_outcomes, count_reasons, count_unstable
 from pqbench_orchestrator.results.why import Why
 from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.ledger import StepRecord
@@ -43,11 +51,14 @@ class LiveDisplay:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
         self._task = self._progress.add_task("planning", total=None)
         self._last_line = time.monotonic()
         self._interrupted = False
+        self._failed: Counter[str] = Counter()  # reason -> steps
 
     def __enter__(self) -> LiveDisplay:
         self._progress.start()
@@ -56,6 +67,9 @@ class LiveDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        for reason, count in self._failed.items():
+            if count > 1:
+                self.note(f"{count - 1} more failed for the same reason: {reason}")
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -97,10 +111,13 @@ class LiveDisplay:
             self.say(f"{shown(step.place)}: {stage} {step.label} {fraction:.0%}")
 
     def finished(self, step: Step, record: StepRecord) -> None:
-        """Advance the bar, and print the reason of a failed step."""
+        """Advance the bar, and print the reason of a failed step, each reason once."""
         self._progress.advance(self._task)
         self._progress.refresh()
-        if record.outcome == "failed":
+        if record.outcome != "failed":
+            return
+        self._failed[record.reason] += 1
+        if self._failed[record.reason] == 1:
             what = escape(f"{step.kind} {step.label}: {record.reason}")
             self._console.print(f"[red]failed[/] {what}", highlight=False)
 
@@ -108,11 +125,12 @@ class LiveDisplay:
 def results_table(table: Sequence[CellResult]) -> Table:
     """The results as a terminal table."""
     view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    view.add_column("Cell", min_width=SHORT)
     for name in ("Model", "Recipe", "Target", "Batch"):
-        view.add_column(name)
+        view.add_column(name, overflow="fold")
     for name in ("Accuracy %", "Median ms", "95 % interval", "Speed-up", "Engine MB"):
         view.add_column(name, justify="right")
-    view.add_column("Executed in")
+    view.add_column("Executed in", overflow="fold")
     view.add_column("Outcome")
     for cell in table:
         view.add_row(*_texts(cell))
@@ -127,6 +145,7 @@ def _texts(cell: CellResult) -> list[str]:
     if cell.fidelity.warnings:
         outcome += " [yellow](warning)[/]"
     return [
+        cell.short_key,
         escape(cell.model),
         escape(cell.recipe),
         escape(cell.target),
@@ -150,6 +169,37 @@ def _interval(timing: Timing | None) -> str:
 def number(value: object, digits: int) -> str:
     """A number with so many digits after the point; empty for any other value."""
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
+
+
+def plan_summary(plan: Plan, state: Mapping[str, str], durations: Mapping[str, float]) -> str:
+    """What a plan would do: cells by outcome, steps by kind, how many are cached, and an estimate of the time.
+
+    `state`: key of a step -> "cached" or "to do"; `durations`: kind of step -> mean seconds in earlier runs.
+    """
+    outcomes = Counter(cell.outcome or "to run" for cell in plan.cells)
+    to_do = Counter(step.kind for step in plan.steps if state[step.key] != "cached")
+    kinds = dict.fromkeys(step.kind for step in plan.steps)
+    total = Counter(step.kind for step in plan.steps)
+    lines = [
+        f"{len(plan.cells)} cells: {', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())}",
+        f"{len(plan.steps)} steps, {len(plan.steps) - to_do.total()} of them cached:",
+        *(f"  {kind}: {total[kind]}, {total[kind] - to_do[kind]} cached" for kind in kinds),
+        _estimate(to_do, durations),
+    ]
+    return "\n".join(lines)
+
+
+def _estimate(to_do: Counter[str], durations: Mapping[str, float]) -> str:
+    if not to_do:
+        return "nothing is left to do"
+    if not durations:
+        return "time: not known before a first run in this data folder"
+    unknown = [kind for kind in to_do if kind not in durations]
+    if unknown:
+        return f"time: not known; no earlier run in this data folder had a step of kind {', '.join(unknown)}"
+    seconds = sum(count * durations[kind] for kind, count in to_do.items())
+    shown = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"time: about {shown}, by the means of earlier runs"
 
 
 def plan_table(plan: Plan, state: Mapping[str, str]) -> Table:
@@ -179,13 +229,14 @@ VERDICTS = {"better": "green", "worse": "red", "same": "cyan", "not comparable":
 
 
 def changes_table(changes: list[Change]) -> Table:
-    """What changed between two sides, one line per cell."""
-    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """What changed between two sides, one line per cell; nothing is cut."""
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, caption=CAPTION, caption_justify="left")
     for name in COLUMNS:
-        view.add_column(name, justify="right" if name.endswith(" ms") else "left")
+        view.add_column(name, overflow="fold")
     for change in changes:
         shown = [escape(text) for text in texts(change)]
-        shown[COLUMNS.index("Verdict")] = f"[{VERDICTS[change.verdict]}]{change.verdict}[/]"
+        verdict = COLUMNS.index("Verdict")
+        shown[verdict] = f"[{VERDICTS[change.verdict]}]{shown[verdict]}[/]"
         view.add_row(*shown)
     return view
 
@@ -230,7 +281,7 @@ def summary(table: Sequence[CellResult]) -> str:
     lines = [f"{len(table)} cells: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())]
     unstable = count_unstable(table)
     lines[0] += f"; {unstable} of them unstable" if unstable else ""
-    reasons = Counter((cell.outcome, cell.reason) for cell in table if cell.reason)
+    reasons = count_reasons(table)
     reasons += Counter(("warning", f"{cell.recipe} on {cell.target}: {cell.fidelity.warnings}")
                        for cell in table if cell.fidelity.warnings)  # fmt: skip
     return "\n".join([*lines, *(f"  {count} {outcome}: {reason}" for (outcome, reason), count in reasons.items())])

@@ -21,6 +21,7 @@ class RecipeFacts:
     trains: bool = False  # the default weights come from training on the dataset
     precision: str = ""  # name in Precision
     forms: tuple[str, ...] = ()  # names in Form: those that the result can be exported to
+    withheld: str = ""  # why some of the quantizer's forms are not among them
     needs_training: tuple[bool, ...] = ()  # for each step: whether it needs training images
     needs_baseline: tuple[bool, ...] = ()  # for each step: whether it needs the unpruned model
     needs_labels: tuple[bool, ...] = ()  # for each step: whether it needs labels of the training images
@@ -63,6 +64,9 @@ class TargetFacts:
     built_for: str = ""  # what engines are built for ahead of time; empty: for the device
     timed_options: tuple[str, ...] = ()  # names of the options that change what is timed
     engine_file: str = ""  # name of the engine's file in an exported bundle
+    scripts: dict[str, str] = field(
+        default_factory=dict
+    )  # way of loading an artifact -> code for a bundle's predict.py
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -74,9 +78,15 @@ class DatasetFacts:
     inputs: dict[str, str] = field(default_factory=dict)  # name -> type and shape; empty: images
     unlabelled: tuple[str, ...] = ()  # splits without labels
     labels: int = 0  # outputs that a model needs at least: one more than the largest label, or mapped output
-    classes: int = 0  # number of the dataset's classes
+    class_names: tuple[str, ...] = ()
+    outputs: tuple[int, ...] | None = None  # the model's output of each class; None: class i is output i
     scores_all: bool = False  # scoring looks at all outputs of a model, as no map names those of the classes
     notes: tuple[str, ...] = ()  # notes for the manifest's author, such as files that were skipped
+
+    @property
+    def classes(self) -> int:
+        """The number of the dataset's classes."""
+        return len(self.class_names)
 
 
 @dataclass(frozen=True, kw_only=True)

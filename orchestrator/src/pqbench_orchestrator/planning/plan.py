@@ -15,7 +15,7 @@ from typing import Any
 from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Target
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts
-from pqbench_orchestrator.planning.step_graph import Load, StepGraph
+from pqbench_orchestrator.planning.step_graph import BASELINE, Load, StepGraph
 from pqbench_orchestrator.steps.step import Step, digest
 
 SIMULATED = "PRECISION_SIMULATED"  # few bits, simulated in FP32 arithmetic: its time would mean nothing
@@ -62,12 +62,12 @@ def plan(
     `cheap`: only the steps that a trial of a search needs, which are those that a choice between recipes looks at.
     `build_only`: only the steps to the engines.
     """
-    graph = StepGraph(manifest, facts, run, versions, cheap)
+    graph, recipes = StepGraph(manifest, facts, run, versions, cheap), manifest.all_recipes
     cells = [
         _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat, build_only)
         for model in manifest.models
         for dataset in manifest.datasets
-        for recipe in manifest.all_recipes
+        for recipe in recipes
         for target in manifest.targets
         if recipe.targets is None or target.name in recipe.targets
         for batch_size in manifest.batch_sizes
@@ -118,14 +118,12 @@ def _cell(
         roles |= graph.other_builds(model, dataset, recipe, target, load.batch_size)
     else:
         roles |= _run(graph, model, dataset, recipe, target, load, repeat)
-    pruned = [step for step in recipe.steps if step.kind != "quantize"]
-    prefixes = (graph.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
     return Cell(
         **known,
         outcome="unavailable" if stops else "",
         reason=stops,
         steps={role: key for role, key in roles.items() if key},
-        preparation=(*prefixes, roles["variant"]),
+        preparation=(*graph.preparation(model, dataset, recipe), roles["variant"]),
     )
 
 
@@ -135,14 +133,9 @@ def _run(
     """The steps that run a cell's engine, by role."""
     roles = {
         "fidelity": graph.verify(model, dataset, recipe, target, load.batch_size),
-        "baseline fidelity": graph.verify(model, dataset, Recipe(), target, load.batch_size),
-        "artifact": graph.try_artifact(model, dataset, recipe, target),
-        "inputs": graph.prepare(model, dataset, "test", dataset.test_images),
-        "held-out score": graph.held_out_score(model, dataset, recipe, target),
+        "baseline fidelity": graph.verify(model, dataset, BASELINE, target, load.batch_size),
+        **graph.of_all_loads(model, dataset, recipe, target),
     }
-    if not (graph.cheap and roles["held-out score"]):
-        roles["predict"] = graph.predict(model, dataset, recipe, target)
-        roles["score"] = graph.score(model, dataset, recipe, target, roles["predict"])
     if graph.facts_of(model, recipe).precision != SIMULATED:
         roles |= graph.timed(model, dataset, recipe, target, load, repeat)
     return roles
@@ -169,7 +162,7 @@ def _outcome(
 
     Empty texts where it can.
     """
-    unpruned = graph.facts_of(model, Recipe())
+    unpruned = graph.facts_of(model, BASELINE)
     if facts.unavailable or runtime.unavailable:
         return "unavailable", facts.unavailable or runtime.unavailable
     if refused := unpruned.refused or facts.refused:
@@ -189,7 +182,8 @@ def _outcome(
         return "refused", f"{target.backend} has no route for {precision}"
     if not runtime.form(facts.precision, facts.forms):
         wanted, available = (", ".join(f.removeprefix("FORM_") for f in forms) for forms in (routes, facts.forms))
-        return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {available}"
+        why = f": {facts.withheld}" if facts.withheld else ""
+        return "refused", f"{target.backend} runs {precision} as {wanted}; this model and recipe give {available}{why}"
     reason = unsuitable(facts, unpruned.classes, dataset.label, graph.facts.datasets[dataset.label])
     return ("refused", reason) if reason else ("", "")
 

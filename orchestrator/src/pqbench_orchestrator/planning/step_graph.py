@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from google.protobuf import json_format
 
+from pqbench_orchestrator.config import recipes
 from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Target
 from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.config.strict import Strict
 from pqbench_orchestrator.dataset import SplitName
 from pqbench_orchestrator.planning.facts import RecipeFacts, Survey
 from pqbench_orchestrator.planning.places import ORCHESTRATOR, of_target
@@ -25,6 +29,30 @@ from pqbench_orchestrator.steps.verify import Verify
 
 LATER = 1 << 20  # larger than every target's rank
 TRIED_BATCHES = (1, 3)  # batch sizes with which an artifact without a fixed batch size is tried
+BASELINE = Recipe()
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def once(make: Callable[Concatenate[StepGraph, Given], Made]) -> Callable[Concatenate[StepGraph, Given], Made]:
+    """Let a method make its steps once; with equal arguments it returns the same keys again.
+
+    Parts of the manifest are equal where they are the same object; they are kept, so that an id stays its own.
+    """
+
+    @functools.wraps(make)
+    def found(graph: StepGraph, /, *given: Given.args, **named: Given.kwargs) -> Made:
+        place = (make, *[id(one) if isinstance(one, Strict) else _place(one) for one in (*given, *named.items())])
+        if place not in graph.made:
+            graph.made[place] = make(graph, *given, **named), (given, named)
+        made: Made = graph.made[place][0]
+        return made
+
+    return found
+
+
+def _place(given: Any) -> Any:
+    return tuple(id(one) if isinstance(one, Strict) else one for one in given) if isinstance(given, tuple) else given
 
 
 class Load(NamedTuple):
@@ -47,14 +75,35 @@ class StepGraph:
     versions: dict[str, str]  # of the orchestrator itself
     cheap: bool = False
     steps: dict[str, Step] = field(default_factory=dict)  # by key
+    made: dict[Any, Any] = field(default_factory=dict)  # what `once` keeps
+    _texts: dict[int, tuple[recipes.Step, str]] = field(default_factory=dict)  # a recipe's step, by its id, as JSON
+
+    @once
+    def preparation(self, model: Model, dataset: Dataset, recipe: Recipe) -> tuple[str, ...]:
+        """The steps whose checkpoints are the model after each of the recipe's steps that does not quantize."""
+        pruned = [step for step in recipe.steps if step.kind != "quantize"]
+        return tuple(self.checkpoint(model, dataset, tuple(pruned[: n + 1])) for n in range(len(pruned)))
+
+    @once
+    def of_all_loads(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> dict[str, str]:
+        """The steps that cells of all batch sizes and concurrencies share, by role; a key is empty without a step."""
+        roles = {
+            "artifact": self.try_artifact(model, dataset, recipe, target),
+            "inputs": self.prepare(model, dataset, "test", dataset.test_images),
+            "held-out score": self.held_out_score(model, dataset, recipe, target),
+        }
+        if not (self.cheap and roles["held-out score"]):
+            roles["predict"] = self.predict(model, dataset, recipe, target)
+            roles["score"] = self.score(model, dataset, recipe, target, roles["predict"])
+        return roles
 
     def other_builds(
         self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int
     ) -> dict[str, str]:
         """The engines that are measured with a cell's own, by role: its baseline's, if it has one, and replicates."""
         roles = {}
-        if recipe.steps and self.facts_of(model, Recipe()).precision not in self.facts.targets[target.name].refused:
-            roles["baseline build"] = self.build(model, dataset, Recipe(), target, batch_size)
+        if recipe.steps and self.facts_of(model, BASELINE).precision not in self.facts.targets[target.name].refused:
+            roles["baseline build"] = self.build(model, dataset, BASELINE, target, batch_size)
         for replicate in range(1, self.manifest.build_replicates):
             roles[f"build {replicate}"] = self.build(model, dataset, recipe, target, batch_size, replicate)
         return roles
@@ -69,12 +118,13 @@ class StepGraph:
         for replicate in range(1, self.manifest.build_replicates):
             roles[f"measure {replicate}"] = self._measure(model, dataset, recipe, target, load, repeat, replicate)
         if recipe.steps and not measure.paired and measure.scenario != "server":
-            roles["baseline measure"] = self._measure(model, dataset, Recipe(), target, load, repeat, 0)
+            roles["baseline measure"] = self._measure(model, dataset, BASELINE, target, load, repeat, 0)
         if measure.profile_seconds and not self.cheap:
             roles["profile"] = self._profile(model, dataset, recipe, target, load.batch_size)
-            roles["baseline profile"] = self._profile(model, dataset, Recipe(), target, load.batch_size)
+            roles["baseline profile"] = self._profile(model, dataset, BASELINE, target, load.batch_size)
         return roles
 
+    @once
     def prepare(
         self, model: Model, dataset: Dataset, split: SplitName, limit: int | None, held_out: int | None = None
     ) -> str:
@@ -84,18 +134,20 @@ class StepGraph:
             split=split,
             limit=limit,
             seed=0 if limit is None else self.manifest.seed,
-            preprocessing=self.facts_of(model, Recipe()).preprocessing,
+            preprocessing=self.facts_of(model, BASELINE).preprocessing,
             held_out=held_out,
         )
         count = f", {limit} images" if limit else ", held out" if held_out is not None else ""
         return self._add(f"{dataset.label} {split}{count}", ORCHESTRATOR, spec, {}, (0, 0), self.versions)
 
+    @once
     def checkpoint(self, model: Model, dataset: Dataset, steps: tuple[Any, ...]) -> str:
         """The step whose checkpoint is the model after `steps`, none of which quantizes; empty for an ONNX file."""
         if self._is_file(model):
             return ""
         return self._compress(model, dataset, steps, steps[-1:], ())
 
+    @once
     def variant(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         """The step that exports a recipe's artifact in the target's form; targets with the same form share it."""
         quantize = tuple(step for step in recipe.steps if step.kind == "quantize")
@@ -103,11 +155,12 @@ class StepGraph:
         form = self.facts.targets[target.name].form(facts.precision, facts.forms)
         return self._compress(model, dataset, recipe.steps, quantize, (form,) if form else ())
 
+    @once
     def _compress(
         self, model: Model, dataset: Dataset, steps: tuple[Any, ...], now: tuple[Any, ...], forms: tuple[str, ...]
     ) -> str:
         """Apply `now`, the end of `steps`, to the checkpoint of what comes before, and export `forms`."""
-        recipe = Recipe(steps=steps)
+        recipe = Recipe.model_construct(steps=steps)
         facts = self.facts_of(model, recipe)
         before = steps[: len(steps) - len(now)]
         has_training = "train" in self.facts.datasets[dataset.label].fingerprints
@@ -129,6 +182,7 @@ class StepGraph:
         versions = self.facts.compressor_versions[facts.compressor]
         return self._add(f"{model.label}: {done}", facts.compressor, spec, needs, (1, 0), versions)
 
+    @once
     def build(
         self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int, replicate: int = 0
     ) -> str:
@@ -146,6 +200,7 @@ class StepGraph:
         device = f"for {runtime.built_for}" if runtime.built_for else runtime.device
         return self._on_target(label, target, spec, needs, 0, device=device)
 
+    @once
     def verify(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
         """The step that compares an engine's outputs with those of the model itself."""
         needs = {
@@ -156,12 +211,13 @@ class StepGraph:
         label = f"{model.label}: {recipe.label}, batch {batch_size}"
         return self._on_target(label, target, Verify(is_baseline=not recipe.steps), needs, 1)
 
+    @once
     def try_artifact(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         """The step that loads the artifact with the runtime's defaults; empty where none is wanted."""
         if self.cheap or not self.manifest.try_artifacts:
             return ""
         facts, runtime = self.facts_of(model, recipe), self.facts.targets[target.name]
-        fixed = self.facts_of(model, Recipe()).fixed_batch
+        fixed = self.facts_of(model, BASELINE).fixed_batch
         spec = TryArtifact(
             backend=target.backend,
             form=runtime.form(facts.precision, facts.forms),
@@ -175,6 +231,7 @@ class StepGraph:
         }
         return self._on_target(f"{model.label}: {recipe.label}", target, spec, needs, 1)
 
+    @once
     def held_out_score(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         """The step that scores training images that no other step saw; empty unless recipes are chosen on them."""
         data = self.facts.datasets[dataset.label]
@@ -187,7 +244,7 @@ class StepGraph:
             label = f"{model.label}: {of.label} on {dataset.label}, held out"
             return self._on_target(label, target, Predict(), {"build": build, "inputs": inputs}, 1)
 
-        needs = {"predict": predict(recipe), "baseline": predict(Recipe()), "inputs": inputs}
+        needs = {"predict": predict(recipe), "baseline": predict(BASELINE), "inputs": inputs}
         spec = Score(
             dataset=dataset.label,
             fingerprint=data.fingerprints["train"],
@@ -197,6 +254,7 @@ class StepGraph:
         label = f"{model.label}: {recipe.label} on {dataset.label}, held out"
         return self._add(label, ORCHESTRATOR, spec, needs, (self._rank(target), 3), self.versions)
 
+    @once
     def predict(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target) -> str:
         needs = {
             "build": self.build(model, dataset, recipe, target, self._largest_batch(model)),
@@ -205,12 +263,13 @@ class StepGraph:
         stop_early, limits = None, self.manifest.early_stopping
         if limits is not None and recipe.steps and not self._unlabelled(dataset):
             stop_early = StopEarly(dataset=dataset.label, max_drop=limits.max_drop, margin=limits.margin)
-            needs["baseline"] = self.predict(model, dataset, Recipe(), target)
+            needs["baseline"] = self.predict(model, dataset, BASELINE, target)
         # Baselines are predicted first: where scoring may stop early, the variant is compared with its baseline.
         order = 2 if stop_early else 1
         label = f"{model.label}: {recipe.label} on {dataset.label}"
         return self._on_target(label, target, Predict(stop_early=stop_early), needs, order)
 
+    @once
     def selection(self, model: Model, dataset: Dataset) -> str:
         """On which images recipes are chosen: "held-out", "half" or "whole".
 
@@ -219,13 +278,13 @@ class StepGraph:
         """
         data, wanted = self.facts.datasets[dataset.label], self.manifest.selection
         if wanted == "auto":
-            wanted = "held-out" if self.facts_of(model, Recipe()).trains else "half"
+            wanted = "held-out" if self.facts_of(model, BASELINE).trains else "half"
         has_held_out = "train" in data.fingerprints and "train" not in data.unlabelled
         return wanted if wanted != "held-out" or has_held_out else "half"
 
     def _largest_batch(self, model: Model) -> int:
         """The batch size of the engine that accuracy is scored with: one pass serves all batch sizes."""
-        return self.facts_of(model, Recipe()).fixed_batch or max(self.manifest.batch_sizes)
+        return self.facts_of(model, BASELINE).fixed_batch or max(self.manifest.batch_sizes)
 
     def _unlabelled(self, dataset: Dataset) -> bool:
         return "test" in self.facts.datasets[dataset.label].unlabelled
@@ -239,7 +298,7 @@ class StepGraph:
         )
         needs = {
             "predict": predict,
-            "baseline": self.predict(model, dataset, Recipe(), target),
+            "baseline": self.predict(model, dataset, BASELINE, target),
             "inputs": self.prepare(model, dataset, "test", dataset.test_images),
         }
         label = f"{model.label}: {recipe.label} on {dataset.label}"
@@ -263,7 +322,7 @@ class StepGraph:
             "inputs": self.prepare(model, dataset, "test", dataset.test_images),
         }
         if recipe.steps and chosen.paired and chosen.scenario != "server":
-            needs["baseline"] = self.build(model, dataset, Recipe(), target, load.batch_size)
+            needs["baseline"] = self.build(model, dataset, BASELINE, target, load.batch_size)
         notes = [f"batch {load.batch_size}", *([f"concurrency {load.concurrency}"] if load.concurrency > 1 else [])]
         notes += [f"{what} {n}" for what, n in (("repeat", repeat), ("build", replicate)) if n]
         label = f"{model.label}: {recipe.label}, {', '.join(notes)}"
@@ -275,6 +334,7 @@ class StepGraph:
         chosen["scenario"] = f"SCENARIO_{chosen['scenario'].replace('-', '_').upper()}"
         return chosen | {"concurrency": load.concurrency, "seed": self.manifest.seed}
 
+    @once
     def _profile(self, model: Model, dataset: Dataset, recipe: Recipe, target: Target, batch_size: int) -> str:
         spec = Profile(target=target.name, seconds=self.manifest.measure.profile_seconds, run_name=self.run)
         needs = {
@@ -312,10 +372,23 @@ class StepGraph:
         return key
 
     def facts_of(self, model: Model, recipe: Recipe) -> RecipeFacts:
-        return self.facts.recipes[model.label, recipe.identity]
+        return self.facts.recipes[model.label, self._identity(recipe.steps)]
+
+    def _identity(self, steps: tuple[recipes.Step, ...]) -> str:
+        """`Recipe.identity`, in which each step is written once."""
+        return f"[{', '.join(map(self._text, steps))}]"
+
+    def _text(self, step: recipes.Step) -> str:
+        if id(step) not in self._texts:
+            self._texts[id(step)] = step, recipes.as_json(step)  # the step is kept: its id stays its own
+        return self._texts[id(step)][1]
 
     def _is_file(self, model: Model) -> bool:
-        return not self.facts_of(model, Recipe()).has_module
+        return not self.facts_of(model, BASELINE).has_module
 
     def _rank(self, target: Target) -> int:
-        return 2 + [t.name for t in self.manifest.targets].index(target.name)
+        return self._ranks[target.name]
+
+    @functools.cached_property
+    def _ranks(self) -> dict[str, int]:
+        return {target.name: rank for rank, target in enumerate(self.manifest.targets, 2)}

@@ -65,7 +65,7 @@ def survey(
     models = {}
     for index, model in enumerate(manifest.models):
         with _at(f"models.{index}"):
-            models[model.label] = _model(model, store)
+            models[model.label] = model_message(model, store)
     with ThreadPoolExecutor(1 + len(manifest.targets)) as pool:  # services take seconds to import their libraries
         compressor = pool.submit(_ask_compressors, manifest, services, store, models, progress)
         together = [target for target in manifest.targets if not services.swapped(of_target(target.name))]
@@ -102,7 +102,8 @@ def _dataset_facts(data: Data) -> DatasetFacts:
         inputs={name: kind_of(array.dtype, array.shape[1:]) for name, array in inputs.items()},
         unlabelled=tuple(name for name, split in data.splits.items() if not split.labelled),
         labels=1 + (max(data.outputs) if data.outputs else max(int(s.labels.max()) for s in data.splits.values())),
-        classes=len(data.classes),
+        class_names=tuple(data.classes),
+        outputs=data.outputs,
         scores_all=data.outputs is None and not inputs and data.split("test").labelled,
         notes=tuple(dict.fromkeys(note for split in data.splits.values() for note in split.notes)),
     )
@@ -136,14 +137,14 @@ def _dataset(dataset: Dataset, root: Path, allow_code: bool, progress: Callable[
     return plugin.load(config, root, lambda fraction: progress(f"downloading {dataset.label}: {fraction:.0%}"))
 
 
-def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
+def model_message(model: Model, store: BlobStore) -> compressor_pb2.Model:
     plugin, name, code = _split_name(model.model)
     message = compressor_pb2.Model(
         plugin=plugin, name=name, config_json=json.dumps(model.config, sort_keys=True), weights_key=model.weights_key
     )
     if code is not None:
         message.code.CopyFrom(store.put_file(_existing(code, "model:")))
-        for location, path in _beside(code) if plugin == ONNX else ():
+        for location, path in files_beside(code) if plugin == ONNX else ():
             message.external.add(location=location, blob=store.put_file(path))
     message.weights = WEIGHTS.get(model.weights, compressor_pb2.WEIGHTS_FILE)
     if message.weights == compressor_pb2.WEIGHTS_FILE:
@@ -158,7 +159,7 @@ def _model(model: Model, store: BlobStore) -> compressor_pb2.Model:
     return message
 
 
-def _beside(file: Path) -> Iterator[tuple[str, Path]]:
+def files_beside(file: Path) -> Iterator[tuple[str, Path]]:
     """The files in which an ONNX file keeps weights (external data): for each its name in the ONNX file, and its path.
 
     Raises InvalidInput for a file that is missing, or is not in the ONNX file's folder or below.
@@ -230,10 +231,11 @@ def _ask_compressor(
     known = [p.name for p in capabilities.plugins if p.kind == "model"]
     beginnings = _with_beginnings(manifest)
     recipes: dict[tuple[str, str], RecipeFacts] = {}
+    steps = manifest.keys_of_steps()
     keys = {model.label: f"models.{index} ({model.label})" for index, model in enumerate(manifest.models)}
     for label, identity in wanted:
         model, recipe = models[label], beginnings[identity]
-        with _at(keys[label] if not recipe.steps else manifest.key_of(recipe.steps)):
+        with _at(keys[label] if not recipe.steps else steps[identity]):
             if model.plugin not in known:
                 raise InvalidInput(unknown("family", model.plugin, known))
             client.push(store, blobs_in(model))
@@ -281,6 +283,7 @@ def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seco
         trains=answer.trains,
         precision=Precision.Name(answer.precision),
         forms=tuple(Form.Name(form) for form in answer.forms),
+        withheld=answer.withheld,
         needs_training=tuple(needs.training_images for needs in answer.needs),
         needs_baseline=tuple(needs.baseline for needs in answer.needs),
         needs_labels=tuple(needs.labels for needs in answer.needs),
@@ -326,6 +329,7 @@ def _asked(target: Target, services: Services) -> TargetFacts:
         refused=dict(checked.refused),
         timed_options=tuple(checked.timed_options),
         engine_file=checked.engine_file,
+        scripts=dict(checked.scripts),
         environment=dict(capabilities.environment),
     )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-OK = "ok"
+OK, UNAVAILABLE = "ok", "unavailable"
+SHORT = 8  # characters of a key: enough to tell thousands of cells apart
 OFF = "-"  # the value of `pruner`, `quantizer`, `technique` and `amount` where there is none
 
 
@@ -223,9 +224,19 @@ class CellResult:
     causes: Causes | None = None
 
     @property
+    def short_key(self) -> str:
+        """The beginning of the key that tables show; commands take it in place of the whole."""
+        return self.key[:SHORT]
+
+    @property
     def is_ok(self) -> bool:
         """Whether all steps of the cell succeeded, apart from diagnostic ones (`planning.plan.DIAGNOSTICS`)."""
         return self.outcome == OK
+
+    @property
+    def is_built_only(self) -> bool:
+        """Whether its engine was built and not measured: without its device, by `build`, or by an interrupted run."""
+        return self.outcome == UNAVAILABLE and self.engine_bytes is not None
 
     @property
     def top1_percent(self) -> float | None:

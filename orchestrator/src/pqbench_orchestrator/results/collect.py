@@ -29,15 +29,12 @@ from pqbench_orchestrator.results.cell import (
     Timing,
     Variant,
 )
-from pqbench_orchestrator.results.tables import from_row
 from pqbench_orchestrator.results.timing import MB, MS, block_medians, timing_of, unpaired
 from pqbench_orchestrator.results.why import explain
 from pqbench_orchestrator.statistics import spread_percent
 from pqbench_orchestrator.store.ledger import Ledger, StepRecord, StepResult
-from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_orchestrator.store.samples import Measured
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared import fidelity
 
 AS_IT_IS = "loads as it is"
@@ -57,18 +54,6 @@ def samples_of(plan: Plan, ledger: Ledger, store: BlobStore) -> Iterator[Measure
             if record is not None:
                 arrays = store.archive(_message(record.result, MeasureResult).samples)
                 yield Measured(cell=cell.key, build=build, arrays=arrays)
-
-
-def finished_cell(run: RunFolder, key: str) -> tuple[CellResult, dict[str, StepResult]]:
-    """A cell that is ok, and the results of its steps by role. Raises InvalidInput for a key of no such cell."""
-    with run.ledger() as ledger:
-        rows = {row.get("Cell"): row for row in ledger.cells()}
-        if key not in rows:
-            raise InvalidInput(f"{run} has no cell {key!r}; the column Cell of results.csv names them")
-        cell = from_row(rows[key])
-        if not cell.is_ok:
-            raise InvalidInput(f"cell {key} is {cell.outcome}: {cell.reason}")
-        return cell, ledger.results_of(key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +96,7 @@ class _Records:
             compressed_mb=_engine_mb(build) if quantize else _state_dict_mb(variant) or None,
             preparation_s=self._preparation() if variant else None,
             variant=self._variant(variant) if variant else None,
-            engine=_engine(build) if build else None,
+            engine=_engine(build, self._result("measure")) if build else None,
             fidelity=self._fidelity(),
             accuracy=scores.accuracy_of(score, self.store, not cell.recipe.steps) if score else None,
             timing=self._timing(),
@@ -316,14 +301,18 @@ def _with_session(cell: CellResult, medians: Sequence[float]) -> CellResult:
     return dataclasses.replace(cell, timing=timing)
 
 
-def _engine(build: StepResult) -> Engine:
+def _engine(build: StepResult, measure: StepResult | None) -> Engine:
+    """The engine, and the device that it was built on or, where it was built ahead of time, the one that ran it."""
     result = _message(build, BuildEngineResult)
+    built_on = result.engine.built_on
+    gpu = _message(measure, MeasureResult).environment["gpu"] if measure else ""
+    ran_on = f"{gpu}; built for {built_on}" if gpu and gpu not in built_on else built_on
     return Engine(
         executed_precision=", ".join(f"{name} {count}" for name, count in sorted(result.executed.items())),
         size_bytes=result.engine.blob.size,
         build_s=result.build_seconds,
         options=result.engine.options_json,
-        device=result.engine.built_on or None,
+        device=ran_on or None,
         settings="; ".join(f"{name}={value}" for name, value in sorted(result.settings.items())),
         versions="; ".join(f"{name}={value}" for name, value in sorted(result.versions.items())),
     )

@@ -1,176 +1,38 @@
-"""Tables of results: titles, order and formats of columns.
-
-The first eleven columns are those of "the thesis", the master thesis tool PQ Bench, which pqbench succeeds.
-"""
+"""Results as rows, and rows as results; tables of them as CSV and Parquet."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import functools
 import typing
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pqbench_orchestrator.results.cell import OFF, CellResult, Confirmation, Timing
+from pqbench_orchestrator.results.columns import (
+    AFTER_METRICS,
+    BEFORE_METRICS,
+    COLUMNS,
+    LAST,
+    THESIS,
+    TIMES,
+    Column,
+    field_types,
+    metric_name,
+)
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.samples import write_parquet as write_columns
 from pqbench_wire.errors import InvalidInput
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes text that begins with one of these for a formula
-Row = dict[str, Any]  # a cell's figures by column title, for CSV, Parquet and JSON
+Row = dict[str, Any]  # a cell's figures by column title, for CSV and the ledger
+Record = dict[str, Any]  # the same by column name, for JSON and Parquet
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column: its title, and where in a CellResult its figure is.
-
-    Apart from the thesis' columns, a row has it only where the part of the result that holds the figure is not None.
-    """
-
-    title: str
-    path: str  # attributes of CellResult, as "timing.median_ms"
-    is_optional: bool = False  # left out of a row where the figure is not known
-
-
-def _part(title: str, path: str) -> tuple[Column, ...]:
-    """The columns of a PartAccuracy, with titles that begin with `title`."""
-    return (
-        Column(f"{title} Accuracy", f"{path}.percent"),
-        Column(f"{title} Images", f"{path}.images"),
-        Column(f"{title} Change", f"{path}.change.points"),
-        Column(f"{title} Change Low", f"{path}.change.low"),
-        Column(f"{title} Change High", f"{path}.change.high"),
-    )
-
-
-THESIS = (
-    Column("Model", "model"),
-    Column("Pruner", "pruner"),
-    Column("Quantizer", "quantizer"),
-    Column("Dataset", "dataset"),
-    Column("Amount", "amount"),
-    Column("Accuracy", "accuracy.top1_percent"),
-    Column("Inference Time (ms)", "timing.median_ms"),
-    Column("Original Size", "original_mb"),
-    Column("Compressed Size", "compressed_mb"),
-    Column("Batch Size", "batch_size"),
-    Column("Prep Time (s)", "preparation_s"),
-)
-BEFORE_METRICS = (
-    Column("Outcome", "outcome"),
-    Column("Reason", "reason"),
-    Column("Recipe", "recipe"),
-    Column("Baseline", "is_baseline"),
-    Column("Technique", "technique"),
-    Column("Target", "target"),
-    Column("Backend", "backend"),
-    Column("Precision", "precision"),
-    Column("Form", "form"),
-    Column("Scenario", "scenario"),
-    Column("Concurrency", "concurrency"),
-    Column("Repeat", "repeat"),
-    Column("Parameters", "variant.parameters"),
-    Column("Non-zeros", "variant.nonzeros"),
-    Column("Sparsity (%)", "variant.sparsity_percent"),
-    Column("MACs", "variant.macs"),
-    Column("State Dict (bytes)", "variant.state_dict_bytes"),
-    Column("Artifact (bytes)", "variant.artifact_bytes", is_optional=True),
-    Column("Export Time (s)", "variant.export_s"),
-    Column("Executed Precision", "engine.executed_precision"),
-    Column("Engine (bytes)", "engine.size_bytes"),
-    Column("Build Time (s)", "engine.build_s"),
-    Column("Options", "engine.options"),
-    Column("Device", "engine.device"),
-    Column("Settings", "engine.settings"),
-    Column("Versions", "engine.versions"),
-    Column("Fidelity (dB)", "fidelity.sqnr_db", is_optional=True),
-    Column("Baseline Verified", "fidelity.is_baseline_verified", is_optional=True),
-    Column("Artifact", "fidelity.artifact"),
-    Column("Artifact Works", "fidelity.artifact_works", is_optional=True),
-    Column("Warnings", "fidelity.warnings"),
-)
-AFTER_METRICS = (
-    Column("Scored Images", "accuracy.images"),
-    Column("Classes", "accuracy.classes"),
-    Column("Stopped Early", "accuracy.stopped_early"),
-    Column("Accuracy Low", "accuracy.low_percent", is_optional=True),
-    Column("Accuracy High", "accuracy.high_percent", is_optional=True),
-    Column("Accuracy Change", "accuracy.change.points"),
-    Column("Accuracy Change Low", "accuracy.change.low"),
-    Column("Accuracy Change High", "accuracy.change.high"),
-    Column("McNemar p", "accuracy.mcnemar_p", is_optional=True),
-    Column("Indistinguishable", "accuracy.is_indistinguishable", is_optional=True),
-    *_part("Held-out", "held_out"),
-    *_part("Selection", "selection"),
-    *_part("Report", "report"),
-)
-TIMES = (
-    Column("Median Low (ms)", "timing.median_low_ms"),
-    Column("Median High (ms)", "timing.median_high_ms"),
-    Column("Mean (ms)", "timing.mean_ms"),
-    Column("Std (ms)", "timing.std_ms"),
-    Column("P90 (ms)", "timing.p90_ms"),
-    Column("P95 (ms)", "timing.p95_ms"),
-    Column("P99 (ms)", "timing.p99_ms"),
-    Column("P99.9 (ms)", "timing.p999_ms"),
-    Column("Min (ms)", "timing.min_ms"),
-    Column("Max (ms)", "timing.max_ms"),
-    Column("Calls", "timing.calls"),
-    Column("Images/s", "timing.images_per_s"),
-    Column("Stable", "timing.is_stable"),
-    Column("Unstable Because", "timing.unstable_reason"),
-    Column("Load Time (s)", "timing.load_s"),
-    Column("First Call (s)", "timing.first_call_s"),
-    Column("Engine Memory (MB)", "timing.engine_memory_mb"),
-    Column("Device Memory (MB)", "timing.device_memory_mb"),
-    Column("Worker Peak Memory (MB)", "timing.worker_peak_mb"),
-    Column("Load Average", "timing.load_average"),
-    Column("Foreign Load (cores)", "timing.foreign_load_cores", is_optional=True),
-    Column("Rate (1/s)", "timing.server.rate_per_s"),
-    Column("Rate Searched", "timing.server.is_searched"),
-    Column("Slip P99 (ms)", "timing.server.slip_p99_ms"),
-    Column("Valid", "timing.server.is_valid"),
-    Column("Invalid Because", "timing.server.invalid_reason"),
-    Column("Energy (mJ/image)", "timing.energy.mj_per_image", is_optional=True),
-    Column("Idle Power (W)", "timing.energy.idle_w", is_optional=True),
-    Column("Energy Source", "timing.energy.source"),
-    Column("Compute (ms)", "timing.device.compute_ms", is_optional=True),
-    Column("H2D (ms)", "timing.device.h2d_ms", is_optional=True),
-    Column("D2H (ms)", "timing.device.d2h_ms", is_optional=True),
-    Column("GPU Power (W)", "timing.device.power_w", is_optional=True),
-    Column("SM Clock Min (MHz)", "timing.device.clock_min_mhz", is_optional=True),
-    Column("SM Clock Max (MHz)", "timing.device.clock_max_mhz", is_optional=True),
-    Column("Baseline Time (ms)", "timing.comparison.baseline_ms"),
-    Column("Paired", "timing.comparison.is_paired"),
-    Column("Speedup", "timing.comparison.speedup"),
-    Column("Speedup Low", "timing.comparison.speedup_low"),
-    Column("Speedup High", "timing.comparison.speedup_high"),
-    Column("Against Baseline", "timing.comparison.verdict"),
-)
-LAST = (
-    Column("CUDA Graph", "timing.cuda_graph"),
-    Column("Within-Run SD (%)", "timing.within_run_sd_percent"),
-    Column("Between-Build SD (%)", "timing.between_build_sd_percent", is_optional=True),
-    Column("Builds", "timing.builds", is_optional=True),
-    Column("Speedup by MACs", "causes.breakdown.by_macs"),
-    Column("Speedup by Bytes", "causes.breakdown.by_bytes"),
-    Column("Converting (%)", "causes.breakdown.converting_percent"),
-    Column("Outside Layers (%)", "causes.breakdown.outside_percent"),
-    Column("Fallback Layers", "causes.breakdown.fallback_layers"),
-    Column("Bound By", "causes.breakdown.bound_by"),
-    Column("Why", "causes.text"),
-    Column("Cell", "key"),
-    Column("Median of Repeats (ms)", "timing.median_of_repeats_ms", is_optional=True),
-    Column("Between-Session SD (%)", "timing.between_session_sd_percent", is_optional=True),
-)
-COLUMNS = (*THESIS, *BEFORE_METRICS, *AFTER_METRICS, *TIMES, *LAST)  # all but those of the metrics, which have TITLE
-MEDIAN = Column("Inference Time (ms)", "timing.median_ms")
+MEDIAN = next(column for column in THESIS if column.path == "timing.median_ms")
 THESIS_COLUMNS = tuple(column.title for column in THESIS)
 TITLES = frozenset(column.title for column in COLUMNS)
 
@@ -184,6 +46,30 @@ def as_row(cell: CellResult) -> Row:
     metrics = dict(cell.accuracy.metrics) if cell.accuracy else {}
     thesis = {column.title: value_of(cell, column.path) for column in THESIS}
     return thesis | _row(cell, BEFORE_METRICS) | metrics | _row(cell, (*AFTER_METRICS, *TIMES, *LAST))
+
+
+def as_records(table: Sequence[CellResult], run: str, started: str) -> list[Record]:
+    """Results by column name, for JSON and Parquet: the same keys in every record, None where a figure is not known.
+
+    `run`: the run's name; `started`: when it began, ISO 8601.
+    """
+    names = _names_of_metrics(table)
+    return [
+        {"run": run, "started": started}
+        | {column.name: value_of(cell, column.path) for column in COLUMNS}
+        | {name: cell.accuracy.metrics.get(title) if cell.accuracy else None for title, name in names.items()}
+        for cell in table
+    ]
+
+
+def _names_of_metrics(table: Sequence[CellResult]) -> dict[str, str]:
+    """Title -> name of each metric of a table; of titles that would have the same name, later ones get a number."""
+    names: dict[str, str] = {}
+    for title in (title for cell in table if cell.accuracy for title in cell.accuracy.metrics):
+        if title not in names:
+            same = sum(metric_name(other) == metric_name(title) for other in names)
+            names[title] = metric_name(title) + (f"_{same + 1}" if same else "")
+    return names
 
 
 def from_row(row: Mapping[str, Any]) -> CellResult:
@@ -213,6 +99,13 @@ def confirmation_as_row(found: Confirmation) -> Row:
     } | {column.title: value for column, value in _known(found, TIMES)}
 
 
+def confirmation_as_record(found: Confirmation) -> Record:
+    """A measurement made after a choice by column name; or {"error": the reason} where there is none."""
+    if found.timing is None:
+        return {"error": found.error}
+    return {column.name: value_of(found, column.path) for column in (MEDIAN, *TIMES)}
+
+
 def confirmation_from_row(row: Mapping[str, Any]) -> Confirmation:
     """The confirmation from which `confirmation_as_row` made a row."""
     if "Error" in row:
@@ -229,21 +122,22 @@ def recorded(ledger: Ledger) -> list[CellResult]:
     return [from_row(row) for row in ledger.cells()]
 
 
-def write_csv(table: Sequence[CellResult], path: Path) -> None:
-    """Write the table as CSV; the file appears whole or not at all."""
+def write_csv(table: Sequence[CellResult], path: Path, run: str, started: str) -> None:
+    """Write the table as CSV by title, with the run's name and start; the file appears whole or not at all."""
     rows = [as_row(cell) for cell in table]
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _columns(rows), restval="")
+        writer = csv.DictWriter(file, [*_columns(rows), "Run", "Started"], restval="")
         writer.writeheader()
-        writer.writerows(map(harmless, rows))
+        writer.writerows(harmless(row | {"Run": run, "Started": started}) for row in rows)
     partial.replace(path)
 
 
-def write_parquet(table: Sequence[CellResult], path: Path) -> None:
-    """Write the table as Parquet with typed columns; the file appears whole or not at all."""
-    rows = [as_row(cell) for cell in table]
-    write_columns({name: _typed([row.get(name) for row in rows]) for name in _columns(rows)}, path)
+def write_parquet(table: Sequence[CellResult], path: Path, run: str, started: str) -> None:
+    """Write the records as Parquet with typed columns; the file appears whole or not at all."""
+    records = as_records(table, run, started)
+    names = ["run", "started", *(column.name for column in COLUMNS), *_names_of_metrics(table).values()]
+    write_columns({name: _typed([one[name] for one in records]) for name in names}, path)
 
 
 def harmless(row: Mapping[str, Any]) -> Row:
@@ -254,6 +148,11 @@ def harmless(row: Mapping[str, Any]) -> Row:
 def title_of(path: str) -> str:
     """The title of the column whose figure is at a path in CellResult, as "timing.median_ms"."""
     return next(column.title for column in COLUMNS if column.path == path)
+
+
+def count_reasons(table: Iterable[CellResult]) -> Counter[tuple[str, str]]:
+    """How many cells have each outcome with each reason."""
+    return Counter((cell.outcome, cell.reason) for cell in table if cell.reason)
 
 
 def count_unstable(table: Iterable[CellResult]) -> int:
@@ -298,21 +197,11 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _built(kind: Any, values: Mapping[str, Any]) -> Any:
     """A dataclass `kind` from nested mappings; raises TypeError where values are missing or unknown."""
-    kinds = _kinds(kind)
+    kinds = field_types(kind)
     return kind(**{
         name: _built(kinds[name], value) if isinstance(value, dict) and name != "metrics" else value
         for name, value in values.items()
     })  # fmt: skip
-
-
-@functools.cache
-def _kinds(kind: Any) -> dict[str, Any]:
-    """The kinds of a dataclass's fields: for one that may be a dataclass or None, the dataclass."""
-    return {name: _dataclass_of(hint) for name, hint in typing.get_type_hints(kind).items()}
-
-
-def _dataclass_of(hint: Any) -> Any:
-    return next((one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)), hint)
 
 
 def _left_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ MEMORY_BOUND = 0.5  # share of a plain copy's bandwidth for reading the weights,
 CONVERTING_BOUND = 0.2  # share of the layers' time, above which conversions are a bottleneck
 # Shares above which a sentence is worth its place.
 LEAST_OUTSIDE, LEAST_MEMORY, LEAST_CONVERTING, LEAST_ZEROS = 0.05, 0.2, 0.005, 0.1
+MB = 1e6
 FEW_CONVOLUTIONS = 5  # how many layers a sentence names
 
 
@@ -143,6 +144,28 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
     )
 
 
+def explain_engine(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> str:
+    """What is known of a cell whose engine was built and not measured: `results` must include `build`."""
+    build = json_format.ParseDict(results["build"], BuildEngineResult())
+    baseline = json_format.ParseDict(results.get("baseline build", {}), BuildEngineResult()).engine.blob.size
+    against = f"; the baseline's has {baseline / MB:.2f} MB" if baseline and not cell.is_baseline else ""
+    weights = variant_bytes(
+        json_format.ParseDict(results["variant"], CompressResult()).statistics, cell.precision or ""
+    )
+    sentences = [
+        f"Its engine was built and not measured ({cell.reason}).",
+        f"It has {build.engine.blob.size / MB:.2f} MB, of which weights in {cell.precision} take about "
+        f"{weights / MB:.2f} MB{against}.",
+        _kernels(build),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _kernels(build: BuildEngineResult) -> str:
+    """A sentence about kernels that an engine holds besides the weights, where its backend counts them; else empty."""
+    return f"It holds kernels: {build.settings['kernels']}." if "kernels" in build.settings else ""
+
+
 def _flags(evidence: _Evidence) -> list[str]:
     """The bottlenecks."""
     found = {
@@ -165,7 +188,8 @@ def _sentences(evidence: _Evidence) -> list[str]:
         _fallbacks(evidence.fell_back, evidence.profile.layers),
         f"{outside:.0%} of a call is spent outside its layers." if outside > LEAST_OUTSIDE else "",
         reading if memory > LEAST_MEMORY else "",
-        _zeros(evidence.variant),
+        _zeros(evidence),
+        _kernels(evidence.build),
     ]
 
 
@@ -254,9 +278,13 @@ def _fallbacks(names: Sequence[str], layers: Sequence[LayerTime]) -> str:
     return f"{len(names)} of {count} compute layers run in a wider precision than requested: {listed}{more}."
 
 
-def _zeros(statistics: Statistics) -> str:
-    """A sentence about zeros among the weights, which are stored and multiplied like other numbers; else empty."""
+def _zeros(evidence: _Evidence) -> str:
+    """A sentence about zeros among the weights, and what the runtime makes of them; empty where they are few."""
+    statistics, settings = evidence.variant, evidence.build.settings
     share = 1 - statistics.nonzeros / statistics.parameters if statistics.parameters else 0.0
     if share < LEAST_ZEROS:
         return ""
-    return f"{share:.0%} of its weights are zeros, which this runtime stores and multiplies like any others."
+    if "sparse_tactics" in settings:
+        return f"{share:.0%} of its weights are zeros; layers with sparse kernels: {settings['sparse_tactics']}."
+    unused = f"; {settings['sparsity']}" if "sparsity" in settings else ""
+    return f"{share:.0%} of its weights are zeros, which this runtime stores and multiplies like any others{unused}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from google.protobuf import json_format
@@ -29,7 +29,7 @@ class Build:
 
     def identity(self) -> Json:
         """All fields: a replicate is a separate engine."""
-        return asdict(self)
+        return dict(vars(self))
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Build the engine; returns BuildEngineResult as JSON. `needs`: variant."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ class Compress:
 
     def identity(self) -> Json:
         """All fields."""
-        return asdict(self)
+        return dict(vars(self))
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Compress the model; returns CompressResult as JSON: checkpoint, statistics, artifacts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from google.protobuf import json_format
@@ -26,7 +26,7 @@ class Measure:
 
     def identity(self) -> Json:
         """All fields."""
-        return asdict(self)
+        return dict(vars(self))
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Measure the engine; returns MeasureResult as JSON. `needs`: build, inputs; for a paired one also baseline."""

@@ -37,7 +37,7 @@ class Predict:
 
     def identity(self) -> Json:
         """All fields."""
-        return asdict(self)
+        return {"stop_early": self.stop_early and asdict(self.stop_early)}
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Predict; returns PredictResult as JSON. `needs`: build, inputs; where it may stop early also baseline.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from google.protobuf import json_format
@@ -30,7 +30,7 @@ class Prepare:
 
     def identity(self) -> Json:
         """All fields but the dataset's label: the fingerprint stands for the data."""
-        return {key: value for key, value in asdict(self).items() if key != "dataset"}
+        return {key: value for key, value in vars(self).items() if key != "dataset"}
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Prepare the images; returns the message Images as JSON. It needs no other step.

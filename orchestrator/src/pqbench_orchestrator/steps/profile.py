@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from google.protobuf import json_format
@@ -25,7 +25,7 @@ class Profile:
 
     def identity(self) -> Json:
         """All fields."""
-        return asdict(self)
+        return dict(vars(self))
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Profile the engine; returns ProfileResult as JSON. `needs`: build, inputs."""

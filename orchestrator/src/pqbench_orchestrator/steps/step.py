@@ -20,6 +20,7 @@ from pqbench_wire.errors import Failed, from_reason
 
 Needs = Mapping[str, StepResult]  # role -> result of the needed step
 Json = dict[str, Any]
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Work(Protocol):
@@ -85,7 +86,7 @@ def key_of(spec: Spec, needs: Mapping[str, str], tools: Mapping[str, str]) -> st
 
 def digest(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()
 
 
 def blobs_of(result: Any) -> list[Blob]:

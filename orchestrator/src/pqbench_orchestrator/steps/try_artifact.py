@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from google.protobuf import json_format
@@ -28,7 +28,7 @@ class TryArtifact:
 
     def identity(self) -> Json:
         """All fields."""
-        return asdict(self)
+        return dict(vars(self))
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Try the artifact; returns TryArtifactResult as JSON. `needs`: variant, inputs, fidelity."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
@@ -23,7 +23,7 @@ class Verify:
 
     def identity(self) -> Json:
         """All fields."""
-        return asdict(self)
+        return dict(vars(self))
 
     def run(self, work: Work, step: Step, needs: Needs) -> StepResult:
         """Compare the outputs; returns {sqnr_db, images}. `needs`: build, variant, inputs.

@@ -147,6 +147,11 @@ class Ledger:
         text = self._opened(f"{record.key} {record.outcome}", value)
         return replace(record, result=self._db.read_json(text)) if text else record
 
+    def durations(self) -> list[tuple[str, float]]:
+        """Kind and seconds of every step that was done, not found in a cache."""
+        rows = self._db.rows("SELECT kind, seconds FROM steps WHERE outcome = 'ok'")
+        return [(str(kind), float(seconds)) for kind, seconds in rows]
+
     def record_plan(self, cells: Mapping[str, Mapping[str, str]]) -> None:
         """Record the newest plan's cells, in its order: for each cell's key, the keys of its steps by role."""
         self._note({STEPS_OF.format(cell): json.dumps(dict(steps)) for cell, steps in cells.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 from pqbench_orchestrator.config.load import load_manifest, read_experiment
 from pqbench_orchestrator.config.manifest import Manifest, dump
-from pqbench_orchestrator.config.thesis import is_thesis_config
+from pqbench_orchestrator.config.thesis import ON_CPU, ThesisTarget, is_thesis_config
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_wire.blobs import BlobStore
@@ -31,6 +32,7 @@ TRIALS = "trials.csv"
 BUILD = "build"  # an empty file: this folder is that of a build
 STUDY = "search.sqlite"  # Optuna's record of a search's trials; only the folder of a search has this file
 THESIS = "config.ini"  # kept beside the manifest that it stands for
+LATEST = "latest"  # the newest run, in place of its name
 REPORT, CSV, PARQUET = "report.html", "results.csv", "results.parquet"
 
 
@@ -121,6 +123,11 @@ class RunFolder:
         manifest = self / MANIFEST
         return (manifest if manifest.is_file() else self.path).stat().st_mtime
 
+    @property
+    def started_at(self) -> str:
+        """The same as local time in ISO 8601."""
+        return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started))
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Lock the folder for this process. Raises InvalidInput while another process holds the lock."""
@@ -174,6 +181,27 @@ class RunFolder:
             ) from error
 
 
+def find_run(reference: str, data: Path) -> RunFolder:
+    """The run that RUN names: a folder, or one of the data folder's by its name, a unique beginning of it, or `latest`.
+
+    Raises InvalidInput where there is no such run, or more than one.
+    """
+    runs = runs_in(data)
+    is_name = reference == LATEST or any(run.name == reference for run in runs)
+    if reference and Path(reference).is_dir() and not is_name:
+        return RunFolder(Path(reference))
+    if reference == LATEST and runs:
+        return runs[-1]
+    named = [run for run in runs if run.name == reference] or [run for run in runs if run.name.startswith(reference)]
+    if not named or not reference:
+        near = difflib.get_close_matches(reference, [run.name for run in runs], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {len(runs)} runs: pqbench serve lists them"
+        raise InvalidInput(f"there is no folder {reference!r} and no run of that name in {data / EXPERIMENTS}{hint}")
+    if len(named) > 1:
+        raise InvalidInput(f"{len(named)} runs begin with {reference!r}: {', '.join(run.name for run in named)}")
+    return named[0]
+
+
 def new_folder(
     data: Path, experiment: Path, manifest: Manifest, search: bool = False, build: bool = False
 ) -> RunFolder:
@@ -197,7 +225,7 @@ def new_folder(
     raise InvalidInput(f"{experiments}: no free name for {name}")
 
 
-def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolder:
+def folder_to_continue(data: Path, path: Path, search: bool = False, thesis_target: ThesisTarget = ON_CPU) -> RunFolder:
     """The run, or search, to continue: the folder `path`, or the newest one of the manifest in the file `path`.
 
     Raises InvalidInput where there is none, or where a folder is of the other kind.
@@ -209,7 +237,7 @@ def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolde
             kind = "a search" if folder.is_search else "a run, not a search"
             raise InvalidInput(f"{path} is {kind}: {folder.command_to_continue}")
         return folder
-    text = dump(read_experiment(path))
+    text = dump(read_experiment(path, thesis_target))
     manifests = sorted((data / EXPERIMENTS).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for manifest in reversed(manifests):
         folder = RunFolder(manifest.parent)
@@ -220,8 +248,14 @@ def folder_to_continue(data: Path, path: Path, search: bool = False) -> RunFolde
 
 
 def runs_in(data: Path) -> list[RunFolder]:
-    """All runs of a data folder that have a ledger."""
-    return [RunFolder(path.parent) for path in (data / EXPERIMENTS).glob(f"*/{LEDGER}")]
+    """The runs, searches and builds of a data folder, the newest last."""
+    return runs_below(data / EXPERIMENTS)
+
+
+def runs_below(experiments: Path) -> list[RunFolder]:
+    """The folders in a folder that have a ledger, the newest last."""
+    runs = [RunFolder(path.parent) for path in experiments.glob(f"*/{LEDGER}")]
+    return sorted(runs, key=lambda run: (run.started, run.name))
 
 
 def _slug(name: str) -> str:

@@ -1,5 +1,3 @@
-"use strict";
-
 // The run's table, and the details of its cells, which are decompressed when a cell is opened.
 const json = (id) => JSON.parse(document.getElementById(id).textContent);
 const packed = json("data");
@@ -9,7 +7,6 @@ const FILTERS = ["Model", "Dataset", "Batch Size", "Concurrency", "Target"];
 const FREE = ["Target"]; // filters that may be set to "all"
 const known = (value) => value !== null && value !== undefined;
 const unique = (name) => [...new Set(rows.map((row) => row[name]))].filter(known);
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 async function detailsOf(cell) {
   if (!(cell in chunkOf)) return null;
@@ -20,6 +17,21 @@ async function detailsOf(cell) {
 
 function element(tag, text = "", more = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...more });
+}
+
+// A command with a button that copies it.
+function commandLine(command) {
+  const line = element("p", "", { className: "command" });
+  line.append(element("code", command), " ", copyButton(element("button", "Copy", { type: "button" }), command));
+  return line;
+}
+
+function copyButton(button, text) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  });
+  return button;
 }
 
 function buildFilters(onChange) {
@@ -37,6 +49,9 @@ function buildFilters(onChange) {
   const label = element("label", "Recipe has ");
   label.append(element("input", "", { name: "Recipe", type: "search", size: 14 }));
   form.append(label);
+  const everything = element("label", "All cells in the table ");
+  everything.append(element("input", "", { name: "everything", type: "checkbox", defaultChecked: rows.length <= 2 * PAGE }));
+  form.append(everything);
   form.addEventListener("input", onChange);
   form.addEventListener("submit", (event) => event.preventDefault());
 }

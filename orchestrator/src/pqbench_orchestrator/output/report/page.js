@@ -3,10 +3,24 @@ function follow() {
   const key = /^#cell=(.+)$/.exec(location.hash)?.[1];
   if (key) {
     showCell(decodeURIComponent(key));
-  } else if (!document.getElementById("cell").hidden) {
-    showOverview();
-    document.querySelector(location.hash || "h1")?.scrollIntoView();
+    return;
   }
+  const view = viewOfAddress();
+  if (view) {
+    applyView(view);
+    update();
+  }
+  document.querySelector("#cell a").href = view ? location.hash : "#cells";
+  if (document.getElementById("cell").hidden) return;
+  showOverview();
+  document.querySelector(view ? "#cells" : location.hash || "h1")?.scrollIntoView();
+}
+
+function update() {
+  pageNumber = 0;
+  redraw();
+  fillHead();
+  fillTable();
 }
 
 // The combinations of model, dataset, batch size and concurrency that have cells: pairs of a filter's name and value.
@@ -45,13 +59,13 @@ async function exportFigures() {
 }
 
 buildFilters(() => {
-  pageNumber = 0;
-  redraw();
-  fillTable();
+  writeView();
+  update();
 });
 buildTable();
 buildFigures();
 drawSensitivity();
+for (const button of document.querySelectorAll("[data-copy]")) copyButton(button, button.dataset.copy);
 window.addEventListener("hashchange", follow);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   redraw();

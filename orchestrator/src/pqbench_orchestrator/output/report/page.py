@@ -15,12 +15,13 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from pqbench_orchestrator.decide.compare import Change
 from pqbench_orchestrator.output.comparison import COLUMNS, texts
+from pqbench_orchestrator.output.report.card import Card
 from pqbench_orchestrator.output.report.details import Details
 from pqbench_orchestrator.results.cell import CellResult
-from pqbench_orchestrator.results.tables import Row, as_row, count_outcomes, count_unstable, title_of
+from pqbench_orchestrator.results.tables import Row, as_row, count_outcomes, count_reasons, count_unstable, title_of
 
 PLOTLY = "plotly-cartesian.min.js"  # the npm package plotly.js-cartesian-dist-min 4.1.1, unchanged
-SCRIPTS = ("data.js", "figures.js", "table.js", "cell.js", "page.js")  # in this order
+SCRIPTS = ("palette.js", "data.js", "figures.js", "table.js", "cell.js", "address.js", "page.js")  # in this order
 CHUNK = 25  # cells whose details are compressed, and unpacked by the page, together
 DIGITS = 6  # significant digits of numbers in the page
 # Columns that only the page of a cell shows.
@@ -32,12 +33,13 @@ class Report:
     """All that a run's page shows."""
 
     run: str
+    folder: str = ""  # the run's, for commands
     table: Sequence[CellResult]
     record: dict[str, Any]  # the environment record
     manifest: str  # as YAML
     details: Details = field(default_factory=dict)
     boxes: dict[str, list[float]] = field(default_factory=dict)  # cell -> quantiles of its latency in ms
-    recommendations: Sequence[list[str]] = ()  # each as lines of text
+    cards: Sequence[Card] = ()  # what is recommended
     versions: Sequence[tuple[str, str, list[Change]]] = ()  # pairs of targets as in `versions_of_a_run`
     sensitivity: Sequence[dict[str, Any]] = ()  # Plotly figures
     trials: Sequence[dict[str, str]] = ()  # of a search, each by column title
@@ -56,11 +58,15 @@ def write_report(path: Path, report: Report) -> None:
         run=report.run,
         outcomes=count_outcomes(report.table).most_common(),
         cells=len(report.table),
+        reasons=count_reasons(report.table).items(),
+        only_built=any(cell.is_built_only for cell in report.table),
         unstable=count_unstable(report.table),
         trials=report.trials,
         record=report.record,
         manifest=report.manifest,
-        recommendations=report.recommendations,
+        cards=report.cards,
+        folder=_for_script(report.folder or report.run),
+        recommended=_for_script([card.key for card in report.cards if card.key]),
         versions=[(old, new, [texts(change) for change in changes]) for old, new, changes in report.versions],
         columns=COLUMNS,
         style=_part("page.css"),

@@ -15,16 +15,20 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from jinja2 import Environment, StrictUndefined
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pqbench_orchestrator.decide import compare, sides
 from pqbench_orchestrator.output import comparison
+from pqbench_orchestrator.output.report.page import PLOTLY
+from pqbench_orchestrator.output.web.history import history
+from pqbench_orchestrator.output.web.metrics import metrics_of
 from pqbench_orchestrator.results.tables import count_outcomes, count_unstable, recorded
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import StepRecord
-from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT, RunFolder
+from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT, RunFolder, runs_below
 from pqbench_orchestrator.store.samples import FILE as SAMPLES
 from pqbench_wire.errors import InvalidInput, PqbenchError
 
@@ -38,6 +42,13 @@ def application(experiments: Path) -> FastAPI:
     """The web application over the runs in a folder."""
     app = FastAPI(title="pqbench", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)  # against DNS rebinding by other sites
+    _add_overviews(app, experiments)
+    _add_runs(app, experiments)
+    return app
+
+
+def _add_overviews(app: FastAPI, experiments: Path) -> None:
+    """What is over several runs: the list, histories, comparisons, and what Prometheus asks for."""
 
     @app.get("/", response_class=HTMLResponse)
     def index() -> str:
@@ -46,6 +57,41 @@ def application(experiments: Path) -> FastAPI:
     @app.get("/api/runs")
     def api_runs() -> list[dict[str, Any]]:
         return runs(experiments)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(metrics_of(runs(experiments)), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/api/history/{manifest}")
+    def api_history(manifest: str) -> dict[str, Any]:
+        return _history(experiments, manifest)
+
+    @app.get("/history/{manifest}", response_class=HTMLResponse)
+    def history_page(manifest: str) -> str:
+        own = {"plotly": _part(PLOTLY), "palette": _part("palette.js")}
+        return _page("history.html", history=_history(experiments, manifest), **own)
+
+    @app.get("/compare", response_class=HTMLResponse)
+    def compare_page(old: str, new: str, anyway: bool = False) -> str:
+        try:
+            found = compare.compare(_side(experiments, old), _side(experiments, new), anyway)
+        except PqbenchError as error:
+            raise HTTPException(400, str(error)) from error
+        changes = [(one.verdict, comparison.texts(one)) for one in found]
+        return _page(
+            "compare.html",
+            old=old,
+            new=new,
+            anyway=anyway,
+            columns=comparison.COLUMNS,
+            verdict_at=comparison.COLUMNS.index("Verdict"),
+            caption=comparison.CAPTION,
+            changes=changes,
+        )
+
+
+def _add_runs(app: FastAPI, experiments: Path) -> None:
+    """What is of one run: its page, its progress and its files."""
 
     @app.get("/runs/{run}", response_class=HTMLResponse)
     def run_page(run: str) -> str:
@@ -63,17 +109,6 @@ def application(experiments: Path) -> FastAPI:
             raise HTTPException(404, f"run {run} has no {name}")
         return FileResponse(path)
 
-    @app.get("/compare", response_class=HTMLResponse)
-    def compare_page(old: str, new: str, anyway: bool = False) -> str:
-        try:
-            found = compare.compare(_side(experiments, old), _side(experiments, new), anyway)
-        except PqbenchError as error:
-            raise HTTPException(400, str(error)) from error
-        changes = [(one.verdict, comparison.texts(one)) for one in found]
-        return _page("compare.html", old=old, new=new, anyway=anyway, columns=comparison.COLUMNS, changes=changes)
-
-    return app
-
 
 def _run(experiments: Path, name: str) -> RunFolder:
     """The folder of the run `name`; any name that is not that of a run in `experiments` is answered with 404."""
@@ -83,9 +118,17 @@ def _run(experiments: Path, name: str) -> RunFolder:
     return RunFolder(folder)
 
 
+def _history(experiments: Path, manifest: str) -> dict[str, Any]:
+    """The history of a manifest, the oldest run first; a name that no run has is answered with 404."""
+    found = history(runs_below(experiments), manifest)
+    if not found["runs"]:
+        raise HTTPException(404, f"no run is of a manifest with the name {manifest}")
+    return found
+
+
 def _side(experiments: Path, text: str) -> sides.Side:
-    run, colon, target = text.partition(":")
-    return sides.side(f"{_run(experiments, run)}{colon}{target}")
+    run, _, target = text.partition(":")
+    return sides.side_of(_run(experiments, run), target)
 
 
 def serve(experiments: Path, port: int) -> None:
@@ -94,23 +137,25 @@ def serve(experiments: Path, port: int) -> None:
 
 
 def runs(experiments: Path) -> list[dict[str, Any]]:
-    """A summary of each run in a folder, the most recently changed first."""
-    folders = [path.parent for path in experiments.glob(f"*/{LEDGER}")]
-    newest_first = sorted(folders, key=lambda one: one.stat().st_mtime, reverse=True)
-    return [_summary(RunFolder(folder)) for folder in newest_first]
+    """A summary of each run in a folder, the newest first."""
+    return [_summary(run) for run in reversed(runs_below(experiments))]
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:
-    cells, manifest, problem = [], "", ""
+    cells, manifest, problem, planned, ended = [], "", "", 0, 0
     try:
         with run.ledger() as ledger:
-            cells, manifest = recorded(ledger), ledger.manifest_name
+            cells, manifest, planned = recorded(ledger), ledger.manifest_name, ledger.planned_steps
+            ended = sum(step.outcome != "started" for step in ledger.steps())
     except InvalidInput as error:  # a damaged run must not hide the others
         problem = str(error)
     return {
         "run": run.name,
         "problem": problem,
         "manifest": manifest,
+        "started_s": run.started,
+        "steps_planned": max(planned, ended),
+        "steps_ended": ended,
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
         "running": run.is_running,
         "cells": len(cells),
@@ -134,10 +179,13 @@ def progress(run: RunFolder) -> dict[str, Any]:
     ended = [step for step in steps if step.outcome != "started"]
     now = [step for step in steps if step.outcome == "started"]
     failed = [step for step in ended if step.outcome == "failed"]
+    executed = [step.seconds for step in ended if step.outcome != "cached"]
+    left = max(0, planned - len(ended))
     return {
         "running": run.is_running,
         "done": len(ended),
         "total": max(planned, len(ended)),
+        "seconds_left": left * sum(executed) / len(executed) if executed else None,  # by the mean of what was executed
         "now": [f"{step.place}: {step.kind} {step.label}" for step in now[-1:]],
         "last": [_step(step) for step in ended[-LAST_STEPS:][::-1]],
         "failed": [_step(step) for step in failed[:LAST_STEPS]],
@@ -164,7 +212,14 @@ async def _events(run: RunFolder, request: Request) -> AsyncIterator[str]:
         await asyncio.sleep(POLL_SECONDS)
 
 
+def _part(name: str) -> str:
+    """A file that reports have too."""
+    return (resources.files("pqbench_orchestrator.output.report") / name).read_text(encoding="utf-8")
+
+
 def _page(name: str, **values: Any) -> str:
-    style = (resources.files("pqbench_orchestrator.output.report") / "page.css").read_text(encoding="utf-8")
+    style = _part("page.css")
     template = (resources.files("pqbench_orchestrator.output.web") / name).read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(style=style, **values)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {}  # keys in their order
+    return environment.from_string(template).render(style=style, **values)
