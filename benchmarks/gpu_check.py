@@ -3,20 +3,25 @@
     python benchmarks/gpu_check.py [--out FILE.json] [--seconds 1.0] [--batches 1 32] [--precisions fp32 tf32 fp16 bf16]
 
 It needs a GPU, its driver and a Python with numpy and torch; more libraries (protobuf and pydantic, onnxruntime-gpu,
-tensorrt) let it check more. What is not there is a line with its reason. Exit code 1: an output was wrong; 2: no GPU.
+tensorrt) let it check more. What is not there is a line with its reason. Each check stands for itself: one that ends
+with an unexpected error keeps its traceback in the JSON, which is written after every check.
+Exit code 1: an output was wrong, or a check ended with an error; 2: no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import itertools
 import json
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -26,14 +31,18 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "proto/src"), str(ROOT / "services/runtime/src")]  # no installation is needed
+# No installation is needed.
+sys.path[:0] = [str(ROOT / "proto/src"), str(ROOT / "services/runtime/src"), str(ROOT / "services/compressor/src")]
 
 from pqbench_runtime import cuda  # noqa: E402
 from pqbench_runtime.device_call import DeviceCall  # noqa: E402
-from pqbench_wire.errors import PqbenchError, Unavailable  # noqa: E402
+from pqbench_wire.errors import PqbenchError, Unavailable, first_line  # noqa: E402
 
 MB = 1_000_000
 LIBRARIES = ("torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "protobuf", "pydantic")
+BACKENDS = (
+    "pytorch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "tensorrt-rtx",
+)  # fmt: skip
 MIN_SQNR = {"fp32": 60.0, "tf32": 35.0, "fp16": 35.0, "bf16": 18.0}  # dB against the CPU's FP32
 
 
@@ -52,9 +61,13 @@ class Check:
     """One line: what was checked, how it ended, what was measured (ms, GB/s, dB)."""
 
     name: str
-    outcome: str = "ok"  # ok, wrong, unavailable
+    outcome: str = "ok"  # ok, wrong, unavailable, error
     note: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+    traceback: str = ""
+
+
+Work = Callable[[Check], None]  # fills in the check, or raises
 
 
 def sqnr(reference: np.ndarray, output: np.ndarray) -> float:
@@ -78,13 +91,38 @@ def medians(call: DeviceCall, seconds: float) -> dict[str, float]:
     return {f"{part} ms": 1e3 * float(np.median(values)) for part, values in samples.items()}
 
 
-def check_copies(options: Options) -> Iterator[Check]:
+def planned(options: Options) -> Iterator[tuple[str, Work]]:
+    """Every check by its name, in the order in which they are made."""
+    yield "copies by ctypes", check_copies
+    for batch, precision, graph in itertools.product(options.batches, options.precisions, (False, True)):
+        name = f"pytorch {precision} {'graph' if graph else 'eager'}, batch {batch}"
+        yield name, functools.partial(check_torch, options.seconds, batch, precision, graph)
+    yield "pytorch 2:4 linear 4096x4096, batch 512, fp16", check_sparsity
+    for backend, batch in itertools.product(BACKENDS, options.batches):
+        yield (
+            f"backend {backend} FP32, batch {batch}",
+            functools.partial(check_backend, options.seconds, backend, batch),
+        )
+
+
+def attempted(name: str, work: Work) -> Check:
+    """A check, however it ends."""
+    check = Check(name=name)
+    try:
+        work(check)
+    except (Unavailable, ImportError) as error:
+        check.outcome, check.note = "unavailable", first_line(error)
+    except Exception as error:
+        check.outcome, check.note, check.traceback = "error", first_line(error), traceback.format_exc()
+    return check
+
+
+def check_copies(check: Check) -> None:
     """Copies there and back are exact; their speed by the device's events."""
     stream, begin, end = cuda.Stream(), cuda.Event(spin=True), cuda.Event(spin=True)
     tensor = cuda.Tensor((64 * MB // 4,), np.dtype(np.int32))
     pattern = np.random.default_rng(0).integers(0, 2**31, tensor.host.shape, dtype=np.int32)
     np.copyto(tensor.host, pattern)
-    check = Check(name="copies by ctypes")
     for name, copy in (("H2D GB/s", tensor.upload), ("D2H GB/s", tensor.download)):
         spent = []
         for _ in range(10):
@@ -98,7 +136,6 @@ def check_copies(options: Options) -> Iterator[Check]:
             tensor.host[:] = 0
     if not np.array_equal(tensor.host, pattern):
         check.outcome, check.note = "wrong", "what came back is not what was sent"
-    yield check
 
 
 def network(torch: Any) -> Any:
@@ -172,51 +209,39 @@ class TorchCall:
             self._torch.from_numpy(self._output.host).copy_(self._result, non_blocking=True)
 
 
-def check_torch(options: Options) -> Iterator[Check]:
-    """A network in four precisions, eager and as a graph, against the CPU's FP32."""
-    try:
-        import torch
-    except ImportError as error:
-        yield Check(name="pytorch", outcome="unavailable", note=str(error))
-        return
-    module = network(torch)
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    for batch in options.batches:
-        images = np.random.default_rng(1).standard_normal((batch, 3, 128, 128)).astype(np.float32)
-        with torch.inference_mode():
-            reference = module(torch.from_numpy(images)).numpy()
-        for precision in options.precisions:
-            least = MIN_SQNR[precision]
-            matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
-            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-            lowered = network(torch).to(dtype).to("cuda")
-            for mode, graph in (("eager", False), ("graph", True)):
-                check = Check(name=f"pytorch {precision} {mode}, batch {batch}")
-                made = TorchCall(torch, lowered, images, dtype, graph, "cuda")
-                figures = medians(made.call, options.seconds)
-                noise = sqnr(reference, np.array(made.call()[0]))
-                check.figures = figures | {"SQNR dB": noise}
-                if noise < least:
-                    check.outcome, check.note = "wrong", f"SQNR {noise:.1f} dB, at least {least:.0f} is wanted"
-                parts = sum(value for name, value in figures.items() if name != "latency ms")
-                if parts > 1.2 * figures["latency ms"] + 0.05:
-                    check.outcome, check.note = "wrong", "the device's parts are longer than the host's latency"
-                yield check
-    yield check_sparsity(torch)
+def check_torch(seconds: float, batch: int, precision: str, graph: bool, check: Check) -> None:
+    """A network in one precision, eager or as a graph, against the CPU's FP32."""
+    import torch
+
+    images = np.random.default_rng(1).standard_normal((batch, 3, 128, 128)).astype(np.float32)
+    with torch.inference_mode():
+        reference = network(torch)(torch.from_numpy(images)).numpy()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    loaded = TorchCall(torch, network(torch).to(dtype).to("cuda"), images, dtype, graph, "cuda")
+    figures = medians(loaded.call, seconds)
+    noise = sqnr(reference, np.array(loaded.call()[0]))
+    check.figures = figures | {"SQNR dB": noise}
+    if noise < (least := MIN_SQNR[precision]):
+        check.outcome, check.note = "wrong", f"SQNR {noise:.1f} dB, at least {least:.0f} is wanted"
+    parts = sum(value for name, value in figures.items() if name != "latency ms")
+    if parts > 1.2 * figures["latency ms"] + 0.05:
+        check.outcome, check.note = "wrong", "the device's parts are longer than the host's latency"
 
 
-def check_sparsity(torch: Any) -> Check:
+def check_sparsity(check: Check) -> None:
     """A 2:4 sparse linear layer on sparse tensor cores against the dense one with the same zeros."""
-    check = Check(name="pytorch 2:4 linear 4096x4096, batch 512, fp16")
+    import torch
+
     weight = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0)).half()
     weight[:, ::4] = weight[:, 1::4] = 0
     x = torch.randn(512, 4096, generator=torch.Generator().manual_seed(1)).half()
+    dense, inputs = weight.to("cuda"), x.to("cuda")
     try:
-        dense, inputs = weight.to("cuda"), x.to("cuda")
         sparse = torch.sparse.to_sparse_semi_structured(dense)
         wanted, got = (torch.nn.functional.linear(inputs, w).float().cpu().numpy() for w in (dense, sparse))
     except (RuntimeError, NotImplementedError, ValueError, AssertionError) as error:
-        return Check(name=check.name, outcome="unavailable", note=str(error).strip().splitlines()[0][:200])
+        raise Unavailable(f"no 2:4 sparsity here: {first_line(error)}") from error
     check.figures["SQNR dB"] = noise = sqnr(wanted, got)
     if noise < 40:
         check.outcome, check.note = "wrong", "sparse and dense differ"
@@ -230,85 +255,76 @@ def check_sparsity(torch: Any) -> Check:
         end.record()
         torch.cuda.synchronize()
         check.figures[name] = begin.elapsed_time(end) / 100
-    return check
 
 
-def check_backends(options: Options) -> Iterator[Check]:
-    """pqbench's own GPU backends, through the worker that the service uses."""
-    try:
-        import torch
+def check_backend(seconds: float, name: str, batch: int, check: Check) -> None:
+    """A backend of pqbench in FP32, in its own form: built, measured by the worker, outputs against the CPU's."""
+    import torch
 
-        from pqbench_runtime.backend import BACKENDS
-    except ImportError as error:
-        yield Check(name="pqbench's backends", outcome="unavailable", note=str(error))
-        return
-    for name in ("pytorch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"):
-        try:
-            backend = BACKENDS.load(name)
-            backend.device(backend.Config())
-            yield from check_backend(torch, name, backend, options)
-        except (PqbenchError, ImportError) as error:
-            outcome = "unavailable" if isinstance(error, (Unavailable, ImportError)) else "wrong"
-            yield Check(name=f"backend {name}", outcome=outcome, note=str(error))
-
-
-def check_backend(torch: Any, name: str, backend: Any, options: Options) -> Iterator[Check]:
-    """FP32 in the backend's own form: built, measured by the worker, outputs against the CPU's."""
-    from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
+    from pqbench.common.v1.common_pb2 import Artifact, Images, Precision, Preprocessing
     from pqbench.runtime.v1 import runtime_pb2 as pb
     from pqbench.runtime.v1.worker_pb2 import WorkerRequest
+    from pqbench_runtime.backend import BACKENDS
     from pqbench_runtime.worker import Worker
     from pqbench_wire.blobs import BlobStore
     from pqbench_wire.shared.inputs import normalise
 
+    if why := BACKENDS.missing(name):
+        raise Unavailable(why)
+    backend = BACKENDS.load(name)
+    backend.device(backend.Config())
     route = next(one for one in backend.ROUTES if one.precision == Precision.PRECISION_FP32)
     shape = Preprocessing(height=128, width=128, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
     pixels = np.random.default_rng(2).integers(0, 256, (32, 128, 128, 3), dtype=np.uint8)
-    module = network(torch)
     with torch.inference_mode():
-        reference = module(torch.from_numpy(normalise(pixels, shape))).numpy()
+        reference = network(torch)(torch.from_numpy(normalise(pixels, shape))).numpy()
     with tempfile.TemporaryDirectory() as folder:
         store = BlobStore(Path(folder) / "blobs")
         worker = Worker(store, lambda reply: None)
         images = Images(images=store.put_array(pixels), labels=store.put_array(np.zeros(32, np.int64)))
-        data = exported(torch, module, pt2=route.form == Form.FORM_PT2)
-        artifact = Artifact(blob=store.put(data), form=route.form, precision=route.precision)
-        for batch in options.batches:
-            request = pb.BuildEngineRequest(backend=name, options_json="{}", artifact=artifact, batch_size=batch,
-                                            preprocessing=shape)  # fmt: skip
-            built = worker.handle(WorkerRequest(build=request)).build
-            settings = pb.MeasureSettings(
-                warmup_seconds=0.2, warmup_iterations=10, min_seconds=options.seconds, min_iterations=30,
-                max_seconds=2 * options.seconds, stability=0.05, windows=6,
-            )  # fmt: skip
-            asked = pb.MeasureRequest(engines=[built.engine], inputs=images, settings=settings, run="gpu-check")
-            measured = worker.handle(WorkerRequest(measure=asked)).measure
-            predict = pb.PredictRequest(engine=built.engine, inputs=images)
-            outputs = store.array(worker.handle(WorkerRequest(predict=predict)).predict.outputs)
-            timing = measured.timings[0]
-            noise = sqnr(reference, outputs)
-            check = Check(name=f"backend {name} FP32, batch {batch}", note=timing.settings["cuda_graph"])
-            check.figures = {"latency ms": timing.median * 1e3, "SQNR dB": noise}
-            check.figures |= {f"{part} ms": one.median * 1e3 for part, one in timing.device.items()}
-            if watts := [one.power_watts for one in measured.gpu if one.HasField("power_watts")]:
-                check.figures["W"] = float(np.mean(watts))
-            if noise < MIN_SQNR["tf32"]:
-                check.outcome, check.note = "wrong", f"SQNR {noise:.1f} dB"
-            yield check
+        artifact = Artifact(blob=store.put(exported(torch, route.form)), form=route.form, precision=route.precision)
+        request = pb.BuildEngineRequest(backend=name, options_json="{}", artifact=artifact, batch_size=batch,
+                                        preprocessing=shape)  # fmt: skip
+        built = worker.handle(WorkerRequest(build=request)).build
+        settings = pb.MeasureSettings(
+            warmup_seconds=0.2, warmup_iterations=10, min_seconds=seconds, min_iterations=30,
+            max_seconds=2 * seconds, stability=0.05, windows=6,
+        )  # fmt: skip
+        asked = pb.MeasureRequest(engines=[built.engine], inputs=images, settings=settings, run="gpu-check")
+        measured = worker.handle(WorkerRequest(measure=asked)).measure
+        predict = pb.PredictRequest(engine=built.engine, inputs=images)
+        outputs = store.array(worker.handle(WorkerRequest(predict=predict)).predict.outputs)
+    timing, noise = measured.timings[0], sqnr(reference, outputs)
+    check.note = timing.settings["cuda_graph"]
+    check.figures = {"latency ms": timing.median * 1e3, "SQNR dB": noise}
+    check.figures |= {f"{part} ms": one.median * 1e3 for part, one in timing.device.items()}
+    if watts := [one.power_watts for one in measured.gpu if one.HasField("power_watts")]:
+        check.figures["W"] = float(np.mean(watts))
+    if noise < MIN_SQNR["tf32"]:
+        check.outcome, check.note = "wrong", f"SQNR {noise:.1f} dB"
 
 
-def exported(torch: Any, module: Any, pt2: bool) -> bytes:
-    """The network as a .pt2 archive or as ONNX of opset 18, for any batch size."""
+def exported(torch: Any, form: int) -> bytes:
+    """The network in a form, for any batch size: a .pt2 archive, ONNX, or ONNX of opset 17, which TensorRT 8.6 reads.
+
+    8.6 ignores the axes of a reduction where they are an input, as they are from opset 18 on, and says nothing.
+    """
     import io
 
-    example, batch = torch.zeros(2, 3, 128, 128), torch.export.Dim("batch", min=1, max=65536)
-    buffer = io.BytesIO()
-    if pt2:
+    from pqbench.common.v1.common_pb2 import Form
+
+    module, example = network(torch), torch.zeros(2, 3, 128, 128)
+    batch, buffer = torch.export.Dim("batch", min=1, max=65536), io.BytesIO()
+    if form == Form.FORM_PT2:
         torch.export.save(torch.export.export(module, (example,), dynamic_shapes=({0: batch},)), buffer)
-    else:
-        torch.onnx.export(module, (example,), input_names=["input"], output_names=["output"], opset_version=18,
-                          dynamic_shapes=({0: batch},), dynamo=True, verbose=False).save(buffer)  # fmt: skip
-    return buffer.getvalue()
+        return buffer.getvalue()
+    torch.onnx.export(module, (example,), input_names=["input"], output_names=["output"], opset_version=18,
+                      dynamic_shapes=({0: batch},), dynamo=True, verbose=False).save(buffer)  # fmt: skip
+    if form != Form.FORM_ONNX_UNTYPED:
+        return buffer.getvalue()
+    from pqbench_compressor.opset import lowered
+
+    return lowered(buffer.getvalue())
 
 
 def environment() -> dict[str, str]:
@@ -354,15 +370,15 @@ def main() -> int:
         return 2
     print("\n".join(f"{name}: {value}" for name, value in where.items()), flush=True)
     checks: list[Check] = []
-    for part in (check_copies, check_torch, check_backends):
-        for check in part(options):
-            checks.append(check)
-            print(table([check]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"environment": where, "checks": [asdict(c) for c in checks]}, indent=1) + "\n")
-    wrong = [check for check in checks if check.outcome == "wrong"]
-    print(f"{len(checks)} checks, {len(wrong)} wrong: {options.out}")
-    return 1 if wrong else 0
+    for name, work in planned(options):
+        checks.append(attempted(name, work))
+        print(table(checks[-1:]), flush=True)
+        found = {"environment": where, "checks": [asdict(one) for one in checks]}
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    bad = [check for check in checks if check.outcome in ("wrong", "error")]
+    print(f"{len(checks)} checks, {len(bad)} wrong or ended with an error: {options.out}")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -35,9 +35,10 @@ def main(data: Path) -> None:
 def report(rows: list[dict[str, Any]], environment: dict[str, Any]) -> None:
     """Print the comparison and keep it."""
     for row in rows:
-        head = f"{row['Model']:20} {row['Target']:11} batch {row['Batch Size']:3} {row['Recipe']:14}"
-        quality = f"{routes.number(row['Accuracy'])} % {routes.number(row['SQNR (dB)'])} dB {routes.speed(row)}"
-        print(head, quality if row["Outcome"] == "ok" else row["Reason"])
+        head = f"{row['model']:20} {row['target']:11} batch {row['batch_size']:3} {row['recipe']:14}"
+        percent, decibels = routes.number(row["accuracy_top1_percent"]), routes.number(row["metric_sqnr_db"])
+        quality = f"{percent} % {decibels} dB {routes.speed(row)}"
+        print(head, quality if row["outcome"] == "ok" else row["reason"])
     standing = [compare(rows, model, target, batch) for model, target, batch in groups(rows)]
     for line in standing:
         print(line)
@@ -62,23 +63,23 @@ def experiment(data: Path, models: tuple[str, ...]) -> dict[str, Any]:
 
 def groups(rows: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
     """What is compared with each other."""
-    return list(dict.fromkeys((row["Model"], row["Target"], row["Batch Size"]) for row in rows))
+    return list(dict.fromkeys((row["model"], row["target"], row["batch_size"]) for row in rows))
 
 
 def compare(rows: list[dict[str, Any]], model: str, target: str, batch: int) -> dict[str, Any]:
     """Ours against the best other tool: in accuracy, or nearness of the outputs, and in speed-up over FP32."""
     own = [
-        r for r in rows if (r["Model"], r["Target"], r["Batch Size"]) == (model, target, batch) and r["Outcome"] == "ok"
+        r for r in rows if (r["model"], r["target"], r["batch_size"]) == (model, target, batch) and r["outcome"] == "ok"
     ]
-    ours = next(row for row in own if row["Recipe"] == OURS)
-    others = [row for row in own if row["Recipe"] in TOOLS]
-    quality = "Accuracy" if ours["Accuracy"] is not None else "SQNR (dB)"
-    good, fast = (max(others, key=lambda row: row[key]) for key in (quality, "Speedup"))
+    ours = next(row for row in own if row["recipe"] == OURS)
+    others = [row for row in own if row["recipe"] in TOOLS]
+    quality = "accuracy_top1_percent" if ours["accuracy_top1_percent"] is not None else "metric_sqnr_db"
+    good, fast = (max(others, key=lambda row: row[key]) for key in (quality, "speedup"))
     return {
         "model": model, "target": target, "batch": batch, "quality": quality,
-        "ours": ours[quality], "best": good[quality], "best_tool": good["Recipe"],
-        "speedup": ours["Speedup"], "best_speedup": fast["Speedup"], "fastest": fast["Recipe"],
-        "speed_ratio": ours["Speedup"] / fast["Speedup"],
+        "ours": ours[quality], "best": good[quality], "best_tool": good["recipe"],
+        "speedup": ours["speedup"], "best_speedup": fast["speedup"], "fastest": fast["recipe"],
+        "speed_ratio": ours["speedup"] / fast["speedup"],
     }  # fmt: skip
 
 

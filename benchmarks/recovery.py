@@ -39,10 +39,15 @@ def main(data: Path) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         cells = json.loads(done.stdout)["cells"]
         environment = json.loads((Path(json.loads(done.stdout)["run"]) / "environment.json").read_text())
-    columns = ("Recipe", "Accuracy", "MACs", "Parameters", "Prep Time (s)", "Inference Time (ms)", "Speedup")
+    columns = (
+        "recipe", "accuracy_top1_percent", "macs", "parameters", "preparation_s", "median_ms",
+        "speedup",
+    )  # fmt: skip
     rows = [{column: cell.get(column) for column in columns} for cell in cells]
     for row in rows:
-        print(f"{row['Recipe']:32} {row['Accuracy']:6.2f} %  {row['MACs'] / rows[0]['MACs']:.2f} of the MACs")
+        print(
+            f"{row['recipe']:32} {row['accuracy_top1_percent']:6.2f} %  {row['macs'] / rows[0]['macs']:.2f} of the MACs"
+        )
     RESULT.write_text(
         json.dumps({"date": time.strftime("%Y-%m-%d"), "rows": rows, "environment": environment}, indent=1)
     )

@@ -21,8 +21,9 @@ import yaml
 
 from pqbench_orchestrator.config.manifest import Goal
 from pqbench_orchestrator.decide.recommend import judged_on, violations
+from pqbench_orchestrator.output.outputs import cells_of
 from pqbench_orchestrator.results.cell import CellResult
-from pqbench_orchestrator.results.tables import from_row
+from pqbench_orchestrator.store.run_folder import RunFolder
 
 RESULT = Path(__file__).parent / "results/search.json"
 AMOUNTS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
@@ -91,12 +92,13 @@ def main() -> int:
         path = Path(name, "grid.yaml")
         path.write_text(yaml.safe_dump(manifest(options.folder.resolve(), options.model), sort_keys=False))
         search_seconds, searched = timed("search", path, Path(name, "search"))
-        grid_seconds, grid = timed("run", path, Path(name, "grid"))
-    cells = {row["Recipe"]: from_row(row) for row in grid["cells"]}
+        grid_seconds, whole = timed("run", path, Path(name, "grid"))
+        grid = cells_of(RunFolder(Path(whole["run"])))
+    cells = {cell.recipe: cell for cell in grid}
     judged = judged_on(list(cells.values()))
     speed = {recipe: cell.speedup or 1.0 for recipe, cell in cells.items() if feasible(cell, judged)}
     best = max(speed, key=lambda recipe: speed[recipe])
-    chosen = searched["recommendations"][0]["best"]["Recipe"]
+    chosen = searched["recommendations"][0]["best"]["recipe"]
     found = {
         "recipes": len(cells), "feasible": len(speed), "grid_s": grid_seconds, "search_s": search_seconds,
         "time_ratio": search_seconds / grid_seconds, "grid_best": best, "grid_best_speedup": speed[best],

@@ -1,0 +1,182 @@
+"""What `compensate` gives back after removal, without labels or training, and what an epoch adds to it.
+
+    python benchmarks/compensation.py DATA [resnet56|resnet56_epoch|mobilenet_v2|vit_tiny …]
+
+DATA holds cifar10_resnet56.safetensors, cifar10_train_lossless4660.npz, cifar10_test_lossless846.npz,
+cifar10_jpeg_train.zip, mobilenet_v2.py, mobilenet_v2.safetensors and imagenet_sample.zip. Prints accuracies on images
+that no step saw (of the ViT, whose weights are random, the outputs' signal-to-noise ratio) and the seconds of the
+compressor; writes results/compensation.json, a model at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from recovery import finetune, lossless
+
+RESULT = Path(__file__).parent / "results" / "compensation.json"
+FIGURES = (
+    "recipe",
+    "outcome",
+    "reason",
+    "accuracy_top1_percent",
+    "metric_sqnr_db",
+    "macs",
+    "preparation_s",
+    "median_ms",
+    "speedup",
+)
+SIDE = 224  # pixels, of MobileNet V2
+
+
+def main(data: Path, models: list[str]) -> None:
+    """Run the models' experiments and keep what they gave."""
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for model in models or EXPERIMENTS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            cells, environment = run(EXPERIMENTS[model](data.resolve(), folder), folder)
+        rows = [{name: cell.get(name) for name in FIGURES} for cell in cells]
+        for row in rows:
+            percent, decibels, seconds = (
+                row[n] or 0 for n in ("accuracy_top1_percent", "metric_sqnr_db", "preparation_s")
+            )
+            print(
+                f"{model:14} {row['recipe']:28} {percent:6.2f} % {decibels:6.2f} dB {seconds:6.1f} s  {row['reason']}"
+            )
+        found[model] = {"date": time.strftime("%Y-%m-%d"), "rows": rows, "environment": environment}
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def run(manifest: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run an experiment in a folder; returns its cells and its environment."""
+    file = folder / "manifest.yaml"
+    file.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    command = [sys.executable, "-m", "pqbench_orchestrator.cli", "run", str(file), "--data", str(folder), "--json"]
+    done = subprocess.run([*command, "--allow-code"], stdout=subprocess.PIPE, text=True, check=True)
+    answer = json.loads(done.stdout)
+    return answer["cells"], json.loads(Path(answer["run"], "environment.json").read_text())
+
+
+def resnet56(data: Path, folder: Path) -> dict[str, Any]:
+    """Half of the MACs removed inside the blocks; fitted to 512 and to 4,190 images."""
+    prune = removal(0.5, criterion="taylor", images=512)
+    return experiment(
+        {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")},
+        {"train": str(data / "cifar10_train_lossless4660.npz"), "test": str(data / "cifar10_test_lossless846.npz")},
+        [("as pruned", [prune]), ("recalibrated", [prune, {"recalibrate": {"images": 512}}]),
+         *((f"compensated, {count} images", [prune, {"compensate": {"images": count}}]) for count in (512, 4190))],
+    )  # fmt: skip
+
+
+def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
+    """The same, with an epoch of distillation over the 50,000 JPEG images after it."""
+    with zipfile.ZipFile(data / "cifar10_jpeg_train.zip") as archive:
+        archive.extractall(folder)
+    lossless(data / "cifar10_test_lossless846.npz", folder / "test")
+    prune, epoch = removal(0.5, criterion="taylor", images=512), finetune(1, distill=True)
+    starts: dict[str, list[Any]] = {
+        "as pruned": [],
+        "recalibrated": [{"recalibrate": {"images": 512}}],
+        "compensated": [{"compensate": {"images": 512}}],
+    }
+    found = experiment(
+        {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")},
+        {},
+        [(f"{name}, an epoch", [prune, *steps, epoch]) for name, steps in starts.items()],
+    )
+    return found | {"datasets": [{"dataset": "folder", "config": {"train": "train", "test": "test"}}]}
+
+
+def mobilenet_v2(data: Path, folder: Path) -> dict[str, Any]:
+    """20 % and 30 % of the MACs removed; half of the 1,000 images to fit to, half to score."""
+    split(data / "imagenet_sample.zip", folder)
+    return experiment(mobilenet(data), arrays(folder), repaired())
+
+
+def mobilenet(data: Path) -> dict[str, Any]:
+    """MobileNet V2 with real weights, as a manifest names it."""
+    return {
+        "model": f"{data / 'mobilenet_v2.py'}:mobilenet_v2", "weights": str(data / "mobilenet_v2.safetensors"),
+        "name": "mobilenetv2", "preprocessing": {"height": SIDE, "width": SIDE, "mean": [0.5] * 3, "std": [0.5] * 3},
+    }  # fmt: skip
+
+
+def vit_tiny(data: Path, folder: Path) -> dict[str, Any]:
+    """The same shares of a ViT-Tiny with random weights."""
+    split(data / "imagenet_sample.zip", folder)
+    return experiment({"model": "timm/vit_tiny_patch16_224", "weights": "none"}, arrays(folder), repaired())
+
+
+def arrays(folder: Path) -> dict[str, str]:
+    return {part: str(folder / f"{part}.npz") for part in ("train", "test")}
+
+
+def repaired() -> list[tuple[str, list[Any]]]:
+    """Removal by norms over the whole network, compensated or not, with an epoch over the few images or not."""
+    epoch = {"finetune": {"epochs": 1, "distill": True, "learning_rate": 0.001, "batch_size": 16}}
+    return [
+        (
+            f"{share:.0%} {name}{', an epoch' if more else ''}",
+            [removal(share, criterion="l2", scope="global"), *fit, *more],
+        )
+        for share in (0.2, 0.3)
+        for name, fit in (("as pruned", []), ("compensated", [{"compensate": {"images": 192}}]))
+        for more in ([], [epoch])
+    ]
+
+
+def removal(share: float, **more: Any) -> dict[str, Any]:
+    return {"prune": {"method": "removal", "target": "macs", "amount": share} | more}
+
+
+def experiment(model: dict[str, Any], arrays: dict[str, str], recipes: list[tuple[str, list[Any]]]) -> dict[str, Any]:
+    """The manifest."""
+    return {
+        "name": "compensation", "models": [model], "datasets": [{"dataset": "arrays", "config": arrays}],
+        "recipes": [{"name": "unpruned"}, *({"name": name, "steps": steps} for name, steps in recipes)],
+        "targets": [{"name": "onnxruntime-cpu", "backend": "onnxruntime", "options": {"threads": 2}}],
+        "batch_sizes": [32], "measure": {"min_seconds": 0.5, "max_seconds": 1, "profile_seconds": 0},
+    }  # fmt: skip
+
+
+def split(archive: Path, folder: Path) -> None:
+    """Every second image for the fit, the others for scoring: shorter side 256, the middle 224 pixels."""
+    with zipfile.ZipFile(archive) as given:
+        files = json.loads(given.read(next(n for n in given.namelist() if n.endswith("labels.json"))))["files"]
+        root = next(n for n in given.namelist() if n.endswith("labels.json")).removesuffix("labels.json")
+        names = sorted(files)
+        images, labels = np.stack([cropped(given, root, name) for name in names]), np.array([files[n] for n in names])
+    for part, chosen in (("train", slice(0, None, 2)), ("test", slice(1, None, 2))):
+        np.savez(folder / f"{part}.npz", images=images[chosen], labels=labels[chosen])
+
+
+def cropped(archive: zipfile.ZipFile, root: str, name: str) -> np.ndarray:
+    """One image as uint8 [224, 224, 3]."""
+    path = next(one for one in (name, root + name) if one in archive.namelist())
+    with archive.open(path) as file:
+        image = Image.open(file).convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
+    return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+
+
+EXPERIMENTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
+    one.__name__: one for one in (resnet56, resnet56_epoch, mobilenet_v2, vit_tiny)
+}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
