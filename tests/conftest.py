@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,33 @@ from pqbench.common.v1.common_pb2 import Images, Preprocessing
 from pqbench_wire.blobs import BlobStore
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread for each worker of xdist: on the same cores, threads of several workers wait for each other."""
+    if hasattr(config, "workerinput"):
+        import torch  # not in every environment that runs tests
+
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker is left alone with them; nothing that measures beside the quickstart."""
+    order = ("quickstart", "contract", "e2e", "unit")
+    items.sort(key=lambda item: next((n for n, part in enumerate(order) if part in item.path.parts), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)  # environments of single tests have no xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of one file go to one worker, and those of the quickstart, so that each fixture is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = PurePath(nodeid.split("::")[0])
+            return str(path.parent if path.parent.name == "quickstart" else path)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_runtimes_are_swapped(
 ) -> None:
     manifest = write_manifest(tmp_path, targets=[ORT, OPENVINO])
     cells = run(pqbench, manifest, tmp_path / "data")
-    assert [cell["Outcome"] for cell in cells] == ["ok"] * 4
+    assert [cell["outcome"] for cell in cells] == ["ok"] * 4
     assert all(len(images) <= 1 for images in watched), "one at a time"
     turns = [image.partition(":")[2] for images in watched for image in images]
     assert turns[:4] == ["onnxruntime", "openvino"] * 2, "asked one after the other, then used one after the other"
@@ -67,7 +67,7 @@ def test_what_is_not_there_is_a_row(
     ends = ORT | {"name": "ends", "image": "pqbench-orchestrator"}
     version = {"name": "trt", "backend": "tensorrt", "tensorrt": "8.6"}
     cells = run(pqbench, write_manifest(tmp_path, targets=[absent, ends, version, OPENVINO]), tmp_path / "data")
-    reasons = {cell["Target"]: (cell["Outcome"], cell["Reason"]) for cell in cells}
+    reasons = {cell["target"]: (cell["outcome"], cell["reason"]) for cell in cells}
     assert reasons["absent"][0] == "unavailable"
     assert "there is no image pqbench-runtime:no-such-tag: docker pull" in reasons["absent"][1]
     assert reasons["ends"][0] == "unavailable"
@@ -83,7 +83,7 @@ def test_an_engine_that_is_down_is_a_row(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     local = {"name": "local", "backend": "onnxruntime", "options": {"threads": 1}}
     cells = run(pqbench, write_manifest(tmp_path, targets=[ORT, local]), tmp_path / "data")
-    reasons = {cell["Target"]: (cell["Outcome"], cell["Reason"]) for cell in cells}
+    reasons = {cell["target"]: (cell["outcome"], cell["reason"]) for cell in cells}
     assert reasons["ort"][0] == "unavailable" and "the Docker engine does not answer" in reasons["ort"][1]
     assert reasons["local"] == ("ok", "")
 
@@ -114,7 +114,7 @@ def test_a_container_that_dies_is_started_again_or_told_of(
     finally:
         done.set()
         thread.join()
-    outcomes = {cell["Target"]: (cell["Outcome"], cell["Reason"]) for cell in cells}
+    outcomes = {cell["target"]: (cell["outcome"], cell["reason"]) for cell in cells}
     assert outcomes["ov"][0] == "unavailable" and outcomes["ov"][1]
     assert outcomes["ort"] == ("ok", "")
 
@@ -127,12 +127,12 @@ def test_four_versions_of_nvidias_builder_are_swapped_in_one_run(
     assert done.code == 0 and "Traceback" not in done.err, done.err
     found = json.loads(done.out)
     for cell in found["cells"]:
-        version = cell["Target"].removeprefix("trt-rtx-")
-        if cell["Outcome"] == "refused":
-            assert version == "1.4" and cell["Recipe"] in ("int8", "fp8", "int4"), cell
+        version = cell["target"].removeprefix("trt-rtx-")
+        if cell["outcome"] == "refused":
+            assert version == "1.4" and cell["recipe"] in ("int8", "fp8", "int4"), cell
         else:
-            assert cell["Reason"] in ("no CUDA device; built for 8.9", "built, not measured"), cell
-            assert f"tensorrt-rtx={version}." in cell["Versions"] and cell["Engine (bytes)"] > 0
+            assert cell["reason"] in ("no CUDA device; built for 8.9", "built, not measured"), cell
+            assert f"tensorrt-rtx={version}." in cell["engine_versions"] and cell["engine_size_bytes"] > 0
     used = {image for images in watched for image in images}
     assert used == {f"pqbench-runtime:tensorrt-rtx-1.{minor}" for minor in (4, 5, 6, 7)}
     assert all(len(images) <= 1 for images in watched), "one at a time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,15 +22,28 @@ from pqbench_runtime.backends.pytorch_cuda import is_semi_structured
 from pqbench_runtime.service import RuntimeServicer
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import Failed
+from pqbench_wire.errors import Failed, Unavailable
 from pqbench_wire.shared.inputs import store_inputs
 from tests.contract.test_tensorrt import measured
 
-GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda")
-ROUTES = [(name, route) for name in GPU for route in BACKENDS.load(name).ROUTES]
+GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "pytorch-cuda")
+PROVIDERS = ("onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx")  # whose plans do not say what they run in
 UNTYPED = Form.FORM_ONNX_UNTYPED
 FP32, INT8 = Precision.PRECISION_FP32, Precision.PRECISION_INT8
 MAKERS = {Precision.PRECISION_FP16: "fp16", Precision.PRECISION_BF16: "bf16"}
+# An engine's process takes seconds: the others, and all of PyTorch's but FP32, are tried in the long tests.
+QUICK = (FP32, Precision.PRECISION_FP16, INT8)
+
+
+def is_quick(name: str, route: Route) -> bool:
+    return route.precision == FP32 or (route.precision in QUICK and name != "pytorch-cuda")
+
+
+ROUTES = [
+    pytest.param(name, route, marks=[] if is_quick(name, route) else [pytest.mark.long])
+    for name in GPU
+    for route in BACKENDS.load(name).ROUTES
+]
 
 
 def made(
@@ -63,15 +77,19 @@ def test_route(
     built = build(name, data, route.form, route.precision, training.preprocessing, calibration)
     wanted = Precision.Name(route.precision).removeprefix("PRECISION_")
     most = max(built.executed, key=lambda key: built.executed[key])
-    assert most == "unknown" if name == "onnxruntime-tensorrt" else most in (wanted, "TF32")
-    assert built.engine.built_on.startswith("Emulated GPU [sm_90] driver 580") and "cuda 1" in built.engine.built_on
+    assert most == "unknown" if name in PROVIDERS else most in (wanted, "TF32")
+    versions = "onnxruntime-ep-nv-tensorrt-rtx" if name == "onnxruntime-tensorrt-rtx" else "cuda 1"
+    assert built.engine.built_on.startswith("Emulated GPU [sm_90] driver 580") and versions in built.engine.built_on
     outputs = predict(built.engine, training.images[:6])
     reference = export.run_module(trained, training.inputs(slice(6)))
     assert export.sqnr(reference, outputs) > (60 if route.precision == FP32 else 12)
 
 
 @pytest.mark.parametrize(("capability", "executed"), [("75", "FP32"), ("80", "TF32"), ("100", "TF32"), ("120", "TF32")])
-@pytest.mark.parametrize(("name", "form"), [("onnxruntime-cuda", Form.FORM_ONNX), ("pytorch-cuda", Form.FORM_PT2)])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("onnxruntime-cuda", Form.FORM_ONNX), pytest.param("pytorch-cuda", Form.FORM_PT2, marks=pytest.mark.long)],
+)
 def test_fp32_layers_run_in_tf32_from_compute_capability_8_on(
     name: str, form: Form, capability: str, executed: str, trained: torch.nn.Module, context: Context,
     training: Training, store: BlobStore, build: Any, use: Any,
@@ -120,7 +138,7 @@ def test_times_are_split_and_graphs_captured_or_said_to_be_not(
     ]
     timings = [measured(store, engine, training).timings[0] for engine in engines]
     assert [set(one.device) for one in timings] == [{"compute", "h2d", "d2h"}, {"compute"}, {"compute", "h2d", "d2h"}]
-    waits = "; compute includes ONNX Runtime's wait for it" if name == "onnxruntime-tensorrt" else ""
+    waits = "; compute includes ONNX Runtime's wait for it" if name in PROVIDERS else ""
     assert [one.settings["cuda_graph"] for one in timings] == [f"captured{waits}", f"captured{waits}", "off"]
     assert BACKENDS.load(name).Config().cuda_graph != bool(waits), "on by default where it is timed rightly"
     use(EMULATED_NO_CAPTURE="1")
@@ -152,6 +170,29 @@ def test_onnxruntime_never_falls_back_to_the_cpu_silently(
     data, _ = made(FP32, Form.FORM_ONNX, trained, context, store)
     with pytest.raises(Failed, match="cannot load CUDAExecutionProvider: a library that it needs is missing"):
         build("onnxruntime-cuda", data, Form.FORM_ONNX, FP32, training.preprocessing)
+
+
+def test_a_plugin_provider_is_given_the_gpu_that_cuda_uses(
+    trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
+) -> None:
+    name = "onnxruntime-tensorrt-rtx"
+    data, _ = made(FP32, Form.FORM_ONNX, trained, context, store)
+    for gpus, why in {"a b": "does not say which of 2 GPUs is which", "": "takes no GPU of this machine"}.items():
+        use(EMULATED_GPUS=gpus)
+        with pytest.raises(Unavailable, match=why):
+            build(name, data, Form.FORM_ONNX, FP32, training.preprocessing)
+    use(EMULATED_GPUS="a")
+    assert build(name, data, Form.FORM_ONNX, FP32, training.preprocessing, workspace_mb=64).executed
+    use(EMULATED_WITHOUT_LIBRARIES="1")
+    with pytest.raises(Unavailable, match=r"which needs NVIDIA's driver: libcuda.so.1: cannot open shared object file"):
+        build(name, data, Form.FORM_ONNX, FP32, training.preprocessing)
+
+
+def test_the_options_that_are_given_to_a_plugin_provider_are_in_its_header() -> None:
+    backend = BACKENDS.load("onnxruntime-tensorrt-rtx")
+    header = Path(backend.plugin.__file__).with_name("tensorrt_rtx_provider_options.h").read_text()
+    asked = set(re.findall(r'"((?:nv_|has_user|user_compute|enable_cuda)\w+)"', Path(backend.__file__).read_text()))
+    assert len(asked) == 5 and asked <= set(re.findall(r'= "(\w+)";', header))
 
 
 def test_the_table_of_ranges_keeps_negative_ones() -> None:

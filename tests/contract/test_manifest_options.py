@@ -15,13 +15,14 @@ import torch
 import yaml
 from pydantic import TypeAdapter
 
-from pqbench_compressor import finetune, recalibrate
+from pqbench_compressor import compensate, finetune, recalibrate
 from pqbench_compressor.loading import Loader
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Files
+from pqbench_compressor.steps import read
 from pqbench_orchestrator.cli import app
 from pqbench_orchestrator.config.load import load_manifest
 from pqbench_orchestrator.dataset import DATASETS
-from pqbench_orchestrator.planning.survey import _model
+from pqbench_orchestrator.planning.survey import model_message
 from pqbench_orchestrator.steps.compress import step_message
 from pqbench_runtime.backend import BACKENDS
 from pqbench_wire.blobs import BlobStore
@@ -30,6 +31,7 @@ from pqbench_wire.catalog import parse_config
 OWN = ("code", "object")  # named by their file: their arguments are the user's
 STEPS = [("prune", name) for name in PRUNERS.names if name not in OWN]
 STEPS += [("quantize", name) for name in QUANTIZERS.names if name not in OWN]
+COMMITTED = sorted((Path(__file__).parents[2] / "data/manifests").rglob("*.yaml"))
 BASE: dict[str, Any] = {
     "name": "m", "models": [{"model": "digits/resnet"}], "datasets": [{"dataset": "digits"}], "recipes": [{}],
     "targets": [{"name": "t", "backend": "onnxruntime"}],
@@ -44,7 +46,9 @@ def values_of(config: type) -> dict[str, Any]:
         choices = option.get("anyOf", [option])
         option = option | next((one for one in choices if one.get("type") != "null"), {})
         default = option.get("default")
-        if "enum" in option:
+        if "const" in option:
+            found[name] = option["const"]
+        elif "enum" in option:
             found[name] = option["enum"][-1]
         elif option.get("type") == "boolean":
             found[name] = not default
@@ -97,7 +101,9 @@ def test_every_option_of_a_step(tmp_path: Path, kind: str, name: str) -> None:
     check(catalog.configure(name, message.config_json), values)
 
 
-@pytest.mark.parametrize(("kind", "plugin"), [("finetune", finetune), ("recalibrate", recalibrate)])
+@pytest.mark.parametrize(
+    ("kind", "plugin"), [("finetune", finetune), ("recalibrate", recalibrate), ("compensate", compensate)]
+)
 def test_every_option_of_recovery(tmp_path: Path, kind: str, plugin: Any) -> None:
     values = values_of(plugin.Config)
     message = step_message(manifest_with(tmp_path, recipes=[{"steps": [{kind: values}]}]).all_recipes[0].steps[0])
@@ -199,7 +205,21 @@ def test_the_key_of_a_models_weights_arrives(tmp_path: Path, store: BlobStore, k
     torch.save({"state_dict": ones, "model_ema": twos}, tmp_path / "w.pth")
     chosen = {"weights_key": key} if key else {}
     manifest = manifest_with(tmp_path, models=[{"model": "digits/resnet", "weights": "w.pth"} | chosen])
-    message = _model(manifest.models[0], store)
+    message = model_message(manifest.models[0], store)
     loaded, note = Loader(store=store, allow_code=False).with_weights(message)
     assert {float(parameter.detach().mean()) for parameter in loaded.parameters()} == {value}
     assert ("model_ema (weights_key)" in note) == (not key), "what was left is said where nothing was chosen"
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_manifests_name_plug_ins_and_their_options(path: Path) -> None:
+    manifest = load_manifest(path)
+    for step in (step for recipe in manifest.all_recipes for step in recipe.steps):
+        read(step_message(step), lambda *_: pytest.fail("no manifest here needs a user's own file"))
+    for target in manifest.targets:
+        if not BACKENDS.missing(target.backend):
+            BACKENDS.configure(target.backend, json.dumps(target.options))
+    assert all(target.backend in BACKENDS.names for target in manifest.targets)
+    assert all(one.dataset in DATASETS.names for one in manifest.datasets)
+    models = {name for family in MODELS.names for name in MODELS.load(family).names()}
+    assert all(one.model.rpartition("/")[2] in models for one in manifest.models)

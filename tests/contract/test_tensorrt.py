@@ -24,6 +24,8 @@ from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor import export
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
+from pqbench_runtime.backend import ENGINE
+from pqbench_runtime.backends._tensorrt.script import scripts
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput, PrecisionMismatch, Refused
@@ -283,9 +285,11 @@ SOME_VERSIONS = {
 }
 
 
-def test_every_name_that_the_backend_uses_is_in_each_version() -> None:
+def test_every_name_that_the_backend_uses_is_in_each_version(tmp_path: Path) -> None:
     """Held to the dumps of the real bindings: `trt.A.B` in the source, and what is used by its name in a string."""
-    names = names_used([*BACKEND.glob("*.py"), *(BACKEND.parent / "_tensorrt").glob("*.py")])
+    (tmp_path / "predict.py").write_text(scripts("tensorrt", host_code=True)[ENGINE])
+    names = names_used([*BACKEND.glob("*.py"), *(BACKEND.parent / "_tensorrt").glob("*.py"), tmp_path / "predict.py"])
+    assert "nptype" in names, "of the script"
     # The dumps have no enums inside of classes; what the version's number is asked for is text.
     names = {name for name in names if not name.startswith(("__version__", "ILogger.Severity"))}
     assert len(names) > 20

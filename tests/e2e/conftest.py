@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import subprocess
 import sys
@@ -124,12 +123,3 @@ def open_page(chromium: Any) -> Callable[..., Watched]:
         return Watched(page, problems)
 
     return open_page
-
-
-@pytest.fixture(scope="session")
-def quickstart(pqbench: Pqbench, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole quickstart, from nothing: its run's folder."""
-    data = tmp_path_factory.mktemp("quickstart")
-    done = pqbench("run", ROOT / "data/manifests/quickstart.yaml", "--data", data, "--json")
-    assert done.code == 0, done.err
-    return Path(json.loads(done.out)["run"])

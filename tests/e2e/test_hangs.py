@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
 
+pytestmark = pytest.mark.alone
 ENDLESS = """
 import sys, time, torch
 class Model(torch.nn.Module):
@@ -115,17 +116,17 @@ def test_a_frozen_process_is_named_and_replaced(
 @contextmanager
 def stopped(process: subprocess.Popen[bytes], module: str, data: Path, kind: str) -> Iterator[None]:
     """Stop a process of a run while a step of this kind works."""
-    from .test_kills import _last_started, _pid_of
+    from .test_kills import last_started, pid_of
 
     deadline = time.monotonic() + 120
-    while _last_started(data) != kind:
+    while last_started(data) != kind:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     pid = None
     while pid is None:  # until its worker has started
         time.sleep(1.0)
         assert process.poll() is None and time.monotonic() < deadline
-        pid = _pid_of(psutil.Process(process.pid).children(recursive=True), module, data)
+        pid = pid_of(psutil.Process(process.pid).children(recursive=True), module, data)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -99,30 +99,31 @@ def test_several_inputs_and_outputs_are_compared_with_the_baseline(
     )
     done = pqbench("run", manifest, "--data", own / "data", "--allow-code", "--json")
     assert done.code == 0, done.err
-    cells = {(c["Model"], c["Recipe"], c["Backend"]): c for c in json.loads(done.out)["cells"]}
-    ran = {key: cell for key, cell in cells.items() if cell["Outcome"] == "ok"}
+    cells = {(c["model"], c["recipe"], c["backend"]): c for c in json.loads(done.out)["cells"]}
+    ran = {key: cell for key, cell in cells.items() if cell["outcome"] == "ok"}
     backends = ("onnxruntime", "openvino")
     assert set(ran) >= {("own.py:Encoder", "zeros", b) for b in (*backends, "pytorch")}
     assert set(ran) >= {(m, "int8", b) for m in ("own.py:Encoder", "encoder.onnx") for b in backends}
     assert all(
-        c["Accuracy"] is None and c["Agreement (%)"] is None and c["Inference Time (ms)"] > 0 for c in ran.values()
+        c["accuracy_top1_percent"] is None and c["metric_agreement_percent"] is None and c["median_ms"] > 0
+        for c in ran.values()
     )
     for (_, recipe, _), cell in ran.items():
         least = {"fp32": 0.99999, "zeros": 0.8, "int8": 0.999}[recipe]
-        assert least < cell["Cosine Similarity"] < 1.00001, (recipe, cell["Cosine Similarity"])
-    own_int8, file_int8 = (ran[m, "int8", "onnxruntime"]["SQNR (dB)"] for m in ("own.py:Encoder", "encoder.onnx"))
+        assert least < cell["metric_cosine_similarity"] < 1.00001, (recipe, cell["metric_cosine_similarity"])
+    own_int8, file_int8 = (ran[m, "int8", "onnxruntime"]["metric_sqnr_db"] for m in ("own.py:Encoder", "encoder.onnx"))
     assert own_int8 == pytest.approx(file_int8, abs=1)
     bundle = (
         "export",
         json.loads(done.out)["run"],
-        ran["own.py:Encoder", "int8", "openvino"]["Cell"],
+        ran["own.py:Encoder", "int8", "openvino"]["cell"],
         "--out",
         own / "b",
     )
     assert pqbench(*bundle).code == 0
     assert "inputs `tokens` int64 [batch, 12], `mask` bool [batch, 12]" in (own / "b" / "model_card.md").read_text()
     assert set(np.load(own / "b" / "sample.npz")) == {"tokens", "mask", "outputs"}
-    reasons = {key[:2]: cell["Reason"] for key, cell in cells.items() if cell["Outcome"] != "ok"}
+    reasons = {key[:2]: cell["reason"] for key, cell in cells.items() if cell["outcome"] != "ok"}
     assert reasons["own.py:Encoder", "tune"] == "finetune needs an image classifier; this model takes tokens, mask"
     assert "an ONNX file can be quantized, not pruned" in reasons["encoder.onnx", "zeros"]
 
@@ -143,16 +144,16 @@ def test_several_outputs_of_an_image_are_not_scored_as_classes(
     done = pqbench("run", manifest, "--data", own / "data", "--allow-code", "--json")
     assert done.code == 0, done.err
     int8, tune = json.loads(done.out)["cells"]
-    assert int8["Outcome"] == "ok" and int8["Cosine Similarity"] > 0.99
-    assert int8["Accuracy"] is None and int8["Agreement (%)"] is None
-    assert tune["Reason"] == "finetune needs a classifier; this model does not return one tensor [N, classes]"
-    assert pqbench("export", json.loads(done.out)["run"], int8["Cell"], "--out", own / "bundle").code == 0
+    assert int8["outcome"] == "ok" and int8["metric_cosine_similarity"] > 0.99
+    assert int8["accuracy_top1_percent"] is None and int8["metric_agreement_percent"] is None
+    assert tune["reason"] == "finetune needs a classifier; this model does not return one tensor [N, classes]"
+    assert pqbench("export", json.loads(done.out)["run"], int8["cell"], "--out", own / "bundle").code == 0
 
 
 @pytest.mark.parametrize(
     ("change", "flags", "problem"),
     [
-        ({}, (), "dataset own.py:sentences is your own code: allow it with --allow-code"),
+        ({}, (), "models.0 (own.py:Encoder) is your own code: allow it with --allow-code"),
         ({"datasets": [{"dataset": "code", "config": {"function": "own.py:sentences"}}]}, (), "allow it with --allow-code"),
         ({"datasets": [{"dataset": "own.py:sentence"}]}, ("--allow-code",), "has no class or function 'sentence'"),
         ({"datasets": [{"dataset": "no.py:x"}]}, ("--allow-code",), "there is no file"),

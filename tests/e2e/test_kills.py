@@ -18,7 +18,7 @@ import pytest
 
 from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.alone]
 # Long enough to be met at work: a few seconds each of training, predicting and measuring.
 SLOW: dict[str, Any] = {
     "name": "kills",
@@ -90,16 +90,16 @@ def _kill_during(process: subprocess.Popen[bytes], data: Path, victim: str, kind
     deadline = time.monotonic() + 180
     while True:
         assert time.monotonic() < deadline and process.poll() is None, f"no {kind} was met"
-        if _last_started(data) == kind:
+        if last_started(data) == kind:
             family = psutil.Process(process.pid).children(recursive=True)
-            pid = process.pid if victim == "orchestrator" else _pid_of(family, MODULES[victim], data)
+            pid = process.pid if victim == "orchestrator" else pid_of(family, MODULES[victim], data)
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
                 return [psutil.Process(process.pid), *family] if victim == "orchestrator" else []
         time.sleep(0.002)
 
 
-def _last_started(data: Path) -> str | None:
+def last_started(data: Path) -> str | None:
     """The kind of the step at work, if any."""
     ledgers = list(data.glob("experiments/*/ledger.sqlite"))
     if not ledgers:
@@ -115,7 +115,7 @@ def _last_started(data: Path) -> str | None:
     return row[0] if row and row[1] == "started" else None
 
 
-def _pid_of(family: list[psutil.Process], module: str, data: Path) -> int | None:
+def pid_of(family: list[psutil.Process], module: str, data: Path) -> int | None:
     for process in family:
         try:
             command = process.cmdline()

@@ -112,13 +112,13 @@ def test_one_model_that_cannot_be_checked_does_not_end_the_plan(
     manifest = write_manifest(tmp_path, models=models)
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", "--json")
     assert done.code == 0, done.err
-    cells = {(c["Model"], c["Recipe"]): c for c in json.loads(done.out)["cells"]}
-    assert {key for key, cell in cells.items() if cell["Outcome"] == "ok"} == {
+    cells = {(c["model"], c["recipe"]): c for c in json.loads(done.out)["cells"]}
+    assert {key for key, cell in cells.items() if cell["outcome"] == "ok"} == {
         ("own.py:Net", r) for r in ("baseline", "int8")
     }
-    assert cells["own.py:half", "int8"]["Reason"].startswith("its parameters or buffers are float16")
-    assert "ModuleNotFoundError" in cells["own.py:neighbour", "baseline"]["Reason"]
-    assert cells["three", "baseline"]["Reason"] == "the model has 3 outputs; dataset digits needs 10"
+    assert cells["own.py:half", "int8"]["reason"].startswith("its parameters or buffers are float16")
+    assert "ModuleNotFoundError" in cells["own.py:neighbour", "baseline"]["reason"]
+    assert cells["three", "baseline"]["reason"] == "the model has 3 outputs; dataset digits needs 10"
     alone = write_manifest(tmp_path / "alone", models=[models[1] | {"model": "../own.py:half"}])
     assert pqbench("run", alone, "--data", tmp_path / "data", "--allow-code").code == 1, (
         "nothing that was asked for ran"

@@ -31,9 +31,9 @@ def test_a_run_has_a_parent_and_a_child_for_each_cell(
     assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"report.html", "results.csv"}
     by_recipe = {run.data.params["recipe"]: run for run in children}
     for cell in cells:
-        logged = by_recipe[cell["Recipe"]]
-        assert logged.data.metrics["inference_time_ms"] == pytest.approx(cell["Inference Time (ms)"])
-        assert logged.data.metrics["accuracy"] == pytest.approx(cell["Accuracy"])
+        logged = by_recipe[cell["recipe"]]
+        assert logged.data.metrics["inference_time_ms"] == pytest.approx(cell["median_ms"])
+        assert logged.data.metrics["accuracy"] == pytest.approx(cell["accuracy_top1_percent"])
         assert logged.data.tags["outcome"] == "ok" and logged.info.status == "FINISHED"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,7 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.addresses import free_port
+
 from .conftest import COMMAND, ROOT, Pqbench, Watched, newest_run
+
+pytestmark = pytest.mark.alone
 
 Open = Callable[..., Watched]
 Serve = Callable[[Path], str]
@@ -26,9 +29,7 @@ def serve() -> Iterator[Serve]:
     processes: list[subprocess.Popen[str]] = []
 
     def start(data: Path) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [*COMMAND, "serve", "--data", str(data), "--port", str(port)]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT))
         address = f"http://127.0.0.1:{port}"

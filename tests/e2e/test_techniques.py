@@ -153,16 +153,15 @@ def test_a_users_own_pruner_and_what_a_bundle_reproduces(
     recipes = [{"name": "own", "steps": [prune, {"quantize": {"method": "int8-static", "images": 64}}]}]
     manifest = write_manifest(tmp_path, recipes=recipes)
     denied = pqbench("run", manifest, "--data", tmp_path / "data", "--json")
-    cells = json.loads(denied.out)["cells"]
-    assert denied.code == 1 and cells[0]["Outcome"] == "refused" and "--allow-code" in cells[0]["Reason"]
+    assert denied.code == 2 and "--allow-code" in denied.err
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", "--json")
     assert done.code == 0, done.err
     run, cell = json.loads(done.out)["run"], json.loads(done.out)["cells"][0]
-    assert cell["Outcome"] == "ok" and cell["Pruner"] == "FirstLayer" and cell["Non-zeros"] < cell["Parameters"]
-    made = pqbench("export", run, cell["Cell"], "--out", tmp_path / "bundle")
+    assert cell["outcome"] == "ok" and cell["pruner"] == "FirstLayer" and cell["nonzeros"] < cell["parameters"]
+    made = pqbench("export", run, cell["cell"], "--out", tmp_path / "bundle")
     assert made.code == 0, made.err
     _check_bundle(tmp_path / "bundle", store, cell)
-    assert pqbench("export", run, cell["Cell"], "--out", tmp_path / "bundle").code == 2
+    assert pqbench("export", run, cell["cell"], "--out", tmp_path / "bundle").code == 2
     wrong = pqbench("export", run, "nope", "--out", tmp_path / "other")
     assert wrong.code == 2 and "no cell 'nope'" in wrong.err
 
@@ -170,7 +169,9 @@ def test_a_users_own_pruner_and_what_a_bundle_reproduces(
 def _check_bundle(folder: Path, store: BlobStore, cell: dict[str, Any]) -> None:
     """The files of a bundle give the outputs that it records."""
     card = (folder / "model_card.md").read_text()
-    assert "quantize int8-static" in card and f"{cell['Accuracy']:.2f} %" in card and "onnxruntime 1." in card
+    assert (
+        "quantize int8-static" in card and f"{cell['accuracy_top1_percent']:.2f} %" in card and "onnxruntime 1." in card
+    )
     history = json.loads((folder / "history.json").read_text())
     assert [step["kind"] for step in history] == ["prune", "quantize"]
     given = json.loads((folder / "preprocessing.json").read_text())
@@ -199,10 +200,10 @@ def test_sensitivity_as_table_and_page(tmp_path: Path, pqbench: Pqbench, write_m
     page = Path(answer["page"])
     assert "plotly" in page.read_text() and page.with_suffix(".csv").is_file()
     rows = answer["rows"]
-    layers = {row["Layer"] for row in rows}
-    assert len(rows) == len(layers) * 10 and {row["Technique"] for row in rows} == {"prune", "quantize"}
-    harsh = [row["Noise"] for row in rows if (row["Technique"], row["Setting"]) == ("quantize", 2)]
-    mild = [row["Noise"] for row in rows if (row["Technique"], row["Setting"]) == ("quantize", 8)]
+    layers = {row["layer"] for row in rows}
+    assert len(rows) == len(layers) * 10 and {row["technique"] for row in rows} == {"prune", "quantize"}
+    harsh = [row["noise"] for row in rows if (row["technique"], row["setting"]) == ("quantize", 2)]
+    mild = [row["noise"] for row in rows if (row["technique"], row["setting"]) == ("quantize", 8)]
     assert sum(harsh) > 10 * sum(mild)
 
 
@@ -266,7 +267,7 @@ def test_benchmark_from_python(tmp_path: Path, digits: tuple[np.ndarray, np.ndar
         data=tmp_path / "data",
         measure={"min_seconds": 0.05, "max_seconds": 0.05, "min_iterations": 6, "warmup_seconds": 0.01},
     )
-    assert [row["Recipe"] for row in rows] == ["baseline", "recipe"]
-    assert [row["Outcome"] for row in rows] == ["ok", "ok"], rows
-    assert rows[1]["Pruner"] == "object" and rows[1]["Accuracy"] > 60 > rows[0]["Accuracy"]
-    assert rows[0]["Parameters"] - rows[1]["Non-zeros"] >= 36
+    assert [row["recipe"] for row in rows] == ["baseline", "recipe"]
+    assert [row["outcome"] for row in rows] == ["ok", "ok"], rows
+    assert rows[1]["pruner"] == "object" and rows[1]["accuracy_top1_percent"] > 60 > rows[0]["accuracy_top1_percent"]
+    assert rows[0]["parameters"] - rows[1]["nonzeros"] >= 36

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +16,17 @@ import numpy as np
 import pytest
 import yaml
 
+from pqbench_runtime.backend import ENGINE
+from pqbench_runtime.backends._tensorrt.script import scripts
 from tests.bindings import names_used
 
 from .conftest import COMMAND, ROOT, Done, newest_run, rows_of
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import rtx_plans
+
 Library = Callable[[str], Path]
-VERSIONS = ("1.4.0.76", "1.5.0.114", "1.6.1.120", "1.7.1.116")
+VERSIONS = tuple(reversed(rtx_plans.VERSIONS))
 QUICK = ("1.4.0.76", "1.7.1.116")
 NO_DEVICE = "no CUDA device; built for 8.9"
 OWN = """
@@ -76,9 +82,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     @functools.cache
     def install(version: str) -> Path:
         folder = tmp_path_factory.mktemp(f"rtx-{version}")
-        packages = [f"tensorrt-rtx-cu12-{part}=={version}" for part in ("libs", "bindings")]
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--target", str(folder), *packages], check=True)
+        rtx_plans.install(version, folder)
         return folder
 
     return install
@@ -98,7 +102,7 @@ def built(version: str, rows: list[dict[str, str]]) -> None:
         if version.startswith("1.4") and row["Recipe"] in QUANTIZED:
             assert row["Outcome"] == "refused" and "quantized networks only where a GPU is" in row["Reason"], row
         elif row["Outcome"] == "refused":
-            assert row["Reason"] == "no matrix product of this model has inputs in multiples of 32", row
+            assert row["Reason"] == "no matrix product of this model has inputs in multiples of 64", row
         else:
             assert (row["Outcome"], row["Reason"]) == ("unavailable", NO_DEVICE), row
             assert version in row["Versions"] and float(row["Engine (bytes)"]) > 0 < float(row["Build Time (s)"])
@@ -118,6 +122,24 @@ def test_every_form_is_built_by_nvidias_code_or_refused_before(version: str, fol
     assert len(rows) == len(SMALL) * len(METHODS)
     page = (run / "report.html").read_text()
     assert NO_DEVICE in page
+    if not version.startswith("1.4"):
+        decided(run, rows)
+
+
+def decided(run: Path, rows: list[dict[str, str]]) -> None:
+    """What the commands that decide make of engines that were only built."""
+    smallest = subprocess.run([*COMMAND, "recommend", run, "--minimize", "size"], capture_output=True, text=True)
+    assert smallest.returncode == 1, "nothing is proven"
+    assert re.search(r"Smallest: (bf|fp)16 on rtx: 1\.\d+ MB", smallest.stdout), smallest.stdout
+    assert "pqbench export" not in smallest.stdout
+    assert f"not measured ({NO_DEVICE}): its times and accuracy are not known" in smallest.stdout
+    fastest = subprocess.run([*COMMAND, "recommend", run], capture_output=True, text=True)
+    assert fastest.returncode == 2 and "only built are compared by --minimize size" in fastest.stderr.replace("\n", " ")
+    cell = next(row["Cell"] for row in rows if (row["Model"], row["Recipe"]) == ("resnet20", "int8"))
+    why = subprocess.run([*COMMAND, "why", run, cell], capture_output=True, text=True)
+    said = " ".join(why.stdout.split())
+    assert why.returncode == 0 and "Its engine was built and not measured" in said, why.stderr
+    assert "kernels: 18 for as many quantized convolutions, about 2.4 MB of the plan" in said
 
 
 def test_a_run_without_the_device_measures_nothing_and_uses_the_engines_of_a_build(
@@ -142,6 +164,7 @@ def test_options_that_a_version_lacks_are_one_line(folder: Path, library: Librar
     assert "targets.0 (rtx)" in done.err and "Traceback" not in done.err
 
 
+@pytest.mark.long
 def test_what_a_compute_capability_lacks_is_refused_before_any_work(folder: Path, library: Library) -> None:
     names = ("7.5", "8.6", "12.0")
     targets = [{"name": name, "backend": "tensorrt-rtx", "options": {"compute_capabilities": [name]}} for name in names]
@@ -152,6 +175,15 @@ def test_what_a_compute_capability_lacks_is_refused_before_any_work(folder: Path
     refused = {pair for pair, outcome in outcomes.items() if outcome == "refused"}
     assert refused == {*(("7.5", name) for name in ("baseline", "bf16", "fp8", "int4")), ("8.6", "fp8")}
     assert set(outcomes.values()) == {"refused", "unavailable"}, "what is left is built"
+
+
+def test_blocks_that_tensorrt_does_not_document_are_refused_while_planning(folder: Path, library: Library) -> None:
+    steps = [{"quantize": {"method": "int4-weights", "block": 32}}]
+    file = manifest(folder, "blocks", SMALL[:1], recipes=[{"name": "int4", "steps": steps}])
+    done = with_library(library(VERSIONS[-1]), "plan", file, "--data", folder / "data", "--json")
+    cells = [cell for cell in json.loads(done.out)["cells"] if cell["recipe"] == "int4"]
+    assert {cell["outcome"] for cell in cells} == {"refused"}
+    assert all(cell["reason"].endswith("TensorRT takes blocks of 64 or 128 weights, not 32") for cell in cells), cells
 
 
 # What the backend uses of objects, on a GPU too: the class in the bindings -> its members.
@@ -169,9 +201,12 @@ USED = {
 @pytest.mark.parametrize(
     "version", [version if version in QUICK else pytest.param(version, marks=pytest.mark.long) for version in VERSIONS]
 )
-def test_every_name_that_the_backend_uses_is_in_nvidias_bindings(version: str, library: Library) -> None:
-    folder = ROOT / "services/runtime/src/pqbench_runtime/backends"
-    files = [folder / "tensorrt_rtx.py", *(folder / "_tensorrt").glob("*.py")]
+def test_every_name_that_the_backend_uses_is_in_nvidias_bindings(
+    version: str, library: Library, tmp_path: Path
+) -> None:
+    folder, script = ROOT / "services/runtime/src/pqbench_runtime/backends", tmp_path / "predict.py"
+    script.write_text(scripts("tensorrt_rtx_bindings", host_code=False)[ENGINE])
+    files = [folder / "tensorrt_rtx.py", *(folder / "_tensorrt").glob("*.py"), script]
     names = {name.removesuffix(".name") for name in names_used(files)} - {"__version__.split"}
     names |= {f"{kind}.{member}" for kind, members in USED.items() for member in members}
     assert len(names) > 30

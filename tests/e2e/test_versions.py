@@ -17,6 +17,8 @@ import yaml
 
 from .conftest import ROOT, Pqbench
 
+pytestmark = pytest.mark.alone
+
 EMULATOR = ROOT / "tests/emulator"
 STRONG = {"backend": "tensorrt", "options": {"typing": "strong"}}
 TARGETS = [{"name": "trt-10", **STRONG}, {"name": "trt-11", **STRONG}]
@@ -53,9 +55,9 @@ def test_two_versions_side_by_side(
     assert done.code == 0, done.err
     run = Path(json.loads(done.out)["run"])
     rows = json.loads(done.out)["cells"]
-    assert len(rows) == 12 and {row["Reason"] for row in rows} == {""}
-    assert all(row["Compute (ms)"] > 0 for row in rows)
-    powers = [row["GPU Power (W)"] for row in rows if "GPU Power (W)" in row]  # of engines measured alone
+    assert len(rows) == 12 and {row["reason"] for row in rows} == {""}
+    assert all(row["device_compute_ms"] > 0 for row in rows)
+    powers = [row["device_power_w"] for row in rows if row["device_power_w"] is not None]  # of engines measured alone
     assert powers and powers == pytest.approx([100] * len(powers), rel=0.05)
     with sqlite3.connect(run / "ledger.sqlite") as db:
         order = db.execute("SELECT place FROM steps WHERE kind = 'measure' AND outcome = 'ok' ORDER BY id").fetchall()
@@ -74,3 +76,27 @@ def test_two_versions_side_by_side(
         )
         assert "one session" not in change["reason"]
     assert changes["fp16"]["layers"][0].endswith("FP16 → FP32") and changes["fp16"]["accuracy_verdict"] == "same"
+
+
+@pytest.mark.long
+def test_bundles_of_gpu_backends_predict_with_their_library_alone(
+    pqbench: Pqbench, write_manifest: Callable[..., Path], inventory: Path, tmp_path: Path
+) -> None:
+    """On the stand-ins of the libraries; each script checks itself on the engine's outputs for the sample."""
+    backends = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "pytorch-cuda")
+    targets = [{"name": name, "backend": name} for name in backends]
+    emulated = yaml.safe_load(inventory.read_text())["targets"]["trt-10"]
+    places = tmp_path / "inventory.yaml"
+    places.write_text(yaml.safe_dump({"targets": dict.fromkeys(backends, emulated)}))
+    manifest = write_manifest(tmp_path, targets=targets, recipes=RECIPES)
+    done = pqbench("run", manifest, "--data", tmp_path / "data", "--inventory", places, "--json")
+    assert done.code == 0, done.err
+    run, python = json.loads(done.out)["run"], emulated["process"]["python"]
+    for number, cell in enumerate(json.loads(done.out)["cells"]):
+        assert cell["outcome"] == "ok", cell["reason"]
+        bundle = tmp_path / f"bundle{number}"
+        exported = pqbench("export", run, cell["cell"], "--data", tmp_path / "data", "--out", bundle)
+        assert exported.code == 0, exported.err
+        assert "pqbench" not in (bundle / "predict.py").read_text()
+        checked = subprocess.run([python, bundle / "predict.py"], capture_output=True, text=True, timeout=120)
+        assert checked.returncode == 0 and "dB from the recorded outputs" in checked.stdout, (cell["target"], checked)

@@ -58,7 +58,7 @@ def test_endpoints_that_share_no_folder(
     done = pqbench(*arguments)
     assert done.code == 0, done.err
     cells = json.loads(done.out)["cells"]
-    assert [cell["Outcome"] for cell in cells] == ["ok", "ok"] and cells[0]["Accuracy"] > 90
+    assert [cell["outcome"] for cell in cells] == ["ok", "ok"] and cells[0]["accuracy_top1_percent"] > 90
     again = pqbench(*arguments)  # the services are still up: pqbench did not start them
     assert again.code == 0, again.err
 
@@ -109,9 +109,7 @@ def test_own_code_on_a_folder_scored_on_a_subset_of_outputs(
         targets=[*TINY["targets"], {"name": "torch", "backend": "pytorch"}],
     )  # fmt: skip
     denied = pqbench("run", manifest, "--data", tmp_path / "data")
-    assert denied.code == 1
-    assert {row["Outcome"] for row in rows_of(newest_run(tmp_path / "data"))} == {"refused"}
-    assert "--allow-code" in rows_of(newest_run(tmp_path / "data"))[0]["Reason"]
+    assert denied.code == 2 and "--allow-code" in denied.err
     done = pqbench("run", manifest, "--data", tmp_path / "data2", "--allow-code")
     assert done.code == 0, done.out + done.err
     rows = rows_of(newest_run(tmp_path / "data2"))
@@ -154,7 +152,7 @@ def test_an_existing_onnx_file(tmp_path: Path, pqbench: Pqbench, write_manifest:
         ({"datasets": [{"dataset": "digit"}]}, "unknown dataset 'digit'; did you mean 'digits'?"),
         ({"targets": [{"name": "a", "backend": "onnxrt"}]}, "targets.0 (a): unknown backend 'onnxrt'; did you mean 'onnxruntime'?"),
         pytest.param({"targets": [{"name": "a", "backend": "onnxruntime", "options": {"thread": 1}}]}, "did you mean 'threads'?", marks=pytest.mark.long),
-        pytest.param({"recipes": [{"steps": [{"quantize": "int8"}]}]}, "unknown quantizer 'int8'; did you mean 'int8-qat'?", marks=pytest.mark.long),
+        pytest.param({"recipes": [{"steps": [{"quantize": "int8-st"}]}]}, "unknown quantizer 'int8-st'; did you mean 'int8-static'?", marks=pytest.mark.long),
         pytest.param({"recipes": [{"steps": [{"prune": {"method": "removal", "amount": 2}}]}]}, "amount: input should be less than 1, got 2", marks=pytest.mark.long),
         ({"metrics": ["top2"]}, "unknown metric 'top2'"),
     ],
@@ -166,6 +164,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert done.code == 2, done.err
     assert problem in done.err and done.err.startswith("error: ") and done.err.count("\n") == 1
     assert "Traceback" not in done.err + done.out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"models": [{"model": "own.py:net"}]},
+     {"recipes": [{"name": "mine", "steps": [{"prune": {"method": "own.py:Pruner"}}]}]}],
+)  # fmt: skip
+def test_own_code_that_is_not_allowed_is_refused_before_any_run(
+    tmp_path: Path, pqbench: Pqbench, write_manifest: Write, change: dict[str, object]
+) -> None:
+    done = pqbench("run", write_manifest(tmp_path, **change), "--data", tmp_path / "data")
+    assert done.code == 2, done.err
+    assert "is your own code: allow it with --allow-code" in done.err and done.err.startswith("error: ")
+    assert not list((tmp_path / "data/experiments").glob("*/*")), "no run is left"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +225,8 @@ def test_lists_and_doctor(pqbench: Pqbench) -> None:
     assert {"digits", "cifar10", "folder"} <= set(names["datasets"])
     assert {"l1-global", "removal"} <= set(names["pruners"]) and {"int8-static", "fp16"} <= set(names["quantizers"])
     here = {"onnxruntime", "openvino", "pytorch"}
-    elsewhere = {"tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-tensorrt", "pytorch-cuda"}
+    elsewhere = {"tensorrt", "tensorrt-rtx", "pytorch-cuda"}
+    elsewhere |= {"onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"}
     assert set(names["backends"]) == here | elsewhere
     facts = json.loads(pqbench("doctor", "--json").out)
     assert {name for name in here if facts["backends"][name] == "available"} == here

@@ -89,6 +89,7 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device) {
   return SUCCESS;
 }
 int cudaDeviceGetPCIBusId(char *text, int size, int device) { snprintf(text, size, "0000:0F:00.0"); return SUCCESS; }
+int cudaGetDeviceProperties(char *properties, int device) { strcpy(properties, "Emulated GPU MIG 1g.5gb"); return SUCCESS; }
 int cudaGetLastError(void) { int status = last_error; last_error = SUCCESS; return status; }
 const char *cudaGetErrorString(int status) {
   switch (status) {

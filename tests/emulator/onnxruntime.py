@@ -10,10 +10,12 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 _HERE = str(Path(__file__).parent)
 _PATH = list(sys.path)
@@ -30,8 +32,47 @@ _OPTIONS = {
         "trt_builder_optimization_level", "trt_sparsity_enable", "trt_cuda_graph_enable", "trt_dump_ep_context_model",
         "trt_ep_context_embed_mode", "trt_ep_context_file_path",
     },
+    "NvTensorRTRTXExecutionProvider": {
+        "has_user_compute_stream", "user_compute_stream", "enable_cuda_graph", "nv_persistent_context_memory",
+        "nv_max_workspace_size",
+    },
 }  # fmt: skip
 _MISSING = os.environ.get("EMULATED_WITHOUT_LIBRARIES")
+
+
+_registered: dict[str, str] = {}  # name of a plug-in provider -> its library
+
+
+class SessionOptions(_real.SessionOptions):
+    """Session options that remember the plug-in provider that they were given, and what they say of contexts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.providers: list[tuple[str, dict[str, str]]] = []
+        self.context: dict[str, str] = {}
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        if key.startswith("ep.context_"):
+            self.context[key] = value
+        else:
+            super().add_session_config_entry(key, value)
+
+    def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+        assert not self.providers, "a session has one provider for these devices"
+        self.providers = [(devices[0].ep_name, dict(options))]
+
+
+def register_execution_provider_library(name: str, library: str) -> None:
+    if _MISSING:
+        raise RuntimeError("libcuda.so.1: cannot open shared object file: No such file or directory")
+    _registered[name] = library
+
+
+def get_ep_devices() -> list[Any]:
+    """Two GPUs, told apart by their PCI bus ids; the stand-in for CUDA has the second one."""
+    places = os.environ.get("EMULATED_GPUS", "0000:02:00.0 0000:0f:00.0").split()
+    hardware = [SimpleNamespace(metadata={"pci_bus_id": place} if ":" in place else {}) for place in places]
+    return [SimpleNamespace(ep_name=name, device=one) for name in _registered for one in hardware]
 
 
 def _embedded(model: bytes) -> bytes:
@@ -41,18 +82,29 @@ def _embedded(model: bytes) -> bytes:
     return node.attribute[0].s if node.op_type == "EPContext" else model
 
 
-def _write_context(model: bytes, options: dict[str, str]) -> None:
+def _runnable(model: bytes) -> bytes:
+    """The ONNX with BF16, for which the CPU has no kernels, widened to FP32."""
+    proto = onnx.load_from_string(model)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.BFLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    attributes = [one for node in proto.graph.node for one in node.attribute]
+    for cast in (one for one in attributes if one.name == "to" and one.i == onnx.TensorProto.BFLOAT16):
+        cast.i = onnx.TensorProto.FLOAT
+    del proto.graph.value_info[:]
+    return proto.SerializeToString()
+
+
+def _write_context(model: bytes, embedded: str, path: str) -> None:
     proto = onnx.load_from_string(model)
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [one for one in proto.graph.input if one.name not in constants]
     names = [one.name for one in inputs], [one.name for one in proto.graph.output]
-    assert options["trt_ep_context_embed_mode"] == "1"
+    assert embedded == "1"
     node = helper.make_node("EPContext", *names, name="plan", domain="com.microsoft", ep_cache_context=model)
     graph = helper.make_graph([node], "context", inputs, list(proto.graph.output))
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    Path(options["trt_ep_context_file_path"]).write_bytes(
-        helper.make_model(graph, opset_imports=opsets).SerializeToString()
-    )
+    Path(path).write_bytes(helper.make_model(graph, opset_imports=opsets).SerializeToString())
 
 
 def _check_table(model: bytes, options: dict[str, str]) -> None:
@@ -91,12 +143,15 @@ class _Binding:
 class InferenceSession(_real.InferenceSession):
     """On the CPU, whatever the provider's name."""
 
-    def __init__(self, model: Any, sess_options: Any = None, providers: Any = None) -> None:
-        named = [(one, {}) if isinstance(one, str) else one for one in providers or [_CPU]]
+    def __init__(self, model: Any, sess_options: Any = None, providers: Any = None, enable_fallback: int = 1) -> None:
+        given = providers or getattr(sess_options, "providers", None) or [_CPU]
+        named = [(one, {}) if isinstance(one, str) else one for one in given]
         for name, options in named:
             if unknown := set(options) - _OPTIONS.get(name, set()):
                 raise RuntimeError(f"{name} knows no option {sorted(unknown)}")
         name, options = named[0]
+        if os.environ.get("EMULATED_BROKEN") and name != _CPU:
+            raise ZeroDivisionError("an error that nobody expects")
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         graph = "1" in (options.get("enable_cuda_graph"), options.get("trt_cuda_graph_enable"))
         if graph and os.environ.get("EMULATED_NO_CAPTURE"):
@@ -104,9 +159,12 @@ class InferenceSession(_real.InferenceSession):
         if name == "TensorrtExecutionProvider" and options.get("trt_int8_enable") == "1":
             _check_table(data, options)
         if options.get("trt_dump_ep_context_model") == "1":
-            _write_context(data, options)
-        super().__init__(_embedded(data) if name != _CPU else data, sess_options, providers=[_CPU])
-        if name == "CUDAExecutionProvider" and sess_options.optimized_model_filepath:
+            _write_context(data, options["trt_ep_context_embed_mode"], options["trt_ep_context_file_path"])
+        context = getattr(sess_options, "context", {})
+        if context.get("ep.context_enable") == "1" and name in _registered:
+            _write_context(data, context["ep.context_embed_mode"], context["ep.context_file_path"])
+        super().__init__(_runnable(_embedded(data)) if name != _CPU else data, sess_options, providers=[_CPU])
+        if name == "CUDAExecutionProvider" and sess_options and sess_options.optimized_model_filepath:
             Path(sess_options.optimized_model_filepath).write_bytes(data)  # the CPU provider would widen FP16
         self._named = [_CPU] if _MISSING else [one for one, _ in named]
 
@@ -121,4 +179,7 @@ class InferenceSession(_real.InferenceSession):
 
 
 _real.InferenceSession = InferenceSession
-_real.get_available_providers = lambda: [*_OPTIONS, _CPU]
+_real.SessionOptions = SessionOptions
+_real.register_execution_provider_library = register_execution_provider_library
+_real.get_ep_devices = get_ep_devices
+_real.get_available_providers = lambda: ["CUDAExecutionProvider", "TensorrtExecutionProvider", _CPU]

@@ -39,6 +39,10 @@ def nvmlDeviceGetName(handle: str) -> str:
     return "Emulated GPU"
 
 
+def nvmlDeviceGetMigMode(handle: str) -> list[int]:
+    return [1, 1] if os.environ.get("EMULATED_MIG") else [0, 0]
+
+
 def nvmlDeviceGetUUID(handle: str) -> str:
     return "GPU-emulated"
 

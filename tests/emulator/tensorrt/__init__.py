@@ -69,6 +69,15 @@ class ILogger:
     def __init__(self) -> None: ...
 
 
+class Logger(ILogger):
+    """Prints nothing."""
+
+
+def nptype(kind: Any) -> type[np.generic]:
+    """NumPy's type of a DataType."""
+    return {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}[kind.name]
+
+
 class IProgressMonitor:
     """To be derived from."""
 
@@ -455,7 +464,7 @@ class IExecutionContext(_Restricted):
         return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
 
     def infer_shapes(self) -> list[str]:
-        feeds = {n: np.zeros(s, _numpy(self._engine._inputs[n].type)) for n, s in self._shapes.items()}
+        feeds = {n: np.zeros(self._shapes[n], _numpy(one.type)) for n, one in self._engine._inputs.items()}
         outputs = self._engine._session.run(None, feeds)
         for port, array in zip(self._engine._session.get_outputs(), outputs, strict=True):
             self._shapes[port.name] = array.shape

@@ -15,7 +15,7 @@ from pqbench.common.v1.common_pb2 import Form, Input, Preprocessing
 from pqbench_compressor import export, normal_form, onnx_check
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source, Training
-from pqbench_orchestrator.planning.survey import _beside
+from pqbench_orchestrator.planning.survey import files_beside
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared.inputs import Inputs, normalise
 from pqbench_wire.shared.onnx_walk import external_locations
@@ -206,10 +206,10 @@ def test_only_files_of_a_models_own_folder_are_sent_with_it(tmp_path: Path, loca
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
     file.write_bytes(model.SerializeToString())
     if not problem:
-        assert list(_beside(file)) == [(location, folder / location)]
+        assert list(files_beside(file)) == [(location, folder / location)]
         return
     with pytest.raises(InvalidInput) as caught:
-        list(_beside(file))
+        list(files_beside(file))
     assert str(caught.value).startswith(f"{file} keeps weights in {location!r}")
     assert str(caught.value).endswith(problem.format(folder=folder))
 
@@ -238,6 +238,19 @@ def test_pictures_of_one_channel_export_without_detours() -> None:
     for example in (grey, strided):
         operators = [n.op_type for n in onnx.load_from_string(export.to_onnx(net.eval(), example)).graph.node]
         assert operators == ["Conv", "ReduceMean", "Reshape", "Gemm"]
+
+
+class NamedPooling(torch.nn.Module):
+    """Names the arguments of a global pooling, in an order of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(output_size=(1, 1), input=x).flatten(1)
+
+
+def test_a_global_pooling_whose_arguments_are_named_is_exported() -> None:
+    images = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    data = export.to_onnx(NamedPooling(), images)
+    np.testing.assert_allclose(export.run_onnx(data, images), export.run_module(NamedPooling(), images), rtol=1e-5)
 
 
 def whole(nodes: list[onnx.NodeProto], *weights: onnx.TensorProto, axes: Any = ("n", 3, 8, 8), rank: int = 4) -> bytes:

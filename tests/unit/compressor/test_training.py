@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,41 @@ def test_distillation_follows_the_teacher_against_the_labels(training: Training)
     options = Options(epochs=2, learning_rate=0.05, teacher_weight=1.0)
     train(student, training, options, seed=0, report=quiet, teacher=frozen(teacher))
     assert (export.run_module(student, training.inputs(slice(64))).argmax(1) == 3).all()
+
+
+FEW_CHANNELS = """
+import numpy as np, torch
+from torch import nn
+from pqbench.common.v1.common_pb2 import Preprocessing
+from pqbench_compressor.plugins import Training
+from pqbench_compressor.training import Options, train
+
+torch.manual_seed(0)
+module = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 1, 2), nn.Conv2d(16, 24, 1, 2),
+                       nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
+rng = np.random.default_rng(0)
+data = Training(images=rng.integers(0, 256, (630, 16, 16, 1), dtype=np.uint8), labels=rng.integers(0, 10, 630),
+                preprocessing=Preprocessing(height=16, width=16, channels=1, mean=[0.5], std=[0.5]))
+train(module, data, Options(epochs=3, batch_size=63), seed=0, report=lambda *_: None)
+print("trained")
+"""
+
+
+def test_strided_shortcuts_of_few_channels_are_trained_right() -> None:
+    """Channels-last, oneDNN writes past its buffer: on many machines this ended with a signal."""
+    done = subprocess.run([sys.executable, "-c", FEW_CHANNELS], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+
+
+@pytest.mark.parametrize(("channels", "layout"), [(15, torch.contiguous_format), (16, torch.channels_last)])
+def test_the_layout_of_training_avoids_what_is_wrong(channels: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch,
+                                                     digits: tuple[np.ndarray, np.ndarray], digits_preprocessing: Preprocessing) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    seen: list[bool] = []
+    module = nn.Sequential(
+        nn.Conv2d(1, channels, 3), nn.Conv2d(channels, 4, 1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
+    module[1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].is_contiguous(memory_format=layout)))
+    data = Training(images=digits[0][:64], labels=digits[1][:64], preprocessing=digits_preprocessing)
+    train(module, data, Options(), seed=0, report=lambda *_: None)
+    assert seen and all(seen)

@@ -44,6 +44,11 @@ def test_every_reason_is_told() -> None:
     assert judged(calm, gpu=held).unstable_reason == "throttled: power cap", "2 % of the time, between readings"
     rarely = [GpuReading(seconds=at, held_seconds={"power cap": 0.005 * at}) for at in (0, 2)]
     assert judged(calm, gpu=rarely).stable
+    at_the_limit = [GpuReading(), *[GpuReading(throttled=["power cap"])] * 9]
+    assert judged(calm, gpu=at_the_limit).stable, "a board that never runs below its power limit"
+    assert not judged(calm, gpu=[*at_the_limit, GpuReading(), GpuReading()]).stable
+    always = [GpuReading(seconds=at, held_seconds={"power cap": at, "hardware thermal": 0.5 * at}) for at in (0, 2)]
+    assert judged(calm, gpu=always).unstable_reason == "throttled: hardware thermal"
     quiet, busy = LoadReading(foreign_cores=0.03), LoadReading(foreign_cores=0.9)
     assert judged(calm, load=[quiet] * 6).stable
     assert judged(calm, load=[quiet] * 5 + [busy]).unstable_reason.startswith("other load: other processes used")

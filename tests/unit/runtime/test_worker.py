@@ -18,7 +18,7 @@ from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Prep
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_runtime.backend import BACKENDS, Built, Layer, Route
-from pqbench_runtime.building import _check_precision, executed_precisions
+from pqbench_runtime.building import check_precision, executed_precisions
 from pqbench_runtime.feeds import padded
 from pqbench_runtime.loaded import MAX_ENGINES
 from pqbench_runtime.service import RuntimeServicer
@@ -171,11 +171,11 @@ def test_an_engine_in_another_precision_is_an_error() -> None:
     executed = executed_precisions(_built("FP32", "BF16", "BF16"))
     assert executed == {"FP32": 1, "BF16": 2}
     with pytest.raises(PrecisionMismatch, match="asked for FP32; its compute layers run: 2 in BF16, 1 in FP32"):
-        _check_precision(executed, route(FP32, Form.FORM_ONNX, FP32), "openvino")
+        check_precision(executed, route(FP32, Form.FORM_ONNX, FP32), "openvino")
     with pytest.raises(PrecisionMismatch, match="asked for INT8 and runs no compute layer in it"):
-        _check_precision({"FP32": 3}, route(INT8, Form.FORM_QDQ_UNSIGNED, INT8, FP32), "onnxruntime")
-    _check_precision({"INT8": 1, "FP32": 2}, route(INT8, Form.FORM_QDQ_UNSIGNED, INT8, FP32), "onnxruntime")
-    _check_precision({"FP32": 3}, route(INT8, Form.FORM_QDQ_TOOL, INT8, FP32), "onnxruntime")  # a finding
+        check_precision({"FP32": 3}, route(INT8, Form.FORM_QDQ_UNSIGNED, INT8, FP32), "onnxruntime")
+    check_precision({"INT8": 1, "FP32": 2}, route(INT8, Form.FORM_QDQ_UNSIGNED, INT8, FP32), "onnxruntime")
+    check_precision({"FP32": 3}, route(INT8, Form.FORM_QDQ_TOOL, INT8, FP32), "onnxruntime")  # a finding
 
 
 def test_padding_repeats_images() -> None:

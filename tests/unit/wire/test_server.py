@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -76,7 +77,8 @@ def test_a_token_is_one_word_of_ascii(tmp_path: Path, content: str) -> None:
 def test_a_service_on_a_unix_socket(tmp_path: Path) -> None:
     address = f"unix:{tmp_path / 's'}"
     command = [sys.executable, "-m", "pqbench_runtime", "--data", str(tmp_path / "data"), "--listen", address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["listening"] == address
         client = Client(address)
@@ -85,6 +87,19 @@ def test_a_service_on_a_unix_socket(tmp_path: Path) -> None:
         client.close()
         process.terminate()
         assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="skipped: a signal is sent to one thread")
+def test_a_service_ends_when_another_thread_receives_the_signal(service: tuple[subprocess.Popen[bytes], str]) -> None:
+    """The kernel may choose any thread, and none but the main one runs Python's handlers."""
+    process, _ = service
+    thread = next(one.id for one in psutil.Process(process.pid).threads() if one.id != process.pid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.tgkill(process.pid, thread, signal.SIGTERM) == 0
+    assert process.wait(20) == 0
 
 
 def test_what_is_no_request_is_invalid_and_what_nobody_foresaw_is_internal(

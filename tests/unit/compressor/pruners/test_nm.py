@@ -14,6 +14,7 @@ from pqbench_wire.errors import InvalidInput
 from ..examples import build
 
 
+@pytest.mark.long
 def test_n_of_m_survives_training_and_export() -> None:
     module, context = build("cifar", "resnet20")
     plugin, config = PRUNERS.load("nm"), PRUNERS.configure("nm", "{}")

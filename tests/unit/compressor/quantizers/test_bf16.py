@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
@@ -29,4 +31,22 @@ def test_activations_without_a_bf16_kernel_are_written_in_others(activation: nn.
         reference = module(torch.from_numpy(inputs)).numpy()
     found = export.verify(made, Form.FORM_ONNX, Precision.PRECISION_BF16, inputs, reference)
     assert found.sqnr_db > 30
+    assert parser_errors(made) == []
+
+
+def test_what_a_node_fills_is_bf16_too() -> None:
+    value = numpy_helper.from_array(np.array([0.5], np.float32))
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["filled"], value=value),
+        helper.make_node("Mul", ["x", "filled"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:])
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+    plugin = QUANTIZERS.load("bf16")
+    context = Context(seed=0, report=lambda *_: None, classes=4, images=np.zeros((2, 4), np.float32))
+    source = Source(onnx=lambda: plain, module=None)
+    made = plugin.quantize(source, plugin.Config(), context, (Form.FORM_ONNX,))[Form.FORM_ONNX]
+    onnx.checker.check_model(onnx.load_from_string(made), full_check=True)
     assert parser_errors(made) == []

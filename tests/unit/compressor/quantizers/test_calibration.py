@@ -45,7 +45,7 @@ def test_calibration_that_runs_out_of_memory_goes_on_with_smaller_batches(
 ) -> None:
     told: list[str] = []
     sizes: list[int] = []
-    real = _calibration._collect
+    real = _calibration.collect_in_batches
 
     def narrow(model: bytes, tensors: Any, inputs: Any, batch: int, report: Any) -> Any:
         sizes.append(batch)
@@ -53,7 +53,7 @@ def test_calibration_that_runs_out_of_memory_goes_on_with_smaller_batches(
             raise MemoryError
         return real(model, tensors, inputs, batch, report)
 
-    monkeypatch.setattr(_calibration, "_collect", narrow)
+    monkeypatch.setattr(_calibration, "collect_in_batches", narrow)
     inputs = context.training.sample(16, 0)
     found = _calibration.collect(model, {"input": 1}, inputs, lambda *report: told.append(report[2]))
     assert sizes == [32, 16, 8] and found.batch == 8
@@ -62,7 +62,7 @@ def test_calibration_that_runs_out_of_memory_goes_on_with_smaller_batches(
     def hopeless(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(_calibration, "_collect", hopeless)
+    monkeypatch.setattr(_calibration, "collect_in_batches", hopeless)
     with pytest.raises(OutOfMemory, match="one image at a time"):
         _calibration.collect(model, {"input": 1}, inputs, lambda *_: None)
 

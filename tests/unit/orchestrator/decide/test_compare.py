@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pqbench_orchestrator.decide.compare import NOT_COMPARABLE, Change, changed_layers, compare, regressions
+from pqbench_orchestrator.decide.compare import NOT_COMPARABLE, Change, changed_layers, compare
+from pqbench_orchestrator.decide.gate import judge
 from pqbench_orchestrator.decide.sides import Identity, Session, Side, side_of
 from pqbench_orchestrator.output.comparison import markdown, texts
 from pqbench_orchestrator.statistics import BETTER, SAME, WORSE
@@ -100,12 +101,15 @@ def test_accuracy_has_a_verdict_and_both_can_be_a_regression() -> None:
     assert worse.verdict == SAME and worse.accuracy_verdict == WORSE
     slower = changed(side(session(1.0)), side(session(1.08, seed=1)))
     assert slower.accuracy_verdict == ""
-    assert regressions([worse, slower], 0.03) == [worse, slower] and regressions([slower], 0.2) == []
+    assert (
+        judge([worse, slower], 0.03, absolute=False).worse == [worse, slower]
+        and judge([slower], 0.2, absolute=False).worse == []
+    )
 
 
 def test_a_cell_that_does_not_run_any_more_is_a_regression() -> None:
     lost = changed(side(session(1.0)), side(session(1.0, Outcome="failed", Reason="broke")))
-    assert lost.is_lost and regressions([lost], 0.03) == [lost]
+    assert lost.is_lost and judge([lost], 0.03, absolute=False).worse == [lost]
     partly = changed(
         side(session(1.0), session(1.0)), side(session(1.0), session(1.0, Outcome="failed", Reason="crashed"))
     )
@@ -113,7 +117,7 @@ def test_a_cell_that_does_not_run_any_more_is_a_regression() -> None:
     never = changed(
         side(session(1.0, Outcome="refused", Reason="x")), side(session(1.0, Outcome="refused", Reason="x"))
     )
-    assert not never.is_lost and regressions([never], 0.03) == []
+    assert not never.is_lost and judge([never], 0.03, absolute=False).worse == []
 
 
 def test_accuracies_of_other_images_are_compared_by_their_intervals() -> None:
@@ -124,7 +128,7 @@ def test_accuracies_of_other_images_are_compared_by_their_intervals() -> None:
         for other in scores[1:]
     )
     assert near.accuracy is None and near.accuracy_verdict == SAME and "not of the same images" in near.reason
-    assert far.accuracy_verdict == WORSE and regressions([far], 0.03) == [far]
+    assert far.accuracy_verdict == WORSE and judge([far], 0.03, absolute=False).worse == [far]
     untimed = {"Inference Time (ms)": None, "right": right}
     worse = changed(side(session(1.0, **untimed)), side(session(1.0, **(untimed | {"right": ~right}))))
     assert worse.verdict == NOT_COMPARABLE and worse.accuracy_verdict == WORSE, "what is never timed has an accuracy"
@@ -139,7 +143,9 @@ def test_an_invalid_server_run_has_no_latency_to_compare() -> None:
     served = {"Scenario": "server", "Rate (1/s)": 100.0}
     valid, invalid = (side(session(1.0, Valid=valid, **served)) for valid in (True, False))
     broken = changed(valid, invalid)
-    assert "server run on the new side is invalid" in broken.reason and regressions([broken], 0.03) == [broken]
+    assert "server run on the new side is invalid" in broken.reason and judge([broken], 0.03, absolute=False).worse == [
+        broken
+    ]
     faster = side(session(1.0, Valid=True, **(served | {"Rate (1/s)": 120.0})))
     assert changed(valid, faster).reason == "calls a second: 100.0 and 120.0"
 
@@ -153,7 +159,7 @@ def test_highest_rates_are_compared_over_sessions() -> None:
 
     halved = changed(run(200.0, 201.0, 199.0), run(100.0, 101.0, 99.0))
     assert halved.verdict == WORSE and halved.ratio is not None and halved.ratio.value == pytest.approx(2, rel=0.01)
-    assert "highest rate" in halved.reason and regressions([halved], 0.03) == [halved]
+    assert "highest rate" in halved.reason and judge([halved], 0.03, absolute=False).worse == [halved]
     assert "set repeats" in changed(run(200.0), run(100.0)).reason
 
 

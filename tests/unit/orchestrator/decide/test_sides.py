@@ -50,10 +50,10 @@ def test_repeats_are_sessions_of_one_cell(run: RunFolder) -> None:
 
 
 def test_one_target_is_named_behind_a_colon(run: RunFolder) -> None:
-    found = side(f"{run}:a")
+    found = side(f"{run}:a", Path())
     assert found.is_of_target and [key.target for key in found.sessions] == [None] and found.name == f"{run}:a"
     with pytest.raises(InvalidInput, match="has no target 'c', only a, b"):
-        side(f"{run}:c")
+        side(f"{run}:c", Path())
 
 
 def test_the_options_that_change_what_is_timed_are_those_that_the_run_names(run: RunFolder) -> None:

@@ -364,7 +364,7 @@ def test_a_file_that_takes_another_type_than_pictures_needs_arrays_of_it(dtype: 
 def test_outputs_beyond_the_classes_are_told_and_missing_ones_refused(outputs: int, reason: str, notes: int) -> None:
     m = manifest()
     facts = survey_of(m)
-    data = replace(facts.datasets["digits"], labels=10, classes=10, scores_all=True)
+    data = replace(facts.datasets["digits"], labels=10, class_names=tuple("0123456789"), scores_all=True)
     recipes = {key: replace(found, classes=outputs) for key, found in facts.recipes.items()}
     known = replace(facts, recipes=recipes, datasets={"digits": data})
     assert {cell.reason for cell in planned(m, known).cells} == {reason}

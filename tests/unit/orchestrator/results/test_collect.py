@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,26 @@ def test_a_row_that_was_stopped_early_counts_only_the_images_that_were_scored(st
     assert row["Selection Images"] == chosen_ones.sum() and row["Report Images"] == (~chosen_ones).sum()
     assert row["Selection Accuracy"] == pytest.approx(100 * right[0][chosen_ones].mean())
     assert row["Report Change"] == pytest.approx(100 * right[0][~chosen_ones].mean() - 100)
-    write_csv([from_row(row)], tmp_path / "r.csv")
+    write_csv([from_row(row)], tmp_path / "r.csv", "a-run", "now")
     with (tmp_path / "r.csv").open() as file:
         assert [one["Stopped Early"] for one in csv.DictReader(file)] == [said]
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("built_on", "shown"),
+    [
+        ("A GPU [sm_89] driver 580, tensorrt 10.16", "A GPU [sm_89] driver 580, tensorrt 10.16"),
+        ("any machine for compute capability 8.9, tensorrt-rtx 1.7",
+         "A GPU [sm_89] driver 580; built for any machine for compute capability 8.9, tensorrt-rtx 1.7"),
+    ],
+)  # fmt: skip
+def test_the_device_is_the_one_that_ran_the_engine(store: BlobStore, built_on: str, shown: str) -> None:
+    ledger, steps = Ledger(Path(":memory:")), {"build": "build", "measure": "measure"}
+    done(ledger, "build", engine={"builtOn": built_on})
+    assert row_of(ledger, store, steps=steps)["Device"] == built_on
+    buffer = io.BytesIO()
+    np.savez(buffer, latency_0=np.ones(4), block_0=np.zeros(4, np.int32), start_0=np.arange(4.0))
+    samples = json_format.MessageToDict(store.put(buffer.getvalue()))
+    done(ledger, "measure", environment={"gpu": "A GPU [sm_89] driver 580"}, samples=samples, timings=[{"median": 1.0}])
+    assert row_of(ledger, store, steps=steps)["Device"] == shown

@@ -76,16 +76,23 @@ def test_what_was_not_reached_is_left_out_and_what_is_not_known_is_none() -> Non
 def test_the_table_as_csv_and_parquet(tmp_path: Path) -> None:
     cells = table([{"Outcome": "refused", "Reason": "a, b"}, {"Amount": 0.5, "Accuracy": 91.5, "Speedup": 2.0,
                                                               "Inference Time (ms)": 1.0}])  # fmt: skip
-    write_csv(cells, tmp_path / "r.csv")
+    write_csv(cells, tmp_path / "r.csv", "a-run", "now")
     with (tmp_path / "r.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0])[:11] == THESIS_COLUMNS
+    assert tuple(rows[0])[:11] == THESIS_COLUMNS and tuple(rows[0])[-2:] == ("Run", "Started")
     assert rows[0]["Reason"] == "a, b" and rows[1]["Accuracy"] == "91.5" and rows[0]["Accuracy"] == ""
-    write_parquet(cells, tmp_path / "r.parquet")
+    write_parquet(cells, tmp_path / "r.parquet", "a-run", "now")
     found = duckdb.read_parquet(str(tmp_path / "r.parquet"))
     back = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
-    assert back[1]["Accuracy"] == 91.5 and back[0]["Accuracy"] is None and back[1]["Amount"] == "0.5"
-    assert back[1]["Speedup"] == 2.0 and back[1]["Baseline"] is False
+    assert back[1]["accuracy_top1_percent"] == 91.5 and back[0]["accuracy_top1_percent"] is None
+    assert back[1]["amount"] == "0.5" and back[1]["speedup"] == 2.0 and back[1]["is_baseline"] is False
+    assert back[0]["run"] == "a-run" and rows[0]["Run"] == "a-run" and rows[1]["Started"] == "now"
+
+
+def test_a_table_without_cells_is_written(tmp_path: Path) -> None:
+    write_parquet([], tmp_path / "r.parquet", "a-run", "now")
+    found = duckdb.read_parquet(str(tmp_path / "r.parquet"))
+    assert len(found) == 0 and found.columns[:3] == ["run", "started", "model"]
 
 
 def test_rows_of_older_versions_are_whole(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def test_a_confirmation_becomes_a_row_and_the_row_the_confirmation() -> None:
 
 def test_a_spreadsheet_finds_no_formula(tmp_path: Path) -> None:
     row = {"Model": "=HYPERLINK(1)", "Recipe": "-", "Target": "@x", "Accuracy": -1.5, "Reason": "+1", "Pruner": "a=b"}
-    write_csv([cell(row)], tmp_path / "t.csv")
+    write_csv([cell(row)], tmp_path / "t.csv", "a-run", "now")
     with (tmp_path / "t.csv").open(newline="") as file:
         read = next(csv.DictReader(file))
     assert read["Model"] == "'=HYPERLINK(1)" and read["Target"] == "'@x" and read["Reason"] == "'+1"

@@ -126,3 +126,16 @@ def test_why_knows_memory_and_stored_zeros() -> None:
     assert found.flags == ["memory"] and "60% of its weights are zeros" in found.text
     on_gpu = explain(cell(about), results(layer("c", "Gemm", "FP32", 0.001, True), copying=None))
     assert on_gpu.flags == []
+
+
+def test_why_says_what_becomes_of_the_two_in_four_pattern() -> None:
+    about = {"Speedup": 1.0, "Inference Time (ms)": 1.0, "Pruner": "nm", "Scenario": "single-stream"}
+    found = results(layer("c", "Conv", "FP16", 0.001, True), nonzeros=500)
+    found["build"]["settings"] = {"sparsity": "layers with the 2:4 pattern: 9, unused with sparse_weights=false"}
+    assert (
+        "any others; layers with the 2:4 pattern: 9, unused with sparse_weights=false."
+        in explain(cell(about), found).text
+    )
+    found["build"]["settings"] = {"sparse_tactics": "conv1, conv2"}
+    text = explain(cell(about), found).text
+    assert "layers with sparse kernels: conv1, conv2" in text and "like any others" not in text

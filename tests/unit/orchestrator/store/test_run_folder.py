@@ -17,6 +17,7 @@ from pqbench_orchestrator.store.run_folder import (
     STUDY,
     TRIALS,
     RunFolder,
+    find_run,
     folder_to_continue,
     new_folder,
     runs_in,
@@ -57,6 +58,32 @@ def test_the_newest_run_of_a_manifest_is_continued(tmp_path: Path, manifest: Pat
     manifest.write_text(TEXT + "seed: 3\n")
     with pytest.raises(InvalidInput, match="no run of this manifest in .*; leave out --continue"):
         folder_to_continue(data, manifest)
+
+
+def begun(run: RunFolder, started: float) -> RunFolder:
+    """A run whose first step has begun, at a time in seconds since the epoch."""
+    run.ledger_to_write().close()
+    os.utime(run / MANIFEST, (started, started))
+    return run
+
+
+def test_a_run_is_found_by_folder_name_beginning_and_as_the_latest(tmp_path: Path, manifest: Path) -> None:
+    data = tmp_path / "data"
+    newer, older = begun(made(tmp_path, manifest), 2e9), begun(made(tmp_path, manifest), 1e9)
+    other = begun(made(tmp_path, manifest, search=True), 1.5e9)
+    os.utime(older.path)  # somebody looked at it
+    assert find_run("latest", data) == newer
+    assert find_run(str(older), tmp_path / "elsewhere") == older and find_run(newer.name, data) == newer
+    assert find_run("search-", data) == other
+    for name in ("", "2 runs"):
+        with pytest.raises(InvalidInput):
+            find_run(name, data)
+    with pytest.raises(InvalidInput, match=r"2 runs begin with 'my-run': my-run-.*, my-run-"):
+        find_run("my-run", data)
+    with pytest.raises(InvalidInput, match=r"there is no folder 'my-ran-2' and no run of that name in .*experiments"):
+        find_run("my-ran-2", data)
+    with pytest.raises(InvalidInput, match="it has 0 runs"):
+        find_run("latest", tmp_path / "empty")
 
 
 def test_runs_and_searches_are_not_mixed_up(tmp_path: Path, manifest: Path) -> None:
