@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DEV := grpcio-tools grpc-stubs mypy playwright pytest pytest-timeout ruff statsmodels types-docker types-protobuf types-PyYAML
-PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch,tensorrt-rtx]" -e "orchestrator[mlflow]"
+DEV := grpcio-tools grpc-stubs jsonschema mypy playwright pytest pytest-timeout pytest-xdist ruff statsmodels types-docker types-protobuf types-PyYAML
+PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch,tensorrt-rtx,onnxruntime-tensorrt-rtx]" -e "orchestrator[mlflow,pandas]"
 MANIFEST ?= data/manifests/quickstart.yaml
 TESTDATA ?= ../shared/data
 export BASE_IMAGE ?= python:3.11.14-slim-bookworm
@@ -11,7 +11,7 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench fuzz gpu-check matrix clean
+.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench fuzz gpu-check matrix thesis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -34,11 +34,12 @@ up: ## run MANIFEST in containers; results in data/experiments, owned by you
 down: ## remove the containers and their volume of blobs and caches
 	docker compose down --volumes
 
-test: setup ## run the quick tests: unit, contract, end to end (under 12 minutes on 2 cores)
-	$(BIN)/pytest -m "not long and not container"
+test: setup ## run the quick tests: unit, contract, end to end (under 10 minutes on 2 cores)
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not long and not container"
 
 test-long: setup ## run the long tests: kills, the whole quickstart
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "long and not alone"
+	$(BIN)/pytest -m "long and alone"
 
 test-containers: setup ## run the tests with a Docker engine: images, Compose, swapping (BASE_IMAGE=… to build on)
 	docker compose --profile rtx build
@@ -62,11 +63,14 @@ bench: setup ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=fold
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/scale.py
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/search.py $(TESTDATA))
 	$(if $(IMAGES),$(BIN)/python benchmarks/preparation.py $(IMAGES))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/quantizers.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/routes.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/recovery.py $(TESTDATA))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/compensation.py $(TESTDATA))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/few_bits.py $(TESTDATA))
 
 FUZZ := onnx requests manifests inventories checkpoints images ini engines pt2
 fuzz: setup ## feed 20,000 changed inputs to each parser, an hour or so (COUNT=…, FUZZ="onnx pt2")
@@ -78,6 +82,10 @@ gpu-check: ## check and time what this NVIDIA machine's libraries allow; numpy a
 matrix: setup ## every technique on every model of the thesis; takes an hour or two, goes on where it was interrupted
 	@test -e $(TESTDATA)/imagenet_sample.zip || { echo "there is no $(TESTDATA)/imagenet_sample.zip: make matrix TESTDATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/matrix.py $(TESTDATA)/imagenet_sample.zip
+
+thesis: setup ## the thesis' study, as far as this machine can do it (docs/thesis.md); takes half an hour
+	@test -e $(TESTDATA)/imagenet_sample.zip || { echo "there is no $(TESTDATA)/imagenet_sample.zip: make thesis TESTDATA=folder"; exit 2; }
+	$(BIN)/python benchmarks/thesis.py $(TESTDATA)
 
 clean: ## remove .venv, caches and all run data except manifests and inventories
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
