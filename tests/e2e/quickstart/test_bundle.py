@@ -43,7 +43,11 @@ def imported(script: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "backend", ["onnxruntime", *(pytest.param(name, marks=pytest.mark.long) for name in ("openvino", "pytorch"))]
+    "backend",
+    [
+        "onnxruntime",
+        *(pytest.param(name, marks=[pytest.mark.long, pytest.mark.alone]) for name in ("openvino", "pytorch")),
+    ],
 )
 def test_every_bundle_predicts_with_its_runtime_alone(
     backend: str, quickstart: Path, pqbench: Pqbench, tmp_path: Path
