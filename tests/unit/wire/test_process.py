@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -75,3 +76,22 @@ def test_a_tool_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> 
         os.kill(parent.pid, signal.SIGKILL)
     tool.wait(10)
     assert leashed(["x"])[1:3] == ["-m", "pqbench_wire.process"]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_who_gives_the_machine_back_does_not_overtake_those_who_wait(exclusive: bool, tmp_path: Path) -> None:
+    order: list[str] = []
+    waits = threading.Event()
+
+    def other() -> None:
+        with machine_lock(tmp_path, exclusive=True, waiting=lambda _: waits.set()):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    with machine_lock(tmp_path, exclusive):
+        thread.start()
+        assert waits.wait(10)
+    with machine_lock(tmp_path, exclusive):
+        order.append("again")
+    thread.join()
+    assert order == ["other", "again"]

@@ -43,9 +43,13 @@ def lock_folder(folder: Path | None = None) -> Path:
 def machine_lock(folder: Path | None, exclusive: bool, waiting: Waiting = patient) -> Iterator[None]:
     """Hold the lock of the machine: exclusively to measure on it, shared to do other work.
 
-    `folder` must be the same for all services on the machine (default: one in the temporary folder).
+    `folder` must be the same for all services on the machine (default: one in the temporary folder). Whoever waits
+    stands in a queue of one, so that nobody who gives the lock back can take it again before those who wait.
     """
-    with file_lock(lock_folder(folder) / "machine.lock", exclusive, waiting):
+    locks = lock_folder(folder)
+    with contextlib.ExitStack() as held:
+        with file_lock(locks / "machine.queue", waiting=waiting):
+            held.enter_context(file_lock(locks / "machine.lock", exclusive, waiting))
         yield
 
 
