@@ -55,7 +55,7 @@ def test_recommend_says_what_binds(quickstart: Path, pqbench: Pqbench) -> None:
         (["--p99", "5"], "--p99: '5' is not a time; write it as 5ms"),
         (["--max-drop", "much"], "--max-drop: 'much' is not a percentage"),
         (["--minimize", "latnecy"], "minimize: input should be 'latency', 'size' or 'energy'"),
-        (["--target", "nobody"], "no timed cell matches --model, --dataset, --target, --batch-size"),
+        (["--target", "nobody"], "--target: unknown target 'nobody'; known:"),
     ):
         done = pqbench("recommend", quickstart, *wrong)
         assert done.code == 2 and problem in done.err and "Traceback" not in done.err, done.err

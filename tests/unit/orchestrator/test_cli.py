@@ -46,7 +46,7 @@ def test_what_is_no_percentage_is_refused(text: str) -> None:
 
 
 def test_a_gate_does_not_pass_where_nothing_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
-    refused = compare.Change(identity=IDENTITY, verdict=compare.NOT_COMPARABLE, reason="scenario: a and b")
+    refused = compare.Change(identity=IDENTITY, verdict=compare.NOT_COMPARABLE, notes=["scenario: a and b"])
     unstable = compare.Change(
         identity=IDENTITY, verdict=WORSE, ratio=Ratio(value=2.0, low=1.9, high=2.1), is_unstable=True
     )

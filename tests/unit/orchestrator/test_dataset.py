@@ -48,3 +48,10 @@ def test_a_folder_with_a_broken_image_says_which(tmp_path: Path) -> None:
     data = DATASETS.load("folder").load(DATASETS.configure("folder", json.dumps({"test": str(tmp_path)})), Path())
     with pytest.raises(InvalidInput, match="broken.jpg cannot be decoded"):
         data.split("test").open(0)
+
+
+def test_a_folder_of_splits_is_no_folder_of_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+    with pytest.raises(InvalidInput, match=f"has the splits train, val: name one of them, as {tmp_path}/val"):
+        DATASETS.load("folder").load(DATASETS.configure("folder", json.dumps({"test": str(tmp_path)})), Path())

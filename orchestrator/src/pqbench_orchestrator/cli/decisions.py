@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,7 @@ from pqbench_orchestrator.output.outputs import cells_of
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.named_cell import check_finished, recorded_cell
 from pqbench_orchestrator.results.why import explain, explain_engine
+from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
 
@@ -115,9 +117,11 @@ def recommend_command(
         "max_megabytes": max_size,
     })  # fmt: skip
 
+    filters = {"model": model, "dataset": dataset, "target": target, "batch_size": batch_size}
+    _check_names(filters, cells_of(folder))
+
     def is_wanted(cell: CellResult) -> bool:
-        filters = ((model, cell.model), (dataset, cell.dataset), (target, cell.target), (batch_size, cell.batch_size))
-        return all(not chosen or value in chosen for chosen, value in filters)
+        return all(not chosen or getattr(cell, name) in chosen for name, chosen in filters.items())
 
     with terminal.LiveDisplay(errors) as live:
         settings = Settings(data=data or folder.data, inventory=inventory, say=live.say)
@@ -132,6 +136,16 @@ def recommend_command(
         for one, confirmed in found:
             show("\n".join(recommendation.text(one, str(folder), confirmed)) + "\n")
     raise typer.Exit(decided(found))
+
+
+def _check_names(filters: Mapping[str, Sequence[str | int] | None], cells: Sequence[CellResult]) -> None:
+    """Raise InvalidInput for a value of an option, by its cells' attribute, that no cell of the run has."""
+    for attribute, chosen in filters.items():
+        known = list(dict.fromkeys(str(getattr(cell, attribute)) for cell in cells))
+        for value in map(str, chosen or ()):
+            if value not in known:
+                option = f"--{attribute.replace('_', '-')}"
+                raise InvalidInput(f"{option}: {unknown(attribute.replace('_', ' '), value, known)}")
 
 
 def decided(found: experiment.Recommended) -> int:

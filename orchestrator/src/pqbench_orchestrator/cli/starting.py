@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,12 +48,13 @@ def init_command(
             dataset=dataset or _asked("--dataset", "Dataset (name, or a folder of images by class)", "digits"),
             goal=goal or (_asked("--goal", GOAL, init.GOALS[0]) if sys.stdin.isatty() else init.GOALS[0]),
             weights=weights,
-            targets=target or _here(),
+            targets=target or (),
             max_drop=points_of(max_drop, "--max-drop"),
             batch_sizes=batch_size or (1, 8),
             image_size=image_size,
         )
-        init.write(init.text_of(choices, out.parent), out)
+        init.check(choices)
+        init.write(init.text_of(choices if target else replace(choices, targets=_here()), out.parent), out)
     more = " --allow-code" if ".py:" in out.read_text(encoding="utf-8") else ""
     show(f"{out}: written\npqbench plan {out}{more}    # what it would do\npqbench run {out}{more}")
 

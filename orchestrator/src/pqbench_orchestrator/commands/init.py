@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pqbench_orchestrator.commands.plugins import backends, listing
 from pqbench_orchestrator.config.load import load_manifest, read_experiment
 from pqbench_orchestrator.config.manifest import dump
 from pqbench_orchestrator.config.thesis import is_thesis_config
+from pqbench_orchestrator.dataset import DATASETS
 from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
@@ -57,6 +59,31 @@ def from_ini(file: Path) -> str:
         raise InvalidInput(f"--from: {file} is no config.ini of the thesis")
     head = f"# The experiment of {file.name}, a configuration of the thesis tool PQ Bench, as a manifest of pqbench."
     return f"{head}\n{dump(read_experiment(file), defaults=False)}"
+
+
+def check(choices: Choices) -> None:
+    """Raise InvalidInput for a file that is not there and a name that pqbench does not know."""
+    for option, path in (("--model", choices.model), ("--dataset", choices.dataset)):
+        file = f"{path.partition('.py:')[0]}.py" if ".py:" in path else path
+        if file.endswith((".py", ".onnx")) and not Path(file).is_file():
+            raise InvalidInput(f"{option}: there is no file {file}")
+        if path.endswith(".py"):
+            raise InvalidInput(f"{option}: name the function too, as {path}:function")
+    if choices.weights not in ("", "default", "none") and not Path(choices.weights).is_file():
+        raise InvalidInput(f"--weights: there is no file {choices.weights}")
+    if ".py:" not in choices.dataset and not Path(choices.dataset).is_dir():
+        _check_known("--dataset", "dataset", choices.dataset, DATASETS.names, "; nor is there such a folder")
+    if choices.targets:
+        known = [plugin.name for plugin in backends()]
+        for name in choices.targets:
+            _check_known("--target", "backend", name, known)
+    if not choices.model.endswith(".onnx") and ".py:" not in choices.model:
+        _check_known("--model", "model", choices.model, [str(one["name"]) for one in listing("models")])
+
+
+def _check_known(option: str, kind: str, name: str, known: Sequence[str], more: str = "") -> None:
+    if name not in known:
+        raise InvalidInput(f"{option}: {unknown(kind, name, list(known))}{more}")
 
 
 def text_of(choices: Choices, folder: Path) -> str:

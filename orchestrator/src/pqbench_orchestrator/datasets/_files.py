@@ -21,6 +21,7 @@ from pqbench_wire.shared.download import download
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif",
             ".tiff"}  # fmt: skip
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}  # common names of their folders
 MOST_PIXELS = 1 << 26  # of one image: a larger one is refused before it is decoded
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # Pillow's warning; corrupt EXIF data are ignored
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is off: MOST_PIXELS is checked before an image is decoded
@@ -55,6 +56,13 @@ def sub_folders(folder: Path) -> list[str]:
     if broken := next((path for path in entries if path.is_symlink() and not path.exists()), None):
         raise InvalidInput(f"{shown(broken)} is a broken link")
     return sorted(path.name for path in entries if path.is_dir())
+
+
+def check_not_splits(folder: Path, classes: Sequence[str]) -> None:
+    """Raise InvalidInput where a folder's sub-folders are splits, such as train and val, and not classes."""
+    inner = [folder / name for name in classes]
+    if len(inner) > 1 and set(classes) <= SPLITS and all(sub_folders(one) for one in inner):
+        raise InvalidInput(f"{shown(folder)} has the splits {', '.join(classes)}: name one of them, as {inner[-1]}")
 
 
 def class_folders(folder: Path, classes: Sequence[str]) -> Split:

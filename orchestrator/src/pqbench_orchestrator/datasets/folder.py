@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pqbench_orchestrator.dataset import Data, PathText
-from pqbench_orchestrator.datasets._files import class_folders, sub_folders
+from pqbench_orchestrator.datasets._files import check_not_splits, class_folders, sub_folders
 from pqbench_wire.errors import InvalidInput
 
 REQUIRES = ()
@@ -30,6 +30,7 @@ class Config:
 
 def load(config: Config, root: Path, progress: Callable[[float], None] = lambda _: None) -> Data:
     classes = sub_folders(Path(config.test))
+    check_not_splits(Path(config.test), classes)
     splits = {"test": class_folders(Path(config.test), classes)}
     if config.train:
         if others := sorted(set(sub_folders(Path(config.train))) ^ set(classes)):

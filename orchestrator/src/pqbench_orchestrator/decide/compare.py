@@ -48,7 +48,7 @@ class Change:
 
     identity: Identity
     verdict: str
-    reason: str = ""
+    notes: Sequence[str] = ()  # what the verdict rests on, or why there is none
     old_ms: float | None = None
     new_ms: float | None = None
     old_speedup: float | None = None  # over its own run's baseline; where given, `ratio` is old over new speed-up
@@ -62,6 +62,11 @@ class Change:
     is_lost: bool = False  # all old sessions have a valid time, and not all new ones have
     is_unstable: bool = False  # a session's times are not stable
     is_absolute: bool = False  # of two runs, and latencies are not compared as shares of their own baselines'
+
+    @property
+    def reason(self) -> str:
+        """The notes in one text."""
+        return "; ".join(self.notes)
 
     @property
     def is_built(self) -> bool:
@@ -144,7 +149,7 @@ class _Pair:
         return Change(
             identity=self.identity,
             verdict=verdict(ratio, tolerance if is_apart else TOLERANCE),
-            reason="; ".join(dict.fromkeys(self._notes(by_rate, by_speedup))),
+            notes=list(dict.fromkeys(self._notes(by_rate, by_speedup))),
             old_ms=_mean(_timed(self.old, by_rate)) * 1e3,
             new_ms=_mean(_timed(self.new, by_rate)) * 1e3,
             old_speedup=1 / _mean(_relative(self.old)) if by_speedup else None,
@@ -163,7 +168,7 @@ class _Pair:
         return Change(
             identity=self.identity,
             verdict=NOT_COMPARABLE,
-            reason=reason,
+            notes=[reason],
             accuracy=self._accuracy,
             old=self.old[0].cell if self.old else None,
             new=self.new[0].cell if self.new else None,
@@ -181,7 +186,11 @@ class _Pair:
         return reason
 
     def _notes(self, by_rate: bool, by_speedup: bool) -> list[str]:
-        notes = ["one session: the interval does not cover variation between sessions"] if self._alone else []
+        notes = [
+            "one session: the interval does not cover variation between sessions"
+            if self._alone
+            else f"{len(self.old)} and {len(self.new)} sessions: figures are their geometric means"
+        ]
         if by_speedup:
             notes.append("two runs: latencies are compared relative to each run's baseline")
         if by_rate:

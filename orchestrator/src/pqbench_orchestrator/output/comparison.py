@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,8 +22,8 @@ CAPTION = (
 )
 
 
-def texts(change: Change) -> list[str]:
-    """A change as one text for each of COLUMNS."""
+def texts(change: Change, said: Collection[str] = ()) -> list[str]:
+    """A change as one text for each of COLUMNS; `said`: notes that stand elsewhere, as `common_notes` gives them."""
     layers = "" if not change.layers else f"{len(change.layers)} layers differ: {', '.join(change.layers)}"
     return [
         name_of(change.identity),
@@ -34,8 +34,21 @@ def texts(change: Change) -> list[str]:
         _both(*(_number(cell.top1_percent if cell else None, 2) for cell in (change.old, change.new))),
         change.accuracy_verdict,
         _both(*map(_executed_in, (change.old, change.new))),
-        "; ".join(text for text in (layers, change.reason) if text),
+        "; ".join(text for text in (layers, *change.notes) if text and text not in said),
     ]
+
+
+def common_notes(changes: Sequence[Change]) -> list[str]:
+    """The notes that all changes with a verdict share, to be said once below a table; none for a single change."""
+    compared = [one.notes for one in changes if one.verdict != NOT_COMPARABLE]
+    if len(compared) < 2:
+        return []
+    return [note for note in compared[0] if all(note in notes for notes in compared)]
+
+
+def caption(changes: Sequence[Change]) -> str:
+    """What stands below a table of changes: how to read the change, and the common notes."""
+    return " ".join([CAPTION, *(f"{note[0].upper()}{note[1:]}." for note in common_notes(changes))])
 
 
 def counts(changes: Sequence[Change]) -> str:
@@ -107,8 +120,9 @@ def _change(ratio: Ratio | None) -> str:
 def markdown(changes: Sequence[Change], old: str, new: str) -> str:
     """The changes as a Markdown table, for a pull request."""
     lines = [f"`{old}` → `{new}`", "", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in texts(one)) + " |" for one in changes]
-    return "\n".join([*lines, "", counts(changes), "", CAPTION]) + "\n"
+    said = common_notes(changes)
+    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in texts(one, said)) + " |" for one in changes]
+    return "\n".join([*lines, "", counts(changes), "", caption(changes)]) + "\n"
 
 
 def as_json(change: Change) -> dict[str, Any]:

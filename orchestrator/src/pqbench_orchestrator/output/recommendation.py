@@ -73,11 +73,22 @@ def text(found: Recommendation, run: str, confirmed: Confirmed | None = None) ->
     to_quote = dataclasses.replace(cell, timing=last_timing(found.best, confirmed))
     return [
         *lines,
-        f"{'Ship' if found.is_proven else 'Not proven:'} {cell.recipe} on {cell.target}: {figures(to_quote)}.",
+        f"{verb(found)} {cell.recipe} on {cell.target}{reservation(found)}: {figures(to_quote)}.",
         *evidence(found, confirmed),
         *_runners_up(found),
         f"pqbench export {run} {cell.key} --out bundle",
     ]
+
+
+def verb(found: Recommendation) -> str:
+    """What to do with the best of a recommendation, as the first word of its headline."""
+    return "Ship" if found.is_proven else "Not proven:"
+
+
+def reservation(found: Recommendation) -> str:
+    """In brackets, the loss beyond the bound that the best's interval allows; empty where it allows none."""
+    lost = doubts_of(found, None).loss_not_excluded
+    return "" if lost is None else f" (a loss of up to {lost:.2f} points is not excluded)"
 
 
 def evidence(found: Recommendation, confirmed: Confirmed | None) -> list[str]:
@@ -116,8 +127,10 @@ def _in_one_line(found: Recommendation, confirmed: Confirmed | None) -> str:
         f"{cell.engine_bytes / 1e6:.2f} MB" if cell.engine_bytes else "",
         f"{'unstable' if timing.is_stable is False else 'stable'}{again}" if timing else "not measured",
     ]
-    verb, figures_known = "ship" if found.is_proven else "not proven:", ", ".join(part for part in parts if part)
-    return f"{where}: {verb} {cell.recipe} on {cell.target}, {figures_known} [{cell.short_key}]"
+    known = ", ".join(part for part in parts if part)
+    return (
+        f"{where}: {verb(found).lower()} {cell.recipe} on {cell.target}{reservation(found)}, {known} [{cell.short_key}]"
+    )
 
 
 def constraints(goal: Goal) -> str:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from pqbench_orchestrator.decide.compare import Change
 from pqbench_orchestrator.decide.remeasure import PARTS, Line
-from pqbench_orchestrator.output.comparison import CAPTION, COLUMNS, texts
+from pqbench_orchestrator.output.comparison import COLUMNS, caption, common_notes, texts
 from pqbench_orchestrator.planning.places import shown
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.results.cell import SHORT, CellResult, Timing
@@ -56,7 +56,7 @@ class LiveDisplay:
         )
         self._progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
         self._task = self._progress.add_task("planning", total=None)
-        self._last_line = time.monotonic()
+        self._last_line, self._last_text = time.monotonic(), ""
         self._interrupted = False
         self._failed: Counter[str] = Counter()  # reason -> steps
 
@@ -83,11 +83,14 @@ class LiveDisplay:
             raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
-        """Show what is going on in the bar or, where none can be drawn (as in a log), in a line every few seconds."""
+        """Show what is going on in the bar or, where none can be drawn (as in a log), in a line every few seconds.
+
+        A text that says the same as the last line is not repeated.
+        """
         self._progress.update(self._task, description=text, refresh=True)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line >= SECONDS_A_LINE:
-            self._last_line = now
+        if not self._console.is_terminal and now - self._last_line >= SECONDS_A_LINE and text != self._last_text:
+            self._last_line, self._last_text = now, text
             task = self._progress.tasks[self._task]
             self.note(f"{task.completed:.0f}/{task.total or '?'} {text}")
 
@@ -230,11 +233,14 @@ VERDICTS = {"better": "green", "worse": "red", "same": "cyan", "not comparable":
 
 def changes_table(changes: list[Change]) -> Table:
     """What changed between two sides, one line per cell; nothing is cut."""
-    view = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, caption=CAPTION, caption_justify="left")
+    said = common_notes(changes)
+    view = Table(
+        header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, caption=caption(changes), caption_justify="left"
+    )
     for name in COLUMNS:
         view.add_column(name, overflow="fold")
     for change in changes:
-        shown = [escape(text) for text in texts(change)]
+        shown = [escape(text) for text in texts(change, said)]
         verdict = COLUMNS.index("Verdict")
         shown[verdict] = f"[{VERDICTS[change.verdict]}]{shown[verdict]}[/]"
         view.add_row(*shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -77,3 +78,32 @@ def test_what_is_wrong_is_one_line_and_nothing_is_overwritten(tmp_path: Path) ->
     with pytest.raises(InvalidInput):
         init.write("name: [", tmp_path / "broken.yaml")
     assert out.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["m.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"model": "nothing.py:net"}, "--model: there is no file nothing.py"),
+        ({"model": "nothing.onnx"}, "--model: there is no file nothing.onnx"),
+        ({"model": "own.py"}, "--model: name the function too, as own.py:function"),
+        ({"weights": "nothing.pth"}, "--weights: there is no file nothing.pth"),
+        ({"dataset": "nothing.py:images"}, "--dataset: there is no file nothing.py"),
+        ({"dataset": "digit"}, "--dataset: unknown dataset 'digit'; did you mean 'digits'"),
+        ({"targets": ["onnxruntme"]}, "--target: unknown backend 'onnxruntme'; did you mean 'onnxruntime'"),
+        ({"model": "digits/resnt"}, "--model: unknown model 'digits/resnt'; did you mean 'digits/resnet'"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_written(
+    choice: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").touch()
+    with pytest.raises(InvalidInput) as found:
+        init.check(replace(CHOICES, **choice))
+    assert str(found.value).startswith(message)
+
+
+def test_known_names_and_files_that_are_there_pass(tmp_path: Path) -> None:
+    init.check(CHOICES)
+    (tmp_path / "own.py").touch()
+    init.check(replace(CHOICES, model=f"{tmp_path}/own.py:net", dataset=str(tmp_path)))

@@ -12,7 +12,7 @@ import pytest
 from pqbench_orchestrator.decide.compare import NOT_COMPARABLE, Change, changed_layers, compare
 from pqbench_orchestrator.decide.gate import judge
 from pqbench_orchestrator.decide.sides import Identity, Session, Side, side_of
-from pqbench_orchestrator.output.comparison import markdown, texts
+from pqbench_orchestrator.output.comparison import common_notes, markdown, texts
 from pqbench_orchestrator.statistics import BETTER, SAME, WORSE
 from pqbench_orchestrator.store.ledger import FILE, Ledger
 from pqbench_orchestrator.store.run_folder import RunFolder
@@ -60,7 +60,11 @@ def faster_cells() -> dict[Identity, list[Session]]:
 def test_sessions_make_the_interval() -> None:
     old = side(*(session(1.0 + 0.004 * i) for i in range(4)))
     faster = changed(old, Side(name="n", sessions=faster_cells()))
-    assert faster.verdict == BETTER and faster.reason == "" and faster.old_ms == pytest.approx(1.006, rel=1e-4)
+    assert (
+        faster.verdict == BETTER
+        and faster.notes == ["4 and 4 sessions: figures are their geometric means"]
+        and faster.old_ms == pytest.approx(1.006, rel=1e-4)
+    )
     other = Side(name="n", sessions=faster_cells(), run=Path("other"))
     (between,) = compare(old, other)
     assert between.verdict == SAME and between.is_apart, "two runs differ by as much without a reason"
@@ -204,3 +208,13 @@ def test_what_is_shown_is_what_is_compared() -> None:
     found = changed(side(old), side(new))
     assert found.ratio is not None and found.old_ms is not None and found.new_ms is not None
     assert found.ratio.value == pytest.approx(found.new_ms / found.old_ms)
+
+
+def test_a_note_that_all_changes_share_stands_below_the_table_once() -> None:
+    cells = {KEY: [session(1.0)], KEY._replace(recipe="other"): [session(2.0, seed=1)]}
+    changes = compare(Side(name="o", sessions=cells), Side(name="n", sessions=cells))
+    (note,) = common_notes(changes)
+    assert note.startswith("one session") and all(not texts(one, [note])[-1] for one in changes)
+    shown = markdown(changes, "o", "n")
+    assert shown.count("ne session: the interval") == 1 and "One session" in shown.splitlines()[-1]
+    assert common_notes(changes[:1]) == [], "a single change keeps its note"

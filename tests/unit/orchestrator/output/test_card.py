@@ -32,7 +32,7 @@ def test_what_to_ship_in_four_figures() -> None:
     assert (found.group, found.headline, found.key) == ("m, d, batch 1", "int8 on t", "int8")
     assert [(tile.name, tile.value, tile.beside) for tile in found.tiles] == [
         ("Latency", "2.000 ms", "1.900 to 2.100"), ("Speed-up", "2.00×", "1.90 to 2.10"),
-        ("Accuracy", "95.00 %", "-0.20 points (-0.50 to +0.10)"), ("Size", "1.10 MB", "the engine's file"),
+        ("Accuracy on 2000 images", "95.00 %", "-0.20 points (-0.50 to +0.10)"), ("Size", "1.10 MB", "the engine's file"),
     ]  # fmt: skip
     assert found.badge == "stable" and found.commands[0] == "pqbench export RUN int8 --out bundle"
     assert card(BASELINE, INT8 | {"Stable": False, "Unstable Because": "load"}).badge == "unstable"
@@ -55,3 +55,10 @@ def test_an_engine_that_was_only_built_has_a_size_alone() -> None:
     found = card(built, goal=Goal(minimize="size"))
     assert [(tile.name, tile.value) for tile in found.tiles] == [("Accuracy", "not known"), ("Size", "2.00 MB")]
     assert found.badge == "not measured" and not found.is_proven and not found.commands
+
+
+def test_the_headline_says_which_loss_is_not_excluded() -> None:
+    loses = INT8 | {"Held-out Change": -0.9, "Held-out Change Low": -1.4, "Held-out Images": 2000}
+    found = card(BASELINE | {"Held-out Images": 2000}, loses)
+    assert found.verb == "Ship" and found.reservation == " (a loss of up to 1.40 points is not excluded)"
+    assert not card(BASELINE, INT8).reservation

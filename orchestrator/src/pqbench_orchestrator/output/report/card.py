@@ -28,6 +28,8 @@ class Card:
     goal: str
     headline: str
     key: str = ""  # of the cell to ship; empty where none is feasible
+    verb: str = ""  # before the headline: to ship, or not proven
+    reservation: str = ""  # after the headline: what is not excluded
     is_proven: bool = False
     badge: str = UNKNOWN
     tiles: tuple[Tile, ...] = ()
@@ -51,6 +53,8 @@ def card_of(found: Recommendation, confirmed: Confirmation | None, run: str) -> 
         goal=goal,
         headline=f"{cell.recipe} on {cell.target}",
         key=cell.key,
+        verb=recommendation.verb(found),
+        reservation=recommendation.reservation(found),
         is_proven=found.is_proven,
         badge=_badge(last_timing(found.best, confirmed)),
         tiles=tuple(_tiles(cell, last_timing(found.best, confirmed))),
@@ -94,13 +98,18 @@ def _speedup(timing: Timing, is_baseline: bool) -> Tile:
 
 
 def _accuracy(cell: CellResult) -> Tile:
-    """The accuracy and its change, if there is one; of the images for reporting, if some were set aside."""
+    """The accuracy and its change, if there is one; of the images for reporting, if some were set aside.
+
+    Its name says how many images that is: the table beside it shows the accuracy on all images.
+    """
     part, whole = cell.report, cell.accuracy
+    images = part.images if part is not None else whole.images if whole is not None else None
+    name = f"Accuracy on {images} images" if images else "Accuracy"
     percent = part.percent if part is not None else whole.top1_percent if whole is not None else None
     if percent is None:
         return Tile(name="Accuracy", value="not known")
     change: Change | None = part.change if part is not None else whole.change if whole is not None else None
     if change is None or cell.is_baseline:
-        return Tile(name="Accuracy", value=f"{percent:.2f} %")
+        return Tile(name=name, value=f"{percent:.2f} %")
     beside = f"{change.points:+.2f} points ({change.low:+.2f} to {change.high:+.2f})"
-    return Tile(name="Accuracy", value=f"{percent:.2f} %", beside=beside)
+    return Tile(name=name, value=f"{percent:.2f} %", beside=beside)

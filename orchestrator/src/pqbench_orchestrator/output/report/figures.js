@@ -62,7 +62,7 @@ function byTarget(cells, make) {
 function bars(own, middle, low, high) {
   if (own.length > MOST_BARS) return undefined;
   const distance = (a, b) => own.map((row) => (known(row[a]) && known(row[b]) ? Math.abs(row[a] - row[b]) : 0));
-  return { type: "data", symmetric: false, thickness: 1, array: distance(high, middle), arrayminus: distance(middle, low) };
+  return { type: "data", symmetric: false, thickness: 1, color: css("--text"), array: distance(high, middle), arrayminus: distance(middle, low) };
 }
 
 // The Pareto front: cells that no other beats in both accuracy and cost, by rising cost.

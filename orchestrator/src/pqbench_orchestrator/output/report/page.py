@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from pqbench_orchestrator.decide.compare import Change
-from pqbench_orchestrator.output.comparison import COLUMNS, texts
+from pqbench_orchestrator.output.comparison import COLUMNS, caption, common_notes, texts
 from pqbench_orchestrator.output.report.card import Card
 from pqbench_orchestrator.output.report.details import Details
 from pqbench_orchestrator.results.cell import CellResult
@@ -67,7 +67,7 @@ def write_report(path: Path, report: Report) -> None:
         cards=report.cards,
         folder=_for_script(report.folder or report.run),
         recommended=_for_script([card.key for card in report.cards if card.key]),
-        versions=[(old, new, [texts(change) for change in changes]) for old, new, changes in report.versions],
+        versions=[(*names, _rows(changes), caption(changes)) for *names, changes in report.versions],
         columns=COLUMNS,
         style=_part("page.css"),
         script="\n".join(_part(name) for name in SCRIPTS),
@@ -86,6 +86,12 @@ def write_report(path: Path, report: Report) -> None:
 def figures_page(title: str, figures: list[dict[str, Any]]) -> str:
     """A page of Plotly figures ({"data": [...], "layout": {...}}), one below the other."""
     return _template("figures.html").render(title=title, plotly=_part(PLOTLY), figures=_for_script(figures))
+
+
+def _rows(changes: Sequence[Change]) -> list[list[str]]:
+    """What changed between two targets, without the notes that stand below the table."""
+    said = common_notes(changes)
+    return [texts(change, said) for change in changes]
 
 
 def _columnar(table: list[Row]) -> dict[str, Any]:

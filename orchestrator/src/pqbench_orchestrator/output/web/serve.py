@@ -77,7 +77,8 @@ def _add_overviews(app: FastAPI, experiments: Path) -> None:
             found = compare.compare(_side(experiments, old), _side(experiments, new), anyway)
         except PqbenchError as error:
             raise HTTPException(400, str(error)) from error
-        changes = [(one.verdict, comparison.texts(one)) for one in found]
+        said = comparison.common_notes(found)
+        changes = [(one.verdict, comparison.texts(one, said)) for one in found]
         return _page(
             "compare.html",
             old=old,
@@ -85,7 +86,7 @@ def _add_overviews(app: FastAPI, experiments: Path) -> None:
             anyway=anyway,
             columns=comparison.COLUMNS,
             verdict_at=comparison.COLUMNS.index("Verdict"),
-            caption=comparison.CAPTION,
+            caption=comparison.caption(found),
             changes=changes,
         )
 
