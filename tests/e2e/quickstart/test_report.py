@@ -159,6 +159,10 @@ def test_the_recommendation_is_on_top_and_was_measured_again(
             "Measured again after the choice" in card.inner_text() and "held-out training images" in card.inner_text()
         )
         assert card.locator(".chips a").count() == len(one["runners_up"])
+        other = open_page((quickstart / "report.html").as_uri() + f"#cell={best['cell']}")
+        other.page.wait_for_selector("#cell:not([hidden])")
+        assert other.page.locator("#cell .answer").inner_text().startswith("Measured again after it was chosen: ")
+        other.close()
     marked = "document.getElementById('tradeoff').data.find(t => t.name === 'Recommended').customdata"
     watched.page.wait_for_selector("#tradeoff svg.main-svg")
     assert watched.page.evaluate(marked) == [found[0]["best"]["cell"]], "of the batch size that the filter shows"

@@ -9,6 +9,7 @@ from pqbench_orchestrator.config.manifest import dump
 from pqbench_orchestrator.decide.compare import versions_of_a_run
 from pqbench_orchestrator.decide.recommend import Recommendation, recommend
 from pqbench_orchestrator.output import sensitivity
+from pqbench_orchestrator.output.recommendation import times
 from pqbench_orchestrator.output.report.card import card_of
 from pqbench_orchestrator.output.report.details import boxes, details
 from pqbench_orchestrator.output.report.page import Report
@@ -48,15 +49,20 @@ def write_outputs(
 def write_report(run: RunFolder, cells: Sequence[CellResult], record: Mapping[str, Any]) -> None:
     """Write a run's report.html; `record`: the run's environment."""
     manifest = run.manifest()
+    answers = [(one, confirmed(run, one)) for one in recommend(cells, manifest.goal)]
+    shown = details(run, cells)
+    for found, again in answers:
+        if found.best is not None and again is not None and again.timing is not None:
+            shown[found.best.cell.key]["confirmed"] = times(again.timing)
     report = Report(
         run=run.name,
         folder=str(run),
         table=cells,
         record=dict(record),
         manifest=dump(manifest),
-        details=details(run, cells),
+        details=shown,
         boxes=boxes(run),
-        cards=[card_of(one, confirmed(run, one), str(run)) for one in recommend(cells, manifest.goal)],
+        cards=[card_of(*answer, str(run)) for answer in answers],
         trials=run.trials(),
         versions=versions_of_a_run(run, record, {cell.target for cell in cells}),
         sensitivity=sensitivity.figures_of(run.path.parent, manifest),

@@ -12,7 +12,8 @@ async function showCell(key) {
   page.querySelector("h2").textContent = row
     ? `${row.Model}, ${row.Recipe} on ${row.Target}, batch ${row["Batch Size"]}` : `There is no cell ${key}`;
   fillState(row);
-  page.querySelector(".answer").textContent = details?.texts.Why ?? row?.Reason ?? "";
+  const again = details?.confirmed ? `Measured again after it was chosen: ${details.confirmed}. ` : "";
+  page.querySelector(".answer").textContent = again + (details?.texts.Why ?? row?.Reason ?? "");
   fillFigures(row ?? {});
   fillLayers(details, baseline ? await detailsOf(baseline.Cell) : null);
   fillEnvironment(details);

@@ -59,10 +59,10 @@ function byTarget(cells, make) {
   });
 }
 
-function bars(own, middle, low, high) {
+function bars(own, middle, low, high, color) {
   if (own.length > MOST_BARS) return undefined;
   const distance = (a, b) => own.map((row) => (known(row[a]) && known(row[b]) ? Math.abs(row[a] - row[b]) : 0));
-  return { type: "data", symmetric: false, thickness: 1, color: css("--text"), array: distance(high, middle), arrayminus: distance(middle, low) };
+  return { type: "data", symmetric: false, thickness: 1, color, array: distance(high, middle), arrayminus: distance(middle, low) };
 }
 
 // The Pareto front: cells that no other beats in both accuracy and cost, by rising cost.
@@ -223,7 +223,7 @@ function barsOf(column, title, low = column, high = column) {
     const points = cells.filter((row) => typeof row[column] === "number");
     if (!points.length) return null;
     const traces = byTarget(points, (own) => ({
-      type: "bar", x: own.map((row) => row.Recipe), y: own.map((row) => row[column]), error_y: low === column ? undefined : bars(own, column, low, high),
+      type: "bar", x: own.map((row) => row.Recipe), y: own.map((row) => row[column]), error_y: low === column ? undefined : bars(own, column, low, high, css("--text")),
       hovertemplate: `%{x}<br>%{y:.4~g} ${UNIT[column]}`,
     }));
     const values = points.map((row) => row[column]);
@@ -244,7 +244,7 @@ function combined(cells) {
     const own = points.filter((row) => kind(row) === index);
     return {
       type: "bar", name, marker: { color: colour(index) }, y: own.map((row) => row["Accuracy Change"]),
-      x: own.map((row) => row.Recipe), error_y: bars(own, "Accuracy Change", "Accuracy Change Low", "Accuracy Change High"),
+      x: own.map((row) => row.Recipe), error_y: bars(own, "Accuracy Change", "Accuracy Change Low", "Accuracy Change High", css("--text")),
       hovertemplate: "%{x}<br>%{y:+.2f} points",
     };
   });
