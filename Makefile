@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TOOLS := .venv-tools/.installed
 DEV := grpcio-tools grpc-stubs jsonschema mypy playwright pytest pytest-timeout pytest-xdist ruff statsmodels types-docker types-protobuf types-PyYAML
 PACKAGES := -e proto -e "services/compressor[cpu,tools]" -e "services/runtime[onnxruntime,openvino,pytorch,tensorrt-rtx,onnxruntime-tensorrt-rtx]" -e "orchestrator[mlflow,pandas]"
 MANIFEST ?= data/manifests/quickstart.yaml
@@ -11,7 +12,7 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup quickstart up down test test-long test-containers test-all lint format proto bench fuzz gpu-check matrix thesis clean
+.PHONY: help setup setup-tools quickstart up down test test-long test-containers test-all lint format proto bench fuzz gpu-check matrix thesis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -22,6 +23,15 @@ $(INSTALLED): constraints.txt proto/pyproject.toml services/compressor/pyproject
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pqbench needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { echo "on Debian: apt install python3-venv"; exit 2; }
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off --quiet -c constraints.txt $(PACKAGES) $(DEV)
+	@touch $@
+
+setup-tools: $(TOOLS) ## create .venv-tools, on top of .venv: the quantizers whose pins differ (AMD Quark, Qualcomm AIMET)
+
+$(TOOLS): $(INSTALLED) constraints-tools.txt
+	$(PYTHON) -m venv .venv-tools
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$(.venv-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/pqbench.pth"
+	.venv-tools/bin/pip install --disable-pip-version-check --progress-bar off --quiet -c constraints-tools.txt aimet-onnx amd-quark
+	.venv-tools/bin/pip install --disable-pip-version-check --quiet --no-deps -e proto -e services/compressor
 	@touch $@
 
 quickstart: setup ## run the quickstart experiment on this machine's CPU
@@ -88,6 +98,6 @@ thesis: setup ## the thesis' study, as far as this machine can do it (docs/thesi
 	$(BIN)/python benchmarks/thesis.py $(TESTDATA)
 
 clean: ## remove .venv, caches and all run data except manifests and inventories
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-tools .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find data -mindepth 1 -maxdepth 1 ! -name manifests ! -name inventories -exec rm -rf {} +

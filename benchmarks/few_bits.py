@@ -1,9 +1,11 @@
-"""Formats of few bits: INT4 weights of a ViT-Tiny by GPTQ and to the nearest value, FP8 and INT8 of MobileNet V2.
+"""Formats of few bits: INT4 weights of a ViT-Tiny, FP8 and INT8 of MobileNet V2, learned rounding of ResNet-20.
 
-    python benchmarks/few_bits.py DATA [int4|fp8 …]
+    python benchmarks/few_bits.py DATA [int4|fp8|adaround …]
 
 DATA holds imagenet_sample.zip, mobilenet_v2.py and mobilenet_v2.safetensors: half of the images to calibrate with, half
-to score. The ViT's weights are random, so of it only the signal-to-noise ratio counts. Writes results/few_bits.json.
+to score. The ViT's weights are random, so of it only the signal-to-noise ratio counts. For ResNet-20 it holds
+cifar10_resnet20.safetensors, cifar10_train_lossless4660.npz and cifar10_test_lossless846.npz. Writes
+results/few_bits.json.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 from compensation import FIGURES, arrays, experiment, mobilenet, run, split
 
 RESULT = Path(__file__).parent / "results" / "few_bits.json"
-PARTS = ("int4", "fp8")
+PARTS = ("int4", "fp8", "adaround")
 
 
 def main(data: Path, parts: list[str]) -> None:
@@ -27,7 +29,6 @@ def main(data: Path, parts: list[str]) -> None:
     for part in parts or PARTS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            split(data / "imagenet_sample.zip", folder)
             cells, environment = run(manifest(part, data.resolve(), folder), folder)
         rows = [{key: cell.get(key) for key in FIGURES} for cell in cells]
         for row in rows[1:]:
@@ -38,6 +39,9 @@ def main(data: Path, parts: list[str]) -> None:
 
 
 def manifest(part: str, data: Path, folder: Path) -> dict[str, Any]:
+    if part == "adaround":
+        return resnet20(data)
+    split(data / "imagenet_sample.zip", folder)
     if part == "fp8":
         recipes = [(name, [{"quantize": {"method": name, "images": 128}}]) for name in ("fp8-static", "int8-static")]
         return experiment(mobilenet(data), arrays(folder), recipes)
@@ -48,6 +52,22 @@ def manifest(part: str, data: Path, folder: Path) -> dict[str, Any]:
     ]
     recipes = [(f"{step['rounding']}, blocks of {step['block']}", [{"quantize": step}]) for step in steps]
     return experiment({"model": "timm/vit_tiny_patch16_224", "weights": "none"}, arrays(folder), recipes)
+
+
+def resnet20(data: Path) -> dict[str, Any]:
+    """Weights of 4 and 3 bits, rounded to the nearest value and by learning; activations stay FP32."""
+    recipes = [
+        (f"{bits} bits, {rounding}", [{"quantize": {
+            "method": "simulated", "weights": bits, "activations": 32, "rounding": rounding, "images": 1024,
+        }}])
+        for bits in (4, 3) for rounding in ("nearest", "adaround")
+    ]  # fmt: skip
+    images = {
+        part: str(data / f"cifar10_{part}_lossless{count}.npz") for part, count in (("train", 4660), ("test", 846))
+    }
+    return experiment(
+        {"model": "cifar/resnet20", "weights": str(data / "cifar10_resnet20.safetensors")}, images, recipes
+    )
 
 
 if __name__ == "__main__":

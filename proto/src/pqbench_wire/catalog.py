@@ -35,7 +35,9 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "torch_pruning": "torch-pruning",
     "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+    "modelopt": "nvidia-modelopt",
     "pynvml": "nvidia-ml-py",
+    "quark": "amd-quark==0.13",  # without its version, pip may take a former one, which is empty
     "tensorrt_rtx_bindings": "tensorrt-rtx-cu12-bindings",
     "tensorrt_rtx_libs": "tensorrt-rtx-cu12-libs",
     "sklearn": "scikit-learn",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form
+from pqbench_compressor import fake_quant
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source
+from pqbench_compressor.quantizers import _adaround
 from pqbench_wire.errors import Refused
 
 from ..examples import CONTEXT, Kinds
@@ -33,3 +37,28 @@ def test_bits_are_allocated_over_layers_of_every_kind_and_shared_ones_have_the_s
     plugin.quantize(source, plugin.Config(average=5.0, images=2), CONTEXT, (Form.FORM_ONNX,))
     bits = {name: weights for name, (weights, _) in source.notes["bits"].items()}
     assert set(bits) == {"c3", "c1", "a", "b", "f"} and bits["a"] == bits["b"] and bits["c3"] == bits["f"] == 8
+
+
+def test_learned_rounding_changes_outputs_less_and_keeps_its_grid() -> None:
+    torch.manual_seed(0)
+    weight, mix = torch.randn(8, 32), torch.randn(32, 32)
+    inputs = torch.randn(500, 32) @ mix
+    moments = inputs.T @ inputs / len(inputs)
+    learned = _adaround.rounded(weight, moments, 3, steps=1000)
+    again = fake_quant.RoundedWeight(3).eval()(learned)
+    torch.testing.assert_close(again, learned)
+
+    def error(other: torch.Tensor) -> float:
+        return float((inputs @ (other - weight).T).square().mean())
+
+    assert error(learned) < 0.5 * error(fake_quant.RoundedWeight(3).eval()(weight))
+
+
+def test_every_kind_of_layer_can_be_rounded_by_learning(context: Context) -> None:
+    plugin, module = QUANTIZERS.load("simulated"), Kinds().eval()
+    source = Source(onnx=lambda: b"", module=module)
+    config = plugin.Config(images=4, weights=4, edges=False, rounding="adaround", steps=5)
+    plugin.quantize(source, config, CONTEXT, (Form.FORM_ONNX,))
+    assert set(source.notes["rounded_to_nearest"]) <= set(source.notes["bits"])
+    with pytest.raises(Refused, match="give rounding: adaround or epochs"):
+        plugin.quantize(source, dataclasses.replace(config, epochs=1), CONTEXT, (Form.FORM_ONNX,))

@@ -1,8 +1,9 @@
 """Accuracy at low bit widths: weights and activations are rounded to few bits (2 or more) in FP32 arithmetic.
 
 It shows accuracy only, never time: no runtime here computes with such numbers, and every result is
-marked SIMULATED. Rounding is uniform, as in Nagel et al., arXiv 2106.08295. With `epochs`, the model is
-first fine-tuned with the rounding, which is quantization-aware training (Jacob et al., arXiv 1712.05877).
+marked SIMULATED. Rounding is uniform, as in Nagel et al., arXiv 2106.08295. With `rounding: adaround`, it is learned
+for each weight from unlabelled images. With `epochs`, the model is first fine-tuned with the rounding, which is
+quantization-aware training (Jacob et al., arXiv 1712.05877).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import copy
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ from pqbench_compressor import fake_quant
 from pqbench_compressor.export import to_onnx, to_pt2
 from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.plugins import Context, Needs, Source
+from pqbench_compressor.quantizers import _adaround
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.errors import Refused
@@ -46,6 +48,11 @@ class Config(Options):
         float | None,
         Field(ge=2, le=8, description="mean bits of a weight, in place of weights: layers get 8 to 2 by sensitivity"),
     ] = None
+    rounding: Annotated[
+        Literal["nearest", "adaround"],
+        Field(description="of weights: to the nearest value, or with the least change of each layer's outputs"),
+    ] = "nearest"
+    steps: Annotated[int, Field(ge=1, le=100_000, description="of adaround's optimizer, for each layer")] = 1000
     edges: Annotated[bool, Field(description="the first and the last layer at 8 bits at least, as is usual")] = True
 
 
@@ -59,10 +66,16 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
         raise Refused("bits are simulated in PyTorch; an ONNX file has no module")
     module = copy.deepcopy(source.module)
     bits = _bits(module, config, context)
+    inputs = context.training.sample(config.images, context.seed)
+    if config.rounding == "adaround":
+        if config.epochs:
+            raise Refused("adaround learns the rounding of weights that stay: give rounding: adaround or epochs")
+        few = {name: weights for name, (weights, _) in bits.items() if weights < 32}
+        source.notes["rounded_to_nearest"] = _adaround.learn(module, few, inputs, config.steps, context.report)
     for name, layer in list(module.named_modules()):
         if name in bits:
             fake_quant.insert_into(layer, *bits[name])
-    fake_quant.observe(module, context.training.sample(config.images, context.seed))
+    fake_quant.observe(module, inputs)
     if config.average is not None:
         source.notes["judged_on"] = context.training.judged_on(HELD_OUT, context.seed)
     if config.epochs:
