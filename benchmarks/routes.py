@@ -41,6 +41,7 @@ this machine.
 | ONNX | no Q/DQ nodes, typed body, FP32 inputs and outputs | FP32, FP16, BF16 |
 | QDQ_SIGNED (A) | Q/DQ, signed activations, FP32 tensors | INT8 of weakly typed TensorRT; FP8, INT4 on CPUs |
 | QDQ_UNSIGNED (U) | Q/DQ, unsigned asymmetric activations, FP32 tensors | INT8 on ONNX Runtime and OpenVINO CPUs |
+| QDQ_UNSIGNED_7 | as U with weights of 7 bits | the same on x86 CPUs without VNNI, whose INT8 products saturate |
 | QDQ_TYPED (B) | as A with an FP16 body and scales, strongly typed | TensorRT 10 and 11 |
 | ONNX_UNTYPED | FP32 ONNX, opset 17; the builder lowers precisions by its flags and calibrator | TensorRT 8.6 and 10 |
 | DYNAMIC | ONNX Runtime's dynamically quantized operators | ONNX Runtime |

@@ -14,6 +14,7 @@ from pqbench.common.v1.common_pb2 import Images, Preprocessing
 from pqbench_wire.blobs import BlobStore
 
 ROOT = Path(__file__).parent.parent
+LONGEST = ("test_techniques", "test_matrix", "test_cifar", "test_rtx_plans")  # files whose long tests take minutes
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,8 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that no worker is left alone with them; nothing that measures beside the quickstart."""
-    order = ("quickstart", "contract", "e2e", "unit")
-    items.sort(key=lambda item: next((n for n, part in enumerate(order) if part in item.path.parts), len(order)))
+    order = ("quickstart", *LONGEST, "contract", "e2e", "unit")
+
+    def place(item: pytest.Item) -> int:
+        parts = (*item.path.parts, item.path.stem)
+        return next((n for n, part in enumerate(order) if part in parts), len(order))
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)  # environments of single tests have no xdist

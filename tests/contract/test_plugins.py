@@ -28,7 +28,7 @@ from pqbench_runtime.backend import BACKENDS, Job, Route, Shape
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import Catalog
-from pqbench_wire.errors import Failed, InvalidInput
+from pqbench_wire.errors import Failed, InvalidInput, Refused
 from pqbench_wire.shared.inputs import store_inputs
 
 CATALOGS = (MODELS, PRUNERS, QUANTIZERS, BACKENDS, DATASETS, METRICS)
@@ -36,6 +36,7 @@ EVERY = [(catalog, name) for catalog in CATALOGS for name in catalog.names]
 SMALL = {"torchvision": "squeezenet1_1", "timm": "test_resnet", "cifar": "resnet20", "digits": "resnet",
          "thesis": "squeezenet", "simplenet": "v1_5m_m1"}  # fmt: skip
 OWN = {"code", "object"}  # a user's file or object: tested with the compressor and end to end
+ELSEWHERE = {"int8-aimet", "int8-quark"}  # need an environment of their own: tests/e2e/test_vendor_tools.py
 HALF = {"amount": 0.5}
 # Every pruner is tried as it comes, removing half where it takes an amount; some in other ways too.
 WAYS = [("nm", {"n": 1, "m": 4}), ("l1-auto", HALF | {"images": 64}), ("random-structured", HALF | {"dim": 1}),
@@ -56,6 +57,10 @@ FAST = {"int8-qat": {"learning_rate": 1e-4, "images": 256}}  # how the quick tes
 def test_a_plugin_is_one_documented_file(catalog: Catalog, name: str) -> None:
     if catalog is BACKENDS and catalog.missing(name):
         pytest.skip(f"skipped: {catalog.missing(name)}")
+    if name in ELSEWHERE:
+        described = catalog.describe(name)
+        assert described.unavailable_reason.startswith("pip install ") and len(described.summary) > 20
+        return
     assert not catalog.missing(name), "every plug-in can be used in the full installation"
     module = catalog.load(name)
     assert module.__doc__ and isinstance(module.REQUIRES, tuple)
@@ -132,7 +137,7 @@ def test_pruner(name: str, values: dict[str, Any], trained: torch.nn.Module, con
     [
         pytest.param(name, marks=pytest.mark.long) if name in SLOW else name
         for name in QUANTIZERS.names
-        if name not in OWN
+        if name not in OWN | ELSEWHERE
     ],
 )
 def test_quantizer(name: str, trained: torch.nn.Module, context: Context, training: Training) -> None:
@@ -186,7 +191,11 @@ def test_route(
 ) -> None:
     """A route builds, runs in what it promises, and computes what PyTorch computes."""
     data = _artifact(route.precision, route.form, trained, context)
-    built = build(name, data, route.form, route.precision, training.preprocessing, threads=1)
+    try:
+        built = build(name, data, route.form, route.precision, training.preprocessing, threads=1)
+    except Refused as refused:
+        assert str(refused).startswith("this CPU has no "), refused
+        pytest.skip(f"skipped: {refused}")
     assert set(built.executed) <= {Precision.Name(p).removeprefix("PRECISION_") for p in route.executes}
     assert built.executed, "the executed precision of the compute layers is read back"
     if route.precision == Precision.PRECISION_INT8:
@@ -206,7 +215,7 @@ def _artifact(precision: Precision, form: Form, module: torch.nn.Module, context
             if form == Form.FORM_ONNX
             else export.to_pt2(module, context.example)
         )
-    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names if n not in OWN]
+    makers = [QUANTIZERS.load(n) for n in QUANTIZERS.names if n not in OWN | ELSEWHERE]
     plugin = next(q for q in makers if precision == q.PRECISION and form in q.FORMS)
     source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
     made: dict[Form, bytes] = plugin.quantize(source, plugin.Config(), context, (form,))

@@ -52,7 +52,7 @@ def test_the_notebook_runs_and_is_the_page(tmp_path: Path) -> None:
         block.rstrip("\n") for block in re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
     ]
     command = [sys.executable, "-c", "\n".join(blocks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("'ok'") == 4 and "recipe" in done.stdout.splitlines()[1], done.stdout
     assert "stable:" in done.stdout

@@ -34,6 +34,13 @@ def cpu_name() -> str:
     return f"{name} [{' '.join(flags)}] x{os.cpu_count()}"
 
 
+@functools.cache
+def int8_saturates() -> bool:
+    """Whether products of unsigned and signed INT8 values are added up in 16 bits: on x86 without VNNI and AMX."""
+    flags = set(_cpuinfo().get("flags", "").split())
+    return "ssse3" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 def nvidia(driver: Path = Path("/proc/driver/nvidia")) -> str:
     """The driver's version and the models of all GPUs, as the kernel module reports them; "" without one.
 

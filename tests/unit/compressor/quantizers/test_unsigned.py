@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -13,7 +14,7 @@ from pqbench.common.v1.common_pb2 import Form
 from pqbench_compressor import export
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import QUANTIZERS, Context, Source
-from pqbench_compressor.quantizers import _ranges
+from pqbench_compressor.quantizers import _ranges, int8_static
 
 
 def test_concatenated_tensors_share_a_range(model: bytes) -> None:
@@ -52,3 +53,19 @@ def test_matrix_products_over_tokens_run_as_integers_on_onnx_runtime(context: Co
     assert sum(kind in ("QGemm", "MatMulIntegerToFloat", "QLinearMatMul") for kind in executed) == 2
     reference = export.run_module(module, context.images)
     assert export.sqnr(reference, export.run_fast(made[Form.FORM_QDQ_UNSIGNED], context.images)) > 25
+
+
+def test_weights_of_seven_bits_cannot_saturate_and_cost_little(context: Context) -> None:
+    """Two products of an activation up to 255 and a weight up to 64 fit into 16 bits."""
+    torch.manual_seed(0)
+    module = Tokens().eval()
+    source = Source(onnx=lambda: export.to_onnx(module, context.example), module=module)
+    plugin = QUANTIZERS.load("int8-static")
+    made = plugin.quantize(source, plugin.Config(images=32), context, int8_static.UNSIGNED)
+    largest = {}
+    for form, data in made.items():
+        tensors = map(onnx.numpy_helper.to_array, onnx.load_from_string(data).graph.initializer)
+        largest[form] = max(int(np.abs(t.astype(np.int32)).max()) for t in tensors if t.dtype == np.int8 and t.ndim > 1)
+    assert largest == {Form.FORM_QDQ_UNSIGNED: 127, Form.FORM_QDQ_UNSIGNED_7: 64}
+    reference = export.run_module(module, context.images)
+    assert export.sqnr(reference, export.run_fast(made[Form.FORM_QDQ_UNSIGNED_7], context.images)) > 22

@@ -31,6 +31,7 @@ class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORM_DYNAMIC: _ClassVar[Form]
     FORM_QDQ_TOOL: _ClassVar[Form]
     FORM_ONNX_UNTYPED: _ClassVar[Form]
+    FORM_QDQ_UNSIGNED_7: _ClassVar[Form]
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FP32: Precision
 PRECISION_FP16: Precision
@@ -50,6 +51,7 @@ FORM_PT2: Form
 FORM_DYNAMIC: Form
 FORM_QDQ_TOOL: Form
 FORM_ONNX_UNTYPED: Form
+FORM_QDQ_UNSIGNED_7: Form
 
 class Blob(_message.Message):
     __slots__ = ("sha256", "size")

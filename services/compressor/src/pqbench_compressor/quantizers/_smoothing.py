@@ -42,30 +42,30 @@ def smooth(model: bytes, calibration: Calibration, strength: float) -> bytes:
     return graph.finish()
 
 
-def correct_biases(model: bytes, calibration: Calibration, quantized: set[str]) -> bytes:
+def correct_biases(model: bytes, calibration: Calibration, quantized: set[str], largest: float) -> bytes:
     """Subtract from the biases the mean error that rounding the weights adds to each output channel.
 
-    `quantized` names the nodes whose weights will be rounded. Nodes without a bias (as any MatMul, whose
-    bias is a separate addition) and transposed convolutions are left as they are.
+    `quantized` names the nodes whose weights will be rounded to integers of at most `largest`. Nodes without a
+    bias (as any MatMul, whose bias is a separate addition) and transposed convolutions are left as they are.
     """
     graph = Graph(model)
     for node in graph.compute_nodes():
         watched = calibration.activations.get(node.input[0])
         if node.name not in quantized or len(node.input) < 3 or not node.input[2] or watched is None:
             continue
-        shift = _mean_shift(graph, node, watched.channel_mean)
+        shift = _mean_shift(graph, node, watched.channel_mean, largest)
         if shift is not None:
             graph.replace_constant(node, 2, graph.array(node.input[2]) - shift)
     return graph.finish()
 
 
-def _mean_shift(graph: Graph, node: onnx.NodeProto, mean: np.ndarray) -> np.ndarray | None:
+def _mean_shift(graph: Graph, node: onnx.NodeProto, mean: np.ndarray, largest: float) -> np.ndarray | None:
     """E[(W_quantized - W) x] for each output channel, float32 [channels]; None for transposed convolutions."""
     weight, axis = graph.array(node.input[1]), weight_axis(node) % 2
     shape = [1] * weight.ndim
     shape[axis] = -1
-    scale = weight_scales(weight, axis).reshape(shape)
-    error = np.clip(np.round(weight / scale), -127, 127) * scale - weight
+    scale = weight_scales(weight, axis, largest).reshape(shape)
+    error = np.clip(np.round(weight / scale), -largest, largest) * scale - weight
     if node.op_type == "Gemm":
         return (error @ mean if axis == 0 else mean @ error).astype(np.float32)
     if node.op_type != "Conv":

@@ -1,7 +1,8 @@
 """Form U, ONNX Runtime's own placement of Q/DQ nodes: unsigned asymmetric activations, INT8 weights, INT32 biases.
 
 It also quantizes the outputs of convolutions, so that they run as integers from end to end, but not
-those of matrix products.
+those of matrix products. With weights of 7 bits, no two products of an activation and a weight exceed 16 bits: x86 CPUs
+without VNNI add them up in 16 bits (VPMADDUBSW), which saturates (ONNX Runtime's documentation, "reduce_range").
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from pqbench_compressor.graph import COMPUTE, Graph
 from pqbench_compressor.quantizers._ranges import CARRIERS, Ranges, carriers, joined
 
 INT32_MAX = 2.0**31 - 1
+SEVEN_BITS_MAX = 64.0
 
 
-def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
-    """Form U: unsigned asymmetric activations, INT8 weights, INT32 biases; ONNX Runtime's quantizer."""
+def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = (), seven_bits: bool = False) -> bytes:
+    """Form U: unsigned asymmetric activations, INT8 weights, INT32 biases; ONNX Runtime's quantizer.
+
+    `seven_bits`: weights are from -SEVEN_BITS_MAX to SEVEN_BITS_MAX.
+    """
     graph = Graph(model)
     graph.isolate()  # ONNX Runtime's quantizer removes a ReLU if it sees no other reader of its input
     carrying = {n.name for n in carriers(graph)}
@@ -35,7 +40,7 @@ def unsigned(model: bytes, ranges: Ranges, keep: Iterable[str] = ()) -> bytes:
     quantizer = QDQQuantizer(
         graph.model,
         per_channel=True,
-        reduce_range=False,
+        reduce_range=seven_bits,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),

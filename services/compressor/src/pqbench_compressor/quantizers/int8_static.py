@@ -1,11 +1,11 @@
 """pqbench's own post-training INT8 quantizer: ranges from training images, Q/DQ nodes placed for the target.
 
-One calibration serves all forms: signed symmetric Q/DQ for TensorRT (A, and B with an FP16 body), and
-unsigned asymmetric Q/DQ for the CPU kernels of ONNX Runtime and OpenVINO (U). Weights are signed and
-symmetric, with one scale per output channel. The method follows Nagel et al., arXiv 2106.08295: range
-estimation, SmoothQuant (arXiv 2211.10438) after layer normalisations, bias correction (arXiv 1906.04721),
-and, with `max_drop`, as few layers in FP32 as that bound requires. The rules of placement are in
-`_signed` and `_unsigned`.
+One calibration serves all forms: signed symmetric Q/DQ for TensorRT (A, and B with an FP16 body), and unsigned
+asymmetric Q/DQ for the CPU kernels of ONNX Runtime and OpenVINO (U, with weights of 7 bits where the CPU's
+products saturate). Weights are signed and symmetric, with one scale per output channel. The method follows
+Nagel et al., arXiv 2106.08295: range estimation, SmoothQuant (arXiv 2211.10438) after layer normalisations,
+bias correction (arXiv 1906.04721), and, with `max_drop`, as few layers in FP32 as that bound requires. The
+rules of placement are in `_signed` and `_unsigned`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from pqbench_wire.errors import Refused
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_INT8
-FORMS = (Form.FORM_QDQ_SIGNED, Form.FORM_QDQ_UNSIGNED, Form.FORM_QDQ_TYPED)
+UNSIGNED = (Form.FORM_QDQ_UNSIGNED, Form.FORM_QDQ_UNSIGNED_7)
+FORMS = (Form.FORM_QDQ_SIGNED, *UNSIGNED, Form.FORM_QDQ_TYPED)
 METHODS: tuple[_calibration.Method, ...] = ("min-max", "percentile", "entropy", "mse")
 
 
@@ -91,7 +92,7 @@ class _Maker:
     def layers(self, form: Form) -> list[str]:
         """Names of the nodes that a form quantizes."""
         graph = Graph(self.model)
-        nodes = graph.compute_nodes() if form == Form.FORM_QDQ_UNSIGNED else _signed.worthwhile(graph)
+        nodes = graph.compute_nodes() if form in UNSIGNED else _signed.worthwhile(graph)
         return [node.name for node in nodes]
 
     def possible(self, forms: tuple[Form, ...], keep: list[str]) -> list[bytes]:
@@ -106,13 +107,14 @@ class _Maker:
             raise Refused(f"nothing to quantize: every layer is kept, or has under {_signed.SMALL} channels")
         model = self.model
         if self.config.bias_correction:
-            model = _smoothing.correct_biases(model, self.calibration, names)
+            largest = _unsigned.SEVEN_BITS_MAX if form == Form.FORM_QDQ_UNSIGNED_7 else _signed.INT8_MAX
+            model = _smoothing.correct_biases(model, self.calibration, names, largest)
         ranges = {
             name: self.calibration.range(name, self.method, self.config.percentile)
             for name in self.calibration.activations
         }
-        if form == Form.FORM_QDQ_UNSIGNED:
-            return _unsigned.unsigned(model, ranges, keep)
+        if form in UNSIGNED:
+            return _unsigned.unsigned(model, ranges, keep, seven_bits=form == Form.FORM_QDQ_UNSIGNED_7)
         placed = _signed.signed(model, ranges, keep)
         return _half.typed(placed) if form == Form.FORM_QDQ_TYPED else lowered(placed)
 

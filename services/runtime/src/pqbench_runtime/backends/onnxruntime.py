@@ -16,6 +16,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, Job, Profile, Route, Shape, run_for
+from pqbench_runtime.backends._int8_cpu import int8_routes
 from pqbench_runtime.backends._onnxruntime import create, fix_dimensions, layers_of, profile_of
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.process import versions_of
@@ -38,19 +39,7 @@ ROUTES = (
         executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
         evidence="the CPU provider has few FP16 kernels and casts around the rest: halves the file, 0.6-0.9x the speed",
     ),
-    Route(
-        precision=Precision.PRECISION_INT8,
-        form=Form.FORM_QDQ_UNSIGNED,
-        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
-        demanded=True,
-        evidence="convolutions with unsigned activations run 1.6-2.8x FP32's speed, with signed ones 0.5-0.9x",
-    ),
-    Route(
-        precision=Precision.PRECISION_INT8,
-        form=Form.FORM_QDQ_TOOL,
-        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
-        evidence="for comparing tools as they come: 0.3-3x FP32's speed, by the tool's placement",
-    ),
+    *int8_routes("convolutions with unsigned activations run 1.6-2.8x FP32's speed, with signed ones 0.5-0.9x"),
     Route(
         precision=Precision.PRECISION_INT8_DYNAMIC,
         form=Form.FORM_DYNAMIC,

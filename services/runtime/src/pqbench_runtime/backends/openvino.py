@@ -22,6 +22,7 @@ from pydantic import Field
 
 from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_runtime.backend import Built, Call, CrossCheck, Job, Layer, LayerTime, Profile, Route, Shape, run_for
+from pqbench_runtime.backends._int8_cpu import int8_routes
 from pqbench_runtime.host import cpu_name
 from pqbench_wire.errors import Failed, Refused, first_line
 from pqbench_wire.process import leashed, versions_of
@@ -43,19 +44,7 @@ ROUTES = (
         executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
         evidence="FP16 is executed only on CPUs with FP16 arithmetic; elsewhere weights are widened: it saves size",
     ),
-    Route(
-        precision=Precision.PRECISION_INT8,
-        form=Form.FORM_QDQ_UNSIGNED,
-        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
-        demanded=True,
-        evidence="2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints",
-    ),
-    Route(
-        precision=Precision.PRECISION_INT8,
-        form=Form.FORM_QDQ_TOOL,
-        executes=(Precision.PRECISION_INT8, Precision.PRECISION_FP32),
-        evidence="for comparing tools as they come: 0.3-3x FP32's speed, by the tool's placement",
-    ),
+    *int8_routes("2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints"),
     Route(
         precision=Precision.PRECISION_BF16,
         form=Form.FORM_ONNX,
