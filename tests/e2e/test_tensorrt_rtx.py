@@ -109,9 +109,7 @@ def built(version: str, rows: list[dict[str, str]]) -> None:
             assert row["Executed Precision"].startswith("unknown") and not row["Inference Time (ms)"]
 
 
-@pytest.mark.parametrize(
-    "version", [version if version in QUICK else pytest.param(version, marks=pytest.mark.long) for version in VERSIONS]
-)
+@pytest.mark.parametrize("version", QUICK)  # the others: test_rtx_plans.py
 def test_every_form_is_built_by_nvidias_code_or_refused_before(version: str, folder: Path, library: Library) -> None:
     file = manifest(folder, "small", SMALL)
     done = with_library(library(version), "build", file, "--data", folder / "data", "--allow-code", "--json")
