@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that no worker is left alone with them; nothing that measures beside the quickstart."""
-    order = ("quickstart", *LONGEST, "contract", "e2e", "unit")
+    order = ("quickstart", "contract", *LONGEST, "e2e", "unit")
 
     def place(item: pytest.Item) -> int:
         parts = (*item.path.parts, item.path.stem)
