@@ -34,6 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, part in enumerate(order) if part in parts), len(order))
 
     items.sort(key=place)
+    for item in items:
+        if "quickstart" in item.path.parts:  # the first of them makes the run, on a slow machine for over ten minutes
+            item.add_marker(pytest.mark.timeout(1000))
 
 
 @pytest.hookimpl(optionalhook=True)  # environments of single tests have no xdist
