@@ -31,6 +31,6 @@ def test_tools_with_other_pins_quantize_in_their_own_environment(
     assert len(rows) == 6 and {row["outcome"] for row in rows} == {"ok"}, [row["reason"] for row in rows]
     for row in rows:
         assert row["accuracy_top1_percent"] > 90, row
-        assert row["recipe"] == "fp32" or "INT8" in row["executed_precision"], row
-    alone = pqbench("plan", manifest, "--data", tmp_path / "data")
-    assert "pip install amd-quark==0.13" in alone.out and "pip install aimet-onnx" in alone.out, alone.out
+        assert row["recipe"] == "fp32" or "INT8" in row["engine_executed_precision"], row
+    alone = pqbench("plan", manifest, "--data", tmp_path / "data", "--json").out
+    assert "pip install amd-quark==0.13" in alone and "pip install aimet-onnx" in alone, alone
