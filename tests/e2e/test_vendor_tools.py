@@ -24,10 +24,12 @@ def test_tools_with_other_pins_quantize_in_their_own_environment(
         recipes=[{"name": "fp32"}, *({"name": m, "steps": [{"quantize": {"method": m, "images": 64}}]} for m in TOOLS)],
         targets=[{"name": name, "backend": name} for name in ("onnxruntime", "openvino")],
     )
+    before = set(ROOT.iterdir())
     inventory = ROOT / "data/inventories/tools.yaml"
     done = pqbench("run", manifest, "--inventory", inventory, "--data", tmp_path / "data", "--json")
     assert done.code == 0, done.err
     rows = json.loads(done.out)["cells"]
+    assert set(ROOT.iterdir()) == before, "a tool left files in the working directory"
     assert len(rows) == 6 and {row["outcome"] for row in rows} == {"ok"}, [row["reason"] for row in rows]
     for row in rows:
         assert row["accuracy_top1_percent"] > 90, row

@@ -10,7 +10,7 @@ from pqbench_compressor.plugins import PRUNERS, QUANTIZERS, Training
 
 def test_no_plug_in_has_an_option_that_a_manifest_cannot_set() -> None:
     for catalog in (PRUNERS, QUANTIZERS):
-        for name in catalog.names:
+        for name in (name for name in catalog.names if not catalog.missing(name)):
             assert "method" not in catalog.load(name).Config.__dataclass_fields__, (
                 f"{name}: method is the step's own key"
             )

@@ -19,6 +19,14 @@ def test_statistics_on_known_data() -> None:
     assert (figures.median_low, figures.median_high) == (0.49, 0.51)
 
 
+@pytest.mark.parametrize(("most", "rest"), [(1.0, 2.0), (2.0, 1.0)])
+def test_the_medians_interval_holds_the_median_though_calls_have_two_modes(most: float, rest: float) -> None:
+    blocks = [[most, most, most, rest, rest]] * 12 + [[rest] * 5] * 3
+    figures = summarise(Samples(latency=sum(blocks, []), medians=[float(np.median(one)) for one in blocks]))
+    assert figures.median == rest
+    assert figures.median_low <= figures.median <= figures.median_high
+
+
 @pytest.mark.parametrize(("blocks", "covers"), [(6, 0.969), (12, 0.961), (30, 0.957)])
 def test_the_medians_interval_covers_as_often_as_it_says_though_blocks_differ(blocks: int, covers: float) -> None:
     rng = np.random.default_rng(1)

@@ -15,8 +15,13 @@ ALPHA = 0.05  # one minus the least coverage of an interval
 
 
 def summarise(samples: Samples) -> EngineTiming:
-    """Statistics of one engine's samples, in seconds; percentiles interpolate linearly."""
+    """Statistics of one engine's samples, in seconds; percentiles interpolate linearly.
+
+    The median's interval comes from the blocks' medians; where calls have two modes, the median of all calls may lie
+    outside it. The interval is then widened to hold it, which only adds coverage.
+    """
     latency = np.asarray(samples.latency)
+    median = np.median(latency)
     low, high = median_interval(samples.medians)
     p90, p95, p99, p999 = np.percentile(latency, [90, 95, 99, 99.9])
     return EngineTiming(
@@ -24,14 +29,14 @@ def summarise(samples: Samples) -> EngineTiming:
         mean=latency.mean(),
         std=latency.std(ddof=1) if len(latency) > 1 else 0.0,
         min=latency.min(),
-        median=np.median(latency),
+        median=median,
         p90=p90,
         p95=p95,
         p99=p99,
         p999=p999,
         max=latency.max(),
-        median_low=low,
-        median_high=high,
+        median_low=min(low, median),
+        median_high=max(high, median),
         device={part: device_time(values) for part, values in samples.device.items()},
         calls_per_second=samples.calls / samples.busy if samples.busy else 0.0,
         server=samples.server,

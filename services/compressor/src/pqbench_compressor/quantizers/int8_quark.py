@@ -41,11 +41,13 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     inputs = context.training.sample(config.images, context.seed)
     context.report("calibrate", 0, f"{len(inputs)} images")
-    with asking("Quark"), _silence(), tempfile.TemporaryDirectory() as folder:
+    graph = source.onnx()
+    # The tool leaves quantized_info.csv in the working directory.
+    with asking("Quark"), _silence(), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         from quark.onnx import A8W8_ADAROUND_QCONFIG, A8W8_QCONFIG, ModelQuantizer
 
         before, after = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
-        before.write_bytes(source.onnx())
+        before.write_bytes(graph)
         feeds, used = whole_batches(onnx.load(before), inputs)
         quantizer = ModelQuantizer(A8W8_ADAROUND_QCONFIG if config.adaround else A8W8_QCONFIG)
         quantizer.quantize_model(str(before), str(after), Reader(feeds))
