@@ -144,10 +144,13 @@ class WorkerProcess(Generic[Reply]):
 
 
 class SessionWorker(Generic[Reply]):
-    """One long-lived worker, which keeps what it loaded; it is started on first use and again after a crash."""
+    """One long-lived worker, which keeps what it loaded; it is started on first use and again after a crash.
 
-    def __init__(self, start: Callable[[], WorkerProcess[Reply]]) -> None:
-        self._start = start
+    With `ends_after_error` it is also started again after any error that it reported.
+    """
+
+    def __init__(self, start: Callable[[], WorkerProcess[Reply]], ends_after_error: bool = False) -> None:
+        self._start, self._ends_after_error = start, ends_after_error
         self._worker: WorkerProcess[Reply] | None = None
         self._key = ""
         self._lock = threading.Lock()
@@ -188,7 +191,12 @@ class SessionWorker(Generic[Reply]):
         if self._worker is None or not self._worker.alive or self._key != key:
             self._stop()
             self._worker, self._key = self._start(), key
-        return self._worker.ask(request, on_reply, idle)
+        try:
+            return self._worker.ask(request, on_reply, idle)
+        except PqbenchError:
+            if self._ends_after_error:
+                self._stop()
+            raise
 
     def unload(self, waiting: Waiting = patient) -> None:
         """End the worker, once it is free, and with it everything that it loaded."""

@@ -123,6 +123,25 @@ def test_a_killed_worker_is_reported_and_replaced(store: BlobStore, inputs: Imag
     session.unload()
 
 
+def test_builds_share_a_worker_until_one_fails(store: BlobStore) -> None:
+    started = []
+
+    def start() -> WorkerProcess:
+        started.append(start_worker(store.root))
+        return started[-1]
+
+    builder, good, broken = SessionWorker(start, ends_after_error=True), build_request(store), build_request(store)
+    broken.artifact.blob.sha256 = "0" * 64
+    for request, workers in ((good, 1), (good, 1), (broken, 1), (good, 2)):
+        try:
+            assert builder.ask_if_free("k", WorkerRequest(build=request), lambda reply: None).build.engine.blob.size > 0
+        except NotFound:
+            assert request is broken
+        assert len(started) == workers
+    builder.unload()
+    assert not any(worker.alive for worker in started)
+
+
 def test_a_worker_killed_at_work_is_a_crash_with_its_signal(
     store: BlobStore, worker: WorkerProcess, inputs: Images
 ) -> None:

@@ -47,6 +47,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self.engines = Engines(data / "engines", self.store)
         self._locks = locks
         self._session = SessionWorker(partial(start_worker, self.store.root))
+        # An error may leave a library's process unusable (a CUDA error does): the next build gets a new one.
+        self._builder = SessionWorker(partial(start_worker, self.store.root), ends_after_error=True)
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
         salt = repr(sorted((self._versions | BACKENDS.libraries()).items())) + host.cpu_name() + host.nvidia()
         results = data / "results"
@@ -131,6 +133,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
         self._session.unload(while_active(context))
+        self._builder.unload(while_active(context))
         return pb.UnloadResponse()
 
     def infer(self, request: InferRequest, context: grpc.ServicerContext) -> InferResult:
@@ -142,12 +145,15 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             return self._session.ask(_process_key([request.engine]), asked, lambda reply: None, idle, idle).infer
 
     def close(self) -> None:
-        """Kill the session worker, even in the middle of a request; other workers die with this process."""
+        """Kill the long-lived workers, even in the middle of a request; other workers die with this process."""
         self._session.abort()
+        self._builder.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
         tell = Tell(pb.BuildEngineEvent, emit)
-        reply = self._throwaway(WorkerRequest(build=request), tell, exclusive=False)
+        key = f"{request.backend} {request.options_json} replicate {request.replicate}"
+        with machine_lock(self._locks, exclusive=False, waiting=tell.waiting):
+            reply = self._builder.ask_if_free(key, WorkerRequest(build=request), tell.reply, tell.idle)
         reply.build.model_name = self.engines.add(reply.build.engine)
         return pb.BuildEngineEvent(result=reply.build)
 
@@ -188,12 +194,18 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Run vendor tools from a new worker; the session worker is ended first, to free its memory and threads."""
         tell = Tell(pb.CrossCheckEvent, emit)
         self._session.unload(tell.waiting)
+        self._builder.unload(tell.waiting)
         reply = self._throwaway(WorkerRequest(cross_check=request), tell, exclusive=True)
         return pb.CrossCheckEvent(result=reply.cross_check)
 
     def _ask(self, key: str, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
-        """Send a request to the session worker while holding the machine lock; exclusively to measure."""
+        """Send a request to the session worker while holding the machine lock; exclusively to measure.
+
+        The builder is ended before a measurement, to free its memory and threads.
+        """
         with machine_lock(self._locks, exclusive, tell.waiting):
+            if exclusive:
+                self._builder.unload(tell.waiting)
             return self._session.ask(key, request, tell.reply, tell.idle, tell.waiting)
 
     def _throwaway(self, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
