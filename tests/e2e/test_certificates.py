@@ -63,6 +63,7 @@ def served(address: str, folder: Path) -> bytes:
     return found
 
 
+@pytest.mark.long
 def test_a_run_over_mutual_tls_and_a_renewal(
     pqbench: Pqbench, write_manifest: Callable[..., Path], start: Callable[..., str], tmp_path: Path
 ) -> None:
