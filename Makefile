@@ -44,7 +44,7 @@ up: ## run MANIFEST in containers; results in data/experiments, owned by you
 down: ## remove the containers and their volume of blobs and caches
 	docker compose down --volumes
 
-test: setup ## run the quick tests: unit, contract, end to end (under 10 minutes on 2 cores)
+test: setup ## run the quick tests: unit, contract, end to end (10 minutes on two fast cores, 25 on two slow ones)
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not long and not container"
 
 test-long: setup ## run the long tests: kills, the whole quickstart
