@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -152,7 +152,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
         tell = Tell(pb.BuildEngineEvent, emit)
         key = f"{request.backend} {request.options_json} replicate {request.replicate}"
-        with machine_lock(self._locks, exclusive=False, waiting=tell.waiting):
+        with self._machine(tell, exclusive=False):
             reply = self._builder.ask_if_free(key, WorkerRequest(build=request), tell.reply, tell.idle)
         reply.build.model_name = self.engines.add(reply.build.engine)
         return pb.BuildEngineEvent(result=reply.build)
@@ -194,24 +194,26 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Run vendor tools from a new worker; the session worker is ended first, to free its memory and threads."""
         tell = Tell(pb.CrossCheckEvent, emit)
         self._session.unload(tell.waiting)
-        self._builder.unload(tell.waiting)
         reply = self._throwaway(WorkerRequest(cross_check=request), tell, exclusive=True)
         return pb.CrossCheckEvent(result=reply.cross_check)
 
     def _ask(self, key: str, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
-        """Send a request to the session worker while holding the machine lock; exclusively to measure.
-
-        The builder is ended before a measurement, to free its memory and threads.
-        """
-        with machine_lock(self._locks, exclusive, tell.waiting):
-            if exclusive:
-                self._builder.unload(tell.waiting)
+        """Send a request to the session worker while holding the machine lock; exclusively to measure."""
+        with self._machine(tell, exclusive):
             return self._session.ask(key, request, tell.reply, tell.idle, tell.waiting)
 
     def _throwaway(self, request: WorkerRequest, tell: Tell[Any], exclusive: bool) -> WorkerReply:
         """Send a request to a new worker, which ends after its reply, while holding the machine lock."""
-        with machine_lock(self._locks, exclusive, tell.waiting), closing(start_worker(self.store.root)) as worker:
+        with self._machine(tell, exclusive), closing(start_worker(self.store.root)) as worker:
             return worker.ask(request, tell.reply, tell.idle)
+
+    @contextmanager
+    def _machine(self, tell: Tell[Any], exclusive: bool) -> Iterator[None]:
+        """Hold the machine lock; exclusively after the builder was ended, which frees its memory and threads."""
+        with machine_lock(self._locks, exclusive, tell.waiting):
+            if exclusive:
+                self._builder.unload(tell.waiting)
+            yield
 
     def _backend(self, name: str) -> pb.Backend:
         backend = pb.Backend(plugin=BACKENDS.describe(name))

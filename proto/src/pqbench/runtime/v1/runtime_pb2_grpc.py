@@ -138,7 +138,7 @@ class RuntimeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unload(self, request, context):
-        """Ends the session worker and frees all engines.
+        """Ends the long-lived workers and frees all engines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
