@@ -47,7 +47,7 @@ down: ## remove the containers and their volume of blobs and caches
 test: setup ## run the quick tests: unit, contract, end to end (10 minutes on two fast cores, 25 on two slow ones)
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not long and not container"
 
-test-long: setup ## run the long tests: kills, the whole quickstart
+test-long: setup ## run the long tests: kills, hangs, damage, searches, all models and versions
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "long and not alone"
 	$(BIN)/pytest -m "long and alone"
 

@@ -18,8 +18,12 @@ LONGEST = ("test_techniques", "test_matrix", "test_cifar", "test_rtx_plans")  # 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread for each worker of xdist: on the same cores, threads of several workers wait for each other."""
+    """One thread for each worker of xdist and each process that it starts.
+
+    On the same cores, PyTorch's threads of several processes wait for each other: a training took five times as long.
+    """
     if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"  # the environment of what the tests start
         import torch  # not in every environment that runs tests
 
         torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,16 +60,40 @@ def pqbench() -> Pqbench:
 
 
 @pytest.fixture(scope="session")
-def write_manifest() -> Callable[..., Path]:
-    """Writes the tiny manifest with changes into a folder."""
+def write_manifest(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Writes the tiny manifest with changes into a folder.
 
-    def write(folder: Path, **changes: Any) -> Path:
+    With `trained`, the folder gets a data folder in which the tiny network is trained, exported and quantized already.
+    """
+
+    def write(folder: Path, trained: bool = False, **changes: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "manifest.yaml"
         path.write_text(yaml.safe_dump(TINY | changes, sort_keys=False))
+        if trained:
+            reuse(request.getfixturevalue("compressed"), folder / "data")
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def compressed(pqbench: Pqbench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with all that the tiny manifest compresses."""
+    folder = tmp_path_factory.mktemp("compressed")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    done = pqbench("build", folder / "tiny.yaml", "--data", folder / "data")
+    assert done.code == 0, done.err
+    return folder / "data"
+
+
+def reuse(source: Path, target: Path, kinds: tuple[str, ...] = ("prepare", "compress")) -> None:
+    """Copy the blobs of another data folder, and what it knows of steps of these kinds."""
+    shutil.copytree(source / "blobs", target / "blobs")
+    shutil.copy(source / "steps.sqlite", target / "steps.sqlite")
+    with sqlite3.connect(target / "steps.sqlite") as db:
+        db.execute(f"DELETE FROM results WHERE kind NOT IN ({', '.join('?' * len(kinds))})", kinds)
+    db.close()
 
 
 def newest_run(data: Path) -> Path:

@@ -24,7 +24,7 @@ def finished(
 ) -> tuple[Path, Path]:
     """A manifest, and the data folder of its finished run."""
     folder = tmp_path_factory.mktemp("damage")
-    manifest = write_manifest(folder)
+    manifest = write_manifest(folder, trained=True)
     done = pqbench("run", manifest, "--data", folder / "data")
     assert done.code == 0, done.err
     return manifest, folder / "data"

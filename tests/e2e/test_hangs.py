@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx
 import psutil
@@ -34,36 +33,36 @@ def model():
 PREPROCESSING = {"height": 16, "width": 16, "channels": 1, "mean": [0.5], "std": [0.5]}
 
 
-def with_model(folder: Path, body: str) -> list[dict[str, Any]]:
-    """A user's module with a line in its forward, beside one that works."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "own.py").write_text(ENDLESS.format(body=body))
-    return [
-        {"model": "own.py:model", "weights": "none", "name": "own", "preprocessing": PREPROCESSING},
-        {"model": "digits/resnet", "config": {"epochs": 1}},
-    ]
+NEVER = "could not be checked within 10 s: its model may never end"
+BODIES = {
+    "sleeps": ("while True: time.sleep(0.01)", NEVER),
+    "spins": ("while True: pass", NEVER),
+    "exits": ("sys.exit(3)", "SystemExit"),
+    "ends": ("import os; os._exit(3)", "the worker crashed (exit code 3)"),
+}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("body", "outcome", "reason"),
-    [
-        ("while True: time.sleep(0.01)", "refused", "could not be checked within 10 s: its model may never end"),
-        ("while True: pass", "refused", "could not be checked within 10 s: its model may never end"),
-        ("sys.exit(3)", "refused", "SystemExit"),
-        ("import os; os._exit(3)", "refused", "the worker crashed (exit code 3)"),
-    ],
-)
-def test_a_users_model_that_does_not_return(
-    body: str, outcome: str, reason: str, tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]
-) -> None:
-    manifest = write_manifest(tmp_path, models=with_model(tmp_path, body), stall_seconds=10)
-    done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", timeout=240)
+def test_models_that_do_not_return(tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]) -> None:
+    """Users' modules and an ONNX loop without an end are refused; a model beside them runs."""
+    for name, (body, _) in BODIES.items():
+        (tmp_path / f"{name}.py").write_text(ENDLESS.format(body=body))
+    _write_endless_loop(tmp_path / "loop.onnx")
+    own = [
+        {"model": f"{name}.py:model", "weights": "none", "name": name, "preprocessing": PREPROCESSING}
+        for name in BODIES
+    ]
+    loop = {"model": "loop.onnx", "name": "loop", "preprocessing": PREPROCESSING}
+    manifest = write_manifest(tmp_path, trained=True, models=[*own, loop, *TINY["models"]], stall_seconds=10)
+    done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", timeout=500)
+    expected = {name: ("refused", reason) for name, (_, reason) in BODIES.items()}
+    expected |= {"loop": ("refused", "may never end"), "resnet": ("ok", "")}
     rows = rows_of(newest_run(tmp_path / "data"))
-    own = [row for row in rows if row["Model"] == "own"]
-    assert {row["Outcome"] for row in own} == {outcome}, done.err
-    assert all(reason in row["Reason"] for row in own), own[0]["Reason"]
-    assert {row["Outcome"] for row in rows if row["Model"] != "own"} == {"ok"} and done.code == 0
+    assert {row["Model"] for row in rows} == set(expected), done.err
+    for row in rows:
+        outcome, reason = expected[row["Model"]]
+        assert row["Outcome"] == outcome and reason in row["Reason"], row
+    assert done.code == 0
 
 
 @pytest.mark.long
@@ -83,30 +82,19 @@ def test_a_users_pruner_that_never_ends(tmp_path: Path, pqbench: Pqbench, write_
 
 
 @pytest.mark.long
-def test_an_endless_onnx_loop(tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]) -> None:
-    _write_endless_loop(tmp_path / "endless.onnx")
-    models = [{"model": "endless.onnx", "preprocessing": PREPROCESSING}, *TINY["models"]]
-    manifest = write_manifest(tmp_path, models=models, stall_seconds=10)
-    done = pqbench("run", manifest, "--data", tmp_path / "data", timeout=240)
-    rows = rows_of(newest_run(tmp_path / "data"))
-    assert all("may never end" in row["Reason"] for row in rows if row["Model"].startswith("endless")), done.err
-    assert {row["Outcome"] for row in rows} == {"refused", "ok"}
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("victim", ["pqbench_compressor", "pqbench_runtime", "pqbench_runtime.worker"])
 def test_a_frozen_process_is_named_and_replaced(
     victim: str, tmp_path: Path, write_manifest: Callable[..., Path]
 ) -> None:
     slow = TINY["measure"] | {"min_seconds": 4.0, "max_seconds": 4.0}
     recipes = [{"name": "baseline"}, {"name": "more", "steps": [{"prune": {"method": "l1-global", "amount": 0.1}}]}]
-    models = [{"model": "digits/resnet", "config": {"epochs": 5}}]
-    manifest = write_manifest(tmp_path, measure=slow, recipes=recipes, models=models)
+    kind = "compress" if victim == "pqbench_compressor" else "measure"
+    models = [{"model": "digits/resnet", "config": {"epochs": 5}}] if kind == "compress" else TINY["models"]
+    manifest = write_manifest(tmp_path, trained=True, measure=slow, recipes=recipes, models=models)
     with (tmp_path / "out").open("w") as log:
         process = subprocess.Popen(
             [*COMMAND, "run", str(manifest), "--data", str(tmp_path / "data")], stdout=log, stderr=log, cwd=ROOT
         )
-    kind = "compress" if victim == "pqbench_compressor" else "measure"
     with stopped(process, victim, tmp_path / "data", kind):
         assert process.wait(timeout=300) == 1, (tmp_path / "out").read_text()
     rows = rows_of(newest_run(tmp_path / "data"))

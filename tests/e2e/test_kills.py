@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
+from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, reuse, rows_of
 
-pytestmark = [pytest.mark.long, pytest.mark.alone]
+pytestmark = pytest.mark.long
 # Long enough to be met at work: a few seconds each of training, predicting and measuring.
 SLOW: dict[str, Any] = {
     "name": "kills",
@@ -28,6 +27,7 @@ SLOW: dict[str, Any] = {
 SAME = ("Model", "Recipe", "Target", "Batch Size", "Outcome", "Reason", "Accuracy", "Agreement (%)", "SQNR (dB)", "Precision",
         "Executed Precision", "Original Size", "Compressed Size", "Parameters", "Non-zeros", "MACs", "Settings", "Cell")  # fmt: skip
 MODULES = {"compressor": "pqbench_compressor", "runtime": "pqbench_runtime", "worker": "pqbench_runtime.worker"}
+BEFORE = ("prepare", "compress")
 CASES = [
     *(("orchestrator", kind) for kind in ("prepare", "compress", "build", "predict", "score", "measure")),
     ("compressor", "compress"),
@@ -51,8 +51,8 @@ def test_kill_and_continue(
     victim: str, kind: str, undisturbed: Path, tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]
 ) -> None:
     manifest, data = write_manifest(tmp_path, **SLOW), tmp_path / "data"
-    if kind in ("predict", "score", "measure"):  # what comes before needs no second proof
-        _reuse(undisturbed, data, but={"predict", "score", "measure"})
+    if kind not in BEFORE:  # what comes before needs no second proof
+        reuse(undisturbed, data, BEFORE if kind == "build" else (*BEFORE, "build", "verify"))
     process = subprocess.Popen(
         [*COMMAND, "run", str(manifest), "--data", str(data)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
@@ -74,15 +74,6 @@ def test_kill_and_continue(
     for key, label, outcome in outcomes:
         assert not (outcome == "started" and key in done_keys), f"{label} was started again after it had finished"
         done_keys |= {key} if outcome in ("ok", "cached") else set()
-
-
-def _reuse(source: Path, target: Path, but: set[str]) -> None:
-    """The blobs and cached steps of another run, except those kinds."""
-    shutil.copytree(source / "blobs", target / "blobs")
-    shutil.copy(source / "steps.sqlite", target / "steps.sqlite")
-    with sqlite3.connect(target / "steps.sqlite") as db:
-        db.executemany("DELETE FROM results WHERE kind = ?", [(kind,) for kind in but])
-    db.close()
 
 
 def _kill_during(process: subprocess.Popen[bytes], data: Path, victim: str, kind: str) -> list[psutil.Process]:

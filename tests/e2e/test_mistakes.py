@@ -94,7 +94,13 @@ def half():
 
 def neighbour():
     import helper
+
+
+class Half:
+    def __init__(self, share):
+        self.share = share
 """
+IMAGE = {"height": 16, "width": 16, "channels": 1}
 
 
 @pytest.mark.long
@@ -102,12 +108,11 @@ def test_one_model_that_cannot_be_checked_does_not_end_the_plan(
     pqbench: Pqbench, write_manifest: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    image = {"height": 16, "width": 16, "channels": 1}
     models: list[dict[str, Any]] = [
-        {"model": f"own.py:{name}", "preprocessing": image} for name in ("Net", "half", "neighbour")
+        {"model": f"own.py:{name}", "preprocessing": IMAGE} for name in ("Net", "half", "neighbour")
     ]
     models.append(
-        {"model": "own.py:Net", "name": "three", "config": {"arguments": {"classes": 3}}, "preprocessing": image}
+        {"model": "own.py:Net", "name": "three", "config": {"arguments": {"classes": 3}}, "preprocessing": IMAGE}
     )
     manifest = write_manifest(tmp_path, models=models)
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", "--json")
@@ -124,3 +129,24 @@ def test_one_model_that_cannot_be_checked_does_not_end_the_plan(
         "nothing that was asked for ran"
     )
     assert newest_run(tmp_path / "data").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"models": [{"model": "own.py:Net", "config": {"arguments": {"clases": 3}}, "preprocessing": IMAGE}]},
+            "models.0 (own.py:Net): 'Net': got an unexpected keyword argument 'clases'; it takes (classes=10)",
+        ),
+        (
+            {"recipes": [{"name": "x", "steps": [{"prune": {"method": "own.py:Half", "amount": 0.5}}]}]},
+            "recipes.0.steps.0.prune (recipe 'x'): 'Half': missing a required argument: 'share'; it takes (share)",
+        ),
+    ],
+)
+def test_wrong_arguments_of_own_code_are_one_line(
+    changes: dict[str, Any], problem: str, pqbench: Pqbench, write_manifest: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    done = pqbench("plan", write_manifest(tmp_path, **changes), "--data", tmp_path / "data", "--allow-code")
+    assert done.code == 2 and problem in done.err and done.err.count("\n") == 1, done.err

@@ -18,7 +18,7 @@ def test_a_run_has_a_parent_and_a_child_for_each_cell(
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder in place of a server
     uri = (tmp_path / "mlruns").as_uri()
-    manifest = write_manifest(tmp_path)
+    manifest = write_manifest(tmp_path, trained=True)
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--mlflow", uri, "--json")
     assert done.code == 0, done.err
     cells = json.loads(done.out)["cells"]

@@ -66,7 +66,7 @@ def refused(address: str, **headers: str) -> int:
 def test_history_reports_and_comparisons(
     pqbench: Pqbench, write_manifest: Callable[..., Path], serve: Serve, open_page: Open, tmp_path: Path
 ) -> None:
-    manifest = write_manifest(tmp_path)
+    manifest = write_manifest(tmp_path, trained=True)
     for _ in range(2):
         assert pqbench("run", manifest, "--data", tmp_path / "data").code == 0
     address = serve(tmp_path / "data")
@@ -101,7 +101,7 @@ def test_a_run_is_watched_live(
     write_manifest: Callable[..., Path], serve: Serve, open_page: Open, tmp_path: Path
 ) -> None:
     slow = {"warmup_seconds": 0.1, "min_seconds": 6, "max_seconds": 6, "min_iterations": 6}
-    manifest = write_manifest(tmp_path, measure=slow)
+    manifest = write_manifest(tmp_path, trained=True, measure=slow)
     data = tmp_path / "data"
     run = subprocess.Popen([*COMMAND, "run", str(manifest), "--data", str(data)], cwd=ROOT,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip

@@ -29,7 +29,7 @@ from .conftest import COMMAND, ROOT, Pqbench, newest_run, rows_of
 
 CONFIG = """
 [PARAMETERS]
-batchsizes = [8]
+batchsizes = [2]
 iterations = 1
 [MODELS]
 alexnet = 0
@@ -113,7 +113,7 @@ def test_the_thesis_config_runs_as_it_is(thesis_data: Path, tmp_path: Path) -> N
     [(("squeezenet = 1", "squeezenet = 2"), "MODELS: squeezenet must be 0 or 1, got '2'"),
      (("squeezenet", "squeezenett"), "MODELS: unknown key 'squeezenett'; did you mean 'squeezenet'"),
      (("[PRUNERS]", "[PRUNER]"), "unknown section 'PRUNER'; did you mean 'PRUNERS'"),
-     (("[8]", "[8"), "PARAMETERS: batchsizes: not a number or list: '\\[8'"),
+     (("[2]", "[2"), "PARAMETERS: batchsizes: not a number or list: '\\[2'"),
      (("degrees = [0, 0.5]", "degrees = 0.5"), "PRUNING: degrees: a list of numbers is expected, like [0, 0.5]"),
      (("iterations = 1", "iterations = 0"), "repeats: input should be greater than or equal to 1, got 0"),
      (("iterations = 1", "iterations = 5%"), "PARAMETERS: iterations: not a number or list: '5%'"),
@@ -150,7 +150,7 @@ def test_a_users_own_pruner_and_what_a_bundle_reproduces(
     (tmp_path / "own.py").write_text(OWN_PRUNER)
     prune = {"prune": {"method": "own.py:FirstLayer", "share": 0.25}}
     recipes = [{"name": "own", "steps": [prune, {"quantize": {"method": "int8-static", "images": 64}}]}]
-    manifest = write_manifest(tmp_path, recipes=recipes)
+    manifest = write_manifest(tmp_path, trained=True, recipes=recipes)
     denied = pqbench("run", manifest, "--data", tmp_path / "data", "--json")
     assert denied.code == 2 and "--allow-code" in denied.err
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--allow-code", "--json")
@@ -193,7 +193,8 @@ def _check_bundle(folder: Path, store: BlobStore, cell: dict[str, Any]) -> None:
 
 @pytest.mark.long
 def test_sensitivity_as_table_and_page(tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]) -> None:
-    done = pqbench("sensitivity", write_manifest(tmp_path), "--data", tmp_path / "data", "--images", 64, "--json")
+    manifest = write_manifest(tmp_path, trained=True)
+    done = pqbench("sensitivity", manifest, "--data", tmp_path / "data", "--images", 64, "--json")
     assert done.code == 0, done.err
     answer = json.loads(done.out)
     page = Path(answer["page"])

@@ -50,7 +50,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_versions_side_by_side(
     pqbench: Pqbench, write_manifest: Callable[..., Path], inventory: Path, tmp_path: Path
 ) -> None:
-    manifest = write_manifest(tmp_path, targets=TARGETS, recipes=RECIPES, repeats=3)
+    manifest = write_manifest(tmp_path, trained=True, targets=TARGETS, recipes=RECIPES, repeats=3)
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--inventory", inventory, "--json")
     assert done.code == 0, done.err
     run = Path(json.loads(done.out)["run"])
@@ -88,7 +88,7 @@ def test_bundles_of_gpu_backends_predict_with_their_library_alone(
     emulated = yaml.safe_load(inventory.read_text())["targets"]["trt-10"]
     places = tmp_path / "inventory.yaml"
     places.write_text(yaml.safe_dump({"targets": dict.fromkeys(backends, emulated)}))
-    manifest = write_manifest(tmp_path, targets=targets, recipes=RECIPES)
+    manifest = write_manifest(tmp_path, trained=True, targets=targets, recipes=RECIPES)
     done = pqbench("run", manifest, "--data", tmp_path / "data", "--inventory", places, "--json")
     assert done.code == 0, done.err
     run, python = json.loads(done.out)["run"], emulated["process"]["python"]

@@ -141,6 +141,16 @@ def test_an_existing_onnx_file(tmp_path: Path, pqbench: Pqbench, write_manifest:
     assert outcomes["baseline", "torch"][0] == "refused" and "PT2" in outcomes["baseline", "torch"][1]
 
 
+@pytest.mark.parametrize("command", [["list", "models"], ["schema", "manifest"], ["--version"]])
+def test_a_reader_that_stops_early_is_no_error(command: list[str]) -> None:
+    """As in `pqbench … | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *command], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -194,7 +204,7 @@ def test_bad_commands_exit_with_2(pqbench: Pqbench, arguments: tuple[str, ...]) 
 @pytest.mark.long
 def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, pqbench: Pqbench, write_manifest: Write) -> None:
     measure = TINY["measure"] | {"min_seconds": 20, "max_seconds": 20}
-    manifest = write_manifest(tmp_path, measure=measure)
+    manifest = write_manifest(tmp_path, trained=True, measure=measure)
     process = subprocess.Popen(
         [*COMMAND, "run", str(manifest), "--data", str(tmp_path / "data")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,

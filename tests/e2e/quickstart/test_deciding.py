@@ -61,8 +61,6 @@ def test_recommend_says_what_binds(quickstart: Path, pqbench: Pqbench) -> None:
         assert done.code == 2 and problem in done.err and "Traceback" not in done.err, done.err
 
 
-@pytest.mark.long
-@pytest.mark.alone
 def test_a_choice_that_no_run_confirmed_is_measured_now(quickstart: Path, pqbench: Pqbench) -> None:
     arguments = ("recommend", quickstart, "--batch-size", 1, "--target", "pytorch-cpu", "--minimize", "size", "--json")
     before = json.loads(pqbench(*arguments, "--no-measure").out)[0]
@@ -129,7 +127,7 @@ def test_check_measures_beside_the_makers_tools(quickstart: Path, pqbench: Pqben
 
 
 def space(folder: Path, write: Write) -> Path:
-    return write(folder, recipes=SPACE, goal={"max_drop": 3.0}, search={"trials": 6, "promoted": 2})
+    return write(folder, trained=True, recipes=SPACE, goal={"max_drop": 3.0}, search={"trials": 6, "promoted": 2})
 
 
 @pytest.mark.long

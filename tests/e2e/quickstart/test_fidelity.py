@@ -27,7 +27,6 @@ INPUT = {"height": 32, "width": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229
 
 
 @pytest.mark.long
-@pytest.mark.alone
 def test_an_engine_that_computes_something_else_is_found(
     shared_cases: Path, shared_data: Path, pqbench: Pqbench, write_manifest: Write, tmp_path: Path
 ) -> None:

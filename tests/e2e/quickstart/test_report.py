@@ -204,7 +204,6 @@ def test_figures_and_tables_as_files(quickstart: Path, pqbench: Pqbench, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.alone
 def test_five_thousand_cells_open_and_stay_usable(open_page: Open, tmp_path: Path) -> None:
     """How fast is a matter of benchmarks/report.py."""
     spec = importlib.util.spec_from_file_location("report_benchmark", ROOT / "benchmarks/report.py")

@@ -46,6 +46,8 @@ class Commands(TyperGroup):
         """Run the chosen command, with errors turned into exit codes."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # of `pqbench … | head`: Click ends quietly
+            raise
         except (PqbenchError, OSError) as error:
             errors.print(f"error: {error}", markup=False)
             raise typer.Exit(BAD_INPUT) from None

@@ -6,7 +6,9 @@ process, and no request can put anything there.
 
 from __future__ import annotations
 
+import inspect
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,11 @@ def live(name: str) -> Any:
     return OBJECTS[name]
 
 
-def load(file: Path | None, name: str, allowed: bool) -> Any:
-    """Run a Python file and return its class or function `name`.
+def load(file: Path | None, name: str, allowed: bool, arguments: Mapping[str, Any]) -> Any:
+    """Run a Python file and return its class or function `name`, which takes the keyword arguments.
 
-    Raises Refused unless code is allowed, InvalidInput if the file, the name or an imported module is missing, Failed
-    if the file raises.
+    Raises Refused unless code is allowed, InvalidInput if the file, the name or an imported module is missing or the
+    arguments do not fit, Failed if the file raises.
     """
     if not allowed:
         raise Refused(f"{name!r} is your own code: allow it with --allow-code")
@@ -44,7 +46,19 @@ def load(file: Path | None, name: str, allowed: bool) -> Any:
         raise Failed(f"the file of {name!r}: {type(error).__name__}: {first_line(error)}") from error
     if not callable(found):
         raise InvalidInput(f"the file has no class or function {name!r}")
+    _check_arguments(name, found, arguments)
     return found
+
+
+def _check_arguments(name: str, function: Any, arguments: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it is written in C and does not say what it takes
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InvalidInput(f"{name!r}: {error}; it takes {signature}") from None
 
 
 def called(what: str, function: Any, *arguments: Any, **named: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,9 +92,9 @@ class Loader:
     def recipe(self, messages: Iterable[pb.Step]) -> list[steps.Step]:
         """The steps of a request, with their plug-ins and configurations."""
 
-        def own(step: pb.Step, name: str) -> Any:
+        def own(step: pb.Step, name: str, arguments: Mapping[str, Any]) -> Any:
             file = self.store.path(step.code) if step.HasField("code") else None
-            return own_code.load(file, name, self.allow_code)
+            return own_code.load(file, name, self.allow_code, arguments)
 
         return [steps.read(message, own) for message in messages]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class Step:
         return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in notes.items()}
 
 
-def read(step: pb.Step, own: Callable[[pb.Step, str], Any]) -> Step:
+def read(step: pb.Step, own: Callable[[pb.Step, str, Mapping[str, Any]], Any]) -> Step:
     """Look up a step's plug-in and read its configuration; `own` loads a user's class.
 
     Raises InvalidInput, which names the field, for a wrong configuration, and Unavailable if a library is missing.
@@ -83,7 +83,7 @@ def read(step: pb.Step, own: Callable[[pb.Step, str], Any]) -> Step:
     catalog = CATALOGS[step.kind]
     config = catalog.configure(step.plugin, step.config_json)
     if step.plugin == OWN_CODE:
-        config = dataclasses.replace(config, loaded=own(step, config.name))
+        config = dataclasses.replace(config, loaded=own(step, config.name, config.arguments))
     return Step(kind=step.kind, name=step.plugin, plugin=catalog.load(step.plugin), config=config)
 
 

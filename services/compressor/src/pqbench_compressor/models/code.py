@@ -37,8 +37,9 @@ def info(name: str, config: Config, files: Files) -> ModelInfo:
 
 
 def build(name: str, config: Config, files: Files) -> nn.Module:
-    function = own_code.load(files.code, name, files.allow_code)
-    module = own_code.called(f"model function {name}", function, **(config.arguments or {}))
+    arguments = config.arguments or {}
+    function = own_code.load(files.code, name, files.allow_code, arguments)
+    module = own_code.called(f"model function {name}", function, **arguments)
     if not isinstance(module, nn.Module):
         raise InvalidInput(f"model function {name!r} returns a {type(module).__name__}, not a torch.nn.Module")
     return module
