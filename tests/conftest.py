@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"  # the environment of what the tests start
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # where a test's target has two threads, they do not spin
         import torch  # not in every environment that runs tests
 
         torch.set_num_threads(1)

@@ -88,8 +88,9 @@ def compressed(pqbench: Pqbench, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def reuse(source: Path, target: Path, kinds: tuple[str, ...] = ("prepare", "compress")) -> None:
-    """Copy the blobs of another data folder, and what it knows of steps of these kinds."""
+    """Copy the blobs of another data folder, its checks of recipes, and what it knows of steps of these kinds."""
     shutil.copytree(source / "blobs", target / "blobs")
+    shutil.copytree(source / "results/check", target / "results/check")
     shutil.copy(source / "steps.sqlite", target / "steps.sqlite")
     with sqlite3.connect(target / "steps.sqlite") as db:
         db.execute(f"DELETE FROM results WHERE kind NOT IN ({', '.join('?' * len(kinds))})", kinds)

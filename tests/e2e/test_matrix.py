@@ -10,7 +10,7 @@ import pytest
 from .conftest import ROOT
 
 ALIKE = {*(f"removal {criterion}" for criterion in ("random", "l1", "sensitivity", "hessian", "lamp", "fpgm")),
-         "INT8 static, percentile", "INT8 static, entropy"}  # fmt: skip
+         "removal l2 isomorphic", "removal l2 of parameters", "INT8 static, percentile", "INT8 static, entropy"}  # fmt: skip
 
 
 @pytest.mark.long

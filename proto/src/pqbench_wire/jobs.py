@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 import time
 import traceback
@@ -16,17 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from pqbench.common.v1.common_pb2 import Heartbeat, Progress
 from pqbench_wire.errors import Cancelled, Internal, PqbenchError, first_line
+from pqbench_wire.results import Results
 
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 30.0  # seconds without a listener after which a job is cancelled
 WAITING = "wait"  # the stage of progress events that mean: the job waits for something that others hold
 HEARTBEAT = 5.0  # seconds without an event after which a listener gets a heartbeat
-DIGEST = hashlib.sha256().digest_size
-KEPT = 4096  # results on disk for one kind of long call; the oldest are removed first
 
 Event = TypeVar("Event", bound=Message)
 
@@ -52,18 +50,16 @@ class Listener(Protocol):
 class Jobs(Generic[Event]):
     """The jobs of one kind of long call. `event` is the streamed message with a `result` field.
 
-    `usable` tells whether a stored result may still be returned (its blobs exist). `salt` becomes part
-    of each key. It holds what else decides a result, such as versions: a result never survives an upgrade.
+    Finished results are stored as `Results` with this `salt`. `usable` tells whether a stored one may still be returned
+    (its blobs exist).
     """
 
     def __init__(self, folder: Path, event: type[Event], usable: Callable[[Event], bool], salt: str) -> None:
-        self._folder = folder
+        self._results = Results(folder, event, salt)
         self._event = event
         self._usable = usable
-        self._salt = salt
         self._running: dict[str, _Job[Event]] = {}
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
 
     def stream(
         self, request: Message, work: Callable[[Emit[Event]], Event], listener: Listener, salt: str = ""
@@ -74,8 +70,7 @@ class Jobs(Generic[Event]):
         another exception. `salt` becomes part of the key, in addition to the constructor's: what else decides this
         request's result.
         """
-        kind = f"{self._salt}\n{salt}\n{request.DESCRIPTOR.full_name}\n"
-        key = hashlib.sha256(kind.encode() + canonical(request)).hexdigest()
+        key = self._results.key(request, salt)
         with self._lock:
             job = self._running.get(key)
             finished = self._finished(key) if job is None else None
@@ -98,7 +93,7 @@ class Jobs(Generic[Event]):
     def _run(self, key: str, job: _Job[Event], work: Callable[[Emit[Event]], Event]) -> None:
         try:
             result = work(job)
-            self._keep(key, result)
+            self._results.put(key, result)
             job.finish(result, None)
         except PqbenchError as error:
             job.finish(None, error)
@@ -109,34 +104,8 @@ class Jobs(Generic[Event]):
                 del self._running[key]
 
     def _finished(self, key: str) -> Event | None:
-        path = self._folder / key
-        event = self._event()
-        try:
-            stored = path.read_bytes()
-            digest, data = stored[:DIGEST], stored[DIGEST:]
-            if digest != hashlib.sha256(data).digest():
-                raise DecodeError("it has another digest")
-            event.ParseFromString(data)
-        except FileNotFoundError:
-            return None
-        except (DecodeError, OSError):
-            log.warning("stored result %s is unreadable; doing the work again", path)
-            return None
-        return event if event.HasField("result") and self._usable(event) else None
-
-    def _keep(self, key: str, result: Event) -> None:
-        partial = self._folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)  # it may have been cleaned away
-            data = result.SerializeToString(deterministic=True)
-            partial.write_bytes(hashlib.sha256(data).digest() + data)
-            partial.replace(self._folder / key)
-        except OSError as error:  # the caller still gets it
-            log.warning("the result of job %s is not kept: %s", key[:8], error)
-            partial.unlink(missing_ok=True)
-        oldest_first = sorted(self._folder.glob("[0-9a-f]*"), key=_age, reverse=True)
-        for path in oldest_first[: max(0, len(oldest_first) - KEPT)]:
-            path.unlink(missing_ok=True)
+        event = self._results.get(key)
+        return event if event is not None and event.HasField("result") and self._usable(event) else None
 
 
 class _Job(Generic[Event]):
@@ -228,11 +197,6 @@ class Tell(Generic[Event]):
         self._emit(self._event(progress=Progress(stage=WAITING, message=reason)))
 
 
-def canonical(message: Message) -> bytes:
-    """A message's bytes, which are equal for equal messages within one version of the protos."""
-    return message.SerializeToString(deterministic=True)
-
-
 def log_by_id(error: BaseException) -> str:
     """Log an exception with its traceback; returns one line about it, with its id in the log.
 
@@ -242,11 +206,3 @@ def log_by_id(error: BaseException) -> str:
     number = hashlib.sha256(trace.encode()).hexdigest()[:8]
     log.error("error %s\n%s", number, trace)
     return f"{type(error).__name__}: {first_line(error)} (error {number} in the service's log)"
-
-
-def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 where it is gone."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

@@ -11,7 +11,7 @@ import pytest
 
 from pqbench.common.v1.common_pb2 import Progress
 from pqbench.runtime.v1.runtime_pb2 import PredictEvent, PredictRequest, PredictResult
-from pqbench_wire import jobs
+from pqbench_wire import jobs, results
 from pqbench_wire.errors import Cancelled, Failed, Internal, NotFound
 from pqbench_wire.jobs import Jobs
 
@@ -172,7 +172,7 @@ def test_a_damaged_result_is_made_again(tmp_path: Path) -> None:
 
 
 def test_the_oldest_results_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "KEPT", 2)
+    monkeypatch.setattr(results, "KEPT", 2)
     running = make(tmp_path)
     for number in range(4):
         list(running.stream(PredictRequest(first=number), lambda emit: RESULT, Present()))

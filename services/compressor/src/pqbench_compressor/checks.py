@@ -13,7 +13,7 @@ from pqbench_compressor.loading import Loader, example_of, is_classifier
 from pqbench_compressor.plugins import MODELS, ModelInfo, Needs
 from pqbench_compressor.tensors import outputs_of
 from pqbench_wire.errors import InvalidInput
-from pqbench_wire.jobs import canonical
+from pqbench_wire.results import canonical
 from pqbench_wire.shared.inputs import Feed
 
 FP32_FORMS = (Form.FORM_ONNX, Form.FORM_PT2, Form.FORM_ONNX_UNTYPED)

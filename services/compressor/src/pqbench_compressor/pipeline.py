@@ -23,7 +23,7 @@ from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import PRUNERS, Context, Report, Source, Training
 from pqbench_compressor.sensitivity import Sensitivity
 from pqbench_wire.errors import Failed, InvalidInput, PqbenchError, Refused, VerificationFailed, reason_of
-from pqbench_wire.jobs import canonical
+from pqbench_wire.results import canonical
 from pqbench_wire.shared.inputs import Feed, as_feed, load_inputs, store_inputs
 
 LEAST_IMAGES = 2  # for verification; exporters specialise a batch of one

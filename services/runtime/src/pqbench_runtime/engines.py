@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from pqbench.runtime.v1.runtime_pb2 import Engine
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import NotFound
-from pqbench_wire.jobs import canonical
+from pqbench_wire.results import canonical
 
 log = logging.getLogger(__name__)
 

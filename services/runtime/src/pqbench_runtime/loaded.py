@@ -16,7 +16,7 @@ from pqbench_runtime import gpu, host
 from pqbench_runtime.backend import BACKENDS, Session, Shape, engine_identity
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
-from pqbench_wire.jobs import canonical
+from pqbench_wire.results import canonical
 
 MAX_ENGINES = 8  # most engines kept loaded; the least recently used is unloaded first
 MAX_HELD = 4 << 30  # most bytes of engine files kept loaded; a single engine may be larger
