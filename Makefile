@@ -12,7 +12,7 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup setup-tools quickstart up down test test-long test-containers test-all lint format proto bench fuzz gpu-check matrix thesis clean
+.PHONY: help setup setup-tools quickstart up down test test-long test-more test-containers test-all lint format proto bench fuzz gpu-check matrix thesis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -48,14 +48,17 @@ test: setup ## run the quick tests: unit, contract, end to end (10 minutes on tw
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not long and not container"
 
 test-long: setup ## run the long tests: kills, hangs, damage, searches, all models and versions
-	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "long and not alone"
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "long and not alone and not more"
 	$(BIN)/pytest -m "long and alone"
+
+test-more: setup setup-tools ## run what shows on more models, versions and processes what the long tests show
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m more
 
 test-containers: setup ## run the tests with a Docker engine: images, Compose, swapping (BASE_IMAGE=… to build on)
 	docker compose --profile rtx build
 	$(BIN)/pytest -m container
 
-test-all: test test-long test-containers ## run all tests
+test-all: test test-long test-containers ## run all tests but those of test-more
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

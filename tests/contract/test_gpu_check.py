@@ -49,11 +49,11 @@ def test_everything_that_is_there_is_checked(use: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_an_unexpected_error_loses_nothing(use: Any, tmp_path: Path) -> None:
-    use(EMULATED_BROKEN="onnxruntime")
+def test_an_unexpected_error_loses_nothing_and_a_wrong_output_is_told(use: Any, tmp_path: Path) -> None:
+    use(EMULATED_BROKEN="onnxruntime", EMULATED_WRONG="1")
     done = run(tmp_path / "r.json")
     found = {check["name"]: check for check in json.loads((tmp_path / "r.json").read_text())["checks"]}
-    assert done.returncode == 1
+    assert done.returncode == 1 and "what came back is not what was sent" in done.stdout
     broken = found["backend onnxruntime-cuda FP32, batch 2"]
     assert broken["outcome"] == "error" and "ZeroDivisionError" in broken["traceback"]
     assert found["backend tensorrt FP32, batch 2"]["outcome"] == "ok", "checked after it"
@@ -63,13 +63,6 @@ def test_the_network_for_tensorrt_8_6_is_in_an_opset_that_it_reads() -> None:
     check = runpy.run_path(str(SCRIPT), run_name="gpu_check")
     model = onnx.load_from_string(check["exported"](torch, Form.FORM_ONNX_UNTYPED))
     assert [one.version for one in model.opset_import if one.domain == ""] == [17]
-
-
-@pytest.mark.long
-def test_a_wrong_output_is_the_exit_code(use: Any, tmp_path: Path) -> None:
-    use(EMULATED_WRONG="1")
-    done = run(tmp_path / "r.json")
-    assert done.returncode == 1 and "what came back is not what was sent" in done.stdout
 
 
 def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:

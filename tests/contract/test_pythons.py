@@ -34,7 +34,7 @@ def _run(*command: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("end", ["oldest", "newest"])
+@pytest.mark.parametrize("end", ["oldest", pytest.param("newest", marks=pytest.mark.more)])
 def test_unit_tests_pass_on(end: str, tmp_path: Path) -> None:
     found = _found()
     if len(found) < 2:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from .conftest import newest_run
+from .conftest import newest_run, reuse
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -59,7 +59,7 @@ def test_the_notebook_runs_and_is_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_example_for_github_actions(tmp_path: Path, write_manifest: Callable[..., Path]) -> None:
+def test_the_example_for_github_actions(tmp_path: Path, write_manifest: Callable[..., Path], compressed: Path) -> None:
     """docs/ci.md: the commands of its steps, as a runner calls them, in a folder like the repository's."""
     example = re.search(r"```yaml\n(.*?)```", (DOCS / "ci.md").read_text(), re.DOTALL)
     assert example is not None
@@ -67,6 +67,7 @@ def test_the_example_for_github_actions(tmp_path: Path, write_manifest: Callable
     setup, run, compare = (step.replace("/srv/pqbench", str(tmp_path / "srv")) for step in steps)
     assert setup == "make setup", "done already"
     (tmp_path / ".venv").symlink_to(sys.prefix)
+    reuse(compressed, tmp_path / "srv")
     write_manifest(tmp_path / "experiments").rename(tmp_path / "experiments/gate.yaml")
 
     def code_of(step: str) -> int:

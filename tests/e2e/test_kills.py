@@ -29,9 +29,14 @@ SAME = ("Model", "Recipe", "Target", "Batch Size", "Outcome", "Reason", "Accurac
 MODULES = {"compressor": "pqbench_compressor", "runtime": "pqbench_runtime", "worker": "pqbench_runtime.worker"}
 BEFORE = ("prepare", "compress")
 CASES = [
-    *(("orchestrator", kind) for kind in ("prepare", "compress", "build", "predict", "score", "measure")),
+    *(("orchestrator", kind) for kind in ("prepare", "compress", "build", "predict", "measure")),
     ("compressor", "compress"),
-    *((victim, kind) for victim in ("runtime", "worker") for kind in ("build", "predict", "measure")),
+    *(("runtime", kind) for kind in ("build", "measure")),
+    *(("worker", kind) for kind in ("predict", "measure")),
+    *(
+        pytest.param(victim, kind, marks=pytest.mark.more)
+        for victim, kind in (("orchestrator", "score"), ("runtime", "predict"), ("worker", "build"))
+    ),
 ]
 
 

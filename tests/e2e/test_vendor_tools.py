@@ -14,6 +14,7 @@ TOOLS = ("int8-quark", "int8-aimet")
 
 
 @pytest.mark.long
+@pytest.mark.more
 def test_tools_with_other_pins_quantize_in_their_own_environment(
     pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ OPERATORS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 QUICK = ("resnet", "squeezenet")
+SLOW = ("densenet", "inceptionv3", "googlenet")
 
 
 def exported(plugin: str, name: str) -> onnx.ModelProto:
@@ -42,9 +43,12 @@ def exported(plugin: str, name: str) -> onnx.ModelProto:
     return onnx.load_from_string(export.to_onnx(models.build(name, config, Files()).eval(), example))
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in OPERATORS]
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    more = [pytest.mark.more] if name in SLOW else []
+    return [] if name in QUICK else [pytest.mark.long, *more]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in OPERATORS])
 def test_a_model_of_the_thesis_has_no_other_operators(name: str) -> None:
     assert {node.op_type for node in exported("thesis", name).graph.node} == OPERATORS[name]
 

@@ -23,6 +23,8 @@ from pqbench_wire.errors import InvalidInput, Refused
 
 from ..examples import CONTEXT, REMOVAL, TWO, build, case, counted, macs, prune
 
+MORE = [pytest.mark.long, pytest.mark.more]
+
 
 @pytest.mark.parametrize(
     ("family", "name"),
@@ -31,9 +33,9 @@ from ..examples import CONTEXT, REMOVAL, TWO, build, case, counted, macs, prune
      pytest.param("torchvision", "mobilenet_v3_small", marks=pytest.mark.long),
      pytest.param("thesis", "shufflenetv2", marks=pytest.mark.long),
      pytest.param("thesis", "mobilenetv2", marks=pytest.mark.long),
-     pytest.param("torchvision", "efficientnet_b0", marks=pytest.mark.long),
-     pytest.param("torchvision", "resnet50", marks=pytest.mark.long),
-     pytest.param("torchvision", "convnext_tiny", marks=pytest.mark.long)],
+     pytest.param("torchvision", "efficientnet_b0", marks=MORE),
+     pytest.param("torchvision", "resnet50", marks=MORE),
+     pytest.param("torchvision", "convnext_tiny", marks=MORE)],
 )  # fmt: skip
 def test_half_of_the_macs_are_removed_and_the_checkpoint_loads(family: str, name: str, tmp_path: Path) -> None:
     module, context = build(family, name)
