@@ -109,7 +109,7 @@ def built(version: str, rows: list[dict[str, str]]) -> None:
             assert row["Executed Precision"].startswith("unknown") and not row["Inference Time (ms)"]
 
 
-@pytest.mark.parametrize("version", [pytest.param(QUICK[0], marks=[pytest.mark.long, pytest.mark.more]), QUICK[1]])
+@pytest.mark.parametrize("version", [pytest.param(QUICK[0], marks=pytest.mark.long), QUICK[1]])
 def test_every_form_is_built_by_nvidias_code_or_refused_before(version: str, folder: Path, library: Library) -> None:
     file = manifest(folder, "small", SMALL)
     done = with_library(library(version), "build", file, "--data", folder / "data", "--allow-code", "--json")

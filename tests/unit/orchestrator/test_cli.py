@@ -8,12 +8,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import typer
 from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from pqbench_orchestrator.cli import app
-from pqbench_orchestrator.cli.app import ORDER, points_of
+from pqbench_orchestrator.cli.app import ORDER, Commands, points_of
 from pqbench_orchestrator.cli.decisions import gate
 from pqbench_orchestrator.cli.experiments import command_to_go_on, settings_of
 from pqbench_orchestrator.decide import compare, sides
@@ -32,6 +33,21 @@ from .cells import cell
 
 IDENTITY = sides.Identity("m", "d", "r", 1, 1, None)
 SPEC = Profile(target="t", seconds=1.0, run_name="r")
+
+
+def test_a_pipe_that_broke_elsewhere_is_told() -> None:
+    """Only where nobody reads the output any more does a command end without a word."""
+    commands = typer.Typer(cls=Commands)
+
+    @commands.command()
+    def run() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    @commands.command()
+    def report() -> None: ...
+
+    done = CliRunner().invoke(commands, ["run"])
+    assert done.exit_code == 2 and done.stderr == "error: [Errno 32] Broken pipe\n"
 
 
 @pytest.mark.parametrize(("text", "points"), [("1%", 1.0), ("1", 1.0), ("0.5%", 0.5), ("0", 0.0)])

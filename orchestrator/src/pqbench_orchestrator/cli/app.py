@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from pqbench_orchestrator.store.run_folder import RunFolder, find_run
 from pqbench_wire.errors import InvalidInput, PqbenchError
 from pqbench_wire.process import versions_of
 
+STDOUT = 1  # the file descriptor
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 ORDER = ("init", "run", "build", "search", "plan", "sensitivity", "report", "export", "compare", "recommend", "why",
@@ -46,13 +48,20 @@ class Commands(TyperGroup):
         """Run the chosen command, with errors turned into exit codes."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # of `pqbench … | head`: Click ends quietly
-            raise
         except (PqbenchError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _reader_is_gone():
+                raise  # Click ends quietly
             errors.print(f"error: {error}", markup=False)
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more, as in `pqbench … | head`."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)  # errors are reported without being asked for
+    return bool(poll.poll(0))
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -38,7 +38,8 @@ def load(config: Config, root: Path, progress: Callable[[float], None] = lambda 
     path, _, name = config.function.rpartition(":")
     if not Path(path).is_file():
         raise InvalidInput(f"dataset {name}: there is no file {path}")
-    function = own_code.load(Path(path), name, True, config.arguments)  # the survey has checked --allow-code
+    # The survey has checked --allow-code.
+    function = own_code.load(Path(path), name, allowed=True, arguments=config.arguments)
     returned = own_code.called(f"dataset function {name}", function, **config.arguments)
     if not isinstance(returned, Mapping) or "test" not in returned or set(returned) - {"test", "train"}:
         raise InvalidInput(f'dataset function {name} must return {{"test": (data, labels), "train": …}}')
