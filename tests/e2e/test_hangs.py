@@ -17,7 +17,6 @@ from onnx import TensorProto, helper
 
 from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
 
-pytestmark = pytest.mark.alone
 ENDLESS = """
 import sys, time, torch
 class Model(torch.nn.Module):
@@ -43,6 +42,7 @@ BODIES = {
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_models_that_do_not_return(tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]) -> None:
     """Users' modules and an ONNX loop without an end are refused; a model beside them runs."""
     for name, (body, _) in BODIES.items():
@@ -66,6 +66,7 @@ def test_models_that_do_not_return(tmp_path: Path, pqbench: Pqbench, write_manif
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_a_users_pruner_that_never_ends(tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]) -> None:
     """Its cell fails by the bound on progress; the compressor's worker is replaced, and the run goes on."""
     (tmp_path / "own.py").write_text(

@@ -24,8 +24,6 @@ from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import Client
 
-pytestmark = pytest.mark.alone
-
 IMAGE = Preprocessing(height=4, width=4, channels=1, mean=[0], std=[1])
 TOKENS = Preprocessing(inputs=[Input(name="tokens", dtype="int64", shape=[3])])
 BATCH = 2

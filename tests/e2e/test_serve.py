@@ -17,8 +17,6 @@ from tests.addresses import free_port
 
 from .conftest import COMMAND, ROOT, Pqbench, Watched, newest_run
 
-pytestmark = pytest.mark.alone
-
 Open = Callable[..., Watched]
 Serve = Callable[[Path], str]
 
@@ -97,6 +95,7 @@ def test_history_reports_and_comparisons(
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_a_run_is_watched_live(
     write_manifest: Callable[..., Path], serve: Serve, open_page: Open, tmp_path: Path
 ) -> None:

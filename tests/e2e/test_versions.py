@@ -17,8 +17,6 @@ import yaml
 
 from .conftest import ROOT, Pqbench
 
-pytestmark = pytest.mark.alone
-
 EMULATOR = ROOT / "tests/emulator"
 STRONG = {"backend": "tensorrt", "options": {"typing": "strong"}}
 TARGETS = [{"name": "trt-10", **STRONG}, {"name": "trt-11", **STRONG}]
@@ -47,6 +45,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_two_versions_side_by_side(
     pqbench: Pqbench, write_manifest: Callable[..., Path], inventory: Path, tmp_path: Path
 ) -> None:
