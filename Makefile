@@ -47,11 +47,11 @@ down: ## remove the containers and their volume of blobs and caches
 test: setup ## run the quick tests: unit, contract, end to end (10 minutes on two fast cores, 25 on two slow ones)
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not long and not container"
 
-test-long: setup ## run the long tests: kills, hangs, damage, searches, models and versions
+test-long: setup ## run the long tests: kills, hangs, damage, searches, models, versions
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "long and not alone and not more"
 	$(BIN)/pytest -m "long and alone"
 
-test-more: setup setup-tools ## run the tests that repeat long ones on more models, versions and processes; CI does not
+test-more: setup setup-tools ## run the tests that repeat long ones on more models, versions and processes
 	$(BIN)/pytest -n 2 --no-loadscope-reorder -m more
 
 test-containers: setup ## run the tests with a Docker engine: images, Compose, swapping (BASE_IMAGE=… to build on)

@@ -13,6 +13,7 @@ KNOWN = 91.73  # percent of the 846 lossless test images, PyTorch FP32
 
 
 @pytest.mark.long
+@pytest.mark.more
 def test_accuracy_on_all_backends(
     shared_data: Path, tmp_path: Path, pqbench: Pqbench, write_manifest: Callable[..., Path]
 ) -> None:

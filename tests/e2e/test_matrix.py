@@ -14,6 +14,7 @@ ALIKE = {*(f"removal {criterion}" for criterion in ("random", "l1", "sensitivity
 
 
 @pytest.mark.long
+@pytest.mark.more
 @pytest.mark.timeout(2400)
 def test_the_techniques_of_the_matrix_on_a_small_transformer(shared_data: Path) -> None:
     """Removal and every quantizer, on real images; the contract tests have them on a convolutional network.

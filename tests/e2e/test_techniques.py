@@ -81,6 +81,7 @@ def thesis_data(shared_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.more
 @pytest.mark.timeout(1200)
 def test_the_thesis_config_runs_as_it_is(thesis_data: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.ini"

@@ -78,6 +78,7 @@ def test_two_versions_side_by_side(
 
 
 @pytest.mark.long
+@pytest.mark.more
 def test_bundles_of_gpu_backends_predict_with_their_library_alone(
     pqbench: Pqbench, write_manifest: Callable[..., Path], inventory: Path, tmp_path: Path
 ) -> None:
