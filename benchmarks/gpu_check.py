@@ -114,6 +114,7 @@ def attempted(name: str, work: Work) -> Check:
         check.outcome, check.note = "unavailable", first_line(error)
     except Exception as error:
         check.outcome, check.note, check.traceback = "error", first_line(error), traceback.format_exc()
+        check.traceback = check.traceback.replace(f"{ROOT}/", "")
     return check
 
 
@@ -264,7 +265,7 @@ def check_backend(seconds: float, name: str, batch: int, check: Check) -> None:
     from pqbench.common.v1.common_pb2 import Artifact, Images, Precision, Preprocessing
     from pqbench.runtime.v1 import runtime_pb2 as pb
     from pqbench.runtime.v1.worker_pb2 import WorkerRequest
-    from pqbench_runtime.backend import BACKENDS
+    from pqbench_runtime.backend import BACKENDS, Attempted
     from pqbench_runtime.worker import Worker
     from pqbench_wire.blobs import BlobStore
     from pqbench_wire.shared.inputs import normalise
@@ -273,6 +274,8 @@ def check_backend(seconds: float, name: str, batch: int, check: Check) -> None:
         raise Unavailable(why)
     backend = BACKENDS.load(name)
     backend.device(backend.Config())
+    if isinstance(backend, Attempted):
+        backend.attempt(backend.Config())
     route = next(one for one in backend.ROUTES if one.precision == Precision.PRECISION_FP32)
     shape = Preprocessing(height=128, width=128, channels=3, mean=[0.5] * 3, std=[0.25] * 3)
     pixels = np.random.default_rng(2).integers(0, 256, (32, 128, 128, 3), dtype=np.uint8)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,6 +172,22 @@ def test_onnxruntime_never_falls_back_to_the_cpu_silently(
     data, _ = made(FP32, Form.FORM_ONNX, trained, context, store)
     with pytest.raises(Failed, match="cannot load CUDAExecutionProvider: a library that it needs is missing"):
         build("onnxruntime-cuda", data, Form.FORM_ONNX, FP32, training.preprocessing)
+
+
+def test_a_provider_is_listed_as_unavailable_where_its_libraries_are_missing(use: Any) -> None:
+    use()
+    assert unavailable("onnxruntime-cuda", "onnxruntime-tensorrt") == ["", ""]
+    use(EMULATED_WITHOUT_LIBRARIES="1")
+    said = unavailable("onnxruntime-cuda", "onnxruntime-tensorrt")
+    assert said == [f"ONNX Runtime cannot load {provider}ExecutionProvider: libcublasLt.so.13: cannot open shared object "
+                    "file: No such file or directory" for provider in ("CUDA", "Tensorrt")]  # fmt: skip
+
+
+def unavailable(*names: str) -> list[str]:
+    """Why backends cannot be used, as `pqbench list` says it."""
+    command = [sys.executable, "-m", "pqbench_orchestrator.cli", "list", "backends", "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return [next(one for one in found if one["name"] == name)["unavailable_reason"] for name in names]
 
 
 def test_a_plugin_provider_is_given_the_gpu_that_cuda_uses(

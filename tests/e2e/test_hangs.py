@@ -83,13 +83,13 @@ def test_a_users_pruner_that_never_ends(tmp_path: Path, pqbench: Pqbench, write_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("victim", ["pqbench_compressor", "pqbench_runtime", "pqbench_runtime.worker"])
+@pytest.mark.parametrize("victim", ["compressor", "runtime", "worker"])
 def test_a_frozen_process_is_named_and_replaced(
     victim: str, tmp_path: Path, write_manifest: Callable[..., Path]
 ) -> None:
     slow = TINY["measure"] | {"min_seconds": 4.0, "max_seconds": 4.0}
     recipes = [{"name": "baseline"}, {"name": "more", "steps": [{"prune": {"method": "l1-global", "amount": 0.1}}]}]
-    kind = "compress" if victim == "pqbench_compressor" else "measure"
+    kind = "compress" if victim == "compressor" else "measure"
     models = [{"model": "digits/resnet", "config": {"epochs": 5}}] if kind == "compress" else TINY["models"]
     manifest = write_manifest(tmp_path, trained=True, measure=slow, recipes=recipes, models=models)
     with (tmp_path / "out").open("w") as log:
@@ -105,7 +105,7 @@ def test_a_frozen_process_is_named_and_replaced(
 
 
 @contextmanager
-def stopped(process: subprocess.Popen[bytes], module: str, data: Path, kind: str) -> Iterator[None]:
+def stopped(process: subprocess.Popen[bytes], victim: str, data: Path, kind: str) -> Iterator[None]:
     """Stop a process of a run while a step of this kind works."""
     from .test_kills import last_started, pid_of
 
@@ -114,10 +114,10 @@ def stopped(process: subprocess.Popen[bytes], module: str, data: Path, kind: str
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     pid = None
-    while pid is None:  # until its worker has started
+    while pid is None:  # until its worker has started; measuring begins when other runs let go of the machine
         time.sleep(1.0)
         assert process.poll() is None and time.monotonic() < deadline
-        pid = pid_of(psutil.Process(process.pid).children(recursive=True), module, data)
+        pid = pid_of(psutil.Process(process.pid).children(recursive=True), victim)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -88,8 +88,8 @@ def _kill_during(process: subprocess.Popen[bytes], data: Path, victim: str, kind
         assert time.monotonic() < deadline and process.poll() is None, f"no {kind} was met"
         if last_started(data) == kind:
             family = psutil.Process(process.pid).children(recursive=True)
-            pid = process.pid if victim == "orchestrator" else pid_of(family, MODULES[victim], data)
-            if pid is not None:
+            pid = process.pid if victim == "orchestrator" else pid_of(family, victim)
+            if pid is not None and last_started(data) == kind:
                 os.kill(pid, signal.SIGKILL)
                 return [psutil.Process(process.pid), *family] if victim == "orchestrator" else []
         time.sleep(0.002)
@@ -111,14 +111,14 @@ def last_started(data: Path) -> str | None:
     return row[0] if row and row[1] == "started" else None
 
 
-def pid_of(family: list[psutil.Process], module: str, data: Path) -> int | None:
+def pid_of(family: list[psutil.Process], victim: str) -> int | None:
+    """The victim among a run's processes; of workers the one that computes: others wait, or are about to be ended."""
     for process in family:
         try:
-            command = process.cmdline()
+            if MODULES[victim] in process.cmdline() and (victim != "worker" or process.cpu_percent(0.2) > 10):
+                return process.pid
         except psutil.Error:
             continue
-        if module in command:
-            return process.pid
     return None
 
 

@@ -40,6 +40,8 @@ _OPTIONS = {
 _MISSING = os.environ.get("EMULATED_WITHOUT_LIBRARIES")
 
 
+_LISTED = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+_preloaded: list[bool] = []
 _registered: dict[str, str] = {}  # name of a plug-in provider -> its library
 
 
@@ -60,6 +62,10 @@ class SessionOptions(_real.SessionOptions):
     def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
         assert not self.providers, "a session has one provider for these devices"
         self.providers = [(devices[0].ep_name, dict(options))]
+
+
+def preload_dlls() -> None:
+    _preloaded.append(True)
 
 
 def register_execution_provider_library(name: str, library: str) -> None:
@@ -140,6 +146,17 @@ class _Binding:
         self.real.bind_output(name, "cpu", *rest)
 
 
+def _is_loaded(provider: str) -> bool:
+    """Whether a provider's libraries are found; TensorRT's raises where they are not, CUDA's writes to the log."""
+    if provider not in _LISTED or (_preloaded and not _MISSING):
+        return True
+    missing = "libcublasLt.so.13: cannot open shared object file: No such file or directory"
+    print(f"Failed to load library libonnxruntime_providers.so with error: {missing}", file=sys.stderr)
+    if provider == "TensorrtExecutionProvider":
+        raise RuntimeError("Please install TensorRT libraries as mentioned in the GPU requirements page")
+    return False
+
+
 class InferenceSession(_real.InferenceSession):
     """On the CPU, whatever the provider's name."""
 
@@ -166,7 +183,7 @@ class InferenceSession(_real.InferenceSession):
         super().__init__(_runnable(_embedded(data)) if name != _CPU else data, sess_options, providers=[_CPU])
         if name == "CUDAExecutionProvider" and sess_options and sess_options.optimized_model_filepath:
             Path(sess_options.optimized_model_filepath).write_bytes(data)  # the CPU provider would widen FP16
-        self._named = [_CPU] if _MISSING else [one for one, _ in named]
+        self._named = [one for one, _ in named if _is_loaded(one)]
 
     def get_providers(self) -> list[str]:
         return self._named
@@ -182,4 +199,5 @@ _real.InferenceSession = InferenceSession
 _real.SessionOptions = SessionOptions
 _real.register_execution_provider_library = register_execution_provider_library
 _real.get_ep_devices = get_ep_devices
-_real.get_available_providers = lambda: ["CUDAExecutionProvider", "TensorrtExecutionProvider", _CPU]
+_real.preload_dlls = preload_dlls
+_real.get_available_providers = lambda: [*_LISTED, _CPU]

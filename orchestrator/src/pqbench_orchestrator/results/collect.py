@@ -196,7 +196,7 @@ class _Records:
         if record is None or (record.done and not (record.result or {}).get("trials")):
             return None, None
         if not record.done or record.result is None:
-            return f"could not be tried: {record.reason}", None
+            return f"could not be tried: {_reason(record)}", None
         first, *others = record.result["trials"]
         if not first.get("problem"):
             return AS_IT_IS, True
@@ -250,7 +250,7 @@ class _Records:
         if profile is None:
             return found
         if not profile.done:
-            return dataclasses.replace(found, causes=Causes(text=f"Its layers could not be timed: {profile.reason}"))
+            return dataclasses.replace(found, causes=Causes(text=f"Its layers could not be timed: {_reason(profile)}"))
         if not found.is_ok:
             return found
         results = {role: result for role in self.cell.steps if (result := self._result(role))}
@@ -328,3 +328,8 @@ def _state_dict_mb(compressed: StepResult | None) -> float | None:
 
 def _message(result: StepResult | None, kind: type[M]) -> M:
     return json_format.ParseDict(result or {}, kind())
+
+
+def _reason(unfinished: StepRecord) -> str:
+    """Why a step has no result; of one that only began, the ledger has no reason."""
+    return unfinished.reason or "the run was interrupted"

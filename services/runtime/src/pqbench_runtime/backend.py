@@ -240,6 +240,15 @@ class BuildsAhead(Protocol):
 
 
 @runtime_checkable
+class Attempted(Protocol):
+    """A backend whose library can be unable to use a device that is there."""
+
+    def attempt(self, options: Any) -> None:
+        """Use the library once, in a process of its own, while planning. Raises Unavailable with the reason."""
+        ...
+
+
+@runtime_checkable
 class Shipped(Protocol):
     """A backend whose library loads an exported artifact directly, as users do who have only that file.
 

@@ -18,7 +18,7 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
-from pqbench_runtime.backend import BACKENDS, BuildsAhead, Scripted, Shipped, engine_identity, identity
+from pqbench_runtime.backend import BACKENDS, Attempted, BuildsAhead, Scripted, Shipped, engine_identity, identity
 from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
@@ -261,7 +261,10 @@ def _place(module: Any, options: Any) -> _Place:
     """Raises Unavailable where there is no device and engines cannot be built without it."""
     built_for = module.built_for(options) if isinstance(module, BuildsAhead) else ""
     try:
-        return _Place(module.device(options), "", built_for)
+        device = module.device(options)
+        if isinstance(module, Attempted):
+            module.attempt(options)
+        return _Place(device, "", built_for)
     except Unavailable as error:
         if not built_for:
             raise

@@ -100,3 +100,12 @@ def test_the_device_is_the_one_that_ran_the_engine(store: BlobStore, built_on: s
     samples = json_format.MessageToDict(store.put(buffer.getvalue()))
     done(ledger, "measure", environment={"gpu": "A GPU [sm_89] driver 580"}, samples=samples, timings=[{"median": 1.0}])
     assert row_of(ledger, store, steps=steps)["Device"] == shown
+
+
+def test_a_step_that_only_began_says_that_the_run_was_interrupted(store: BlobStore) -> None:
+    ledger, steps = Ledger(Path(":memory:")), {"profile": "profile", "artifact": "artifact"}
+    for role in steps:
+        ledger.record(key=role, kind=role, label="l", place="p", outcome="started")
+    row = row_of(ledger, store, steps=steps)
+    assert row["Why"] == "Its layers could not be timed: the run was interrupted"
+    assert row["Artifact"] == "could not be tried: the run was interrupted"

@@ -17,7 +17,7 @@ const targets = unique("Target");
 const timed = rows.filter((row) => known(row["Inference Time (ms)"]));
 const unsettled = timed.filter((row) => row.Stable === false).length;
 const UNSTABLE = unsettled ? [{
-  text: `${unsettled} of ${timed.length} timed cells are unstable`, xref: "paper", yref: "paper", x: 1, y: 1, xanchor: "right",
+  text: `${unsettled} of ${timed.length} timed cells are unstable`, xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left",
   yanchor: "bottom", showarrow: false,
 }] : [];
 

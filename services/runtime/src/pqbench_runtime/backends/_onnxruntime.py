@@ -38,7 +38,9 @@ PROFILED = {"float": "FP32", "float16": "FP16", "bfloat16": "BF16", "int8": "INT
 KERNEL = "_kernel_time"  # the suffix that the profiler appends to a node's name
 
 
-def create(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
+def create(
+    model: Path | bytes, settings: onnxruntime.SessionOptions, providers: Sequence[Any]
+) -> onnxruntime.InferenceSession:
     """A session. Raises Refused for operators that are not implemented, else Failed, with the library's reason."""
     try:
         return onnxruntime.InferenceSession(model, settings, providers=list(providers), enable_fallback=0)

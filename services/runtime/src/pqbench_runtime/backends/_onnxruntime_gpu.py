@@ -7,6 +7,9 @@ work, so that copies and computation are timed by events as on every other GPU b
 from __future__ import annotations
 
 import functools
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper
 
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench_runtime import cuda, gpu
@@ -29,6 +33,7 @@ from pqbench_wire.shared.inputs import Feed, named
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
           "tensor(uint8)": np.uint8, "tensor(int16)": np.int16, "tensor(int32)": np.int32,
           "tensor(int64)": np.int64, "tensor(bool)": np.bool_}  # fmt: skip
+ATTEMPT_SECONDS = 120
 Opener = Callable[[Stream, bool], onnxruntime.InferenceSession]  # stream, whether to capture a CUDA graph -> session
 
 
@@ -69,11 +74,40 @@ def session_options() -> onnxruntime.SessionOptions:
     return settings
 
 
-def opened(model: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
+@functools.cache
+def attempt(provider: str) -> None:
+    """Open a session in a process of its own, with which the GPU's memory goes back.
+
+    ONNX Runtime lists a provider also where its libraries are missing. Raises Unavailable with the one that is.
+    """
+    script = f"from {__name__} import open_smallest; open_smallest({provider!r})"
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=ATTEMPT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{provider} opened no session within {ATTEMPT_SECONDS} s") from error
+    if done.returncode:
+        missing = re.search(r"with error: (.*)", done.stderr)
+        why = missing[1] if missing else done.stderr.strip().rpartition("\n")[2].partition(": ")[2]
+        raise Unavailable(f"ONNX Runtime cannot load {provider}: {why or f'exit code {done.returncode}'}")
+
+
+def open_smallest(provider: str) -> None:
+    """A session of one node on a provider."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "smallest", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opened(model.SerializeToString(), session_options(), [(provider, {}), "CPUExecutionProvider"])
+
+
+def opened(
+    model: Path | bytes, settings: onnxruntime.SessionOptions, providers: Sequence[Any]
+) -> onnxruntime.InferenceSession:
     """A session on the first of `providers`. Raises Failed where that provider cannot be loaded.
 
-    ONNX Runtime by itself would fall back to the CPU with a warning.
+    ONNX Runtime by itself would fall back to the CPU with a warning, and does not look into NVIDIA's wheels.
     """
+    if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+        onnxruntime.preload_dlls()
     session = create(model, settings, providers)
     wanted = providers[0][0]
     if session.get_providers()[0] != wanted:

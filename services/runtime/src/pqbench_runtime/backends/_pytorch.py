@@ -99,13 +99,14 @@ def profiled(call: Callable[[], Any], seconds: float, activities: Sequence[Profi
             first.setdefault(position, event)
             microseconds = event.device_time_total if on_gpu else event.cpu_time_total
             spent[position] = spent.get(position, 0.0) + microseconds / 1e6
-    layers = [_layer_time(event, spent[position] / calls) for position, event in first.items()]
+    layers = [layer_time(event, spent[position] / calls) for position, event in first.items()]
     return Profile(tool="PyTorch's profiler", calls=calls, layers=layers)
 
 
-def _layer_time(event: Any, seconds: float) -> LayerTime:
+def layer_time(event: Any, seconds: float) -> LayerTime:
     kind = event.name.removeprefix("aten::")
-    precision = next((PROFILED[name] for name in event.input_dtypes or () if name in PROFILED), "")
+    dtypes = getattr(event, "input_dtypes", None) or ()  # the profiler of PyTorch 2.11 does not tell them
+    precision = next((PROFILED[name] for name in dtypes if name in PROFILED), "")
     inner = [child.name for child in event.cpu_children]
     return LayerTime(
         name=f"{kind} {event.input_shapes[0] if event.input_shapes else ''}".strip(),

@@ -55,6 +55,10 @@ def device(options: Config) -> str:
     return shared.device(PROVIDER)
 
 
+def attempt(options: Config) -> None:
+    shared.attempt(PROVIDER)
+
+
 def build(job: Job, options: Config) -> Built:
     """Optimise the graph for the GPU and batch size, and profile a few runs to see which nodes stay on the CPU."""
     with TemporaryDirectory() as folder:

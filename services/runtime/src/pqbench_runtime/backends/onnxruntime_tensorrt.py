@@ -82,6 +82,10 @@ def device(options: Config) -> str:
     return shared.device(PROVIDER)
 
 
+def attempt(options: Config) -> None:
+    shared.attempt(PROVIDER)
+
+
 def build(job: Job, options: Config) -> Built:
     """Have the provider write an ONNX model whose EPContext nodes hold its TensorRT plans; that model is the engine."""
     with tempfile.TemporaryDirectory() as name:

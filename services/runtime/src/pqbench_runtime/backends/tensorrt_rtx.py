@@ -87,7 +87,7 @@ def versions() -> dict[str, str]:
 def device(options: Config) -> str:
     """The GPU. Raises Unavailable where there is none that can be used, or plans are built for others."""
     if (here := _gpu()) not in _wanted(options):
-        raise Unavailable(f"the CUDA device has compute capability {here}")
+        raise Unavailable(f"the CUDA device has compute capability {here}, for which no plan is built")
     return gpu.device()
 
 
