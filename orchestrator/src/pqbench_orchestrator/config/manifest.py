@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,6 +82,14 @@ class Model(Strict):
             if self.is_file
             else self.name or self.model.partition("/")[2] or self.model
         )
+
+    @property
+    def definition(self) -> str:
+        """What the manifest says of the model, without folders, which differ between machines."""
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "model", "weights"})
+        weights = "" if self.weights == "default" else Path(self.weights).name
+        name = Path(self.model).name if self.is_file else self.model
+        return " ".join(filter(None, (name, weights, json.dumps(given, sort_keys=True) if given else "")))
 
     @property
     def is_file(self) -> bool:

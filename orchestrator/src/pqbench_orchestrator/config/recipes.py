@@ -107,6 +107,11 @@ class Recipe(Strict):
         """The steps as JSON: equal for recipes that do the same, whatever their names."""
         return f"[{', '.join(map(as_json, self.steps))}]"
 
+    @property
+    def definition(self) -> str:
+        """The steps in words, with all that the manifest says of them: equal for recipes that do the same."""
+        return " + ".join(map(_whole, self.steps)) or "no step"
+
     def expanded(self) -> list[Recipe]:
         """One recipe for each combination of amounts; steps with method `none` are left out."""
         steps = [step for step in self.steps if step.method != "none"]
@@ -136,6 +141,11 @@ def _short(step: Step) -> str:
     amount = step.config.get("amount")
     name = step.kind if step.kind in WITHOUT_METHOD else step.method.rpartition(":")[2]
     return f"{name} {amount:g}" if isinstance(amount, (int, float)) else name
+
+
+def _whole(step: Step) -> str:
+    config = dict(sorted(step.config.items()))
+    return " ".join(filter(None, (step.kind, step.method, json.dumps(config) if config else "")))
 
 
 def _written(amount: Any) -> str:

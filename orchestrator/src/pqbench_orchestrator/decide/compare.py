@@ -186,7 +186,13 @@ class _Pair:
         return reason
 
     def _notes(self, by_rate: bool, by_speedup: bool) -> list[str]:
+        before, after = self.old[0].definition, self.new[0].definition
         notes = [
+            f"another {kind} under the same name: {before[kind]}; now {after[kind]}"
+            for kind in before
+            if before[kind] != after.get(kind, before[kind])
+        ]
+        notes += [
             "one session: the interval does not cover variation between sessions"
             if self._alone
             else f"{len(self.old)} and {len(self.new)} sessions: figures are their geometric means"

@@ -45,6 +45,7 @@ class Session:
     blocks: list[float]  # medians of its blocks, in seconds
     layers: Mapping[str, str] = field(default_factory=dict)  # name of a compute layer -> executed precision
     right: np.ndarray | None = None  # which images were put into their class, bool [N]
+    definition: Mapping[str, str] = field(default_factory=dict)  # what the manifest says of its model and recipe
     images: str = ""  # digest of the images' labels, in order; empty where scoring stopped early
 
 
@@ -67,7 +68,7 @@ def side(text: str, data: Path) -> Side:
 
 def side_of(run: RunFolder, target: str = "") -> Side:
     """The side of a run's cells or, with `target`, of those of one target. Raises InvalidInput."""
-    store, blocks = run.blobs(), _blocks(run)
+    store, blocks, defined = run.blobs(), _blocks(run), definitions(run)
     sessions: dict[Identity, list[Session]] = defaultdict(list)
     with run.ledger() as ledger:
         cells = recorded(ledger)
@@ -87,6 +88,7 @@ def side_of(run: RunFolder, target: str = "") -> Side:
                     blocks=blocks.get(cell.key, []),
                     layers=_layers(results.get("build", {})),
                     right=_right(results.get("score", {}), store),
+                    definition=definition_of(cell, defined),
                     images="" if stopped else _labels(results.get("inputs", {})),
                 )
             )
@@ -98,6 +100,22 @@ def side_of(run: RunFolder, target: str = "") -> Side:
         run=run.path.resolve(),
         timed_options=_timed_options(run),
     )
+
+
+def definitions(run: RunFolder) -> dict[tuple[str, str], str]:
+    """What a run's manifest says of its models and recipes, by kind and label; empty where it cannot be read."""
+    try:
+        manifest = run.manifest()
+    except InvalidInput:
+        return {}
+    models = {("model", one.label): one.definition for one in manifest.models}
+    return models | {("recipe", one.label): one.definition for one in manifest.all_recipes}
+
+
+def definition_of(cell: CellResult, defined: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """What `definitions` has of a cell's model and recipe, by kind."""
+    labels = {"model": cell.model, "recipe": cell.recipe}
+    return {kind: defined[kind, label] for kind, label in labels.items() if (kind, label) in defined}
 
 
 def _timed_options(run: RunFolder) -> frozenset[str]:

@@ -85,6 +85,17 @@ def test_what_differs_in_a_setting_that_matters_is_not_compared_unless_told() ->
     assert changed(old, failed).reason == "failed on the new side: broke"
 
 
+def test_another_recipe_or_model_under_the_same_name_is_told() -> None:
+    def defined(recipe: str, model: str) -> Session:
+        return replace(session(10), definition={"recipe": recipe, "model": model})
+
+    same = changed(side(defined("quantize fp16", "resnet")), side(defined("quantize fp16", "resnet")))
+    assert "another" not in same.reason
+    other = changed(side(defined("quantize fp16", "resnet")), side(defined("quantize bf16", "resnet")))
+    assert other.notes[0] == "another recipe under the same name: quantize fp16; now quantize bf16"
+    assert "another" not in changed(side(defined("quantize fp16", "resnet")), side(session(10))).reason
+
+
 def test_engines_that_were_built_and_not_run_are_compared_by_size_and_build_time() -> None:
     def built(size: int, seconds: float) -> Side:
         figures = {"Engine (bytes)": size, "Build Time (s)": seconds, "Inference Time (ms)": None}

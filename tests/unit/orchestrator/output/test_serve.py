@@ -51,6 +51,21 @@ def test_the_history_of_a_manifest_has_each_run_the_oldest_first(tmp_path: Path)
     assert '<a href="/history/m"' in client.get("/").text
 
 
+def test_the_history_begins_a_series_where_a_recipe_of_one_name_was_changed(tmp_path: Path) -> None:
+    for number, (name, method) in enumerate({"first": "fp16", "second": "int8", "third": "fp16"}.items()):
+        run = a_run(tmp_path / name)
+        (run / MANIFEST).write_text(
+            f"{{name: m, models: [{{model: digits/m}}], datasets: [{{dataset: d}}], recipes: [{{name: r, steps: [{{quantize: {method}}}]}}],"
+            " targets: [{name: t, backend: b}]}"
+        )
+        os.utime(run / MANIFEST, (1000.0 + number, 1000.0 + number))
+        with Ledger(run / FILE) as ledger:
+            ledger.record_cells([("c", "ok", "", LEAST | {"Inference Time (ms)": 1.0})])
+    found = TestClient(application(tmp_path)).get("/api/history/m").json()["groups"]["m, d, batch 1"]
+    runs = {name: [point["run"] for point in points] for name, points in found.items()}
+    assert runs == {"r on t": ["first", "third"], "r on t, as changed in second": ["second"]}
+
+
 def test_prometheus_is_told_of_every_run(tmp_path: Path) -> None:
     a_run(tmp_path / "good")
     (a_run(tmp_path / "bad") / FILE).write_bytes(b"damaged" * 1000)

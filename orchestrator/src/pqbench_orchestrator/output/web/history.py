@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from pqbench_orchestrator.decide.sides import definition_of, definitions
 from pqbench_orchestrator.results.cell import Accuracy, CellResult, Comparison
 from pqbench_orchestrator.results.tables import recorded
 from pqbench_orchestrator.store.run_folder import RunFolder
@@ -16,19 +17,24 @@ def history(runs: Iterable[RunFolder], manifest: str) -> dict[str, Any]:
     """The runs of a manifest, in the order given, and for each cell of theirs its figures in each run.
 
     "groups" maps a model, dataset and load to its series; a series has a name and points with the run's name and start.
-    Runs that cannot be read are left out; the list of runs says why.
+    Where the manifest changed what a model or recipe of one name is, another series begins, which names that run. Runs
+    that cannot be read are left out; the list of runs says why.
     """
     names: list[str] = []
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    known: dict[str, dict[str, str]] = {}  # recipe, target and load -> what they were -> the name of their series
     for run in runs:
         cells = _cells(run, manifest)
         if cells is None:
             continue
         names.append(run.name)
-        for cell in cells:
-            if cell.is_ok and cell.timing is not None:
-                series = groups.setdefault(_group(cell), {}).setdefault(f"{cell.recipe} on {cell.target}", [])
-                series.append(_point(run, cell))
+        defined = definitions(run)
+        for cell in (cell for cell in cells if cell.is_ok and cell.timing is not None):
+            group, name = _group(cell), f"{cell.recipe} on {cell.target}"
+            series = known.setdefault(f"{group}, {name}", {})
+            what = " of ".join(definition_of(cell, defined).values())
+            series.setdefault(what, f"{name}, as changed in {run.name}" if series else name)
+            groups.setdefault(group, {}).setdefault(series[what], []).append(_point(run, cell))
     return {"manifest": manifest, "runs": names, "groups": groups}
 
 
