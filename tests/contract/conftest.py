@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 
 from pqbench.common.v1.common_pb2 import Artifact, Form, Images, Precision, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2 as pb
-from pqbench.runtime.v1.worker_pb2 import WorkerRequest
+from pqbench.runtime.v1.worker_pb2 import WorkerReply, WorkerRequest
 from pqbench_compressor.plugins import MODELS, Context, Files, Training
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
+from pqbench_wire.workers import SessionWorker
 
 EMULATOR = Path(__file__).parents[1] / "emulator"
 
@@ -44,10 +46,31 @@ def trained(context: Context) -> torch.nn.Module:
     return plugin.pretrained("resnet", plugin.Config(epochs=2), Files(), context)
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> BlobStore:
+    """One blob store for all contract tests, as a service has one for all requests: its workers live on."""
+    return BlobStore(tmp_path_factory.mktemp("contract") / "blobs")
+
+
+@pytest.fixture(scope="session")
+def builder(store: BlobStore) -> Iterator[SessionWorker[WorkerReply]]:
+    """The worker that builds, replaced after an error: a process starts in seconds."""
+    worker = SessionWorker(partial(start_worker, store.root), ends_after_error=True)
+    yield worker
+    worker.unload()
+
+
+@pytest.fixture(scope="session")
+def runner(store: BlobStore) -> Iterator[SessionWorker[WorkerReply]]:
+    """The worker that runs engines."""
+    worker = SessionWorker(partial(start_worker, store.root), ends_after_error=True)
+    yield worker
+    worker.unload()
+
+
 @pytest.fixture
-def build(store: BlobStore) -> Iterator[Callable[..., pb.BuildEngineResult]]:
+def build(store: BlobStore, builder: SessionWorker[WorkerReply]) -> Callable[..., pb.BuildEngineResult]:
     """Builds in a real worker process, as the service does."""
-    workers = []
 
     def build(
         name: str,
@@ -58,7 +81,6 @@ def build(store: BlobStore) -> Iterator[Callable[..., pb.BuildEngineResult]]:
         calibration: Images | None = None,
         **options: Any,
     ) -> Any:
-        workers.append(start_worker(store.root))
         request = pb.BuildEngineRequest(
             backend=name,
             options_json=json.dumps(options),
@@ -66,27 +88,28 @@ def build(store: BlobStore) -> Iterator[Callable[..., pb.BuildEngineResult]]:
             batch_size=4,
             preprocessing=preprocessing,
         )
-        return workers[-1].ask(WorkerRequest(build=request), lambda reply: None).build
+        key = f"{name} {request.options_json} {_environment()}"
+        return builder.ask(key, WorkerRequest(build=request), lambda reply: None).build
 
-    yield build
-    for worker in workers:
-        worker.close()
+    return build
 
 
 @pytest.fixture
-def predict(store: BlobStore) -> Callable[[pb.Engine, np.ndarray], np.ndarray]:
-    """Outputs of an engine in a fresh worker."""
+def predict(store: BlobStore, runner: SessionWorker[WorkerReply]) -> Callable[[pb.Engine, np.ndarray], np.ndarray]:
+    """Outputs of an engine, in another worker than the one that built it."""
 
     def predict(engine: pb.Engine, images: np.ndarray) -> np.ndarray:
-        worker = start_worker(store.root)
         inputs = Images(images=store.put_array(images), labels=store.put_array(np.zeros(len(images), np.int64)))
-        try:
-            request = WorkerRequest(predict=pb.PredictRequest(engine=engine, inputs=inputs))
-            return store.array(worker.ask(request, lambda reply: None).predict.outputs)
-        finally:
-            worker.close()
+        request = WorkerRequest(predict=pb.PredictRequest(engine=engine, inputs=inputs))
+        key = f"{engine.backend} {engine.options_json} {_environment()}"
+        return store.array(runner.ask(key, request, lambda reply: None).predict.outputs)
 
     return predict
+
+
+def _environment() -> str:
+    """What a worker that starts now sees: another environment needs another process."""
+    return repr(sorted((name, value) for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"))
 
 
 @pytest.fixture(scope="session")
