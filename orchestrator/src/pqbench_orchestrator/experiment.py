@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Goal
+from pqbench_orchestrator.config.shard import WHOLE
 from pqbench_orchestrator.decide.recommend import Recommendation, recommend
 from pqbench_orchestrator.decide.remeasure import Line, Remeasurement
 from pqbench_orchestrator.decide.sensitivity import Point, analyse
@@ -43,12 +44,13 @@ def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
     """Make the folder of a new run, search or build for a file. Raises InvalidInput before anything is made."""
     manifest = read_experiment(file, settings.thesis_target)
     inventory_of(manifest, settings)
-    return new_folder(settings.data, file, manifest, search, settings.build_only)
+    settings.shard.pairs(manifest)
+    return new_folder(settings.data, file, manifest, search, settings.build_only, settings.shard)
 
 
 def run_to_continue(path: Path, settings: Settings, search: bool = False) -> RunFolder:
     """The run, or search, to continue: the folder `path`, or the newest one of the manifest at `path`."""
-    return folder_to_continue(settings.data, path, search, settings.thesis_target)
+    return folder_to_continue(settings.data, path, search, settings.thesis_target, settings.shard)
 
 
 def execute(run: RunFolder, settings: Settings, watcher: Watcher, planned: Callable[[Plan], None]) -> list[CellResult]:
@@ -85,6 +87,8 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
             write_outputs(run, plan, execution.ledger, execution.store, record)  # of the steps done so far
         raise
     cells = _whole_outputs(run, session, plan, record)
+    if run.shard != WHOLE:
+        return cells
     chosen = recommend(cells, session.manifest.goal)
     if any(one.best is not None for one in chosen):
         _confirm(run, chosen, execution.services, execution.store, settings.say)
@@ -152,15 +156,19 @@ def recommendations(
     Only cells for which `keep` is true are considered. With `measure`, a choice that has no such measurement yet is
     measured now.
     """
+    if run.shard != WHOLE:
+        raise InvalidInput(f"{run} is shard {run.shard}, which shows no choice: pqbench merge puts the shards together")
     found = recommend(cells_of(run), goal, keep)
-    if measure:
+    if measure and not run.is_merged:
         with services_of_run(run, settings) as services:
             _confirm(run, found, services, run.blobs(settings.data), settings.say)
     return [(one, confirmed(run, one)) for one in found]
 
 
 def recommended(run: RunFolder) -> Recommended:
-    """What a run recommends by its manifest's goal, from the recorded results; measures nothing."""
+    """What a run recommends by its manifest's goal, from the recorded results; measures nothing. A shard: nothing."""
+    if run.shard != WHOLE:
+        return []
     found = recommend(cells_of(run), run.manifest().goal)
     return [(one, confirmed(run, one)) for one in found]
 

@@ -13,6 +13,7 @@ import typer
 from pqbench_orchestrator import experiment
 from pqbench_orchestrator.cli.app import (
     OK,
+    RUN,
     SOME_FAILED,
     AllowCode,
     Data,
@@ -26,8 +27,11 @@ from pqbench_orchestrator.cli.app import (
     show,
 )
 from pqbench_orchestrator.cli.decisions import decided
+from pqbench_orchestrator.commands.merge import merge
 from pqbench_orchestrator.commands.thesis_target import BEST, choose
 from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.config.shard import WHOLE
+from pqbench_orchestrator.config.shard import parse as parse_shard
 from pqbench_orchestrator.config.thesis import BACKENDS, ThesisTarget, is_thesis_config
 from pqbench_orchestrator.execution.execute import NullWatcher
 from pqbench_orchestrator.execution.session import Settings, session_of_manifest
@@ -44,6 +48,10 @@ ThesisTargetName = Annotated[
     str, typer.Option(help=f"Where a config.ini of the thesis runs: {', '.join((BEST, *BACKENDS))}.", metavar="BACKEND")
 ]
 
+ShardName = Annotated[
+    str, typer.Option(help="Only a part, for one of several machines, as 3/16; `pqbench merge` joins.", metavar="I/N")
+]
+
 
 @app.command("run")
 def run_command(
@@ -54,6 +62,7 @@ def run_command(
         bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")
     ] = False,
     allow_code: AllowCode = False,
+    shard: ShardName = "",
     thesis_target: ThesisTargetName = BEST,
     mlflow: Annotated[str, typer.Option(help="Also log to this MLflow tracking URI.", metavar="URI")] = "",
     as_json: Json = False,
@@ -63,7 +72,7 @@ def run_command(
         check_reachable(mlflow)
     manifest = _to_continue(manifest, data) if again else manifest
     with terminal.LiveDisplay(errors) as live:
-        settings = settings_of(live, manifest, data, inventory, allow_code, again, thesis_target)
+        settings = settings_of(live, manifest, data, inventory, allow_code, again, thesis_target, shard)
         begin = experiment.run_to_continue if again else experiment.new_run
         run = begin(manifest, settings)
         try:
@@ -112,6 +121,8 @@ def _show_results(
         return
     console.print(terminal.results_table(cells))
     show(f"{terminal.summary(cells)}\nreport: {run / REPORT}")
+    if run.shard != WHOLE:
+        show(f"shard {run.shard}: what to ship takes all of them: pqbench merge RUN RUN …")
     for lines in recommendation.answer(found or [], str(run)):
         show("\n" + "\n".join(lines))
 
@@ -130,6 +141,7 @@ def settings_of(
     allow_code: bool,
     again: bool,
     thesis_target: str = BEST,
+    shard: str = "",
 ) -> Settings:
     """The settings of a run or a search; one that is continued by its folder uses the data folder that it lies in."""
     is_folder = again and manifest.is_dir()
@@ -141,6 +153,7 @@ def settings_of(
         note=live.note,
         manifest=None if is_folder else manifest,
         is_new=not again,
+        shard=parse_shard(shard) if shard else WHOLE,
         thesis_target=_thesis_target(thesis_target, manifest, inventory, live.note),
     )
 
@@ -169,6 +182,19 @@ def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
         errors.print(f"the run is complete, but could not be logged to MLflow: {error}", markup=False)
         return False
     return True
+
+
+@app.command("merge")
+def merge_command(
+    runs: Annotated[list[str], typer.Argument(help=f"{RUN} Two or more.", metavar="RUN…", show_default=False)],
+    data: Data = Path("data"),
+    as_json: Json = False,
+) -> None:
+    """Put the runs of an experiment's shards together: one table, report and choice."""
+    run, cells = merge([find_run(name, data) for name in runs], data)
+    _show_results(run, cells, as_json, experiment.recommended(run))
+    outcomes = count_outcomes(cells)
+    raise typer.Exit(OK if outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
 
 
 @app.command("search")
@@ -209,12 +235,14 @@ def plan_command(
     inventory: InventoryPath = None,
     allow_code: AllowCode = False,
     thesis_target: ThesisTargetName = BEST,
+    shard: ShardName = "",
     steps: Annotated[bool, typer.Option("--steps", help="Also list every step.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what an experiment would do, what is cached already, and what cannot run and why; execute no step."""
     target = _thesis_target(thesis_target, manifest, inventory, note)
     settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=note, thesis_target=target)
+    settings = replace(settings, shard=parse_shard(shard) if shard else WHOLE)
     with session_of_manifest(manifest, settings, NullWatcher()) as session:
         state = {step.key: session.execution.state(step) for step in session.plan.steps}
     if as_json:

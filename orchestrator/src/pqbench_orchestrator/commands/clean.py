@@ -35,7 +35,7 @@ def clean(data: Path, remove: bool) -> Cleaned:
         raise InvalidInput(f"{data}: not a data folder of pqbench: it has no folder 'blobs'; name one with --data")
     if busy := [run for run in runs_in(data) if run.is_running]:
         raise InvalidInput(f"{busy[0]} is being executed: wait until it has ended")
-    needed = {blob.sha256 for run in runs_in(data) for blob in _blobs_of(run)}
+    needed = {blob.sha256 for run in runs_in(data) for blob in blobs_of_run(run)}
     waste: list[Path] = []
     kept = 0
     waste += [path for path in (data / "blobs").glob(".partial-*") if path.is_file()]
@@ -58,7 +58,7 @@ def _busy(reason: str) -> None:
     raise InvalidInput(f"one of your services is busy: {reason}; clean again when it has finished")
 
 
-def _blobs_of(run: RunFolder) -> Iterator[Blob]:
+def blobs_of_run(run: RunFolder) -> Iterator[Blob]:
     """All blobs that a run refers to."""
     with run.ledger() as ledger:
         for document in ledger.documents():

@@ -11,6 +11,7 @@ from pathlib import Path
 from pqbench_orchestrator.config.inventory import Inventory, load_inventory
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Manifest
+from pqbench_orchestrator.config.shard import WHOLE, Shard
 from pqbench_orchestrator.config.thesis import ON_CPU, ThesisTarget
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.execute import Execution, Watcher
@@ -39,6 +40,7 @@ class Settings:
     manifest: Path | None = None  # the user's file, to be named in messages; a run keeps a copy
     is_new: bool = False  # the run's folder was made for this call
     build_only: bool = False  # stop after the engines
+    shard: Shard = WHOLE  # of a new run
     thesis_target: ThesisTarget = ON_CPU  # where a config.ini runs
 
 
@@ -116,7 +118,12 @@ def _session(
             services=services, store=store, ledger=ledger, cache=cache, datasets=datasets, watcher=watcher
         )
         steps_and_cells = plan(
-            manifest, facts, run.name if run else "plan", environment.own_versions(), build_only=settings.build_only
+            manifest,
+            facts,
+            run.name if run else "plan",
+            environment.own_versions(),
+            build_only=settings.build_only,
+            shard=run.shard if run else settings.shard,
         )
         yield Session(manifest=manifest, facts=facts, plan=steps_and_cells, execution=execution)
 

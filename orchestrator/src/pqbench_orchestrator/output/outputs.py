@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pqbench_orchestrator.config.manifest import dump
+from pqbench_orchestrator.config.shard import WHOLE
 from pqbench_orchestrator.decide.compare import versions_of_a_run
 from pqbench_orchestrator.decide.recommend import Recommendation, recommend
 from pqbench_orchestrator.output import sensitivity
@@ -49,7 +50,8 @@ def write_outputs(
 def write_report(run: RunFolder, cells: Sequence[CellResult], record: Mapping[str, Any]) -> None:
     """Write a run's report.html; `record`: the run's environment."""
     manifest = run.manifest()
-    answers = [(one, confirmed(run, one)) for one in recommend(cells, manifest.goal)]
+    choices = recommend(cells, manifest.goal) if run.shard == WHOLE else []  # a choice takes all shards
+    answers = [(one, confirmed(run, one)) for one in choices]
     shown = details(run, cells)
     for found, again in answers:
         if found.best is not None and again is not None and again.timing is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Target
 from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.config.shard import WHOLE, Shard
 from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts
 from pqbench_orchestrator.planning.step_graph import BASELINE, Load, StepGraph
 from pqbench_orchestrator.steps.step import Step, digest
@@ -55,20 +56,27 @@ class Plan:
 
 
 def plan(
-    manifest: Manifest, facts: Survey, run: str, versions: dict[str, str], cheap: bool = False, build_only: bool = False
+    manifest: Manifest,
+    facts: Survey,
+    run: str,
+    versions: dict[str, str],
+    cheap: bool = False,
+    build_only: bool = False,
+    shard: Shard = WHOLE,
 ) -> Plan:
     """The plan of a run named `run`; `versions` are those of the orchestrator itself.
 
     `cheap`: only the steps that a trial of a search needs, which are those that a choice between recipes looks at.
-    `build_only`: only the steps to the engines.
+    `build_only`: only the steps to the engines. `shard`: only its cells, with the steps that these need.
     """
-    graph, recipes = StepGraph(manifest, facts, run, versions, cheap), manifest.all_recipes
+    graph, recipes, kept = StepGraph(manifest, facts, run, versions, cheap), manifest.all_recipes, shard.pairs(manifest)
     cells = [
         _cell(graph, model, dataset, recipe, target, Load(batch_size, concurrency), repeat, build_only)
         for model in manifest.models
         for dataset in manifest.datasets
         for recipe in recipes
         for target in manifest.targets
+        if (model.label, target.name) in kept
         if recipe.targets is None or target.name in recipe.targets
         for batch_size in manifest.batch_sizes
         for concurrency in manifest.concurrency

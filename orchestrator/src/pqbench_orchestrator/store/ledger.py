@@ -202,6 +202,19 @@ class Ledger:
         """The name of a confirmation's fact: by the key of the measure step, so that it is valid for that step only."""
         return CONFIRMED.format(self.steps_of(cell).get("measure"))
 
+    def add(self, other: Ledger) -> None:
+        """Add the steps and cells of another run's ledger as they are.
+
+        Raises InvalidInput for a ledger of an old version, whose values carry no digest.
+        """
+        if not other._has_digests:
+            raise InvalidInput(f"{other._db.path} is of an old version, whose values have no digests")
+        tables = {"steps": f"{COLUMNS}, started, result", "cells": "key, outcome, reason, recorded, row"}
+        for table, columns in tables.items():
+            rows = other._db.rows(f"SELECT {columns} FROM {table} ORDER BY id")  # noqa: S608
+            marks = ", ".join("?" * len(columns.split(",")))
+            self._db.write(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+
     def record_samples(self, digest: str) -> None:
         """Record the digest of the run's samples; empty where there are none."""
         self._note({SAMPLES: digest})

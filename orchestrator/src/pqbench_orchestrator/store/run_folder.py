@@ -17,6 +17,7 @@ from typing import Any
 
 from pqbench_orchestrator.config.load import load_manifest, read_experiment
 from pqbench_orchestrator.config.manifest import Manifest, dump
+from pqbench_orchestrator.config.shard import WHOLE, Shard, parse
 from pqbench_orchestrator.config.thesis import ON_CPU, ThesisTarget, is_thesis_config
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import Ledger
@@ -29,6 +30,8 @@ MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written before the first step begins
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
+SHARD = "shard"  # which shard of its experiment the run is; only the folder of a shard has this file
+MERGED = "merged"  # the names of the runs that this one was merged from; only the folder of such a run has this file
 BUILD = "build"  # an empty file: this folder is that of a build
 STUDY = "search.sqlite"  # Optuna's record of a search's trials; only the folder of a search has this file
 THESIS = "config.ini"  # kept beside the manifest that it stands for
@@ -93,6 +96,16 @@ class RunFolder:
     def is_build(self) -> bool:
         """Whether this is the folder of a build, which stops after the engines."""
         return (self / BUILD).is_file()
+
+    @property
+    def shard(self) -> Shard:
+        """Which shard of its experiment the run is. Raises InvalidInput where the file that says so is damaged."""
+        return parse((self / SHARD).read_text(errors="replace").strip()) if (self / SHARD).is_file() else WHOLE
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the run was merged from others: it has no machine of its own to go on."""
+        return (self / MERGED).is_file()
 
     @property
     def is_of_thesis(self) -> bool:
@@ -203,13 +216,14 @@ def find_run(reference: str, data: Path) -> RunFolder:
 
 
 def new_folder(
-    data: Path, experiment: Path, manifest: Manifest, search: bool = False, build: bool = False
+    data: Path, experiment: Path, manifest: Manifest, search: bool = False, build: bool = False, shard: Shard = WHOLE
 ) -> RunFolder:
     """Make the folder of a new run, search or build for a manifest that was read from the file `experiment`."""
     experiments = data / EXPERIMENTS
     experiments.mkdir(parents=True, exist_ok=True)
     kind = "search-" if search else "build-" if build else ""
-    name = f"{kind}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    part = "" if shard == WHOLE else f"-{shard.index}of{shard.count}"
+    name = f"{kind}{_slug(manifest.name)}-{time.strftime('%Y%m%d-%H%M%S')}{part}"
     for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = RunFolder(experiments / (name + suffix))
         with contextlib.suppress(FileExistsError):
@@ -219,16 +233,21 @@ def new_folder(
                 (folder / STUDY).touch()
             if build:
                 (folder / BUILD).touch()
+            if shard != WHOLE:
+                (folder / SHARD).write_text(f"{shard}\n")
             if is_thesis_config(experiment):
                 (folder / THESIS).write_bytes(experiment.read_bytes())
             return folder
     raise InvalidInput(f"{experiments}: no free name for {name}")
 
 
-def folder_to_continue(data: Path, path: Path, search: bool = False, thesis_target: ThesisTarget = ON_CPU) -> RunFolder:
+def folder_to_continue(
+    data: Path, path: Path, search: bool = False, thesis_target: ThesisTarget = ON_CPU, shard: Shard = WHOLE
+) -> RunFolder:
     """The run, or search, to continue: the folder `path`, or the newest one of the manifest in the file `path`.
 
-    Raises InvalidInput where there is none, or where a folder is of the other kind.
+    The newest one is that of the whole experiment or, where it is given, of a shard. Raises InvalidInput where there is
+    none, or where a folder is of another kind.
     """
     if path.is_dir():
         folder = RunFolder(path)
@@ -236,15 +255,19 @@ def folder_to_continue(data: Path, path: Path, search: bool = False, thesis_targ
         if folder.is_search != search:
             kind = "a search" if folder.is_search else "a run, not a search"
             raise InvalidInput(f"{path} is {kind}: {folder.command_to_continue}")
+        if folder.is_merged:
+            others = ", ".join((folder / MERGED).read_text().split())
+            raise InvalidInput(f"{path} was merged from {others}: continue these where they ran, and merge them again")
         return folder
     text = dump(read_experiment(path, thesis_target))
     manifests = sorted((data / EXPERIMENTS).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for manifest in reversed(manifests):
         folder = RunFolder(manifest.parent)
-        is_same = manifest.read_text(encoding="utf-8", errors="replace") == text
-        if is_same and folder.is_search == search and not folder.is_build:
+        is_same = manifest.read_text(encoding="utf-8", errors="replace") == text and folder.shard == shard
+        if is_same and folder.is_search == search and not folder.is_build and not folder.is_merged:
             return folder
-    raise InvalidInput(f"{path}: no run of this manifest in {data / EXPERIMENTS}; leave out --continue to start one")
+    what = "run of this manifest" + ("" if shard == WHOLE else f" as shard {shard}")
+    raise InvalidInput(f"{path}: no {what} in {data / EXPERIMENTS}; leave out --continue to start one")
 
 
 def runs_in(data: Path) -> list[RunFolder]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,20 @@ def write_samples(measured: Iterable[Measured], run: Path, ledger: Ledger) -> No
         names = dict.fromkeys(name for part in parts for name in part)
         write_parquet({name: np.concatenate([_filled(part, name) for part in parts]) for name in names}, run / FILE)
     ledger.record_samples(_digest(run))
+
+
+def merge_samples(runs: Sequence[Path], folder: Path, ledger: Ledger) -> None:
+    """Write the calls of several runs into one file, whose digest is recorded. Raises InvalidInput as `calls_of`."""
+    for run in runs:
+        with calls_of(run):  # their digests are right
+            pass
+    files = [str(run / FILE) for run in runs if (run / FILE).is_file()]
+    if files:
+        partial = (folder / FILE).with_suffix(".partial")
+        with duckdb.connect() as connection:
+            connection.read_parquet(files, union_by_name=True).write_parquet(str(partial), compression="zstd")
+        partial.replace(folder / FILE)
+    ledger.record_samples(_digest(folder))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.config.shard import Shard
 from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts
 from pqbench_orchestrator.planning.plan import Plan, plan, unsuitable
 from pqbench_orchestrator.steps.build import Build
@@ -428,3 +429,16 @@ def test_a_variant_whose_baseline_cannot_be_built_is_refused_where_it_would_run(
     elsewhere = outcomes(ahead("", "no CUDA device"))
     assert elsewhere["baseline"] == ("refused", "no FP32 products")
     assert elsewhere["pruned int8"] == ("unavailable", "no CUDA device; built for 8.9"), "its own engine is built"
+
+
+def test_shards_have_each_cell_once_and_only_the_steps_that_theirs_need() -> None:
+    m = manifest(models=[{"model": "digits/resnet"}, {"model": "digits/other"}])
+    whole = plan(m, survey_of(m), "run", {})
+    shards = [plan(m, survey_of(m), "run", {}, shard=Shard(index=i, count=3)) for i in (1, 2, 3)]
+    assert sorted(cell.key for one in shards for cell in one.cells) == sorted(cell.key for cell in whole.cells)
+    pairs = [{(cell.model, cell.target.name) for cell in one.cells} for one in shards]
+    assert [len(one) for one in pairs] == [2, 1, 1] and len(set.union(*pairs)) == 4
+    assert {step.key for one in shards for step in one.steps} == {step.key for step in whole.steps}
+    for one, its in zip(shards, pairs, strict=True):
+        built = {step.place for step in one.steps if step.kind == "build"}
+        assert built == {f"target {target}" for _, target in its}
