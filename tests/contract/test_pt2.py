@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 
 from pqbench_compressor import export
 from pqbench_runtime.backends._pt2 import rebuild
-from pqbench_runtime.backends._pytorch import load_program
+from pqbench_runtime.backends._pytorch import layer_time, load_program
 from pqbench_wire.errors import InvalidInput
 
 MODEL, CONSTANTS = "models/model.json", "data/constants/model_constants_config.json"
@@ -207,3 +208,15 @@ def test_what_torch_would_evaluate_is_left_out(
     with torch.inference_mode():
         torch.testing.assert_close(module(torch.from_numpy(IMAGES)), network(torch.from_numpy(IMAGES)))
     assert not Path(MARK).exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "precision"), [({}, ""), ({"input_dtypes": None}, ""), ({"input_dtypes": ["", "c10::Half"]}, "FP16")]
+)
+def test_a_layers_precision_is_empty_where_the_profiler_does_not_tell_it(
+    told: dict[str, object], precision: str
+) -> None:
+    """PyTorch 2.11's does not."""
+    event = SimpleNamespace(name="aten::conv2d", input_shapes=[[1, 3, 8, 8]], cpu_children=[], **told)
+    found = layer_time(event, seconds=1e-3)
+    assert (found.precision, found.type, found.name) == (precision, "conv2d", "conv2d [1, 3, 8, 8]")

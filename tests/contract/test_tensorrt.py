@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,9 +155,10 @@ def test_what_went_otherwise_is_said(
 
 @pytest.mark.long
 def test_builds_share_a_timing_cache(
-    trained: torch.nn.Module, context: Context, training: Training, build: Any, use: Any
+    trained: torch.nn.Module, context: Context, training: Training, store: BlobStore, build: Any, use: Any
 ) -> None:
     use("10.16.1.11")
+    shutil.rmtree(store.root.parent / "trt_caches", ignore_errors=True)  # of the builds of other tests
     data = artifact(FP32, UNTYPED, trained, context)
     first, second = (build("tensorrt", data, UNTYPED, FP32, training.preprocessing) for _ in range(2))
     assert first.settings["timing_cache"] == "shared, 0 bytes before this build"

@@ -174,8 +174,9 @@ def _distributions() -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for distribution in metadata.distributions():
         names = (distribution.read_text("top_level.txt") or "").split() or _recorded(distribution)
-        for name in names:
-            found.setdefault(name, set()).add(distribution.metadata["Name"])
+        if owner := distribution.metadata["Name"]:  # none in what is left of a broken installation
+            for name in names:
+                found.setdefault(name, set()).add(owner)
     return {name: sorted(distributions) for name, distributions in found.items()}
 
 
