@@ -62,7 +62,7 @@ def run_command(
         bool, typer.Option("--continue", help="Finish the newest run of this manifest, or this run.")
     ] = False,
     allow_code: AllowCode = False,
-    shard: ShardName = "",
+    shard: ShardName = str(WHOLE),
     thesis_target: ThesisTargetName = BEST,
     mlflow: Annotated[str, typer.Option(help="Also log to this MLflow tracking URI.", metavar="URI")] = "",
     as_json: Json = False,
@@ -141,7 +141,7 @@ def settings_of(
     allow_code: bool,
     again: bool,
     thesis_target: str = BEST,
-    shard: str = "",
+    shard: str = str(WHOLE),
 ) -> Settings:
     """The settings of a run or a search; one that is continued by its folder uses the data folder that it lies in."""
     is_folder = again and manifest.is_dir()
@@ -153,7 +153,7 @@ def settings_of(
         note=live.note,
         manifest=None if is_folder else manifest,
         is_new=not again,
-        shard=parse_shard(shard) if shard else WHOLE,
+        shard=parse_shard(shard),
         thesis_target=_thesis_target(thesis_target, manifest, inventory, live.note),
     )
 
@@ -186,7 +186,9 @@ def _tracked(run: RunFolder, cells: Sequence[CellResult], uri: str) -> bool:
 
 @app.command("merge")
 def merge_command(
-    runs: Annotated[list[str], typer.Argument(help=f"{RUN} Two or more.", metavar="RUN…", show_default=False)],
+    runs: Annotated[
+        list[str], typer.Argument(help=f"The runs of all shards. {RUN}", metavar="RUN…", show_default=False)
+    ],
     data: Data = Path("data"),
     as_json: Json = False,
 ) -> None:
@@ -235,14 +237,14 @@ def plan_command(
     inventory: InventoryPath = None,
     allow_code: AllowCode = False,
     thesis_target: ThesisTargetName = BEST,
-    shard: ShardName = "",
+    shard: ShardName = str(WHOLE),
     steps: Annotated[bool, typer.Option("--steps", help="Also list every step.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what an experiment would do, what is cached already, and what cannot run and why; execute no step."""
     target = _thesis_target(thesis_target, manifest, inventory, note)
     settings = Settings(data=data, inventory=inventory, allow_code=allow_code, note=note, thesis_target=target)
-    settings = replace(settings, shard=parse_shard(shard) if shard else WHOLE)
+    settings = replace(settings, shard=parse_shard(shard))
     with session_of_manifest(manifest, settings, NullWatcher()) as session:
         state = {step.key: session.execution.state(step) for step in session.plan.steps}
     if as_json:

@@ -19,6 +19,8 @@ from pqbench_wire.errors import InvalidInput
 
 TOLD_APART = ("backend", "device", "built_for", "options", "versions")  # what a target is, in the environment record
 
+Found = tuple[RunFolder, CellResult]  # a cell and the run that it is of
+
 
 def merge(runs: Sequence[RunFolder], data: Path) -> tuple[RunFolder, list[CellResult]]:
     """A new run in the folder `data` with the cells of all `runs`, in the order of the manifest; blobs are copied.
@@ -26,8 +28,9 @@ def merge(runs: Sequence[RunFolder], data: Path) -> tuple[RunFolder, list[CellRe
     Raises InvalidInput where the runs are not of one manifest, one of them is being executed or has no cells yet, two
     have the same cell, none has one of the manifest's, or a target is another in two of them.
     """
-    manifest, record = _manifest_of(runs), _environment_of(runs)
-    steps = _steps_of(runs, manifest)
+    manifest = _manifest_of(runs)
+    cells = [(run, cell) for run in runs for cell in cells_of(run)]
+    record, steps = _environment_of(runs, cells), _steps_of(cells, manifest)
     folder = new_folder(data, runs[0] / MANIFEST, manifest)
     try:
         with folder.held():
@@ -75,9 +78,8 @@ def _manifest_of(runs: Sequence[RunFolder]) -> Manifest:
     return first[1]
 
 
-def _steps_of(runs: Sequence[RunFolder], manifest: Manifest) -> dict[str, dict[str, str]]:
+def _steps_of(cells: Sequence[Found], manifest: Manifest) -> dict[str, dict[str, str]]:
     """The keys of each cell's steps by role, by the cell's key, in the order of the manifest. Raises InvalidInput."""
-    cells = [(run, cell) for run in runs for cell in cells_of(run)]
     twice = next((key for key, count in Counter(cell.key for _, cell in cells).items() if count > 1), None)
     if twice:
         both = " and ".join(str(run) for run, cell in cells if cell.key == twice)
@@ -93,14 +95,14 @@ def _steps_of(runs: Sequence[RunFolder], manifest: Manifest) -> dict[str, dict[s
         [one.name for one in manifest.targets],
     ]
 
-    def position(found: tuple[RunFolder, CellResult]) -> tuple[Any, ...]:
+    def position(found: Found) -> tuple[Any, ...]:
         cell = found[1]
         names = (cell.model, cell.dataset, cell.recipe, cell.target)
         places = [among.index(name) for among, name in zip(labels, names, strict=True)]
         loads = (manifest.batch_sizes.index(cell.batch_size), manifest.concurrency.index(cell.concurrency))
         return (*places, *loads, cell.repeat)
 
-    ledgers: dict[RunFolder, Ledger] = {run: run.ledger() for run in runs}
+    ledgers: dict[RunFolder, Ledger] = {run: run.ledger() for run in {run for run, _ in cells}}
     try:
         return {cell.key: ledgers[run].steps_of(cell.key) for run, cell in sorted(cells, key=position)}
     finally:
@@ -119,20 +121,19 @@ def _count(manifest: Manifest) -> int:
     return len(manifest.models) * len(manifest.datasets) * pairs * loads
 
 
-def _environment_of(runs: Sequence[RunFolder]) -> dict[str, Any]:
+def _environment_of(runs: Sequence[RunFolder], cells: Sequence[Found]) -> dict[str, Any]:
     """One environment record of all runs; each target's is that of the run that has its cells. Raises InvalidInput."""
     records = {run: run.environment() for run in runs}
     targets: dict[str, Any] = {}
     where: dict[str, RunFolder] = {}
-    for run, record in records.items():
-        for name in sorted({cell.target for cell in cells_of(run)}):
-            target, known = record["targets"][name], targets.get(name)
-            if known is not None and (other := [what for what in TOLD_APART if known[what] != target[what]]):
-                raise InvalidInput(
-                    f"target {name} is another in {run} than in {where[name]} ({', '.join(other)} differ): targets on "
-                    "different machines need different names"
-                )
-            targets[name], where[name] = target, run
+    for run, name in dict.fromkeys((run, cell.target) for run, cell in cells):
+        target, known = records[run]["targets"][name], targets.get(name)
+        if known is not None and (other := [what for what in TOLD_APART if known[what] != target[what]]):
+            raise InvalidInput(
+                f"target {name} is another in {run} than in {where[name]} ({', '.join(other)} differ): targets on "
+                "different machines need different names"
+            )
+        targets[name], where[name] = target, run
     whole: dict[str, Any] = {}
     for record in records.values():
         whole |= record

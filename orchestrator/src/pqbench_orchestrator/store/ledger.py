@@ -36,7 +36,11 @@ CREATE TABLE IF NOT EXISTS cells (
     recorded REAL NOT NULL, row TEXT NOT NULL
 );
 """
-
+ADD_STEP = (
+    "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+ADD_CELL = "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)"
 
 StepResult = dict[str, Any]  # a step's result as JSON
 
@@ -121,11 +125,7 @@ class Ledger:
         """Add a row for a step, which took `seconds` until now; it is on disk when this returns."""
         text = None if result is None else self._sealed(f"{key} {outcome}", json.dumps(result, sort_keys=True))
         row = (key, kind, label, place, outcome, reason, time.time() - seconds, seconds, text)
-        self._db.write(
-            "INSERT INTO steps (key, kind, label, place, outcome, reason, started, seconds, result)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [row],
-        )
+        self._db.write(ADD_STEP, [row])
 
     def step(self, key: str) -> StepRecord | None:
         """The newest row of a step, or None."""
@@ -173,7 +173,7 @@ class Ledger:
         """Add a row (key, outcome, reason, columns) for each cell."""
         now = time.time()
         self._db.write(
-            "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)",
+            ADD_CELL,
             [
                 (key, outcome, reason, now, self._sealed(key, json.dumps(columns)))
                 for key, outcome, reason, columns in rows
@@ -203,17 +203,18 @@ class Ledger:
         return CONFIRMED.format(self.steps_of(cell).get("measure"))
 
     def add(self, other: Ledger) -> None:
-        """Add the steps and cells of another run's ledger as they are.
+        """Add the steps and cells of another run's ledger as they are; a step that is done here stays as it is.
 
         Raises InvalidInput for a ledger of an old version, whose values carry no digest.
         """
         if not other._has_digests:
             raise InvalidInput(f"{other._db.path} is of an old version, whose values have no digests")
-        tables = {"steps": f"{COLUMNS}, started, result", "cells": "key, outcome, reason, recorded, row"}
-        for table, columns in tables.items():
-            rows = other._db.rows(f"SELECT {columns} FROM {table} ORDER BY id")  # noqa: S608
-            marks = ", ".join("?" * len(columns.split(",")))
-            self._db.write(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+        done = {step.key for step in self.steps() if step.done}
+        steps = other._db.rows(
+            "SELECT key, kind, label, place, outcome, reason, started, seconds, result FROM steps ORDER BY id"
+        )
+        self._db.write(ADD_STEP, [step for step in steps if step[0] not in done])
+        self._db.write(ADD_CELL, other._db.rows("SELECT key, outcome, reason, recorded, row FROM cells ORDER BY id"))
 
     def record_samples(self, digest: str) -> None:
         """Record the digest of the run's samples; empty where there are none."""

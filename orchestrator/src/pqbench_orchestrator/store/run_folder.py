@@ -258,6 +258,8 @@ def folder_to_continue(
         if folder.is_merged:
             others = ", ".join((folder / MERGED).read_text().split())
             raise InvalidInput(f"{path} was merged from {others}: continue these where they ran, and merge them again")
+        if shard not in (WHOLE, folder.shard):
+            raise InvalidInput(f"{path} is shard {folder.shard}, not {shard}: leave out --shard to continue it")
         return folder
     text = dump(read_experiment(path, thesis_target))
     manifests = sorted((data / EXPERIMENTS).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)

@@ -81,3 +81,15 @@ def test_a_target_that_is_another_on_another_machine_is_refused(tmp_path: Path) 
     runs = [shard(tmp_path / "1", "a", "r"), shard(tmp_path / "2", "a", "q", device="another CPU")]
     with pytest.raises(InvalidInput, match=r"target a is another in .*run-a than in .*run-a \(device differ\)"):
         merge(runs, tmp_path / "data")
+
+
+def test_a_step_that_is_done_in_one_run_is_not_hidden_by_one_that_failed_in_another(tmp_path: Path) -> None:
+    runs = [shard(tmp_path / "1", "a"), shard(tmp_path / "2", "b")]
+    for run, outcome in zip(runs, ("ok", "failed"), strict=True):
+        with run.ledger_to_write() as ledger:
+            ledger.record(key="shared", kind="compress", label="l", place="p", outcome=outcome, result={})
+    for order in (runs, runs[::-1]):
+        merged, _ = merge(order, tmp_path / "data")
+        with merged.ledger() as ledger:
+            found = ledger.step("shared")
+            assert found is not None and found.outcome == "ok"

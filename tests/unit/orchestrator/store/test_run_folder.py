@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pqbench_orchestrator.config.load import load_manifest
+from pqbench_orchestrator.config.shard import WHOLE, Shard
 from pqbench_orchestrator.store.ledger import FILE, Ledger
 from pqbench_orchestrator.store.run_folder import (
     ENVIRONMENT,
@@ -165,3 +166,16 @@ def test_a_build_is_not_continued_as_a_run_of_its_manifest(tmp_path: Path, manif
     built = new_folder(data, manifest, load_manifest(manifest), build=True)
     assert built.is_build and not first.is_build and built.name.startswith("build-")
     assert folder_to_continue(data, manifest) == first and folder_to_continue(data, built.path) == built
+
+
+def test_a_shard_is_continued_as_itself(tmp_path: Path, manifest: Path) -> None:
+    data, shard, other = tmp_path / "data", Shard(index=1, count=2), Shard(index=2, count=2)
+    whole = made(tmp_path, manifest)
+    part = new_folder(data, manifest, load_manifest(manifest), shard=shard)
+    assert part.name.endswith("-1of2") and (part.shard, whole.shard) == (shard, WHOLE)
+    assert folder_to_continue(data, manifest) == whole and folder_to_continue(data, manifest, shard=shard) == part
+    assert folder_to_continue(data, part.path) == folder_to_continue(data, part.path, shard=shard) == part
+    with pytest.raises(InvalidInput, match="no run of this manifest as shard 2/2"):
+        folder_to_continue(data, manifest, shard=other)
+    with pytest.raises(InvalidInput, match="is shard 1/2, not 2/2: leave out --shard"):
+        folder_to_continue(data, part.path, shard=other)
