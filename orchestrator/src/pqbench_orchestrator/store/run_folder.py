@@ -100,7 +100,13 @@ class RunFolder:
     @property
     def shard(self) -> Shard:
         """Which shard of its experiment the run is. Raises InvalidInput where the file that says so is damaged."""
-        return parse((self / SHARD).read_text(errors="replace").strip()) if (self / SHARD).is_file() else WHOLE
+        path = self / SHARD
+        if not path.is_file():
+            return WHOLE
+        try:
+            return parse(path.read_text(encoding="utf-8", errors="replace").strip())
+        except InvalidInput as error:
+            raise InvalidInput(f"{path} is damaged: {error}") from error
 
     @property
     def is_merged(self) -> bool:

@@ -15,6 +15,7 @@ from pqbench_orchestrator.store.run_folder import (
     ENVIRONMENT,
     LOCK,
     MANIFEST,
+    SHARD,
     STUDY,
     TRIALS,
     RunFolder,
@@ -179,3 +180,6 @@ def test_a_shard_is_continued_as_itself(tmp_path: Path, manifest: Path) -> None:
         folder_to_continue(data, manifest, shard=other)
     with pytest.raises(InvalidInput, match="is shard 1/2, not 2/2: leave out --shard"):
         folder_to_continue(data, part.path, shard=other)
+    (part / SHARD).write_text("half\n")
+    with pytest.raises(InvalidInput, match=f"{part / SHARD} is damaged: a shard is written as 3/16"):
+        folder_to_continue(data, part.path, shard=shard)
