@@ -26,16 +26,18 @@ from pqbench_orchestrator.execution.session import (
     session_of_manifest,
     session_of_run,
 )
+from pqbench_orchestrator.execution.shared import SharedStore
 from pqbench_orchestrator.output import mlflow, sensitivity
 from pqbench_orchestrator.output.outputs import cells_of, confirmed, write_outputs, write_report
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.results.cell import CellResult, Confirmation
 from pqbench_orchestrator.results.named_cell import finished_cell
 from pqbench_orchestrator.results.tables import confirmation_as_row
+from pqbench_orchestrator.steps.step import blobs_of_run
 from pqbench_orchestrator.store.run_folder import REPORT, RunFolder, folder_to_continue, new_folder
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
-from pqbench_wire.errors import BlobCorrupt, InvalidInput, PqbenchError
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, PqbenchError, Unavailable
 
 Recommended = list[tuple[Recommendation, Confirmation | None]]
 
@@ -87,6 +89,8 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
             write_outputs(run, plan, execution.ledger, execution.store, record)  # of the steps done so far
         raise
     cells = _whole_outputs(run, session, plan, record)
+    if session.shared is not None:
+        _share(run, session.shared, execution.store)
     if run.shard != WHOLE:
         return cells
     chosen = recommend(cells, session.manifest.goal)
@@ -94,6 +98,15 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
         _confirm(run, chosen, execution.services, execution.store, settings.say)
         write_report(run, cells, record)
     return cells
+
+
+def _share(run: RunFolder, shared: SharedStore, blobs: BlobStore) -> None:
+    """Put all blobs of a finished run into a shared store. Raises Unavailable with the command that tries again."""
+    try:
+        shared.push(blobs_of_run(run), blobs)
+    except Unavailable as error:
+        again = f"{run.command_to_continue} --store {shared.url}"
+        raise Unavailable(f"the run is complete, but not all of its blobs are shared: {error}; {again}") from error
 
 
 def _whole_outputs(run: RunFolder, session: Session, plan: Plan, record: dict[str, Any]) -> list[CellResult]:

@@ -42,7 +42,7 @@ from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import as_records, count_outcomes
 from pqbench_orchestrator.store.durations import mean_durations
 from pqbench_orchestrator.store.run_folder import MANIFEST, REPORT, TRIALS, RunFolder, find_run
-from pqbench_wire.errors import PqbenchError
+from pqbench_wire.errors import InvalidInput, PqbenchError
 
 ThesisTargetName = Annotated[
     str, typer.Option(help=f"Where a config.ini of the thesis runs: {', '.join((BEST, *BACKENDS))}.", metavar="BACKEND")
@@ -64,26 +64,54 @@ def run_command(
     allow_code: AllowCode = False,
     shard: ShardName = str(WHOLE),
     thesis_target: ThesisTargetName = BEST,
+    store: Annotated[
+        str, typer.Option(help="Share finished work with other machines here: file:///folder, s3://…", metavar="URL")
+    ] = "",
+    on: Annotated[
+        str, typer.Option(help="Run on the machines of this Ray cluster: ray://HOST:PORT, local-ray.", metavar="RAY")
+    ] = "",
     mlflow: Annotated[str, typer.Option(help="Also log to this MLflow tracking URI.", metavar="URI")] = "",
     as_json: Json = False,
 ) -> None:
     """Run an experiment: manifest in, tables and report out."""
     if mlflow:
         check_reachable(mlflow)
-    manifest = _to_continue(manifest, data) if again else manifest
+    manifest = _to_continue(manifest, data) if again and not on else manifest
     with terminal.LiveDisplay(errors) as live:
         settings = settings_of(live, manifest, data, inventory, allow_code, again, thesis_target, shard)
-        begin = experiment.run_to_continue if again else experiment.new_run
-        run = begin(manifest, settings)
-        try:
-            cells = experiment.execute(run, settings, live, live.planned)
-        except KeyboardInterrupt:
-            errors.print(f"interrupted (finished steps kept); resume: {command_to_go_on(run, settings)}", markup=False)
-            raise
+        settings = replace(settings, store=store)
+        if on:
+            run, cells = _run_on(on, manifest, settings, again)
+        else:
+            run, cells = _run_here(manifest, settings, again, live)
     _show_results(run, cells, as_json, experiment.recommended(run))
     logged = not mlflow or _tracked(run, cells, mlflow)
     outcomes = count_outcomes(cells)
     raise typer.Exit(OK if logged and outcomes["ok"] and not outcomes["failed"] else SOME_FAILED)
+
+
+def _run_here(
+    manifest: Path, settings: Settings, again: bool, live: terminal.LiveDisplay
+) -> tuple[RunFolder, list[CellResult]]:
+    begin = experiment.run_to_continue if again else experiment.new_run
+    run = begin(manifest, settings)
+    try:
+        return run, experiment.execute(run, settings, live, live.planned)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted (finished steps kept); resume: {command_to_go_on(run, settings)}", markup=False)
+        raise
+
+
+def _run_on(on: str, manifest: Path, settings: Settings, again: bool) -> tuple[RunFolder, list[CellResult]]:
+    from pqbench_orchestrator.commands.on_ray import run_on
+
+    if settings.shard != WHOLE:
+        raise InvalidInput("--on makes shards by itself: leave out --shard")
+    try:
+        return run_on(on, manifest, settings, again)
+    except KeyboardInterrupt:
+        errors.print("interrupted (finished shards kept); the same command with --continue goes on", markup=False)
+        raise
 
 
 @app.command("build")
@@ -171,6 +199,7 @@ def _thesis_target(name: str, file: Path, inventory: Path | None, tell: Callable
 def command_to_go_on(run: RunFolder, settings: Settings) -> str:
     """The command line that continues an interrupted run or search."""
     more = f" --inventory {settings.inventory}" if settings.inventory else ""
+    more += f" --store {settings.store}" if settings.store else ""
     return f"{run.command_to_continue}{more}{' --allow-code' if settings.allow_code else ''}"
 
 

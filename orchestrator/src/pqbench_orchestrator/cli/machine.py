@@ -1,4 +1,4 @@
-"""Commands about this machine: clean, list, doctor, certificates."""
+"""Commands about this machine: clean, list, doctor, certificates, worker."""
 
 from __future__ import annotations
 
@@ -89,3 +89,20 @@ def certificates_command(
         f"tls_key: {folder}/client-key.pem}}\n"
         f"keep {folder}/ca-key.pem to yourself; the same command renews within {days} days, without a restart"
     )
+
+
+@app.command("worker")
+def worker_command(
+    join: Annotated[str, typer.Option(help="Address of the cluster's head.", metavar="HOST:PORT")],
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Class of this machine's device, as in the inventory's `devices` (repeatable).", metavar="CLASS"
+        ),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="This machine's own folder of blobs and caches.")] = Path("data"),
+) -> None:
+    """Let a Ray cluster run shards of experiments on this machine, one at a time (pqbench run --on), until it ends."""
+    from pqbench_orchestrator.commands.on_ray import join as join_cluster
+
+    join_cluster(join, device or [], data)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pqbench.common.v1.common_pb2 import Blob
-from pqbench_orchestrator.steps.step import blobs_of
-from pqbench_orchestrator.store.run_folder import RunFolder, runs_in
+from pqbench_orchestrator.steps.step import blobs_of_run
+from pqbench_orchestrator.store.run_folder import runs_in
 from pqbench_orchestrator.store.step_cache import FILE as STEP_CACHE
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared.locks import machine_lock
@@ -56,10 +54,3 @@ def clean(data: Path, remove: bool) -> Cleaned:
 
 def _busy(reason: str) -> None:
     raise InvalidInput(f"one of your services is busy: {reason}; clean again when it has finished")
-
-
-def blobs_of_run(run: RunFolder) -> Iterator[Blob]:
-    """All blobs that a run refers to."""
-    with run.ledger() as ledger:
-        for document in ledger.documents():
-            yield from blobs_of(document)

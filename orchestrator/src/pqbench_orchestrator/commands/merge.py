@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pqbench_orchestrator.commands.clean import blobs_of_run
 from pqbench_orchestrator.config.manifest import Manifest, dump
 from pqbench_orchestrator.output.outputs import cells_of, write_report
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.tables import write_csv, write_parquet
+from pqbench_orchestrator.steps.step import blobs_of_run
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.run_folder import CSV, MANIFEST, MERGED, PARQUET, RunFolder, new_folder
 from pqbench_orchestrator.store.samples import merge_samples

@@ -95,6 +95,8 @@ class Inventory(Strict):
     targets: dict[str, Place] = Field(default_factory=dict)
     # For targets that are not in `targets`: by backend ("openvino"), or by backend and major version ("tensorrt 10").
     backends: dict[str, Place] = Field(default_factory=dict)
+    # Of targets by name: the device class of the machines that measure them, where Ray chooses these (`run --on`).
+    devices: dict[str, Name] = Field(default_factory=dict)
 
     @property
     def may_allow_code(self) -> bool:
@@ -115,9 +117,10 @@ def load_inventory(path: Path, manifest: Manifest) -> Inventory:
     """The inventory in a YAML file. Raises InvalidInput with file and key, also for a target not in the manifest."""
     inventory = load(path, Inventory)
     names = [target.name for target in manifest.targets]
-    for name in inventory.targets:
-        if name not in names:
-            raise InvalidInput(f"{path}: targets: {unknown('target', name, names)}")
+    for key in ("targets", "devices"):
+        for name in getattr(inventory, key):
+            if name not in names:
+                raise InvalidInput(f"{path}: {key}: {unknown('target', name, names)}")
     return inventory
 
 

@@ -16,6 +16,7 @@ from pqbench_orchestrator.config.thesis import ON_CPU, ThesisTarget
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.execute import Execution, Watcher
 from pqbench_orchestrator.execution.services import Launcher, Services, from_inventory
+from pqbench_orchestrator.execution.shared import SharedStepCache, SharedStore
 from pqbench_orchestrator.planning.facts import Survey
 from pqbench_orchestrator.planning.plan import Plan, plan
 from pqbench_orchestrator.planning.survey import load_datasets, survey
@@ -42,6 +43,7 @@ class Settings:
     build_only: bool = False  # stop after the engines
     shard: Shard = WHOLE  # of a new run
     thesis_target: ThesisTarget = ON_CPU  # where a config.ini runs
+    store: str = ""  # URL of a store that several machines share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class Session:
     facts: Survey
     plan: Plan
     execution: Execution
+    shared: SharedStore | None = None
 
 
 @contextlib.contextmanager
@@ -99,6 +102,7 @@ def _session(
     manifest: Manifest, run: RunFolder | None, ledger: Ledger, settings: Settings, watcher: Watcher
 ) -> Iterator[Session]:
     inventory = inventory_of(manifest, settings)
+    shared = SharedStore(settings.store) if settings.store else None
     file = settings.manifest or (run / MANIFEST if run else None)
     with _naming(file):
         if not (settings.allow_code or settings.compressor or inventory.may_allow_code):
@@ -107,7 +111,7 @@ def _session(
     store = BlobStore(settings.data / "blobs")
     logs = run / "logs" if run else settings.data / "logs"
     with (
-        contextlib.closing(StepCache(settings.data / STEP_CACHE, settings.note)) as cache,
+        contextlib.closing(_step_cache(settings, shared, store)) as cache,
         from_inventory(manifest, inventory, settings.data, logs, settings.allow_code, settings.compressor) as services,
     ):
         with _naming(file):
@@ -125,7 +129,12 @@ def _session(
             build_only=settings.build_only,
             shard=run.shard if run else settings.shard,
         )
-        yield Session(manifest=manifest, facts=facts, plan=steps_and_cells, execution=execution)
+        yield Session(manifest=manifest, facts=facts, plan=steps_and_cells, execution=execution, shared=shared)
+
+
+def _step_cache(settings: Settings, shared: SharedStore | None, blobs: BlobStore) -> StepCache:
+    path = settings.data / STEP_CACHE
+    return SharedStepCache(path, settings.note, shared, blobs) if shared else StepCache(path, settings.note)
 
 
 def _refuse_own_code(manifest: Manifest) -> None:

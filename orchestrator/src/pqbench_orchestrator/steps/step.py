@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +15,7 @@ from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import Engine
 from pqbench_orchestrator.dataset import Data
 from pqbench_orchestrator.store.ledger import StepResult
+from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, from_reason
 
@@ -98,6 +99,13 @@ def blobs_of(result: Any) -> list[Blob]:
     if isinstance(result, list):
         return [blob for value in result for blob in blobs_of(value)]
     return []
+
+
+def blobs_of_run(run: RunFolder) -> Iterator[Blob]:
+    """All blobs that a run refers to."""
+    with run.ledger() as ledger:
+        for document in ledger.documents():
+            yield from blobs_of(document)
 
 
 def images_of(result: StepResult) -> Images:

@@ -1,0 +1,264 @@
+"""`pqbench run --on`: the shards of an experiment on the machines of a Ray cluster, then one run of all of them.
+
+A shard is a pair of a model and a target. One machine runs it, which does nothing else meanwhile, with its services
+started there: no network is inside a timing. What was finished on a machine that was lost is found in the shared store;
+what was measured there is measured anew, because a variant and its baseline belong to one session of one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pqbench_orchestrator import experiment
+from pqbench_orchestrator.commands.merge import merge
+from pqbench_orchestrator.commands.ray_job import FOLDER, Board, Job, Outcome, Progress, run_job
+from pqbench_orchestrator.config.inventory import Inventory
+from pqbench_orchestrator.config.load import read_experiment
+from pqbench_orchestrator.config.manifest import Manifest, dump
+from pqbench_orchestrator.config.shard import Shard, parse
+from pqbench_orchestrator.config.thesis import is_thesis_config
+from pqbench_orchestrator.execution import environment
+from pqbench_orchestrator.execution.session import Settings, inventory_of
+from pqbench_orchestrator.execution.shared import SharedStore
+from pqbench_orchestrator.results.cell import CellResult
+from pqbench_orchestrator.steps.step import blobs_of_run
+from pqbench_orchestrator.store.run_folder import CSV, EXPERIMENTS, RunFolder, folder_to_continue
+from pqbench_wire.errors import Failed, InvalidInput, PqbenchError, Unavailable, first_line
+
+LOCAL = "local-ray"  # in place of an address: a cluster of this machine alone
+MACHINE = "pqbench"  # a resource of which every machine has one: it runs one shard at a time
+SHARE = 0.001  # of a device class, which tells only that the machine has it
+LOST = 10  # times that a shard is given to another machine after its own was lost
+POLL = 1.0  # seconds
+NEEDS_RAY = "a Ray cluster needs Ray: pip install 'pqbench-orchestrator[ray]'"
+OBJECT_STORE = 100_000_000  # bytes that Ray keeps in memory on a machine; what is sent is a run's folder
+# Without it, Ray hides the GPUs from a task that does not ask it for one.
+RAY_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+COMPRESSING = ("prepare", "compress")  # kinds of steps that targets of one model share
+
+
+def run_on(address: str, file: Path, settings: Settings, again: bool) -> tuple[RunFolder, list[CellResult]]:
+    """Run an experiment on a cluster; returns the run that its shards were merged to, and the cells.
+
+    With `again`, shards of this manifest that are complete are kept. Raises InvalidInput for a manifest or cluster that
+    does not fit, Unavailable where the cluster cannot be reached, and Failed where a shard could not be run; shards
+    that were are kept.
+    """
+    if is_thesis_config(file):
+        raise InvalidInput(f"{file}: --on takes a manifest: pqbench init --from {file} writes one")
+    manifest, inventory = read_experiment(file), inventory_of(read_experiment(file), settings)
+    url = settings.store or f"file://{(settings.data / 'store').resolve()}"
+    store = SharedStore(url)
+    jobs = _jobs(file, manifest, inventory, settings, url)
+    kept = {job.shard: run for job in jobs if again and (run := _complete(file, settings, job)) is not None}
+    for shard, run in kept.items():
+        settings.note(f"shard {shard}: kept from {run}")
+    # Ray prints what it notices, such as a lost machine, on standard output, which is the answer's.
+    with contextlib.redirect_stdout(sys.stderr), _cluster(address) as ray:
+        check_devices(ray, jobs)
+        runs = kept | _Driver(ray, settings, store).run([job for job in jobs if job.shard not in kept])
+    if len(jobs) == 1:
+        (run,) = runs.values()
+        return run, experiment.report_again(run)[1]
+    return merge([runs[job.shard] for job in jobs], settings.data)
+
+
+def join(address: str, devices: Sequence[str], data: Path) -> NoReturn:
+    """Become a worker of the cluster at `address`: this process is replaced by Ray's. Raises InvalidInput."""
+    _ray()
+    data.mkdir(parents=True, exist_ok=True)
+    resources = json.dumps({MACHINE: 1} | dict.fromkeys(devices, 1))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", address, "--block", "--resources",
+               resources, "--object-store-memory", str(OBJECT_STORE)]  # fmt: skip
+    os.execve(sys.executable, command, os.environ | RAY_ENVIRONMENT | {FOLDER: str(data.resolve())})  # noqa: S606
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise InvalidInput(NEEDS_RAY) from None
+    return ray
+
+
+def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settings, store: str) -> list[Job]:
+    count = len(manifest.models) * len(manifest.targets)
+    jobs = []
+    for index in range(1, count + 1):
+        shard = Shard(index=index, count=count)
+        ((model, target),) = shard.pairs(manifest)
+        jobs.append(
+            Job(
+                shard=str(shard),
+                model=model,
+                target=target,
+                device=inventory.devices.get(target, ""),
+                file=str(file),
+                manifest=dump(manifest),
+                inventory=settings.inventory.read_text(encoding="utf-8") if settings.inventory else "",
+                allow_code=settings.allow_code,
+                store=store,
+                versions=environment.own_versions(),
+                data=str((settings.data / "worker").resolve()),
+            )
+        )
+    return jobs
+
+
+def _complete(file: Path, settings: Settings, job: Job) -> RunFolder | None:
+    """The newest complete run of a shard, from an earlier call."""
+    try:
+        run = folder_to_continue(settings.data, file, shard=parse(job.shard))
+    except InvalidInput:
+        return None
+    return run if (run / CSV).is_file() and not run.is_running else None
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Ray, connected to the cluster at an address, or to one of this machine alone. Raises Unavailable."""
+    ray = _ray()
+    os.environ |= RAY_ENVIRONMENT
+    options: dict[str, Any] = {"address": address}
+    if address == LOCAL:
+        options = {"address": "local", "resources": {MACHINE: 1}, "object_store_memory": OBJECT_STORE,
+                   "include_dashboard": False}  # fmt: skip
+    try:
+        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # of many kinds, also of gRPC
+        raise Unavailable(
+            f"--on {address}: no Ray cluster answers: {first_line(error)}; `ray start --head` starts one, {LOCAL} "
+            "needs none"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def check_devices(ray: Any, jobs: Sequence[Job]) -> None:
+    """Raise InvalidInput for a job that no machine of the cluster may run: it would wait for ever."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and MACHINE in node["Resources"]]
+    if not machines:
+        raise InvalidInput("the cluster has no worker: pqbench worker --join ADDRESS, on each machine that measures")
+    for job in jobs:
+        if job.device and not any(job.device in machine for machine in machines):
+            raise InvalidInput(
+                f"target {job.target} needs a machine of class {job.device}, which the cluster does not have: "
+                f"pqbench worker --join ADDRESS --device {job.device}"
+            )
+
+
+class _Driver:
+    """Gives the jobs to the machines and gathers their runs."""
+
+    def __init__(self, ray: Any, settings: Settings, store: SharedStore) -> None:
+        self._ray, self._settings, self._store = ray, settings, store
+        self._begun: dict[str, float] = {}  # by shard, in time.monotonic
+        self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        self._task = ray.remote(num_cpus=0, max_retries=LOST, max_calls=1)(run_job)
+
+    def run(self, jobs: Sequence[Job]) -> dict[str, RunFolder]:
+        """The run of each job, by shard. Raises Failed with all that could not be run."""
+        waiting, running = list(jobs), dict[Any, Job]()
+        runs: dict[str, RunFolder] = {}
+        errors: list[str] = []
+        progress: Mapping[str, Progress] = {}
+        while waiting or running:
+            for job in startable(waiting, list(running.values()), progress):
+                waiting.remove(job)
+                running[self._submit(job)] = job
+            ended, _ = self._ray.wait(list(running), timeout=POLL)
+            progress = self._progress(progress)
+            for one in ended:
+                job = running.pop(one)
+                try:
+                    runs[job.shard] = self._received(job, one)
+                except PqbenchError as error:
+                    errors.append(f"shard {job.shard} ({job.model} on {job.target}): {error}")
+                    self._settings.note(errors[-1])
+            self._settings.say(f"{len(runs)} of {len(jobs)} shards done{self._where(running.values(), progress)}")
+        if errors:
+            raise Failed(
+                f"{len(errors)} of {len(jobs)} shards could not be run, the others are kept: mend what these say, and "
+                f"pqbench run --continue with the same --on goes on; the first: {errors[0]}"
+            )
+        return runs
+
+    def _submit(self, job: Job) -> Any:
+        resources = {MACHINE: 1.0} | ({job.device: SHARE} if job.device else {})
+        return self._task.options(resources=resources).remote(job, self._board)
+
+    def _progress(self, before: Mapping[str, Progress]) -> Mapping[str, Progress]:
+        try:
+            found: Mapping[str, Progress] = self._ray.get(self._board.read.remote(), timeout=10)
+        except self._ray.exceptions.RayError:  # its machine was lost: it starts again on another, empty
+            return before
+        return {**before, **found}
+
+    def _where(self, running: Iterable[Job], progress: Mapping[str, Progress]) -> str:
+        """What the machines are doing, and for how long: stragglers are seen."""
+        text = ""
+        for job in running:
+            if (one := progress.get(job.shard)) is None:
+                text += f"; {job.shard} waits for a machine"
+                continue
+            now = time.monotonic()
+            seconds = now - self._begun.setdefault(job.shard, now)
+            text += f"; {job.shard} on {one.machine}: step {one.done} of {one.steps}, {one.kind}, {seconds:.0f} s"
+        return text
+
+    def _received(self, job: Job, reference: Any) -> RunFolder:
+        try:
+            outcome: Outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            raise Failed(first_line(error)) from error
+        for note in outcome.notes:
+            self._settings.note(f"shard {job.shard} on {outcome.machine}: {note}")
+        if outcome.error:
+            raise Failed(f"on {outcome.machine}: {outcome.error}")
+        run = _unpacked(outcome, self._settings.data)
+        self._store.pull(blobs_of_run(run), run.blobs())
+        self._settings.note(
+            f"shard {job.shard}: {job.model} on {job.target}, by {outcome.machine} in {outcome.seconds:.0f} s"
+        )
+        return run
+
+
+def startable(waiting: Sequence[Job], running: Sequence[Job], progress: Mapping[str, Progress]) -> list[Job]:
+    """The jobs that may start: of each model one, and the others once that one has compressed what they share."""
+    compressing = {
+        job.model for job in running if job.shard not in progress or progress[job.shard].kind in (*COMPRESSING, "")
+    }
+    found = []
+    for job in waiting:
+        if job.model not in compressing:
+            found.append(job)
+            if not any(other.model == job.model for other in running):
+                compressing.add(job.model)
+    return found
+
+
+def _unpacked(outcome: Outcome, data: Path) -> RunFolder:
+    """The run of an outcome, in the data folder."""
+    experiments = data / EXPERIMENTS
+    experiments.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=experiments, prefix=".received-") as folder,
+        tarfile.open(fileobj=io.BytesIO(outcome.archive)) as archive,
+    ):
+        archive.extractall(folder, filter="data")
+        free = (experiments / f"{outcome.name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+        place = next(path for path in free if not path.exists())
+        (Path(folder) / outcome.name).rename(place)
+    return RunFolder(place)
