@@ -181,6 +181,9 @@ def test_targets_run_on_machines_of_their_class(
     inventory.write_text(yaml.safe_dump({"devices": {"ort": "epyc"}}))
     done = pqbench(*common)
     assert done.code == 2 and "target ort needs a machine of class epyc" in done.err
+    inventory.write_text(yaml.safe_dump({"targets": {"ov": {"endpoint": "10.0.0.7:50051"}}}))
+    done = pqbench(*common)
+    assert done.code == 2 and "must not have an endpoint" in done.err
     inventory.write_text(yaml.safe_dump({"devices": {"nope": "one"}}))
     done = pqbench(*common)
     assert done.code == 2 and "devices: unknown target 'nope'" in done.err

@@ -101,12 +101,13 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
 
 
 def _share(run: RunFolder, shared: SharedStore, blobs: BlobStore) -> None:
-    """Put all blobs of a finished run into a shared store. Raises Unavailable with the command that tries again."""
+    """Put all blobs of a finished run into a shared store. Raises Unavailable, which says how to try again."""
     try:
         shared.push(blobs_of_run(run), blobs)
     except Unavailable as error:
-        again = f"{run.command_to_continue} --store {shared.url}"
-        raise Unavailable(f"the run is complete, but not all of its blobs are shared: {error}; {again}") from error
+        raise Unavailable(
+            f"{run} is complete, but not all of its blobs are shared: {error}; --continue with --store tries again"
+        ) from error
 
 
 def _whole_outputs(run: RunFolder, session: Session, plan: Plan, record: dict[str, Any]) -> list[CellResult]:

@@ -11,17 +11,19 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import tarfile
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pqbench_orchestrator import experiment
 from pqbench_orchestrator.commands.merge import merge
-from pqbench_orchestrator.commands.ray_job import FOLDER, Board, Job, Outcome, Progress, run_job
+from pqbench_orchestrator.commands.ray_job import FOLDER, OMP, THREADS, Board, Job, Outcome, Progress, run_job
 from pqbench_orchestrator.config.inventory import Inventory
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Manifest, dump
@@ -30,20 +32,30 @@ from pqbench_orchestrator.config.thesis import is_thesis_config
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.session import Settings, inventory_of
 from pqbench_orchestrator.execution.shared import SharedStore
+from pqbench_orchestrator.output.outputs import cells_of
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.steps.step import blobs_of_run
 from pqbench_orchestrator.store.run_folder import CSV, EXPERIMENTS, RunFolder, folder_to_continue
-from pqbench_wire.errors import Failed, InvalidInput, PqbenchError, Unavailable, first_line
+from pqbench_wire.errors import BlobCorrupt, Failed, InvalidInput, PqbenchError, Unavailable, first_line
 
-LOCAL = "local-ray"  # in place of an address: a cluster of this machine alone
+LOCAL_RAY = "local-ray"  # in place of an address: a cluster of this machine alone
 MACHINE = "pqbench"  # a resource of which every machine has one: it runs one shard at a time
-SHARE = 0.001  # of a device class, which tells only that the machine has it
-LOST = 10  # times that a shard is given to another machine after its own was lost
+CLASS = "pqbench-{}"  # a resource of machines with a device of a class; Ray has names of its own, such as CPU
+HEAD = "node:__internal_head__"  # a resource of the cluster's head alone
+SHARE = 0.001  # of a resource, which tells only that the machine has it
+LOST = 10  # times that a shard is begun anew after its process or machine was lost
 POLL = 1.0  # seconds
 NEEDS_RAY = "a Ray cluster needs Ray: pip install 'pqbench-orchestrator[ray]'"
 OBJECT_STORE = 100_000_000  # bytes that Ray keeps in memory on a machine; what is sent is a run's folder
-# Without it, Ray hides the GPUs from a task that does not ask it for one.
-RAY_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# What Ray does to the processes of its tasks would change what is measured in them, or which is ended first when memory
+# is short: it hides the GPUs, makes them give way to all others, and ends them.
+RAY_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_worker_oom_score_adjustment": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+UNFINISHED = ("failed", "unavailable")  # outcomes of cells
 COMPRESSING = ("prepare", "compress")  # kinds of steps that targets of one model share
 
 
@@ -56,17 +68,20 @@ def run_on(address: str, file: Path, settings: Settings, again: bool) -> tuple[R
     """
     if is_thesis_config(file):
         raise InvalidInput(f"{file}: --on takes a manifest: pqbench init --from {file} writes one")
-    manifest, inventory = read_experiment(file), inventory_of(read_experiment(file), settings)
-    url = settings.store or f"file://{(settings.data / 'store').resolve()}"
-    store = SharedStore(url)
-    jobs = _jobs(file, manifest, inventory, settings, url)
-    kept = {job.shard: run for job in jobs if again and (run := _complete(file, settings, job)) is not None}
-    for shard, run in kept.items():
+    manifest = read_experiment(file)
+    inventory = inventory_of(manifest, settings)
+    _refuse_endpoints(inventory)
+    store = SharedStore(settings.store or (settings.data / "store").resolve().as_uri())
+    jobs = _jobs(file, manifest, inventory, settings, store)
+    runs = {job.shard: run for job in jobs if again and (run := _complete(file, settings, job, store)) is not None}
+    for shard, run in runs.items():
         settings.note(f"shard {shard}: kept from {run}")
-    # Ray prints what it notices, such as a lost machine, on standard output, which is the answer's.
-    with contextlib.redirect_stdout(sys.stderr), _cluster(address) as ray:
-        check_devices(ray, jobs)
-        runs = kept | _Driver(ray, settings, store).run([job for job in jobs if job.shard not in kept])
+    if left := [job for job in jobs if job.shard not in runs]:
+        # Ray prints what it notices, such as a lost machine, on standard output, which is the answer's.
+        with contextlib.redirect_stdout(sys.stderr), _cluster(address) as ray:
+            check_devices(ray, left)
+            store.mark(left[0].mark)
+            runs |= _Driver(ray, settings, store).run(left)
     if len(jobs) == 1:
         (run,) = runs.values()
         return run, experiment.report_again(run)[1]
@@ -77,10 +92,11 @@ def join(address: str, devices: Sequence[str], data: Path) -> NoReturn:
     """Become a worker of the cluster at `address`: this process is replaced by Ray's. Raises InvalidInput."""
     _ray()
     data.mkdir(parents=True, exist_ok=True)
-    resources = json.dumps({MACHINE: 1} | dict.fromkeys(devices, 1))
+    resources = json.dumps({MACHINE: 1} | {CLASS.format(device): 1 for device in devices})
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", address, "--block", "--resources",
                resources, "--object-store-memory", str(OBJECT_STORE)]  # fmt: skip
-    os.execve(sys.executable, command, os.environ | RAY_ENVIRONMENT | {FOLDER: str(data.resolve())})  # noqa: S606
+    own = {FOLDER: str(data.resolve()), THREADS: os.environ.get(OMP, "")}
+    os.execve(sys.executable, command, os.environ | RAY_ENVIRONMENT | own)  # noqa: S606
 
 
 def _ray() -> Any:
@@ -91,7 +107,16 @@ def _ray() -> Any:
     return ray
 
 
-def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settings, store: str) -> list[Job]:
+def _refuse_endpoints(inventory: Inventory) -> None:
+    places = [inventory.compressor, *inventory.compressors.values(), *inventory.targets.values()]
+    if any(place.endpoint is not None for place in (*places, *inventory.backends.values())):
+        raise InvalidInput(
+            "--on starts services on each machine that measures: the inventory must not have an endpoint"
+        )
+
+
+def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settings, store: SharedStore) -> list[Job]:
+    mark = uuid.uuid4().hex
     count = len(manifest.models) * len(manifest.targets)
     jobs = []
     for index in range(1, count + 1):
@@ -107,7 +132,8 @@ def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settin
                 manifest=dump(manifest),
                 inventory=settings.inventory.read_text(encoding="utf-8") if settings.inventory else "",
                 allow_code=settings.allow_code,
-                store=store,
+                store=store.url,
+                mark=mark,
                 versions=environment.own_versions(),
                 data=str((settings.data / "worker").resolve()),
             )
@@ -115,13 +141,19 @@ def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settin
     return jobs
 
 
-def _complete(file: Path, settings: Settings, job: Job) -> RunFolder | None:
-    """The newest complete run of a shard, from an earlier call."""
+def _complete(file: Path, settings: Settings, job: Job, store: SharedStore) -> RunFolder | None:
+    """The newest run of a shard, from an earlier call, if no cell of it failed; its blobs are here, or come now."""
     try:
         run = folder_to_continue(settings.data, file, shard=parse(job.shard))
     except InvalidInput:
         return None
-    return run if (run / CSV).is_file() and not run.is_running else None
+    if run.is_running or not (run / CSV).is_file() or any(cell.outcome in UNFINISHED for cell in cells_of(run)):
+        return None
+    try:
+        store.pull(blobs_of_run(run), run.blobs())
+    except BlobCorrupt:
+        return None
+    return run
 
 
 @contextlib.contextmanager
@@ -130,14 +162,17 @@ def _cluster(address: str) -> Iterator[Any]:
     ray = _ray()
     os.environ |= RAY_ENVIRONMENT
     options: dict[str, Any] = {"address": address}
-    if address == LOCAL:
+    if address == LOCAL_RAY:
+        os.environ[THREADS] = os.environ.get(OMP, "")
         options = {"address": "local", "resources": {MACHINE: 1}, "object_store_memory": OBJECT_STORE,
                    "include_dashboard": False}  # fmt: skip
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        signal.signal(signal.SIGTERM, terminated)  # Ray's would end this process without a word
     except Exception as error:  # of many kinds, also of gRPC
         raise Unavailable(
-            f"--on {address}: no Ray cluster answers: {first_line(error)}; `ray start --head` starts one, {LOCAL} "
+            f"--on {address}: no Ray cluster answers: {first_line(error)}; `ray start --head` starts one, {LOCAL_RAY} "
             "needs none"
         ) from error
     try:
@@ -148,15 +183,26 @@ def _cluster(address: str) -> Iterator[Any]:
 
 def check_devices(ray: Any, jobs: Sequence[Job]) -> None:
     """Raise InvalidInput for a job that no machine of the cluster may run: it would wait for ever."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and MACHINE in node["Resources"]]
+    machines = _alive(ray).values()
     if not machines:
         raise InvalidInput("the cluster has no worker: pqbench worker --join ADDRESS, on each machine that measures")
     for job in jobs:
-        if job.device and not any(job.device in machine for machine in machines):
+        if job.device and not any(CLASS.format(job.device) in resources for resources in machines):
             raise InvalidInput(
                 f"target {job.target} needs a machine of class {job.device}, which the cluster does not have: "
                 f"pqbench worker --join ADDRESS --device {job.device}"
             )
+
+
+def _alive(ray: Any) -> dict[str, dict[str, float]]:
+    """The resources of each worker of the cluster, by Ray's name of it."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return {node["NodeID"]: node["Resources"] for node in nodes if MACHINE in node["Resources"]}
+
+
+def _task(job: Job, board: Any) -> Outcome:
+    """What Ray runs on a machine."""
+    return run_job(job, board, _ray().get_runtime_context().get_node_id())
 
 
 class _Driver:
@@ -164,9 +210,10 @@ class _Driver:
 
     def __init__(self, ray: Any, settings: Settings, store: SharedStore) -> None:
         self._ray, self._settings, self._store = ray, settings, store
-        self._begun: dict[str, float] = {}  # by shard, in time.monotonic
-        self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
-        self._task = ray.remote(num_cpus=0, max_retries=LOST, max_calls=1)(run_job)
+        self._begun: dict[tuple[str, str], float] = {}  # by shard and machine, in time.monotonic
+        self._missing = ""  # what the cluster lacks by now
+        self._board = ray.remote(num_cpus=0, max_restarts=-1, resources={HEAD: SHARE})(Board).remote()
+        self._task = ray.remote(num_cpus=0, max_retries=LOST, max_calls=1)(_task)
 
     def run(self, jobs: Sequence[Job]) -> dict[str, RunFolder]:
         """The run of each job, by shard. Raises Failed with all that could not be run."""
@@ -180,6 +227,7 @@ class _Driver:
                 running[self._submit(job)] = job
             ended, _ = self._ray.wait(list(running), timeout=POLL)
             progress = self._progress(progress)
+            self._warn_of_missing(list(running.values()))
             for one in ended:
                 job = running.pop(one)
                 try:
@@ -196,15 +244,27 @@ class _Driver:
         return runs
 
     def _submit(self, job: Job) -> Any:
-        resources = {MACHINE: 1.0} | ({job.device: SHARE} if job.device else {})
+        resources = {MACHINE: 1.0} | ({CLASS.format(job.device): SHARE} if job.device else {})
         return self._task.options(resources=resources).remote(job, self._board)
 
     def _progress(self, before: Mapping[str, Progress]) -> Mapping[str, Progress]:
         try:
             found: Mapping[str, Progress] = self._ray.get(self._board.read.remote(), timeout=10)
-        except self._ray.exceptions.RayError:  # its machine was lost: it starts again on another, empty
-            return before
-        return {**before, **found}
+        except self._ray.exceptions.RayError:  # it starts again, empty
+            found = {}
+        machines = _alive(self._ray)
+        return {shard: one for shard, one in {**before, **found}.items() if one.node in machines}
+
+    def _warn_of_missing(self, jobs: Sequence[Job]) -> None:
+        """Note, once, that a machine was lost without which a job waits for ever."""
+        try:
+            check_devices(self._ray, jobs)
+            missing = ""
+        except InvalidInput as error:
+            missing = str(error)
+        if missing and missing != self._missing:
+            self._settings.note(f"waiting: {missing}")
+        self._missing = missing
 
     def _where(self, running: Iterable[Job], progress: Mapping[str, Progress]) -> str:
         """What the machines are doing, and for how long: stragglers are seen."""
@@ -214,13 +274,15 @@ class _Driver:
                 text += f"; {job.shard} waits for a machine"
                 continue
             now = time.monotonic()
-            seconds = now - self._begun.setdefault(job.shard, now)
+            seconds = now - self._begun.setdefault((job.shard, one.node), now)
             text += f"; {job.shard} on {one.machine}: step {one.done} of {one.steps}, {one.kind}, {seconds:.0f} s"
         return text
 
     def _received(self, job: Job, reference: Any) -> RunFolder:
         try:
             outcome: Outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise Failed(f"{type(error.cause).__name__}: {first_line(error.cause)}") from error
         except self._ray.exceptions.RayError as error:
             raise Failed(first_line(error)) from error
         for note in outcome.notes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,16 @@ from pqbench_orchestrator.config.shard import parse
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.execute import NullWatcher
 from pqbench_orchestrator.execution.session import Settings
+from pqbench_orchestrator.execution.shared import SharedStore
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.ledger import StepRecord
 from pqbench_orchestrator.store.run_folder import LOCK, RunFolder
 from pqbench_wire.errors import InvalidInput, PqbenchError
 
-FOLDER = "PQBENCH_WORKER_DATA"  # environment variable of a worker: its data folder
+# Environment variables of a worker: its data folder; the value that its user gave OMP_NUM_THREADS.
+FOLDER, THREADS = "PQBENCH_WORKER_DATA", "PQBENCH_WORKER_THREADS"
+OMP = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ class Job:
     inventory: str  # as YAML
     allow_code: bool
     store: str  # URL
+    mark: str  # left in the store: a machine that does not find it there refuses
     versions: dict[str, str]  # of pqbench: a machine with others refuses
     data: str  # the data folder of a machine that has none of its own
 
@@ -60,6 +66,7 @@ class Progress:
     """How far a shard is."""
 
     machine: str
+    node: str  # Ray's name of the machine
     done: int = 0
     steps: int = 0
     kind: str = ""  # of the step that was started last
@@ -83,9 +90,9 @@ class Board:
 class _Reporter(NullWatcher):
     """A watcher that reports to the board as steps start and finish; nothing while one is done, as it may measure."""
 
-    def __init__(self, shard: str, board: Any) -> None:
+    def __init__(self, shard: str, board: Any, node: str) -> None:
         self._shard, self._board = shard, board
-        self._progress = Progress(machine=socket.gethostname())
+        self._progress = Progress(machine=socket.gethostname(), node=node)
 
     def planned(self, plan: Plan) -> None:
         self._progress.steps = len(plan.steps)
@@ -99,12 +106,25 @@ class _Reporter(NullWatcher):
         self._board.write.remote(self._shard, self._progress)
 
 
-def run_job(job: Job, board: Any) -> Outcome:
-    """The Ray task: run a shard on this machine, with services of its own."""
-    begin, machine = time.monotonic(), socket.gethostname()
-    os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to one thread, which would change what is measured
-    notes: list[str] = []
-    reporter = _Reporter(job.shard, board)
+def run_job(job: Job, board: Any, node: str) -> Outcome:
+    """Run a shard on this machine, `node` in Ray's words, with services of its own; what goes wrong is an outcome."""
+    begin, notes = time.monotonic(), list[str]()
+    reporter = _Reporter(job.shard, board, node)
+    try:
+        with _threads_of_the_worker():
+            run = _run(job, reporter, notes)
+        found: dict[str, Any] = {"name": run.name, "archive": _packed(run)}
+    except (PqbenchError, OSError) as error:
+        found = {"error": str(error)}
+    seconds = time.monotonic() - begin
+    return Outcome(machine=socket.gethostname(), seconds=seconds, notes=tuple(notes), **found)
+
+
+def _run(job: Job, reporter: _Reporter, notes: list[str]) -> RunFolder:
+    if (own := environment.own_versions()) != job.versions:
+        raise InvalidInput(f"this machine has another pqbench ({own}, not {job.versions}): install the same one")
+    if not SharedStore(job.store).has_mark(job.mark):
+        raise InvalidInput(f"the store {job.store} is not shared: here it is another one; name one with --store")
     with tempfile.TemporaryDirectory(prefix="pqbench-") as folder:
         manifest, inventory = Path(folder) / "manifest.yaml", Path(folder) / "inventory.yaml"
         manifest.write_text(job.manifest, encoding="utf-8")
@@ -119,24 +139,23 @@ def run_job(job: Job, board: Any) -> Outcome:
             shard=parse(job.shard),
             store=job.store,
         )
-        try:
-            _check_version(job)
-            run = experiment.new_run(manifest, settings)
-            experiment.execute(run, settings, reporter, reporter.planned)
-        except (PqbenchError, OSError) as error:
-            return Outcome(machine=machine, seconds=time.monotonic() - begin, error=str(error), notes=tuple(notes))
-    return Outcome(
-        machine=machine,
-        seconds=time.monotonic() - begin,
-        name=run.name,
-        archive=_packed(run),
-        notes=tuple(notes),
-    )
+        run = experiment.new_run(manifest, settings)
+        experiment.execute(run, settings, reporter, reporter.planned)
+    return run
 
 
-def _check_version(job: Job) -> None:
-    if (own := environment.own_versions()) != job.versions:
-        raise InvalidInput(f"this machine has another pqbench ({own}, not {job.versions}): install the same one")
+@contextlib.contextmanager
+def _threads_of_the_worker() -> Iterator[None]:
+    """The number of threads that the worker's user chose, if any: Ray sets it to one, which would change results."""
+    of_ray = os.environ.pop(OMP, None)
+    if chosen := os.environ.get(THREADS):
+        os.environ[OMP] = chosen
+    try:
+        yield
+    finally:
+        os.environ.pop(OMP, None)
+        if of_ray is not None:
+            os.environ[OMP] = of_ray
 
 
 def _packed(run: RunFolder) -> bytes:

@@ -10,24 +10,29 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.json_format import ParseError
+
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_orchestrator.steps.step import blobs_of
 from pqbench_orchestrator.store.database import digest_of_text
-from pqbench_orchestrator.store.step_cache import StepCache
+from pqbench_orchestrator.store.step_cache import Entry, StepCache
 from pqbench_wire.blobs import BlobStore
-from pqbench_wire.errors import BlobCorrupt, InvalidInput, Unavailable, first_line
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound, Unavailable, first_line
 
-LOCAL = "file://"
+FOLDER = "file://"
 AWAY_SECONDS = 60.0  # for which a store that could not be reached is not asked again
-MARK = "pqbench.txt"  # written when a store is opened: a store that cannot be written is found before any work
-Result = TypeVar("Result")
+MARKS = "marks"  # objects without content; one is written when a store is opened, so that it is found to be writable
 ADVICE = "write a folder as file:///folder, a bucket as s3://bucket/folder (docs/scaling.md)"
+RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}  # the last is for a whole blob
+Result = TypeVar("Result")
 
 
 class SharedStore:
     """The store at a URL; blobs are `blobs/ab/abcdef…`, as in a `BlobStore`, and a step's result is `steps/KEY.json`.
 
-    A result appears after its blobs, and carries a digest. Methods raise Unavailable while the store cannot be reached.
+    A result appears after its blobs. Digests find what is damaged; who can write to the store can replace results.
+    Methods raise Unavailable while it cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -37,33 +42,49 @@ class SharedStore:
         except ImportError:
             raise InvalidInput("--store needs a library: pip install 'pqbench-orchestrator[store]'") from None
         self.url = url
-        patience: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-        options: dict[str, Any] = {"mkdir": True} if url.startswith(LOCAL) else {"retry_config": patience}
+        options: dict[str, Any] = {"retry_config": RETRIES, "client_options": TIMEOUTS}
         try:
-            self._objects: Any = from_url(url, **options)
-            self._objects.put(MARK, b"A store of pqbench.\n")
+            self._objects: Any = from_url(url, **({"mkdir": True} if url.startswith(FOLDER) else options))
+            self._objects.put(f"{MARKS}/opened", b"")
         except Exception as error:  # the library raises what its own back ends raise
             raise InvalidInput(f"--store {url} cannot be used: {first_line(error)}; {ADVICE}") from error
 
-    def result(self, key: str) -> tuple[str, dict[str, Any], float] | None:
-        """Kind, result and seconds of a step; None where it is not here, or damaged."""
-        text, _, digest = (self._read(_place(key)) or b"").decode(errors="replace").rpartition("\n")
-        if not text or digest != digest_of_text(text):
-            return None
-        found = json.loads(text)
-        return found["kind"], found["result"], found["seconds"]
+    def mark(self, name: str) -> None:
+        """Leave a mark, by which another machine sees that this is the same store."""
+        with self._reached():
+            self._objects.put(f"{MARKS}/{name}", b"")
 
-    def keep(self, key: str, kind: str, result: dict[str, Any], seconds: float, blobs: BlobStore) -> None:
+    def has_mark(self, name: str) -> bool:
+        """Whether there is such a mark."""
+        return self._size(f"{MARKS}/{name}") == 0
+
+    def has(self, key: str) -> bool:
+        """Whether the result of a step is here."""
+        return self._size(_place(key)) > 0
+
+    def entry(self, key: str) -> Entry | None:
+        """A step's result; None where it is not here. Raises ValueError, TypeError or KeyError for a damaged one."""
+        sealed = b""
+        with self._reached(), contextlib.suppress(FileNotFoundError):
+            sealed = bytes(self._objects.get(_place(key)).bytes())
+        if not sealed:
+            return None
+        text, _, digest = sealed.decode().rpartition("\n")
+        if digest != digest_of_text(text):
+            raise ValueError("its digest is another")
+        return Entry(**json.loads(text))
+
+    def keep(self, key: str, entry: Entry, blobs: BlobStore) -> None:
         """Store a step's result, and before it those of its blobs that are not here."""
-        self.push(blobs_of(result), blobs)
-        text = json.dumps({"kind": kind, "result": result, "seconds": seconds})
+        self.push(blobs_of(entry.result), blobs)
+        text = json.dumps(entry._asdict())
         with self._reached():
             self._objects.put(_place(key), f"{text}\n{digest_of_text(text)}".encode())
 
     def push(self, wanted: Iterable[Blob], blobs: BlobStore) -> None:
-        """Store those blobs of `blobs` that are not here."""
+        """Store those blobs of `blobs` that are not here. Raises BlobCorrupt and NotFound as `BlobStore.path`."""
         for blob in wanted:
-            if self._size(blob) != blob.size:
+            if self._size(_place_of(blob)) != blob.size:
                 file = blobs.path(blob)
                 with self._reached():
                     self._objects.put(_place_of(blob), file)
@@ -75,25 +96,27 @@ class SharedStore:
                 self._pull(blob, blobs)
 
     def _pull(self, blob: Blob, blobs: BlobStore) -> None:
-        content = self._read(_place_of(blob)) or b""
+        place = _place_of(blob)
+        if (size := self._size(place)) != blob.size:
+            raise BlobCorrupt(f"blob {blob.sha256} of {blob.size} bytes {'is missing' if size < 0 else 'is damaged'}")
         try:
             with blobs.writer(blob) as out:
-                out.write(content)
+                for chunk in self._chunks(place):
+                    out.write(memoryview(chunk))
         except BlobCorrupt:
-            if content:  # a damaged one of the right size would never be replaced
-                with self._reached(), contextlib.suppress(FileNotFoundError):
-                    self._objects.delete(_place_of(blob))
+            with self._reached(), contextlib.suppress(FileNotFoundError):
+                self._objects.delete(place)  # one of the right size would never be replaced
             raise
 
-    def _size(self, blob: Blob) -> int:
-        with self._reached(), contextlib.suppress(FileNotFoundError):
-            return int(self._objects.head(_place_of(blob))["size"])
-        return -1
+    def _chunks(self, place: str) -> Iterator[Any]:
+        with self._reached():
+            yield from self._objects.get(place)
 
-    def _read(self, place: str) -> bytes | None:
+    def _size(self, place: str) -> int:
+        """The size of an object in bytes; -1 for one that is not here."""
         with self._reached(), contextlib.suppress(FileNotFoundError):
-            return bytes(self._objects.get(place).bytes())
-        return None
+            return int(self._objects.head(place)["size"])
+        return -1
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
@@ -104,7 +127,7 @@ class SharedStore:
 
 
 class SharedStepCache(StepCache):
-    """A step cache in front of a shared store: what is not here is looked up there, and what is kept is kept there too.
+    """A step cache in front of a shared store: what is not here is looked up there, and what is here is kept there too.
 
     While the store cannot be reached, the run goes on without it; `note` is called with one line that says so.
     """
@@ -116,28 +139,38 @@ class SharedStepCache(StepCache):
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The result of a step, with its blobs, or None."""
-        result = super().get(key)
-        if result is not None and all(self._blobs.has(blob) for blob in blobs_of(result)):
-            return result
+        entry = self.entry(key)
+        if entry is not None and all(self._blobs.has(blob) for blob in blobs_of(entry.result)):
+            self._tried(lambda: None if self._shared.has(key) else self._keep(key, entry))
+            return entry.result
         return self._tried(lambda: self._from_store(key))
 
     def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
         """Keep a step's result, in place of an earlier one."""
         super().put(key, kind, result, seconds)
-        self._tried(lambda: self._shared.keep(key, kind, result, seconds, self._blobs))
+        self._tried(lambda: self._keep(key, Entry(kind, result, seconds)))
+
+    def _keep(self, key: str, entry: Entry) -> None:
+        # A blob that is damaged here is found, and made again, by the next step that uses it.
+        with contextlib.suppress(BlobCorrupt, NotFound):
+            self._shared.keep(key, entry, self._blobs)
 
     def _from_store(self, key: str) -> dict[str, Any] | None:
-        found = self._shared.result(key)
-        if found is None:
-            return None
-        kind, result, seconds = found
+        """A result that another machine stored, with its blobs; None where there is none, or not as it should be."""
         try:
-            self._shared.pull(blobs_of(result), self._blobs)
-        except BlobCorrupt as error:  # the step is done again, and stores its blobs anew
+            entry = self._shared.entry(key)
+            if entry is None:
+                return None
+            self._shared.pull(blobs_of(entry.result), self._blobs)
+        except BlobCorrupt as error:
             self._note(f"note: {self._shared.url}: {error}: it is made again")
             return None
-        super().put(key, kind, result, seconds)
-        return result
+        except (ValueError, TypeError, KeyError, ParseError, InvalidInput) as error:
+            reason = first_line(error)
+            self._note(f"note: {self._shared.url}: the result of step {key} is damaged ({reason}): it is made again")
+            return None
+        super().put(key, *entry)
+        return entry.result
 
     def _tried(self, call: Callable[[], Result]) -> Result | None:
         """What a call to the store returns; None while it cannot be reached, which is noted once."""

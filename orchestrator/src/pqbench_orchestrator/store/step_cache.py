@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pqbench_orchestrator.store.database import Database, digest_of_text
 from pqbench_wire.errors import InvalidInput
@@ -19,6 +19,14 @@ CREATE TABLE IF NOT EXISTS results (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL
 );
 """
+
+
+class Entry(NamedTuple):
+    """A step's result as it is kept: `seconds` are those that the step took."""
+
+    kind: str
+    result: dict[str, Any]
+    seconds: float
 
 
 class StepCache:
@@ -46,10 +54,18 @@ class StepCache:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The result of a step, or None."""
-        rows = self._db.rows("SELECT result FROM results WHERE key = ?", (key,))
-        text, _, digest = (rows[0][0] if rows else "").rpartition("\n")
+        entry = self.entry(key)
+        return entry.result if entry is not None else None
+
+    def entry(self, key: str) -> Entry | None:
+        """What is kept of a step, or None."""
+        rows = self._db.rows("SELECT kind, result, seconds FROM results WHERE key = ?", (key,))
+        kind, sealed, seconds = rows[0] if rows else ("", "", 0.0)
+        text, _, digest = sealed.rpartition("\n")
         # A result that is damaged, or was written by a version without digests, counts as missing and is made again.
-        return json.loads(text) if text and digest == digest_of_text(text) else None
+        if not text or digest != digest_of_text(text):
+            return None
+        return Entry(kind, json.loads(text), seconds)
 
     def put(self, key: str, kind: str, result: dict[str, Any], seconds: float) -> None:
         """Keep a step's result, in place of an earlier one."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
 
 from pqbench_orchestrator.execution.shared import SharedStepCache, SharedStore
+from pqbench_orchestrator.store.step_cache import StepCache
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, Unavailable
 
@@ -59,12 +61,38 @@ def test_a_damaged_or_missing_blob_is_made_again(tmp_path: Path, store: SharedSt
     assert three.cache.get("key") == result and not three.notes
 
 
-def test_a_damaged_result_is_made_again(tmp_path: Path, store: SharedStore) -> None:
+def sealed(text: str) -> str:
+    return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"kind": "build", "result": {}, "seconds": 1}\nother digest',
+        sealed("[]"),
+        sealed("{}"),
+        sealed("no JSON"),
+        sealed('{"kind": "build", "result": {"sha256": "../../x", "size": "1"}, "seconds": 1}'),
+        sealed('{"kind": "build", "result": {"sha256": 1, "x": 2}, "seconds": 1}'),
+    ],
+)
+def test_a_damaged_result_is_made_again(tmp_path: Path, store: SharedStore, content: str) -> None:
     one, two = Machine(tmp_path / "1", store), Machine(tmp_path / "2", store)
-    put(one)
-    file = tmp_path / "store/steps/key.json"
-    file.write_text(file.read_text().replace("2.0", "3.0"))
+    result = put(one)
+    (tmp_path / "store/steps/key.json").write_text(content)
+    assert two.cache.get("key") is None and "is damaged" in two.notes[0]
+    assert put(two) == result
+    assert Machine(tmp_path / "3", store).cache.get("key") == result
+
+
+def test_what_a_machine_knew_before_is_shared_too(tmp_path: Path, store: SharedStore) -> None:
+    alone = StepCache(tmp_path / "1/steps.sqlite")
+    one, two = Machine(tmp_path / "1", store), Machine(tmp_path / "2", store)
+    result = {"engine": json_format.MessageToDict(one.blobs.put(b"engine"))}
+    alone.put("key", "build", result, 1.0)
     assert two.cache.get("key") is None
+    assert one.cache.get("key") == result
+    assert two.cache.get("key") == result
 
 
 def test_a_store_that_is_away_is_noted_once_and_the_work_goes_on(
@@ -76,7 +104,8 @@ def test_a_store_that_is_away_is_noted_once_and_the_work_goes_on(
     one = Machine(tmp_path / "1", store)
     with monkeypatch.context() as outage:
         outage.setattr(store, "keep", away)
-        outage.setattr(store, "result", away)
+        outage.setattr(store, "entry", away)
+        outage.setattr(store, "has", away)
         assert put(one)["seconds"] == 2.0
         assert one.cache.get("key") is not None and one.cache.get("other") is None
     assert one.notes == [f"note: the store cannot be reached: no route; {one.notes[0].partition('; ')[2]}"]
