@@ -188,11 +188,11 @@ def test_targets_run_on_machines_of_their_class(
     done = pqbench(*common)
     assert done.code == 2 and "devices: unknown target 'nope'" in done.err
     name = next(name for name, process in cluster.processes.items() if name != "head" and process.poll() is None)
-    before = steps_of(cluster.data(name), "build")
+    before = steps_of(cluster.data(name), "measure")
     inventory.write_text(yaml.safe_dump({"devices": {"ort": name, "ov": name}}))
     done = pqbench(*common, "--store", f"file://{tmp_path}/store")
     assert done.code == 0 and "Traceback" not in done.err, done.out + done.err
-    assert steps_of(cluster.data(name), "build") == before + 4
+    assert steps_of(cluster.data(name), "measure") == before + 4
 
 
 def test_what_does_not_fit_is_one_line(
@@ -204,6 +204,7 @@ def test_what_does_not_fit_is_one_line(
         (("--on", cluster.address, "--shard", "1/1x"), "a shard is written as"),
         (("--on", cluster.address, "--shard", "1/2"), "leave out --shard"),
         (("--on", f"127.0.0.1:{free_port()}"), "no Ray cluster answers"),
+        (("--on", "ray://nowhere"), "write ray://HOST:PORT"),
         (("--store", "foo://bar"), "--store foo://bar cannot be used"),
         (("--store", f"file://{manifest}/x"), "cannot be used"),
     ):

@@ -18,7 +18,7 @@ from pqbench.runtime.v1.runtime_pb2 import (
 from pqbench_runtime import scenarios, timing
 from pqbench_runtime.summary import summarise
 
-from .quick import settings, sleeper
+from .quick import settings, sleeper, up_to_three_times
 
 
 def test_multi_stream_waits_for_the_slowest() -> None:
@@ -44,6 +44,7 @@ def test_arrivals_are_poisson_and_seeded() -> None:
     assert first[0] > 0 and first[-1] < 30 and len(scenarios.poisson(0.1, 0.1, np.random.default_rng(0))) == 1
 
 
+@up_to_three_times
 def test_server_latency_counts_from_the_scheduled_arrival() -> None:
     """Three calls that arrive at once, served one after the other by one instance."""
     with ThreadPoolExecutor(2) as pool:
@@ -55,6 +56,7 @@ def test_server_latency_counts_from_the_scheduled_arrival() -> None:
     assert max(both.latency) < 0.029, "two instances share the work"
 
 
+@up_to_three_times
 def test_an_engine_that_cannot_keep_up_is_invalid_and_does_not_go_on_for_ever() -> None:
     overloaded = settings(scenario=SCENARIO_SERVER, rate=2000, min_seconds=0.3, max_seconds=0.3)
     begin = time.perf_counter()
@@ -65,6 +67,7 @@ def test_an_engine_that_cannot_keep_up_is_invalid_and_does_not_go_on_for_ever() 
 
 
 @pytest.mark.parametrize("scenario", [SCENARIO_MULTI_STREAM, SCENARIO_OFFLINE])
+@up_to_three_times
 def test_instances_are_warm_on_the_threads_that_are_timed(scenario: Any) -> None:
     """What is slow once a thread is slow before the clock runs."""
     seen: set[int] = set()
@@ -78,6 +81,7 @@ def test_instances_are_warm_on_the_threads_that_are_timed(scenario: Any) -> None
     assert len(seen) == 3 and max(own.latency) < 0.04
 
 
+@up_to_three_times
 def test_a_generator_that_lags_makes_the_run_invalid() -> None:
     def slow_wait(moment: float) -> bool:
         time.sleep(max(0.0, moment - time.perf_counter()) + 0.002)

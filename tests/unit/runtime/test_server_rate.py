@@ -9,9 +9,10 @@ from pqbench.runtime.v1.runtime_pb2 import (
 )
 from pqbench_runtime import server_rate, timing
 
-from .quick import settings, sleeper
+from .quick import settings, sleeper, up_to_three_times
 
 
+@up_to_three_times
 def test_the_highest_rate_that_meets_a_bound_is_searched() -> None:
     chosen = settings(
         scenario=SCENARIO_SERVER, p99_seconds=0.02, min_seconds=0.3, max_seconds=2, warmup_iterations=1, seed=3

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 import tarfile
 import tempfile
@@ -44,7 +45,7 @@ CLASS = "pqbench-{}"  # a resource of machines with a device of a class; Ray has
 HEAD = "node:__internal_head__"  # a resource of the cluster's head alone
 SHARE = 0.001  # of a resource, which tells only that the machine has it
 LOST = 10  # times that a shard is begun anew after its process or machine was lost
-POLL = 1.0  # seconds
+POLL, CONNECT_SECONDS = 1.0, 10.0
 NEEDS_RAY = "a Ray cluster needs Ray: pip install 'pqbench-orchestrator[ray]'"
 OBJECT_STORE = 100_000_000  # bytes that Ray keeps in memory on a machine; what is sent is a run's folder
 # What Ray does to the processes of its tasks would change what is measured in them, or which is ended first when memory
@@ -166,19 +167,35 @@ def _cluster(address: str) -> Iterator[Any]:
         os.environ[THREADS] = os.environ.get(OMP, "")
         options = {"address": "local", "resources": {MACHINE: 1}, "object_store_memory": OBJECT_STORE,
                    "include_dashboard": False}  # fmt: skip
+    _require_answer(address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
         signal.signal(signal.SIGTERM, terminated)  # Ray's would end this process without a word
     except Exception as error:  # of many kinds, also of gRPC
-        raise Unavailable(
-            f"--on {address}: no Ray cluster answers: {first_line(error)}; `ray start --head` starts one, {LOCAL_RAY} "
-            "needs none"
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise Unavailable where nothing listens at an address, for which Ray would wait minutes; InvalidInput."""
+    if address == LOCAL_RAY:
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidInput(f"--on {address}: write ray://HOST:PORT, or {LOCAL_RAY}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> Unavailable:
+    why = f"--on {address}: no Ray cluster answers: {first_line(error)}"
+    return Unavailable(f"{why}; `ray start --head` starts one, {LOCAL_RAY} needs none")
 
 
 def check_devices(ray: Any, jobs: Sequence[Job]) -> None:

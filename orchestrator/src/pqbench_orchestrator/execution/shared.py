@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -25,6 +26,7 @@ MARKS = "marks"  # objects without content; one is written when a store is opene
 ADVICE = "write a folder as file:///folder, a bucket as s3://bucket/folder (docs/scaling.md)"
 RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}  # the last is for a whole blob
+PLAIN_HTTP = "AWS_ALLOW_HTTP"  # the library's own environment variable, which its other options would hide
 Result = TypeVar("Result")
 
 
@@ -42,7 +44,8 @@ class SharedStore:
         except ImportError:
             raise InvalidInput("--store needs a library: pip install 'pqbench-orchestrator[store]'") from None
         self.url = url
-        options: dict[str, Any] = {"retry_config": RETRIES, "client_options": TIMEOUTS}
+        client = TIMEOUTS | {"allow_http": os.environ.get(PLAIN_HTTP, "").lower() == "true"}
+        options: dict[str, Any] = {"retry_config": RETRIES, "client_options": client}
         try:
             self._objects: Any = from_url(url, **({"mkdir": True} if url.startswith(FOLDER) else options))
             self._objects.put(f"{MARKS}/opened", b"")
