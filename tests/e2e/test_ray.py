@@ -158,6 +158,11 @@ def test_a_machine_is_lost_and_the_table_is_that_of_an_undisturbed_run(
         assert process.poll() is None, process.communicate()
         lost = next((name for name in ("one", "two") if steps_of(cluster.data(name), "measure", "started")), "")
         time.sleep(0.2)
+    at_work = [
+        one for one in psutil.Process(cluster.processes[lost].pid).children(recursive=True)
+        if "pqbench_runtime" in " ".join(one.cmdline())
+    ]  # fmt: skip
+    assert {one.nice() for one in at_work} == {psutil.Process().nice()}, "Ray lets its tasks give way to all others"
     cluster.kill(lost)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err

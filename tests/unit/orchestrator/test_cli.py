@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,21 @@ def test_a_pipe_that_broke_elsewhere_is_told() -> None:
 
     done = CliRunner().invoke(commands, ["run"])
     assert done.exit_code == 2 and done.stderr == "error: [Errno 32] Broken pipe\n"
+
+
+def test_a_full_disk_is_told_with_what_to_do() -> None:
+    commands = typer.Typer(cls=Commands)
+
+    @commands.command()
+    def run() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "data/blobs/x")
+
+    @commands.command()
+    def report() -> None: ...
+
+    done = CliRunner().invoke(commands, ["run"])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "No space left on device: 'data/blobs/x'; free space on the disks of the data folder" in done.stderr
 
 
 @pytest.mark.parametrize(("text", "points"), [("1%", 1.0), ("1", 1.0), ("0.5%", 0.5), ("0", 0.0)])

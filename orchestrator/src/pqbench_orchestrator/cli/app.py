@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,10 +53,16 @@ class Commands(TyperGroup):
         except (PqbenchError, OSError) as error:
             if isinstance(error, BrokenPipeError) and _reader_is_gone():
                 raise  # Click ends quietly
-            errors.print(f"error: {error}", markup=False)
+            errors.print(f"error: {error}{_advice(error)}", markup=False)
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"; free space on the disks of the data folder and of {tempfile.gettempdir()}, then use --continue"
+    return ""
 
 
 def _reader_is_gone() -> bool:
