@@ -213,6 +213,7 @@ def test_what_does_not_fit_is_one_line(
         (("--on", cluster.address, "--shard", "1/2"), "leave out --shard"),
         (("--on", f"127.0.0.1:{free_port()}"), "no Ray cluster answers"),
         (("--on", "ray://nowhere"), "write ray://HOST:PORT"),
+        (("--on", "ray://a..b:1"), "no Ray cluster answers"),
         (("--store", "foo://bar"), "--store foo://bar cannot be used"),
         (("--store", f"file://{manifest}/x"), "cannot be used"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ from pqbench_orchestrator.steps.step import blobs_of_run
 from pqbench_orchestrator.store.run_folder import REPORT, RunFolder, folder_to_continue, new_folder
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
-from pqbench_wire.errors import BlobCorrupt, InvalidInput, PqbenchError, Unavailable
+from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound, PqbenchError, Unavailable
+
+SHARE_TRIES, SHARE_PAUSE = 5, 30.0  # of putting a finished run's blobs into a store that is away, and seconds between
 
 Recommended = list[tuple[Recommendation, Confirmation | None]]
 
@@ -103,10 +106,18 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
 def _share(run: RunFolder, shared: SharedStore, blobs: BlobStore) -> None:
     """Put all blobs of a finished run into a shared store. Raises Unavailable, which says how to try again."""
     try:
-        shared.push(blobs_of_run(run), blobs)
-    except Unavailable as error:
+        for left in reversed(range(SHARE_TRIES)):
+            try:
+                shared.push(blobs_of_run(run), blobs)
+                break
+            except Unavailable:
+                if not left:
+                    raise
+                time.sleep(SHARE_PAUSE)
+    except (Unavailable, BlobCorrupt, NotFound) as error:
         raise Unavailable(
-            f"{run} is complete, but not all of its blobs are shared: {error}; --continue with --store tries again"
+            f"{run} is complete, but not all of its blobs are shared: {error}; "
+            f"{run.command_to_continue} --store {shared.url} tries again"
         ) from error
 
 

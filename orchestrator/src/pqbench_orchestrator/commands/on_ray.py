@@ -81,12 +81,27 @@ def run_on(address: str, file: Path, settings: Settings, again: bool) -> tuple[R
         # Ray prints what it notices, such as a lost machine, on standard output, which is the answer's.
         with contextlib.redirect_stdout(sys.stderr), _cluster(address) as ray:
             check_devices(ray, left)
-            store.mark(left[0].mark)
-            runs |= _Driver(ray, settings, store).run(left)
+            with _marked(store, left[0].mark):
+                runs |= _Driver(ray, settings, store).run(left)
     if len(jobs) == 1:
         (run,) = runs.values()
         return run, experiment.report_again(run)[1]
-    return merge([runs[job.shard] for job in jobs], settings.data)
+    try:
+        return merge([runs[job.shard] for job in jobs], settings.data)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{error}; remove the folder of the run to be measured again, then use --continue"
+        ) from error
+
+
+@contextlib.contextmanager
+def _marked(store: SharedStore, mark: str) -> Iterator[None]:
+    store.mark(mark)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Unavailable):  # a mark that stays harms nothing
+            store.remove_mark(mark)
 
 
 def join(address: str, devices: Sequence[str], data: Path) -> NoReturn:
@@ -148,11 +163,14 @@ def _complete(file: Path, settings: Settings, job: Job, store: SharedStore) -> R
         run = folder_to_continue(settings.data, file, shard=parse(job.shard))
     except InvalidInput:
         return None
-    if run.is_running or not (run / CSV).is_file() or any(cell.outcome in UNFINISHED for cell in cells_of(run)):
+    if run.is_running or not (run / CSV).is_file():
         return None
     try:
+        if any(cell.outcome in UNFINISHED for cell in cells_of(run)):
+            return None
         store.pull(blobs_of_run(run), run.blobs())
-    except BlobCorrupt:
+    except (InvalidInput, BlobCorrupt) as error:
+        settings.note(f"shard {job.shard}: {run} is not kept: {error}")
         return None
     return run
 
@@ -171,9 +189,10 @@ def _cluster(address: str) -> Iterator[Any]:
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
-        signal.signal(signal.SIGTERM, terminated)  # Ray's would end this process without a word
     except Exception as error:  # of many kinds, also of gRPC
         raise _no_cluster(address, error) from error
+    finally:
+        signal.signal(signal.SIGTERM, terminated)  # Ray's would end this process without a word
     try:
         yield ray
     finally:
@@ -186,10 +205,10 @@ def _require_answer(address: str) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise InvalidInput(f"--on {address}: write ray://HOST:PORT, or {LOCAL_RAY}")
+        raise InvalidInput(f"--on {address}: write ray://HOST:PORT, HOST:PORT or {LOCAL_RAY}")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
         raise _no_cluster(address, error) from error
 
 
@@ -255,8 +274,8 @@ class _Driver:
             self._settings.say(f"{len(runs)} of {len(jobs)} shards done{self._where(running.values(), progress)}")
         if errors:
             raise Failed(
-                f"{len(errors)} of {len(jobs)} shards could not be run, the others are kept: mend what these say, and "
-                f"pqbench run --continue with the same --on goes on; the first: {errors[0]}"
+                f"{len(errors)} of {len(jobs)} shards have no complete run here, the others are kept: mend what they say, "
+                f"then use the same command with --continue; the first: {errors[0]}"
             )
         return runs
 

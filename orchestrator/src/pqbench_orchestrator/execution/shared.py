@@ -24,9 +24,11 @@ FOLDER = "file://"
 AWAY_SECONDS = 60.0  # for which a store that could not be reached is not asked again
 MARKS = "marks"  # objects without content; one is written when a store is opened, so that it is found to be writable
 ADVICE = "write a folder as file:///folder, a bucket as s3://bucket/folder (docs/scaling.md)"
-RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
-TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}  # the last is for a whole blob
-PLAIN_HTTP = "AWS_ALLOW_HTTP"  # the library's own environment variable, which its other options would hide
+RETRIES = {"max_retries": 3, "retry_timeout": timedelta(minutes=3)}
+TIMEOUTS = {"connect_timeout": "10s", "read_timeout": "2m", "timeout": "1h"}  # of the beginning, a part, a whole blob
+# The library's own environment variables, which its other options would hide.
+FLAGS = {"allow_http": "AWS_ALLOW_HTTP", "allow_invalid_certificates": "AWS_ALLOW_INVALID_CERTIFICATES"}
+YES = ("1", "true", "on", "yes", "y")
 Result = TypeVar("Result")
 
 
@@ -44,7 +46,7 @@ class SharedStore:
         except ImportError:
             raise InvalidInput("--store needs a library: pip install 'pqbench-orchestrator[store]'") from None
         self.url = url
-        client = TIMEOUTS | {"allow_http": os.environ.get(PLAIN_HTTP, "").lower() == "true"}
+        client = TIMEOUTS | {name: os.environ.get(flag, "").lower() in YES for name, flag in FLAGS.items()}
         options: dict[str, Any] = {"retry_config": RETRIES, "client_options": client}
         try:
             self._objects: Any = from_url(url, **({"mkdir": True} if url.startswith(FOLDER) else options))
@@ -57,6 +59,11 @@ class SharedStore:
         with self._reached():
             self._objects.put(f"{MARKS}/{name}", b"")
 
+    def remove_mark(self, name: str) -> None:
+        """Remove a mark, if it is there."""
+        with self._reached(), contextlib.suppress(FileNotFoundError):
+            self._objects.delete(f"{MARKS}/{name}")
+
     def has_mark(self, name: str) -> bool:
         """Whether there is such a mark."""
         return self._size(f"{MARKS}/{name}") == 0
@@ -66,7 +73,7 @@ class SharedStore:
         return self._size(_place(key)) > 0
 
     def entry(self, key: str) -> Entry | None:
-        """A step's result; None where it is not here. Raises ValueError, TypeError or KeyError for a damaged one."""
+        """A step's result; None where it is not here. Raises ValueError or TypeError for a damaged one."""
         sealed = b""
         with self._reached(), contextlib.suppress(FileNotFoundError):
             sealed = bytes(self._objects.get(_place(key)).bytes())
@@ -112,8 +119,13 @@ class SharedStore:
             raise
 
     def _chunks(self, place: str) -> Iterator[Any]:
-        with self._reached():
-            yield from self._objects.get(place)
+        try:
+            with self._reached():
+                yield from self._objects.get(place)
+        except Unavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # another machine found it damaged, and removed it
+                raise BlobCorrupt(f"{place} is missing") from error
+            raise
 
     def _size(self, place: str) -> int:
         """The size of an object in bytes; -1 for one that is not here."""
@@ -154,9 +166,10 @@ class SharedStepCache(StepCache):
         self._tried(lambda: self._keep(key, Entry(kind, result, seconds)))
 
     def _keep(self, key: str, entry: Entry) -> None:
-        # A blob that is damaged here is found, and made again, by the next step that uses it.
-        with contextlib.suppress(BlobCorrupt, NotFound):
+        try:
             self._shared.keep(key, entry, self._blobs)
+        except (BlobCorrupt, NotFound, OSError) as error:  # the next step that uses the blob finds it too
+            self._note(f"note: the result of step {key} is not shared: {error}")
 
     def _from_store(self, key: str) -> dict[str, Any] | None:
         """A result that another machine stored, with its blobs; None where there is none, or not as it should be."""
@@ -165,7 +178,7 @@ class SharedStepCache(StepCache):
             if entry is None:
                 return None
             self._shared.pull(blobs_of(entry.result), self._blobs)
-        except BlobCorrupt as error:
+        except (BlobCorrupt, OSError) as error:
             self._note(f"note: {self._shared.url}: {error}: it is made again")
             return None
         except (ValueError, TypeError, KeyError, ParseError, InvalidInput) as error:
