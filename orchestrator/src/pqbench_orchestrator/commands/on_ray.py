@@ -274,7 +274,7 @@ class _Driver:
             self._settings.say(f"{len(runs)} of {len(jobs)} shards done{self._where(running.values(), progress)}")
         if errors:
             raise Failed(
-                f"{len(errors)} of {len(jobs)} shards have no complete run here, the others are kept: mend what they say, "
+                f"{len(errors)} of {len(jobs)} shards have no complete run here, the others are kept: mend them, "
                 f"then use the same command with --continue; the first: {errors[0]}"
             )
         return runs
