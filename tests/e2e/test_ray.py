@@ -100,6 +100,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 def cluster(tmp_path_factory: pytest.TempPathFactory, bucket: dict[str, str]) -> Iterator[Cluster]:
     # Ray 2.60's server for ray:// does not start beside gRPC's support for forks.
     found = Cluster(tmp_path_factory.mktemp("cluster"), bucket | {"GRPC_ENABLE_FORK_SUPPORT": "0"})
+    set_up = pytest.MonkeyPatch()
+    set_up.setenv("RAY_AUTH_MODE", "disabled")  # a machine may have a token
     options = ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000", "--block"]
     found.start("head", "ray.scripts.scripts", "start", "--head", f"--port={found.port}", "--num-cpus=0",
                 f"--ray-client-server-port={found.client_port}", *options)  # fmt: skip
@@ -112,6 +114,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, bucket: dict[str, str]) ->
     finally:
         for name in reversed(found.processes):
             found.kill(name)
+        set_up.undo()
 
 
 @pytest.fixture(scope="module")

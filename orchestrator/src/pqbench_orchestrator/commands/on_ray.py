@@ -56,6 +56,7 @@ RAY_ENVIRONMENT = {
     "RAY_worker_oom_score_adjustment": "0",
     "RAY_memory_monitor_refresh_ms": "0",
 }
+AUTH = "RAY_AUTH_MODE"  # Ray's environment variable
 UNFINISHED = ("failed", "unavailable")  # outcomes of cells
 COMPRESSING = ("prepare", "compress")  # kinds of steps that targets of one model share
 
@@ -112,7 +113,13 @@ def join(address: str, devices: Sequence[str], data: Path) -> NoReturn:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", address, "--block", "--resources",
                resources, "--object-store-memory", str(OBJECT_STORE)]  # fmt: skip
     own = {FOLDER: str(data.resolve()), THREADS: os.environ.get(OMP, "")}
-    os.execve(sys.executable, command, os.environ | RAY_ENVIRONMENT | own)  # noqa: S606
+    os.execve(sys.executable, command, os.environ | _environment() | own)  # noqa: S606
+
+
+def _environment() -> dict[str, str]:
+    """What Ray is started with: with a token, as a head is, where this machine has one and its user says nothing."""
+    has_token = (Path.home() / ".ray/auth_token").is_file()
+    return RAY_ENVIRONMENT | ({AUTH: "token"} if has_token and AUTH not in os.environ else {})
 
 
 def _ray() -> Any:
@@ -178,8 +185,8 @@ def _complete(file: Path, settings: Settings, job: Job, store: SharedStore) -> R
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     """Ray, connected to the cluster at an address, or to one of this machine alone. Raises Unavailable."""
+    os.environ |= _environment()  # Ray reads it when it is imported
     ray = _ray()
-    os.environ |= RAY_ENVIRONMENT
     options: dict[str, Any] = {"address": address}
     if address == LOCAL_RAY:
         os.environ[THREADS] = os.environ.get(OMP, "")
