@@ -223,3 +223,9 @@ def test_what_does_not_fit_is_one_line(
         done = pqbench(*common, *options)
         assert done.code == 2 and message in done.err and "Traceback" not in done.err, done.err
         assert done.err.strip().splitlines()[-1].startswith("error: "), done.err
+    for address, message in (
+        ("nowhere", "write HOST:PORT of the head"),
+        (f"127.0.0.1:{free_port()}", "no Ray cluster"),
+    ):
+        done = pqbench("worker", "--join", address, "--data", tmp_path / "data")
+        assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1, done.err

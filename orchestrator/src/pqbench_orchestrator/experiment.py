@@ -93,7 +93,7 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
         raise
     cells = _whole_outputs(run, session, plan, record)
     if session.shared is not None:
-        _share(run, session.shared, execution.store)
+        _share(run, session.shared, execution.store, settings.say)
     if run.shard != WHOLE:
         return cells
     chosen = recommend(cells, session.manifest.goal)
@@ -103,22 +103,20 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
     return cells
 
 
-def _share(run: RunFolder, shared: SharedStore, blobs: BlobStore) -> None:
+def _share(run: RunFolder, shared: SharedStore, blobs: BlobStore, say: Callable[[str], None]) -> None:
     """Put all blobs of a finished run into a shared store. Raises Unavailable, which says how to try again."""
-    try:
-        for left in reversed(range(SHARE_TRIES)):
-            try:
-                shared.push(blobs_of_run(run), blobs)
-                break
-            except Unavailable:
-                if not left:
-                    raise
-                time.sleep(SHARE_PAUSE)
-    except (Unavailable, BlobCorrupt, NotFound) as error:
-        raise Unavailable(
-            f"{run} is complete, but not all of its blobs are shared: {error}; "
-            f"{run.command_to_continue} --store {shared.url} tries again"
-        ) from error
+    for left in reversed(range(SHARE_TRIES)):
+        try:
+            return shared.push(blobs_of_run(run), blobs)
+        except (Unavailable, BlobCorrupt, NotFound) as error:
+            if not left or not isinstance(error, Unavailable):
+                raise Unavailable(
+                    f"{run} is complete, but not all of its blobs are shared: {error}; "
+                    f"{run.command_to_continue} --store {shared.url} tries again"
+                ) from error
+            say(f"{error}; trying again in {SHARE_PAUSE:.0f} s")
+            time.sleep(SHARE_PAUSE)
+    return None
 
 
 def _whole_outputs(run: RunFolder, session: Session, plan: Plan, record: dict[str, Any]) -> list[CellResult]:

@@ -56,6 +56,7 @@ RAY_ENVIRONMENT = {
     "RAY_worker_oom_score_adjustment": "0",
     "RAY_memory_monitor_refresh_ms": "0",
 }
+ADDRESSES = {"--on": f"write ray://HOST:PORT, HOST:PORT or {LOCAL_RAY}", "--join": "write HOST:PORT of the head"}
 AUTH = "RAY_AUTH_MODE"  # Ray's environment variable
 UNFINISHED = ("failed", "unavailable")  # outcomes of cells
 COMPRESSING = ("prepare", "compress")  # kinds of steps that targets of one model share
@@ -106,8 +107,9 @@ def _marked(store: SharedStore, mark: str) -> Iterator[None]:
 
 
 def join(address: str, devices: Sequence[str], data: Path) -> NoReturn:
-    """Become a worker of the cluster at `address`: this process is replaced by Ray's. Raises InvalidInput."""
+    """Become a worker of the cluster at `address`: Ray replaces this process. Raises InvalidInput and Unavailable."""
     _ray()
+    _require_answer("--join", address)
     data.mkdir(parents=True, exist_ok=True)
     resources = json.dumps({MACHINE: 1} | {CLASS.format(device): 1 for device in devices})
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", address, "--block", "--resources",
@@ -139,28 +141,23 @@ def _refuse_endpoints(inventory: Inventory) -> None:
 
 
 def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settings, store: SharedStore) -> list[Job]:
-    mark = uuid.uuid4().hex
+    common: dict[str, Any] = {
+        "file": str(file),
+        "manifest": dump(manifest),
+        "inventory": settings.inventory.read_text(encoding="utf-8") if settings.inventory else "",
+        "allow_code": settings.allow_code,
+        "store": store.url,
+        "mark": uuid.uuid4().hex,
+        "versions": environment.own_versions(),
+        "data": str((settings.data / "worker").resolve()),
+    }
     count = len(manifest.models) * len(manifest.targets)
     jobs = []
     for index in range(1, count + 1):
         shard = Shard(index=index, count=count)
         ((model, target),) = shard.pairs(manifest)
-        jobs.append(
-            Job(
-                shard=str(shard),
-                model=model,
-                target=target,
-                device=inventory.devices.get(target, ""),
-                file=str(file),
-                manifest=dump(manifest),
-                inventory=settings.inventory.read_text(encoding="utf-8") if settings.inventory else "",
-                allow_code=settings.allow_code,
-                store=store.url,
-                mark=mark,
-                versions=environment.own_versions(),
-                data=str((settings.data / "worker").resolve()),
-            )
-        )
+        device = inventory.devices.get(target, "")
+        jobs.append(Job(shard=str(shard), model=model, target=target, device=device, **common))
     return jobs
 
 
@@ -192,12 +189,13 @@ def _cluster(address: str) -> Iterator[Any]:
         os.environ[THREADS] = os.environ.get(OMP, "")
         options = {"address": "local", "resources": {MACHINE: 1}, "object_store_memory": OBJECT_STORE,
                    "include_dashboard": False}  # fmt: skip
-    _require_answer(address)
+    if address != LOCAL_RAY:
+        _require_answer("--on", address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of many kinds, also of gRPC
-        raise _no_cluster(address, error) from error
+        raise _no_cluster("--on", address, error) from error
     finally:
         signal.signal(signal.SIGTERM, terminated)  # Ray's would end this process without a word
     try:
@@ -206,22 +204,20 @@ def _cluster(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _require_answer(address: str) -> None:
+def _require_answer(option: str, address: str) -> None:
     """Raise Unavailable where nothing listens at an address, for which Ray would wait minutes; InvalidInput."""
-    if address == LOCAL_RAY:
-        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise InvalidInput(f"--on {address}: write ray://HOST:PORT, HOST:PORT or {LOCAL_RAY}")
+        raise InvalidInput(f"{option} {address}: {ADDRESSES[option]}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise _no_cluster(address, error) from error
+        raise _no_cluster(option, address, error) from error
 
 
-def _no_cluster(address: str, error: Exception) -> Unavailable:
-    why = f"--on {address}: no Ray cluster answers: {first_line(error)}"
-    return Unavailable(f"{why}; `ray start --head` starts one, {LOCAL_RAY} needs none")
+def _no_cluster(option: str, address: str, error: Exception) -> Unavailable:
+    why = f"{option} {address}: no Ray cluster answers: {first_line(error)}"
+    return Unavailable(f"{why}; `ray start --head` starts one, --on {LOCAL_RAY} needs none")
 
 
 def check_devices(ray: Any, jobs: Sequence[Job]) -> None:

@@ -20,7 +20,7 @@ from pqbench_orchestrator.store.step_cache import Entry, StepCache
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound, Unavailable, first_line
 
-FOLDER = "file://"
+FILE_SCHEME = "file://"
 AWAY_SECONDS = 60.0  # for which a store that could not be reached is not asked again
 MARKS = "marks"  # objects without content; one is written when a store is opened, so that it is found to be writable
 ADVICE = "write a folder as file:///folder, a bucket as s3://bucket/folder (docs/scaling.md)"
@@ -49,7 +49,7 @@ class SharedStore:
         client = TIMEOUTS | {name: os.environ.get(flag, "").lower() in YES for name, flag in FLAGS.items()}
         options: dict[str, Any] = {"retry_config": RETRIES, "client_options": client}
         try:
-            self._objects: Any = from_url(url, **({"mkdir": True} if url.startswith(FOLDER) else options))
+            self._objects: Any = from_url(url, **({"mkdir": True} if url.startswith(FILE_SCHEME) else options))
             self._objects.put(f"{MARKS}/opened", b"")
         except Exception as error:  # the library raises what its own back ends raise
             raise InvalidInput(f"--store {url} cannot be used: {first_line(error)}; {ADVICE}") from error
