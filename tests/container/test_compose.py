@@ -26,7 +26,7 @@ def test_up_runs_the_quickstart(project: Project) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     run = newest_run(project.folder / "data")
     rows = rows_of(run)
-    assert len(rows) == 42 and {row["Outcome"] for row in rows} == {"ok", "refused"}
+    assert len(rows) == 36 and {row["Outcome"] for row in rows} == {"ok", "refused"}
     assert {row["Target"] for row in rows if row["Outcome"] == "ok"} == {
         "onnxruntime-cpu",
         "openvino-cpu",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -137,10 +137,7 @@ class WorkerProcess(Generic[Reply]):
             self.kill()
             return WorkerCrashed("the worker closed its pipes and was ended")
         self.kill()
-        if code == -signal.SIGKILL:
-            return WorkerCrashed("the worker was killed (SIGKILL: out of memory, or by hand)")
-        how = f"{signal.Signals(-code).name} in native code" if code < 0 else f"exit code {code}"
-        return WorkerCrashed(f"the worker crashed ({how})")
+        return _crash_of(code)
 
 
 class SessionWorker(Generic[Reply]):
@@ -244,6 +241,45 @@ def answer(make: Callable[[Callable[[Any], None]], Worker], request: type[Messag
             answered = reply(error=translated(error))
         frames.write(replies, answered)
     os._exit(0)  # native libraries may hang in their own clean-up
+
+
+def in_fork(work: Callable[[], Reply], reply: type[Reply]) -> Reply:
+    """Have a fork of this process do some work and return its reply.
+
+    The fork has what this process imported. Of its threads it has none, so that this process must not have run any
+    library that waits for its own. Raises the error that the fork reports, or WorkerCrashed.
+    """
+    parent, (ours, theirs) = os.getpid(), os.pipe()
+    if not (child := os.fork()):
+        die_with_parent(parent)
+        _answer_once(work, reply, theirs)
+    os.close(theirs)
+    try:
+        answered: Any = frames.read(ours, reply)
+    finally:
+        os.close(ours)
+        status = os.waitpid(child, 0)[1]
+    if answered is None:
+        raise _crash_of(os.waitstatus_to_exitcode(status))
+    if answered.HasField("error"):
+        raise from_reason(answered.error.reason, answered.error.message)
+    return answered
+
+
+def _answer_once(work: Callable[[], Any], reply: type[Message], pipe: int) -> NoReturn:
+    try:
+        answered = work()
+    except BaseException as error:
+        answered = reply(error=translated(error))
+    frames.write(pipe, answered)
+    os._exit(0)
+
+
+def _crash_of(code: int) -> WorkerCrashed:
+    if code == -signal.SIGKILL:
+        return WorkerCrashed("the worker was killed (SIGKILL: out of memory, or by hand)")
+    how = f"{signal.Signals(-code).name} in native code" if code < 0 else f"exit code {code}"
+    return WorkerCrashed(f"the worker crashed ({how})")
 
 
 def translated(error: BaseException) -> WorkerError:

@@ -1,4 +1,4 @@
-"""The quickstart as a user gets it: 42 cells, tables, report, cache, --continue."""
+"""The quickstart as a user gets it: 36 cells, tables, report, cache, --continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST = ROOT / "data/manifests/quickstart.yaml"
 
 def test_every_cell_is_ok_or_refused_with_its_reason(quickstart: Path) -> None:
     rows = rows_of(quickstart)
-    assert Counter(row["Outcome"] for row in rows) == {"ok": 38, "refused": 4}
+    assert Counter(row["Outcome"] for row in rows) == {"ok": 32, "refused": 4}
     for row in rows:
         if row["Outcome"] == "refused":
             assert row["Target"] == "pytorch-cpu" and row["Reason"] == "pytorch has no route for INT8"
@@ -52,7 +52,7 @@ def test_everything_that_was_promised_is_in_the_folder(quickstart: Path) -> None
     assert {"results.csv", "results.parquet", "samples.parquet", "report.html", "manifest.yaml", "environment.json",
             "ledger.sqlite"} <= names  # fmt: skip
     assert not [name for name in names if name.endswith(".partial")]
-    assert len(duckdb.read_parquet(str(quickstart / "results.parquet"))) == 42
+    assert len(duckdb.read_parquet(str(quickstart / "results.parquet"))) == 36
     samples = duckdb.read_parquet(str(quickstart / "samples.parquet"))
     calls = sum(int(row["Calls"]) for row in rows_of(quickstart) if row["Calls"])
     roles = Counter(role for (role,) in samples.project("role").fetchall())
@@ -68,8 +68,8 @@ def test_the_second_run_finds_everything_but_measurements_in_the_cache(quickstar
     assert done.code == 0, done.err
     plan = json.loads(done.out)
     states = Counter((step["kind"] in ("measure", "profile"), step["state"]) for step in plan["steps"])
-    assert set(states) == {(False, "cached"), (True, "to do")} and states[True, "to do"] == 76
-    assert Counter(cell["outcome"] for cell in plan["cells"]) == {"planned": 38, "refused": 4}
+    assert set(states) == {(False, "cached"), (True, "to do")} and states[True, "to do"] == 64
+    assert Counter(cell["outcome"] for cell in plan["cells"]) == {"planned": 32, "refused": 4}
 
 
 def test_continuing_a_finished_run_does_nothing_again(quickstart: Path, pqbench: Pqbench) -> None:
@@ -79,7 +79,7 @@ def test_continuing_a_finished_run_does_nothing_again(quickstart: Path, pqbench:
     assert done.code == 0, done.err
     assert _ledger(quickstart) == before
     assert rows_of(quickstart) == table
-    assert "42 cells: 38 ok, 4 refused" in done.out
+    assert "36 cells: 32 ok, 4 refused" in done.out
     answer = done.out.partition("report.html")[2]
     assert answer.count("minimize latency with at most 3 points of accuracy lost") == 2, "for both batch sizes"
     assert answer.count("Measured again after the choice") == answer.count(f"pqbench export {quickstart} ") == 2

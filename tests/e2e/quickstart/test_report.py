@@ -41,7 +41,7 @@ def test_everything_works_from_file_without_network(quickstart: Path, open_page:
     page = watched.page
     look_at_all(page)
     assert all(page.locator(f"#figure-{name}").is_hidden() for name in ("energy", "throughput")), "nothing to show"
-    assert page.locator("#table tbody tr").count() == 42
+    assert page.locator("#table tbody tr").count() == 36
     refused = page.locator("#table details", has_text="pytorch has no route for INT8")
     assert refused.count() == 4 and not refused.first.get_by_text("pytorch has no route").is_visible(), "on demand"
     refused.first.locator("summary").click()
@@ -50,7 +50,7 @@ def test_everything_works_from_file_without_network(quickstart: Path, open_page:
     sort = page.get_by_role("button", name="Inference Time (ms)")
     sort.click()
     times = [float(t.split()[0]) for t in column(page, "Inference Time (ms)") if t]
-    assert len(times) == 38 and times == sorted(times)
+    assert len(times) == 32 and times == sorted(times)
     sort.focus()
     page.keyboard.press("Enter")
     times = [float(t.split()[0]) for t in column(page, "Inference Time (ms)") if t]
@@ -103,7 +103,7 @@ def test_a_view_is_kept_in_the_address(quickstart: Path, open_page: Open) -> Non
     assert other.page.url == page.url and column(other.page, "Recipe") == ["removal + int8"]
     other.page.goto((quickstart / "report.html").as_uri() + "#Target=no-such-target&columns=None")
     other.page.reload()
-    assert other.page.locator("#table tbody tr").count() == 42
+    assert other.page.locator("#table tbody tr").count() == 36
     assert "Accuracy Change" in other.page.locator("#table thead th").all_inner_texts(), "unknown names are ignored"
     other.close()
     watched.close()
@@ -198,7 +198,7 @@ def test_figures_and_tables_as_files(quickstart: Path, pqbench: Pqbench, tmp_pat
     assert (tmp_path / "figures/resnet-digits-1-size.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "figures/resnet-digits-1-size.svg").read_text().startswith("<svg")
     markdown = (tmp_path / "figures/results.md").read_text().splitlines()
-    assert len(markdown) == 2 + 42 and markdown[0].startswith("| Model | Recipe |")
+    assert len(markdown) == 2 + 36 and markdown[0].startswith("| Model | Recipe |")
     latex = (tmp_path / "figures/results.tex").read_text()
     assert latex.startswith(r"\begin{tabular}") and latex.count(r"\\") == 43 and "removal + int8" in latex
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,40 @@ def model() -> bytes:
         [weight],
     )  # fmt: skip
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+FORKS = """
+import os, signal, sys, time
+from pqbench.common.v1.common_pb2 import Progress
+from pqbench.runtime.v1.worker_pb2 import WorkerReply
+from pqbench_wire.errors import InvalidInput, PqbenchError
+from pqbench_wire.workers import in_fork
+
+def wrong():
+    raise InvalidInput("no such thing")
+
+def done():
+    return WorkerReply(progress=Progress(stage=str(os.getpid() != PARENT)))
+
+PARENT = os.getpid()
+print(in_fork(done, WorkerReply).progress.stage)
+for work in (wrong, os.abort, lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(3)):
+    try:
+        in_fork(work, WorkerReply)
+    except PqbenchError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_what_a_fork_did_is_its_reply_its_error_or_its_crash() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "True",
+        "InvalidInput no such thing",
+        "WorkerCrashed the worker crashed (SIGABRT in native code)",
+        "WorkerCrashed the worker was killed (SIGKILL: out of memory, or by hand)",
+        "WorkerCrashed the worker crashed (exit code 3)",
+    ]
 
 
 @pytest.fixture

@@ -263,6 +263,18 @@ class Shipped(Protocol):
 
 
 @runtime_checkable
+class Forked(Shipped, Protocol):
+    """A backend whose library takes seconds to import, and waits for no thread of its own before it runs.
+
+    Each artifact is then tried in a fork of a process that has imported it. Other libraries are imported each time.
+    """
+
+    def preload(self) -> None:
+        """Import what `run_artifact` will import, and run nothing."""
+        ...
+
+
+@runtime_checkable
 class Scripted(Protocol):
     """A backend whose bundles have a predict.py.
 

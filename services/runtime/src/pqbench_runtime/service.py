@@ -18,7 +18,16 @@ from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
 from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
-from pqbench_runtime.backend import BACKENDS, Attempted, BuildsAhead, Scripted, Shipped, engine_identity, identity
+from pqbench_runtime.backend import (
+    BACKENDS,
+    Attempted,
+    BuildsAhead,
+    Forked,
+    Scripted,
+    Shipped,
+    engine_identity,
+    identity,
+)
 from pqbench_runtime.engines import Engines
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
@@ -49,6 +58,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._session = SessionWorker(partial(start_worker, self.store.root))
         # An error may leave a library's process unusable (a CUDA error does): the next build gets a new one.
         self._builder = SessionWorker(partial(start_worker, self.store.root), ends_after_error=True)
+        self._trier = SessionWorker(partial(start_worker, self.store.root))
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
         salt = repr(sorted((self._versions | BACKENDS.libraries()).items())) + host.cpu_name() + host.nvidia()
         results = data / "results"
@@ -134,6 +144,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
         self._session.unload(while_active(context))
         self._builder.unload(while_active(context))
+        self._trier.unload(while_active(context))
         return pb.UnloadResponse()
 
     def infer(self, request: InferRequest, context: grpc.ServicerContext) -> InferResult:
@@ -146,8 +157,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def close(self) -> None:
         """Kill the long-lived workers, even in the middle of a request; other workers die with this process."""
-        self._session.abort()
-        self._builder.abort()
+        for worker in (self._session, self._builder, self._trier):
+            worker.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
         tell = Tell(pb.BuildEngineEvent, emit)
@@ -181,7 +192,10 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         """Load an artifact in one way, in a new process; a crash of that process is a result, not an error."""
         asked = WorkerRequest(trial=TrialRequest(request=request, way=way))
         try:
-            return self._throwaway(asked, tell, exclusive=False).trial
+            if not isinstance(BACKENDS.load(request.backend), Forked):
+                return self._throwaway(asked, tell, exclusive=False).trial
+            with self._machine(tell, exclusive=False):
+                return self._trier.ask(request.backend, asked, tell.reply, tell.idle, tell.waiting).trial
         except Failed as error:
             return pb.ArtifactTrial(way=way, problem=str(error))
 
@@ -209,10 +223,11 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     @contextmanager
     def _machine(self, tell: Tell[Any], exclusive: bool) -> Iterator[None]:
-        """Hold the machine lock; exclusively after the builder was ended, which frees its memory and threads."""
+        """Hold the machine lock; exclusively after the other workers were ended, which frees memory and threads."""
         with machine_lock(self._locks, exclusive, tell.waiting):
             if exclusive:
                 self._builder.unload(tell.waiting)
+                self._trier.unload(tell.waiting)
             yield
 
     def _backend(self, name: str) -> pb.Backend:

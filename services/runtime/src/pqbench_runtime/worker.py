@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,15 @@ from pqbench.runtime.v1.worker_pb2 import (
     WorkerReply,
     WorkerRequest,
 )
-from pqbench_runtime import building, host, measuring
-from pqbench_runtime.backend import BACKENDS, CrossChecked, Shape
+from pqbench_runtime import building, host, measuring, trials
+from pqbench_runtime.backend import BACKENDS, CrossChecked, Forked, Shape
 from pqbench_runtime.feeds import feed_of, first_batch, padded
 from pqbench_runtime.loaded import LoadedEngines, on_gpu
 from pqbench_runtime.reporter import Reporter, Send
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput
-from pqbench_wire.shared.fidelity import sqnr
 from pqbench_wire.shared.inputs import as_feed, flat, load_inputs, named
-from pqbench_wire.workers import answer
+from pqbench_wire.workers import answer, in_fork
 
 
 class Worker:
@@ -95,25 +95,17 @@ class Worker:
         return pb.PredictResult(outputs=blob, seconds=time.perf_counter() - begin, flattened=flattened)
 
     def trial(self, trial: TrialRequest) -> pb.ArtifactTrial:
-        """Load an artifact in one way, run it at each batch size, and compare with the model's own outputs."""
-        asked, backend = trial.request, BACKENDS.load(trial.request.backend)
-        prepared = load_inputs(self._store, asked.inputs, asked.preprocessing)[0]
-        reference = self._store.array(asked.reference)
-        batches = [as_feed(padded(prepared[:size], size), asked.preprocessing) for size in asked.batch_sizes]
+        """Load an artifact in one way, run it at each batch size, and compare with the model's own outputs.
+
+        This process did nothing before, or a fork of it does the work: the outcome depends on the artifact alone.
+        """
+        backend = BACKENDS.load(trial.request.backend)
+        work = partial(trials.try_artifact, trial, backend, self._store)
         with self._reporter.alive("try artifact"):
-            path = building.artifact_path(asked.artifact, self._store)
-            outputs = [flat(one) for one in backend.run_artifact(path, trial.way, batches)]
-        wanted = [np.resize(reference[: len(one)], (len(one), *reference.shape[1:])) for one in outputs]
-        result = pb.ArtifactTrial(way=trial.way)
-        if odd := next((one.shape for one, own in zip(outputs, wanted, strict=True) if one.shape != own.shape), None):
-            result.problem = f"outputs have the shape {list(odd)}"
-        elif not all(bool(np.isfinite(one).all()) for one in outputs):
-            result.problem = "outputs are not finite"
-        else:
-            result.sqnr_db = min(sqnr(own, one) for one, own in zip(outputs, wanted, strict=True))
-            wrong = result.sqnr_db < asked.least_db
-            result.problem = f"fidelity is {result.sqnr_db:.1f} dB, below {asked.least_db:.0f} dB" if wrong else ""
-        return result
+            if not isinstance(backend, Forked):
+                return work()
+            backend.preload()
+            return in_fork(lambda: WorkerReply(trial=work()), WorkerReply).trial
 
     def infer(self, request: InferRequest) -> InferResult:
         """Run one batch: the request's inputs or, if it has none, zeros."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +53,6 @@ ROUTES = (
         evidence="few bits rounded in FP32 arithmetic: accuracy only, never timed",
     ),
 )
-
 
 WAYS = ()
 SCRIPTS = {
@@ -140,6 +141,11 @@ def load(engine: Path, precision: Precision, shape: Shape, options: Config) -> S
 def profile(engine: Path, precision: Precision, shape: Shape, options: Config, batch: Feed, seconds: float) -> Profile:
     call = load(engine, precision, shape, options).bind(batch)
     return profiled(call, seconds, [ProfilerActivity.CPU])
+
+
+def preload() -> None:
+    with contextlib.suppress(ModuleNotFoundError):  # where another PyTorch has it elsewhere, each fork imports it
+        importlib.import_module("torch.export.pt2_archive._package")  # torch.export.load does, when it is called first
 
 
 def run_artifact(artifact: Path, way: str, batches: Sequence[Feed]) -> list[Sequence[np.ndarray]]:
