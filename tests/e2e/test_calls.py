@@ -23,7 +23,7 @@ from pqbench.inference import open_inference_pb2, open_inference_pb2_grpc
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import Client
-from pqbench_wire.errors import Unavailable
+from pqbench_wire.errors import Busy
 from pqbench_wire.server import MAX_CALLS, REQUEST_SECONDS, SPARE_THREADS
 from pqbench_wire.shared.locks import file_lock
 
@@ -102,11 +102,11 @@ def test_calls_over_the_limit_are_refused_and_health_answers(runtime: str) -> No
             uploads.append(blob_pb2_grpc.BlobServiceStub(channel).Write.future(_never_goes_on(stack), timeout=300))
             stack.callback(uploads[-1].cancel)
         _until(lambda: any(upload.done() for upload in uploads))
-        assert [upload.code() for upload in uploads if upload.done()] == [grpc.StatusCode.UNAVAILABLE]
+        assert [upload.code() for upload in uploads if upload.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
         stranger = Client(runtime)
         stack.callback(stranger.close)
         stub = runtime_pb2_grpc.RuntimeServiceStub(stranger.channel)
-        with pytest.raises(Unavailable, match=f"{MAX_CALLS} calls are in flight"):
+        with pytest.raises(Busy, match=f"{MAX_CALLS} calls are in flight"):
             stranger.call(stub.Check, runtime_pb2.CheckRequest(backend="onnxruntime"))
         health = health_pb2_grpc.HealthStub(stranger.channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
         assert health.status == health_pb2.HealthCheckResponse.SERVING

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from multiprocessing import shared_memory
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -21,8 +26,10 @@ from pqbench.inference import open_inference_pb2 as oip
 from pqbench.inference import open_inference_pb2_grpc
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
+from pqbench_runtime.oip_regions import Regions
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import Client
+from pqbench_wire.errors import Refused
 
 IMAGE = Preprocessing(height=4, width=4, channels=1, mean=[0], std=[1])
 TOKENS = Preprocessing(inputs=[Input(name="tokens", dtype="int64", shape=[3])])
@@ -157,17 +164,162 @@ def test_wrong_contents(stub: Any, images: str) -> None:
     short.raw_input_contents[0] = b"1234"
     memory = asking(images, np.zeros((1, 1, 4, 4), np.float32), True)
     memory.inputs[0].parameters["shared_memory_region"].string_param = "x"
+    priority = asking(images, np.zeros((1, 1, 4, 4), np.float32), True)
+    priority.parameters["priority"].int64_param = 1
     unknown = asking(images, np.zeros((1, 1, 4, 4), np.float32), True)
     unknown.outputs.add(name="logits")
     for request, text in (
         (short, "64 bytes, given 4"),
-        (memory, "shared_memory_region"),
+        (memory, "0 inputs are not in shared memory, but there are 1 raw_input_contents"),
+        (priority, "the parameter 'priority' is not supported"),
         (unknown, "asked for logits"),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             stub.ModelInfer(request)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert text in caught.value.details()
+
+
+@pytest.fixture
+def region(stub: Any) -> Iterator[shared_memory.SharedMemory]:
+    """4,096 bytes of shared memory, the last 3,096 of which are registered as `region`."""
+    memory = shared_memory.SharedMemory(create=True, size=4096)
+    stub.SystemSharedMemoryRegister(registering(memory, "region", offset=1000))
+    yield memory
+    stub.SystemSharedMemoryUnregister(oip.SystemSharedMemoryUnregisterRequest())
+    memory.close()
+    memory.unlink()
+
+
+def registering(memory: shared_memory.SharedMemory, name: str, offset: int = 0, **changes: Any) -> Any:
+    size = memory.size - offset
+    given = {"name": name, "key": f"/{memory.name}", "offset": offset, "byte_size": size} | changes
+    return oip.SystemSharedMemoryRegisterRequest(**given)
+
+
+def placed(model: str, count: int, offset: int = 0, size: int | None = None, region: str = "region") -> Any:
+    """A request whose input is in shared memory."""
+    request = oip.ModelInferRequest(model_name=model)
+    tensor = request.inputs.add(name="input", datatype="FP32", shape=[count, 1, 4, 4])
+    in_region(tensor, offset, 64 * count if size is None else size, region)
+    return request
+
+
+def in_region(tensor: Any, offset: int, size: int, region: str = "region") -> None:
+    tensor.parameters["shared_memory_region"].string_param = region
+    tensor.parameters["shared_memory_byte_size"].int64_param = size
+    if offset:
+        tensor.parameters["shared_memory_offset"].int64_param = offset
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_inputs_and_outputs_in_shared_memory(
+    runtime: tuple[str, Path], stub: Any, region: shared_memory.SharedMemory, backend: str
+) -> None:
+    model = build(runtime, image_model(), IMAGE, backend)
+    array = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
+    wanted = array.mean(axis=(1, 2, 3))[:, None] * [1, 2, 3]
+    for count in (1, 2, 1):
+        np.ndarray((count, 1, 4, 4), np.float32, region.buf, 1200)[...] = array[:count]
+        answer = stub.ModelInfer(placed(model, count, 200))
+        values = np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(answer.outputs[0].shape)
+        np.testing.assert_allclose(values, wanted[:count], rtol=1e-5)
+        request = placed(model, count, 200)
+        in_region(request.outputs.add(name="output"), 1000, 24)
+        np.ndarray((2, 3), np.float32, region.buf, 2000)[...] = -1
+        answer = stub.ModelInfer(request)
+        assert answer.outputs[0].parameters["shared_memory_region"].string_param == "region"
+        assert list(answer.outputs[0].shape) == [count, 3] and b"".join(answer.raw_output_contents) == b""
+        np.testing.assert_allclose(np.ndarray((count, 3), np.float32, region.buf, 2000), wanted[:count], rtol=1e-5)
+        assert count == 2 or (np.ndarray(3, np.float32, region.buf, 2012) == -1).all(), "the rest is left alone"
+
+
+def test_shared_memory_is_listed_and_checked(
+    stub: Any, images: str, region: shared_memory.SharedMemory, tmp_path: Path
+) -> None:
+    status = stub.SystemSharedMemoryStatus(oip.SystemSharedMemoryStatusRequest())
+    assert (status.regions["region"].key, status.regions["region"].byte_size) == (f"/{region.name}", 3096)
+    output = placed(images, 1)
+    in_region(output.outputs.add(name="output"), 0, 8)
+    twice = placed(images, 1)
+    twice.inputs[0].contents.fp32_contents.extend([0.0] * 16)
+    for call, request, text in (
+        (stub.ModelInfer, placed(images, 1, region="other"), "no region is registered as 'other'"),
+        (stub.ModelInfer, placed(images, 1, size=60), "input is 64 bytes, shared_memory_byte_size says 60"),
+        (stub.ModelInfer, placed(images, 1, offset=3096 - 60), "not within the region"),
+        (stub.ModelInfer, placed(images, 1, offset=-4), "not within the region"),
+        (stub.ModelInfer, placed(images, 1, offset=2), "float32 does not begin at byte 1002"),
+        (stub.ModelInfer, output, "output is 12 bytes, shared_memory_byte_size says 8"),
+        (stub.ModelInfer, twice, "given twice"),
+        (stub.SystemSharedMemoryRegister, registering(region, "region"), "already: unregister it first"),
+        (stub.SystemSharedMemoryRegister, registering(region, "x", byte_size=5000), "has 4096 bytes, not 0 + 5000"),
+        (stub.SystemSharedMemoryRegister, registering(region, "x", offset=9000, byte_size=1), "has 4096 bytes"),
+        (stub.SystemSharedMemoryRegister, registering(region, "x", key="/nothing"), "No such file"),
+        (stub.SystemSharedMemoryRegister, registering(region, "x", key=f"/../..{tmp_path}"), "a key like '/name'"),
+        (stub.SystemSharedMemoryRegister, registering(region, "", key="/x"), "a region has a name"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert text in caught.value.details()
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.SystemSharedMemoryStatus(oip.SystemSharedMemoryStatusRequest(name="other"))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_shared_memory_that_changes_is_mapped_again(stub: Any, images: str, region: shared_memory.SharedMemory) -> None:
+    """A client may remove its memory, or make another of the same name, without a word."""
+    np.ndarray((1, 1, 4, 4), np.float32, region.buf, 1000)[...] = 1
+    path = Path("/dev/shm", region.name)
+
+    def first() -> float:
+        return float(np.frombuffer(stub.ModelInfer(placed(images, 1)).raw_output_contents[0], np.float32)[0])
+
+    assert first() == 1
+    path.rename(path.with_suffix(".old"))
+    with pytest.raises(grpc.RpcError, match="No such file"):
+        first()
+    path.write_bytes(np.full(1024, 2, np.float32).tobytes())
+    assert first() == 2
+    path.write_bytes(bytes(1024))
+    with pytest.raises(grpc.RpcError, match="has 1024 bytes: too few for input"):
+        first()
+    path.with_suffix(".old").rename(path)
+    assert first() == 1
+
+
+def test_shared_memory_is_for_this_machine() -> None:
+    memory = shared_memory.SharedMemory(create=True, size=64)
+    try:
+        for peer, is_local in (
+            ("ipv4:127.0.0.1:4000", True),
+            ("ipv6:%5B::1%5D:4000", True),
+            ("unix:", True),
+            ("ipv4:10.0.0.2:4000", False),
+        ):
+            context = SimpleNamespace(peer=lambda peer=peer: peer)
+            with contextlib.nullcontext() if is_local else pytest.raises(Refused, match="over loopback"):
+                Regions().add(registering(memory, "x"), context)  # type: ignore[arg-type]
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+def test_a_worker_that_dies_is_unavailable_once(runtime: tuple[str, Path], stub: Any, images: str) -> None:
+    request = asking(images, np.ones((1, 1, 4, 4), np.float32), True)
+    stub.ModelInfer(request)
+    info = stub.ServerMetadata(oip.ServerMetadataRequest())
+    assert "system_shared_memory" in info.extensions
+    service = next(one for one in psutil.Process().children() if str(runtime[1]) in one.cmdline())
+    worker = max(service.children(), key=lambda one: len(one.cmdline()))  # the builder has no memory for tensors
+    worker.suspend()
+    waiting = stub.ModelInfer.future(request)
+    time.sleep(0.5)
+    worker.kill()
+    with pytest.raises(grpc.RpcError) as caught:
+        waiting.result()
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE and "another is started" in caught.value.details()
+    assert len(stub.ModelInfer(request).raw_output_contents) == 1
 
 
 def test_statistics_count_what_was_done(runtime: tuple[str, Path], stub: Any) -> None:
@@ -213,5 +365,6 @@ def test_tritonclient_works_unchanged(runtime: tuple[str, Path], images: str, tm
     (output,) = seen["metadata"]["outputs"]
     assert output == {"name": "output", "datatype": "FP32", "shape": ["-1", "3"]}
     assert (seen["config"]["max_batch_size"], seen["config"]["backend"]) == (BATCH, "onnxruntime")
-    assert seen["counted"] == 3
+    assert seen["shared"] == pytest.approx(np.array(seen["two"]))
+    assert seen["counted"] == 5
     assert images in {entry["name"] for entry in seen["index"]}

@@ -6,6 +6,7 @@
     ├── NotFound               a blob, engine or job that is not there
     ├── Refused                cannot work with this model, target or machine: an outcome, not a failure
     ├── Unavailable            the service, library or device is not there; a retry may help
+    │   └── Busy               the service does as much as it can already
     ├── Failed                 the work was tried and went wrong
     │   ├── VerificationFailed an export that does not compute the same as the model
     │   ├── PrecisionMismatch  an engine that does not run in the requested precision
@@ -47,6 +48,10 @@ class Refused(PqbenchError):
 
 class Unavailable(PqbenchError):
     """The service, library or device is not there."""
+
+
+class Busy(Unavailable):
+    """The service has as many calls as it takes."""
 
 
 class Failed(PqbenchError):
@@ -100,6 +105,7 @@ TABLE: dict[type[PqbenchError], tuple[str, str]] = {
     NotFound: ("NOT_FOUND", "NOT_FOUND"),
     Refused: ("FAILED_PRECONDITION", "REFUSED"),
     Unavailable: ("UNAVAILABLE", "UNAVAILABLE"),
+    Busy: ("RESOURCE_EXHAUSTED", "BUSY"),
     Failed: ("UNKNOWN", "FAILED"),
     VerificationFailed: ("UNKNOWN", "VERIFICATION_FAILED"),
     PrecisionMismatch: ("UNKNOWN", "PRECISION_MISMATCH"),

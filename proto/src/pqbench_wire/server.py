@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hmac
 import ipaddress
+import itertools
 import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
@@ -24,15 +27,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pqbench_wire.errors import (
-    Cancelled,
-    Internal,
-    InvalidInput,
-    PqbenchError,
-    Unauthenticated,
-    Unavailable,
-    first_line,
-)
+from pqbench_wire.errors import Busy, Cancelled, Internal, InvalidInput, PqbenchError, Unauthenticated, first_line
 from pqbench_wire.health import HealthServicer
 from pqbench_wire.jobs import log_by_id
 from pqbench_wire.metrics import counted, serve_metrics
@@ -153,7 +148,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
                     if not allowed:
                         raise Unauthenticated("this service needs a bearer token (authorization: Bearer …)")
                     if limited and not taken:
-                        raise Unavailable(f"{MAX_CALLS} calls are in flight, the limit of this service; try again")
+                        raise Busy(f"{MAX_CALLS} calls are in flight, the limit of this service; try again")
                     yield
             finally:
                 if taken:
@@ -175,6 +170,34 @@ def _statuses(method: str, context: grpc.ServicerContext) -> Iterator[None]:
         context.abort_with_status(to_status(Internal(f"{method}: {log_by_id(error)}")))
 
 
+class _Late:
+    """Cancels calls whose request does not arrive within REQUEST_SECONDS. One thread does: timers would be one each."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[float, grpc.ServicerContext]] = {}  # by a number of the call: deadline, call
+        self._numbers = itertools.count()
+        self._start = functools.cache(lambda: threading.Thread(target=self._watch, daemon=True).start())
+
+    @contextlib.contextmanager
+    def watched(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Cancel the call where this context lasts too long."""
+        self._start()
+        number = next(self._numbers)
+        self._waiting[number] = (time.monotonic() + REQUEST_SECONDS, context)
+        try:
+            yield
+        finally:
+            del self._waiting[number]
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(1)
+            for deadline, context in list(self._waiting.values()):
+                if time.monotonic() > deadline:
+                    context.cancel()
+
+
+_LATE = _Late()
 Guard = Callable[[grpc.ServicerContext], contextlib.AbstractContextManager[None]]
 
 
@@ -197,15 +220,11 @@ def _reader(handler: grpc.RpcMethodHandler[Any, Any]) -> Reader:
             raise InvalidInput(f"the request cannot be read: {first_line(error)}") from error
 
     def only(parts: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-        late = threading.Timer(REQUEST_SECONDS, context.cancel)
-        late.daemon = True
-        late.start()
-        try:
-            return one(next(parts))
-        except StopIteration:
-            raise InvalidInput("the call has no request") from None
-        finally:
-            late.cancel()
+        with _LATE.watched(context):
+            try:
+                return one(next(parts))
+            except StopIteration:
+                raise InvalidInput("the call has no request") from None
 
     return (lambda parts, context: map(one, parts)) if handler.request_streaming else only
 

@@ -54,12 +54,17 @@ class Worker(Protocol):
 
 
 class WorkerProcess(Generic[Reply]):
-    """One worker process, `python -m MODULE … ARGUMENTS`. Only one thread at a time may call `ask`."""
+    """One worker process, `python -m MODULE … ARGUMENTS`. Only one thread at a time may call `ask`.
 
-    def __init__(self, module: str, reply: type[Reply], arguments: Sequence[str] = ()) -> None:
+    It inherits the descriptors `inherited` under their numbers.
+    """
+
+    def __init__(
+        self, module: str, reply: type[Reply], arguments: Sequence[str] = (), inherited: Sequence[int] = ()
+    ) -> None:
         self._reply = reply
         self._ended = False
-        self._process, self._requests, self._replies = _spawn(module, arguments)
+        self._process, self._requests, self._replies = _spawn(module, arguments, inherited)
 
     @property
     def alive(self) -> bool:
@@ -300,7 +305,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _spawn(module: str, arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], int, int]:
+def _spawn(module: str, arguments: Sequence[str], inherited: Sequence[int]) -> tuple[subprocess.Popen[bytes], int, int]:
     (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
     command = [sys.executable, "-m", module, str(theirs_in), str(theirs_out), str(os.getpid()), *arguments]
     try:
@@ -308,7 +313,7 @@ def _spawn(module: str, arguments: Sequence[str]) -> tuple[subprocess.Popen[byte
             command,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            pass_fds=(theirs_in, theirs_out),
+            pass_fds=(theirs_in, theirs_out, *inherited),
             start_new_session=True,
         )
     except BaseException:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over the engines that this runtime has built.
 
-It only translates: inferences run in the session worker, one at a time, and wait while something is measured. Total and
-queue times in its statistics include the communication with the worker; the figures of record come from Measure.
+It only translates: inferences run in the session worker, one at a time, and wait while something is measured. In its
+statistics `compute_input` includes the communication with the worker; the figures of record come from Measure.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import grpc
 from pqbench.inference import open_inference_pb2 as pb
 from pqbench.inference import open_inference_pb2_grpc
 from pqbench.runtime.v1.runtime_pb2 import Engine
-from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult
+from pqbench.runtime.v1.worker_pb2 import InferResult
 from pqbench_runtime.engines import Engines
+from pqbench_runtime.oip_regions import Regions
 from pqbench_runtime.oip_tensors import (
     VERSION,
-    arrays_of,
-    batch_of,
     config_of,
+    inputs_of,
     metadata_of,
+    placed_outputs,
     response_of,
     wanted_outputs,
 )
+from pqbench_runtime.service import Inferred
 from pqbench_wire.errors import NotFound
 from pqbench_wire.process import source_version
 
@@ -35,8 +37,8 @@ MAX_MESSAGE = 64 << 20  # bytes: enough for a batch of 100 float32 images of 224
 class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     """The protocol's gRPC service for `engines`; `infer` runs one batch in a worker."""
 
-    def __init__(self, engines: Engines, infer: Callable[[InferRequest, grpc.ServicerContext], InferResult]) -> None:
-        self._engines, self._infer = engines, infer
+    def __init__(self, engines: Engines, infer: Callable[..., Inferred]) -> None:
+        self._engines, self._infer, self._regions = engines, infer, Regions()
         self._described: dict[str, InferResult] = {}
         self._statistics: dict[str, pb.ModelStatistics] = {}
         self._lock = threading.Lock()
@@ -53,7 +55,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ServerMetadataResponse:
-        extensions = ["model_configuration", "statistics", "model_repository"]
+        extensions = ["model_configuration", "statistics", "model_repository", "system_shared_memory"]
         return pb.ServerMetadataResponse(
             name="pqbench-runtime", version=source_version("pqbench_runtime"), extensions=extensions
         )
@@ -93,18 +95,18 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         engine = self._engine(request.model_name, request.model_version)
         try:
             described = self._describe(request.model_name, engine, context)
-            arrays = arrays_of(request, described.inputs, engine.batch_size)
-            wanted = wanted_outputs(request, described.outputs)
-            rows = len(next(iter(arrays.values())))
-            inputs = batch_of(arrays, engine.batch_size)
-            result = self._infer(InferRequest(engine=engine, inputs=inputs), context)
+            inputs = inputs_of(request, described.inputs, engine.batch_size, self._regions)
+            wanted, rows = wanted_outputs(request, described.outputs), request.inputs[0].shape[0]
+            placed = placed_outputs(request, described.outputs, rows, self._regions)
+            result, data, queue_ns = self._infer(engine, inputs, placed, context)
         except Exception:
             self._count(request.model_name, 0, {"fail": time.monotonic_ns() - begin})
             raise
-        response = response_of(request, [tensor for tensor in result.outputs if tensor.name in wanted], rows)
+        contents = {tensor.name: one for tensor, one in zip(result.outputs, data, strict=True)}
+        response = response_of(request, [tensor for tensor in result.outputs if tensor.name in wanted], contents)
         total = time.monotonic_ns() - begin
-        parts = {"compute_input": result.input_ns, "compute_infer": result.infer_ns, "compute_output": result.output_ns}
-        self._count(request.model_name, rows, {"success": total, "queue": total - sum(parts.values()), **parts})
+        parts = {"queue": queue_ns, "compute_infer": result.infer_ns, "compute_output": result.output_ns}
+        self._count(request.model_name, rows, {"success": total, "compute_input": total - sum(parts.values()), **parts})
         return response
 
     def ModelStatistics(
@@ -123,6 +125,23 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         models = [index(name=name, version=VERSION, state="READY") for name in self._engines.names()]
         return pb.RepositoryIndexResponse(models=models)
 
+    def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        return self._regions.status(request.name)
+
+    def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        self._regions.add(request, context)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        self._regions.remove(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
     def _engine(self, name: str, version: str) -> Engine:
         if version not in ("", VERSION):
             raise NotFound(f"engines have one version, {VERSION}; there is no version {version!r} of {name!r}")
@@ -131,7 +150,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     def _describe(self, name: str, engine: Engine, context: grpc.ServicerContext) -> InferResult:
         """Names, types and shapes of an engine's inputs and outputs, learnt once by running a batch of zeros."""
         if name not in self._described:
-            self._described[name] = self._infer(InferRequest(engine=engine), context)
+            self._described[name] = self._infer(engine, {}, [], context).result
         return self._described[name]
 
     def _statistics_of(self, name: str) -> pb.ModelStatistics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from pqbench.inference import open_inference_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import Tensor
+from pqbench_runtime.oip_regions import PARAMETERS, Regions, is_shared
 from pqbench_wire.errors import InvalidInput
 
 VERSION = "1"  # the only one: an engine never changes, and another engine has another name
@@ -52,8 +53,10 @@ def config_of(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": TYPES[tensor.dtype].number, "dims": tensor.shape[1:]}
 
 
-def arrays_of(request: pb.ModelInferRequest, expected: Sequence[Tensor], batch: int) -> dict[str, np.ndarray]:
-    """The request's inputs by name, each with the same number of examples, 1 to `batch`.
+def inputs_of(
+    request: pb.ModelInferRequest, expected: Sequence[Tensor], batch: int, regions: Regions
+) -> dict[str, np.ndarray | Tensor]:
+    """The request's inputs by name: arrays or tensors in a region, each with the same number of examples, 1 to `batch`.
 
     Raises InvalidInput where names, types, shapes or sizes are not what the engine takes.
     """
@@ -62,29 +65,43 @@ def arrays_of(request: pb.ModelInferRequest, expected: Sequence[Tensor], batch: 
     if len(given) != len(request.inputs) or set(given) != {tensor.name for tensor in expected}:
         names = ", ".join(tensor.name for tensor in request.inputs) or "none"
         raise InvalidInput(f"the model takes the inputs {', '.join(t.name for t in expected)}; given: {names}")
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidInput(f"{len(request.inputs)} inputs, but {len(raw)} raw_input_contents")
-    contents = dict(zip((tensor.name for tensor in request.inputs), raw, strict=True)) if raw else {}
-    arrays = {t.name: _array(given[t.name], t, batch, contents.get(t.name)) for t in expected}
-    if len({len(array) for array in arrays.values()}) > 1:
+    sent = [tensor.name for tensor in request.inputs if not is_shared(tensor)]
+    if raw and len(raw) != len(sent):
+        raise InvalidInput(f"{len(sent)} inputs are not in shared memory, but there are {len(raw)} raw_input_contents")
+    contents = dict(zip(sent, raw, strict=True)) if raw else {}
+    for one in expected:
+        _check(given[one.name], one, batch)
+    if len({tensor.shape[0] for tensor in request.inputs}) > 1:
         raise InvalidInput("the inputs differ in their number of examples")
-    return arrays
+    return {
+        one.name: regions.placed(_with_shape(one, given[one.name].shape), given[one.name])
+        if is_shared(given[one.name])
+        else _array(given[one.name], one, contents.get(one.name))
+        for one in expected
+    }
 
 
 def _no_parameters(request: pb.ModelInferRequest) -> None:
-    """Raise InvalidInput for any parameter: shared memory, classification, sequences, priorities are not supported."""
+    """Raise InvalidInput for parameters but shared memory: classification, sequences, priorities are not supported."""
     tensors: list[Any] = [*request.inputs, *request.outputs]
-    if named := [*request.parameters, *(key for tensor in tensors for key in tensor.parameters)]:
-        raise InvalidInput(f"the parameter {named[0]!r} is not supported")
+    known = {name for tensor in tensors if is_shared(tensor) for name in PARAMETERS}
+    names = [*request.parameters, *(key for tensor in tensors for key in tensor.parameters if key not in known)]
+    if names:
+        raise InvalidInput(f"the parameter {names[0]!r} is not supported")
 
 
-def _array(given: Any, expected: Tensor, batch: int, raw: bytes | None) -> np.ndarray:
-    kind, dtype = TYPES[expected.dtype], np.dtype(expected.dtype)
-    shape, wanted = list(given.shape), list(expected.shape[1:])
+def _check(given: Any, expected: Tensor, batch: int) -> None:
+    shape, wanted, kind = list(given.shape), list(expected.shape[1:]), TYPES[expected.dtype]
     if given.datatype != kind.name:
         raise InvalidInput(f"input {given.name} is {kind.name}, given {given.datatype or 'no datatype'}")
     if shape[1:] != wanted or not shape or not 1 <= shape[0] <= batch:
         raise InvalidInput(f"input {given.name} is [1 to {batch}, {', '.join(map(str, wanted))}], given {shape}")
+    if is_shared(given) and given.HasField("contents"):
+        raise InvalidInput(f"input {given.name} is given twice, as contents and in shared memory")
+
+
+def _array(given: Any, expected: Tensor, raw: bytes | None) -> np.ndarray:
+    kind, dtype, shape = TYPES[expected.dtype], np.dtype(expected.dtype), list(given.shape)
     count = math.prod(shape)
     if raw is not None:
         if given.HasField("contents"):
@@ -111,28 +128,39 @@ def wanted_outputs(request: pb.ModelInferRequest, outputs: Sequence[Tensor]) -> 
     return wanted or names
 
 
-def _tensor(name: str, array: np.ndarray) -> Tensor:
-    return Tensor(name=name, dtype=array.dtype.name, shape=array.shape, data=array.tobytes())
+def placed_outputs(
+    request: pb.ModelInferRequest, outputs: Sequence[Tensor], rows: int, regions: Regions
+) -> list[Tensor]:
+    """The outputs that a request wants in a region, `rows` examples of each. Raises InvalidInput."""
+    known = {tensor.name: tensor for tensor in outputs}
+    wanted = [one for one in request.outputs if is_shared(one)]
+    return [regions.placed(_with_shape(known[one.name], [rows, *known[one.name].shape[1:]]), one) for one in wanted]
 
 
-def response_of(request: pb.ModelInferRequest, outputs: Sequence[Tensor], rows: int) -> pb.ModelInferResponse:
-    """The response with the first `rows` of each output.
+def _with_shape(tensor: Tensor, shape: Iterable[int]) -> Tensor:
+    return Tensor(name=tensor.name, dtype=tensor.dtype, shape=shape)
 
-    Values are raw bytes where the request's were, or where an output's type has no field of typed values.
+
+def response_of(
+    request: pb.ModelInferRequest, outputs: Sequence[Tensor], contents: Mapping[str, bytes]
+) -> pb.ModelInferResponse:
+    """The response with outputs, whose bytes `contents` has, by name, unless they are in a client's memory.
+
+    Values are raw bytes where the request's were, where an input was in shared memory, and where an output's type has
+    no field of typed values. An output in a region has no bytes, and the region in its parameters.
     """
     response = pb.ModelInferResponse(model_name=request.model_name, model_version=VERSION, id=request.id)
-    as_bytes = bool(request.raw_input_contents) or any(not TYPES[tensor.dtype].contents for tensor in outputs)
+    has_untyped = any(not TYPES[tensor.dtype].contents for tensor in outputs)
+    as_bytes = has_untyped or bool(request.raw_input_contents) or any(map(is_shared, request.inputs))
+    regions = {one.name: one for one in request.outputs if is_shared(one)}
     for tensor in outputs:
         kind = TYPES[tensor.dtype]
-        array = np.frombuffer(tensor.data, tensor.dtype).reshape(tuple(tensor.shape))[:rows]
-        output = response.outputs.add(name=tensor.name, datatype=kind.name, shape=array.shape)
+        output = response.outputs.add(name=tensor.name, datatype=kind.name, shape=tensor.shape)
+        if tensor.name in regions:
+            for name in regions[tensor.name].parameters:
+                output.parameters[name].CopyFrom(regions[tensor.name].parameters[name])
+        elif not as_bytes:
+            getattr(output.contents, kind.contents).extend(np.frombuffer(contents[tensor.name], tensor.dtype).tolist())
         if as_bytes:
-            response.raw_output_contents.append(array.tobytes())
-        else:
-            getattr(output.contents, kind.contents).extend(array.ravel().tolist())
+            response.raw_output_contents.append(contents[tensor.name])
     return response
-
-
-def batch_of(arrays: Mapping[str, np.ndarray], size: int) -> list[Tensor]:
-    """Tensors of an engine's batch size: the examples, repeated as often as needed."""
-    return [_tensor(name, np.resize(array, (size, *array.shape[1:]))) for name, array in arrays.items()]

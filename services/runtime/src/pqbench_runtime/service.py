@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -12,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import numpy as np
 
 from pqbench.common.v1.common_pb2 import Precision
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1 import runtime_pb2_grpc
-from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, TrialRequest, WorkerReply, WorkerRequest
+from pqbench.runtime.v1.worker_pb2 import InferRequest, InferResult, Tensor, TrialRequest, WorkerReply, WorkerRequest
 from pqbench_runtime import host
 from pqbench_runtime.backend import (
     BACKENDS,
@@ -29,20 +32,29 @@ from pqbench_runtime.backend import (
     identity,
 )
 from pqbench_runtime.engines import Engines
+from pqbench_runtime.memory import OwnMemory
 from pqbench_runtime.workers import start_worker
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
-from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable, first_line
-from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
+from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable, WorkerCrashed, first_line
+from pqbench_wire.jobs import Emit, Jobs, Listener, Tell, while_active
 from pqbench_wire.process import source_version
 from pqbench_wire.shared.inputs import check_preprocessing
 from pqbench_wire.shared.locks import machine_lock
-from pqbench_wire.workers import SessionWorker
+from pqbench_wire.workers import SessionWorker, patiently
 
 MAX_BATCH = 65_536
 MAX_ENGINES = 8  # in one Measure; batch sizes in one TryArtifact
 MAX_TOOL_SECONDS = 600  # of the profiler in Profile, of each tool in CrossCheck
 MAX_PIXELS = 1 << 28  # values of all inputs in one batch
+
+
+class Inferred(NamedTuple):
+    """What an inference gave."""
+
+    result: InferResult
+    data: list[bytes]  # of each output; empty where it is in a client's memory
+    queue_ns: int  # until its turn came
 
 
 class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
@@ -55,7 +67,8 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self.store = BlobStore(data / "blobs")
         self.engines = Engines(data / "engines", self.store)
         self._locks = locks
-        self._session = SessionWorker(partial(start_worker, self.store.root))
+        self._memory, self._inferring = OwnMemory.create(), threading.Lock()
+        self._session = SessionWorker(partial(start_worker, self.store.root, self._memory))
         # An error may leave a library's process unusable (a CUDA error does): the next build gets a new one.
         self._builder = SessionWorker(partial(start_worker, self.store.root), ends_after_error=True)
         self._trier = SessionWorker(partial(start_worker, self.store.root))
@@ -147,13 +160,26 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._trier.unload(while_active(context))
         return pb.UnloadResponse()
 
-    def infer(self, request: InferRequest, context: grpc.ServicerContext) -> InferResult:
-        """Run one batch through a built engine, for the Open Inference Protocol; waits while something is measured."""
+    def infer(
+        self, engine: pb.Engine, inputs: Mapping[str, Tensor | np.ndarray], outputs: Sequence[Tensor], context: Listener
+    ) -> Inferred:
+        """Run one batch through a built engine, for the Open Inference Protocol; waits while something is measured.
 
-        idle = while_active(context)
-        with machine_lock(self._locks, exclusive=False, waiting=idle):
-            asked = WorkerRequest(infer=request)
-            return self._session.ask(_process_key([request.engine]), asked, lambda reply: None, idle, idle).infer
+        Inputs are arrays, or tensors in a client's memory; `outputs` are those that belong there. Raises Unavailable
+        where the worker crashes; the next call gets another.
+        """
+        begin, idle = time.monotonic_ns(), while_active(context)
+        with patiently(self._inferring, idle), machine_lock(self._locks, exclusive=False, waiting=idle):
+            waited = time.monotonic_ns() - begin
+            copied = self._memory.put({name: one for name, one in inputs.items() if isinstance(one, np.ndarray)})
+            given = [*copied, *(one for one in inputs.values() if isinstance(one, Tensor))]
+            asked = WorkerRequest(infer=InferRequest(engine=engine, inputs=given, outputs=outputs))
+            try:
+                found = self._session.ask(_process_key([engine]), asked, lambda reply: None, idle, idle).infer
+            except WorkerCrashed as error:
+                raise Unavailable(f"{error}; another is started for the next call") from error
+            data = [b"" if one.region else self._memory.array(one).tobytes() for one in found.outputs]
+        return Inferred(found, data, waited)
 
     def close(self) -> None:
         """Kill the long-lived workers, even in the middle of a request; other workers die with this process."""

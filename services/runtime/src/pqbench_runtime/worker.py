@@ -1,8 +1,9 @@
 """A worker process: handles the requests of the service, one at a time, without gRPC.
 
-    python -m pqbench_runtime.worker REQUESTS REPLIES PARENT BLOBS
+    python -m pqbench_runtime.worker REQUESTS REPLIES PARENT BLOBS [MEMORY]
 
-REQUESTS and REPLIES are inherited pipe descriptors, PARENT is the service's process id, and BLOBS the folder of blobs.
+REQUESTS and REPLIES are inherited pipe descriptors, PARENT is the service's process id, BLOBS the folder of blobs, and
+MEMORY an inherited descriptor of the memory for tensors.
 Standard output stays free for what native libraries print. The session worker, which lives on between requests, keeps
 its engines loaded side by side.
 """
@@ -30,6 +31,7 @@ from pqbench_runtime import building, host, measuring, trials
 from pqbench_runtime.backend import BACKENDS, CrossChecked, Forked, Shape
 from pqbench_runtime.feeds import feed_of, first_batch, padded
 from pqbench_runtime.loaded import LoadedEngines, on_gpu
+from pqbench_runtime.memory import AllMemory, OwnMemory, end_of, place
 from pqbench_runtime.reporter import Reporter, Send
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import Failed, InvalidInput
@@ -38,10 +40,14 @@ from pqbench_wire.workers import answer, in_fork
 
 
 class Worker:
-    """Does the work of requests, with the blobs of one store; `send` sends progress."""
+    """Does the work of requests, with the blobs of one store; `send` sends progress.
 
-    def __init__(self, store: BlobStore, send: Send) -> None:
+    `memory` holds the tensors of inferences.
+    """
+
+    def __init__(self, store: BlobStore, send: Send, memory: OwnMemory | None = None) -> None:
         self._store, self._reporter = store, Reporter(send)
+        self._memory = AllMemory(memory or OwnMemory.create())
         self._engines = LoadedEngines(store)
 
     def handle(self, request: WorkerRequest) -> WorkerReply:
@@ -108,17 +114,17 @@ class Worker:
             return in_fork(lambda: WorkerReply(trial=work()), WorkerReply).trial
 
     def infer(self, request: InferRequest) -> InferResult:
-        """Run one batch: the request's inputs or, if it has none, zeros."""
+        """Run one batch: the request's inputs or, if it has none, zeros; outputs have as many examples as inputs."""
         engine, session = request.engine, self._engines.load(request.engine).session
         shape = Shape(batch=engine.batch_size, preprocessing=engine.preprocessing)
-        batch = feed_of(request.inputs, engine) if request.inputs else shape.zeros()
         begin = time.perf_counter_ns()
+        batch = feed_of(request.inputs, self._memory, engine) if request.inputs else shape.zeros()
         call = session.bind(batch)
         bound = time.perf_counter_ns()
         outputs = call()
         done = time.perf_counter_ns()
-        named_outputs = zip(session.outputs, outputs, strict=True)
-        tensors = [Tensor(name=n, dtype=o.dtype.name, shape=o.shape, data=o.tobytes()) for n, o in named_outputs]
+        rows = request.inputs[0].shape[0] if request.inputs else engine.batch_size
+        tensors = self._put_outputs(dict(zip(session.outputs, (one[:rows] for one in outputs), strict=True)), request)
         takes = named(batch, session.inputs)
         return InferResult(
             inputs=[Tensor(name=n, dtype=array.dtype.name, shape=array.shape) for n, array in takes.items()],
@@ -127,6 +133,16 @@ class Worker:
             infer_ns=done - bound,
             output_ns=time.perf_counter_ns() - done,
         )
+
+    def _put_outputs(self, outputs: dict[str, np.ndarray], request: InferRequest) -> list[Tensor]:
+        """Write outputs where the request wants them, or behind its inputs in the service's memory."""
+        wanted = {tensor.name: tensor for tensor in request.outputs}
+        own = {name: Tensor(name=name, dtype=one.dtype.name, shape=one.shape) for name, one in outputs.items()}
+        place((tensor for name, tensor in own.items() if name not in wanted), end_of(request.inputs))
+        tensors = [wanted.get(name, tensor) for name, tensor in own.items()]
+        for tensor, values in zip(tensors, outputs.values(), strict=True):
+            self._memory.array(tensor)[...] = values
+        return tensors
 
     def profile(self, request: pb.ProfileRequest) -> pb.ProfileResult:
         """The layers' times by the backend's own profiler and, on a CPU, the bandwidth of a memory copy."""
@@ -156,7 +172,8 @@ class Worker:
 
 def main() -> None:
     """Serve requests from the pipe until the service closes it."""
-    answer(lambda send: Worker(BlobStore(Path(sys.argv[4])), send), WorkerRequest, WorkerReply)
+    memory = OwnMemory(int(sys.argv[5])) if len(sys.argv) > 5 else None
+    answer(lambda send: Worker(BlobStore(Path(sys.argv[4])), send, memory), WorkerRequest, WorkerReply)
 
 
 if __name__ == "__main__":

@@ -27,24 +27,28 @@ class WorkerRequest(_message.Message):
     def __init__(self, build: _Optional[_Union[_runtime_pb2.BuildEngineRequest, _Mapping]] = ..., measure: _Optional[_Union[_runtime_pb2.MeasureRequest, _Mapping]] = ..., predict: _Optional[_Union[_runtime_pb2.PredictRequest, _Mapping]] = ..., infer: _Optional[_Union[InferRequest, _Mapping]] = ..., profile: _Optional[_Union[_runtime_pb2.ProfileRequest, _Mapping]] = ..., cross_check: _Optional[_Union[_runtime_pb2.CrossCheckRequest, _Mapping]] = ..., trial: _Optional[_Union[TrialRequest, _Mapping]] = ...) -> None: ...
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "data")
+    __slots__ = ("name", "dtype", "shape", "offset", "region")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
-    data: bytes
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    offset: int
+    region: str
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., offset: _Optional[int] = ..., region: _Optional[str] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("engine", "inputs")
+    __slots__ = ("engine", "inputs", "outputs")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     engine: _runtime_pb2.Engine
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
-    def __init__(self, engine: _Optional[_Union[_runtime_pb2.Engine, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, engine: _Optional[_Union[_runtime_pb2.Engine, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class InferResult(_message.Message):
     __slots__ = ("inputs", "outputs", "input_ns", "infer_ns", "output_ns")
