@@ -8,6 +8,7 @@ import sys
 import venv
 from pathlib import Path
 
+import minisign
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +52,23 @@ def environment_with(library: str, folder: Path) -> str:
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, library, "numpy", "pillow"], check=True)
     return python
+
+
+def test_a_signed_bundle_is_verified(quickstart: Path, pqbench: Pqbench, tmp_path: Path) -> None:
+    pair, out = minisign.KeyPair.generate(), tmp_path / "bundle"
+    for name, key in (("own.key", pair.secret_key), ("own.pub", pair.public_key)):
+        (tmp_path / name).write_bytes(bytes(key))
+    cell = next(row["Cell"] for row in rows_of(quickstart) if row["Outcome"] == "ok")
+    done = pqbench("export", quickstart, cell, "--out", out, "--sign", tmp_path / "own.key")
+    assert done.code == 0, done.err
+    done = pqbench("verify", out, "--key", tmp_path / "own.pub")
+    assert done.code == 0 and f"signed as: pqbench bundle of cell {cell}, run {quickstart.name}" in done.out
+    assert "signed, by whom was not checked" in pqbench("verify", out).out
+    (out / "model.onnx").write_bytes(b"another")
+    done = pqbench("verify", out, "--json")
+    assert done.code == 1 and "model.onnx: changed since it was exported" in done.out
+    wrong = pqbench("export", quickstart, cell, "--out", tmp_path / "next", "--sign", tmp_path / "own.pub")
+    assert wrong.code == 2 and "Traceback" not in wrong.err and not (tmp_path / "next").exists()
 
 
 @pytest.mark.parametrize("backend", LIBRARIES)

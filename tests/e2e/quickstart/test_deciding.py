@@ -76,7 +76,9 @@ def test_runs_and_cells_have_short_names(quickstart: Path, pqbench: Pqbench) -> 
     for run in ("latest", quickstart.name, quickstart.name[:-3]):
         assert pqbench("why", run, key[:8], "--data", data).out == whole
     twice = pqbench("why", "latest", "l1-global@pytorch-cpu", "--data", data)
-    assert twice.code == 2 and f"2 cells are called 'l1-global@pytorch-cpu': name one by its key: {key[:8]}" in twice.err
+    assert (
+        twice.code == 2 and f"2 cells are called 'l1-global@pytorch-cpu': name one by its key: {key[:8]}" in twice.err
+    )
     nothing = pqbench("compare", "latest:openvino", "latest:onnxruntime-cpu", "--data", data)
     assert nothing.code == 2 and "has no target 'openvino', only" in nothing.err
     missing = pqbench("report", "quickstrat", "--data", data)

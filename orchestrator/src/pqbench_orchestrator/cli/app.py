@@ -21,8 +21,9 @@ from pqbench_wire.process import versions_of
 STDOUT = 1  # the file descriptor
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-ORDER = ("init", "run", "build", "merge", "search", "plan", "sensitivity", "report", "export", "compare", "recommend",
-         "why", "check", "serve", "clean", "list", "doctor", "schema", "certificates", "worker")  # fmt: skip
+ORDER = ("init", "run", "build", "merge", "search", "plan", "sensitivity", "report", "export", "verify",
+         "compare", "recommend", "why", "check", "serve", "clean", "list", "doctor", "schema", "certificates",
+         "worker")  # fmt: skip
 WIDE = 160  # width in characters where the output is not a terminal but a file, a pipe or a log
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)

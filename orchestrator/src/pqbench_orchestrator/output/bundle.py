@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import minisign
 import numpy as np
 from google.protobuf import json_format
 from jinja2 import Environment, StrictUndefined
@@ -17,6 +18,7 @@ from pqbench.common.v1.common_pb2 import Blob, Form, Preprocessing
 from pqbench.compressor.v1.compressor_pb2 import CompressResult
 from pqbench.runtime.v1.runtime_pb2 import BuildEngineResult
 from pqbench_orchestrator.output.predict import files
+from pqbench_orchestrator.output.signing import sign, write_digests
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.named_cell import finished_cell
 from pqbench_orchestrator.results.tables import as_records, as_row, confirmation_from_row
@@ -30,14 +32,17 @@ from pqbench_wire.shared.inputs import Inputs, load_inputs
 SAMPLES = 8  # images whose outputs the bundle records
 
 
-def export_cell(run: RunFolder, key: str, out: Path, store: BlobStore) -> Path:
+def export_cell(
+    run: RunFolder, key: str, out: Path, store: BlobStore, signing: minisign.SecretKey | None = None
+) -> Path:
     """Write the bundle of a run's cell to the new or empty folder `out`, and return it. Raises InvalidInput.
 
     model.onnx or model.pt2: the exported variant; the engine that was timed, under its backend's file name;
     checkpoint.safetensors: its weights, where there is a checkpoint; history.json: what was done to the weights;
     preprocessing.json; predict.py and labels.txt (see `output.predict`);
     sample.npz: uint8 images [n, H, W, C], or other inputs by name, and the float32 outputs
-    [n, values] that the engine gave for them; cell.json: the row of the results; model_card.md.
+    [n, values] that the engine gave for them; cell.json: the row of the results; model_card.md; SHA256SUMS: the other
+    files' digests, and SHA256SUMS.minisig: their signature by the key `signing`.
     """
     if out.exists() and any(out.iterdir()):
         raise InvalidInput(f"{out} is not empty: name a new folder")
@@ -50,6 +55,9 @@ def export_cell(run: RunFolder, key: str, out: Path, store: BlobStore) -> Path:
         folder = Path(name) / "bundle"
         folder.mkdir()
         _write(run, folder, cell, results, store, record)
+        write_digests(folder)
+        if signing is not None:
+            sign(folder, signing, f"pqbench bundle of cell {cell.key}, run {run.name}")
         if out.exists():
             out.rmdir()
         folder.replace(out)
