@@ -114,7 +114,9 @@ class Engine:
 def one(engine: Engine, pid: int, seconds: float) -> dict[str, Any]:
     """All figures of one engine."""
     own, as_bytes, shared = engine.milliseconds(), alone(engine, sent), alone(engine, placed)
+    end_kept()
     again = engine.milliseconds()
+    under_load(engine, min(10, seconds))  # the first calls allocate what later ones use again
     before = memory(pid)
     codes = under_load(engine, seconds)
     own = statistics.median((own, again))
@@ -212,9 +214,14 @@ def clients(address: str, model: str, seconds: float) -> Counter[str]:
         thread.start()
     for thread in threads:
         thread.join()
-    for memory in KEPT:
-        memory.unlink()
+    end_kept()
     return codes
+
+
+def end_kept() -> None:
+    """Remove the clients' memory."""
+    while KEPT:
+        KEPT.pop().unlink()
 
 
 @contextmanager
@@ -231,14 +238,15 @@ def service(data: Path) -> Iterator[tuple[str, int]]:
         process.stdout.close()
 
 
-def memory(pid: int) -> float:
-    """Bytes of a process and its children, each page counted once (PSS)."""
-    tasks = Path(f"/proc/{pid}/task")
-    children = [child for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+def memory(pid: int) -> int:
+    """Bytes of a process and its children that are their own: not files, and not what clients share with them."""
+    children = [
+        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     total = 0
     for one in (str(pid), *children):
         lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        total += 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+        total += 1024 * int(next(line for line in lines if line.startswith("Anonymous:")).split()[1])
     return total
 
 

@@ -76,6 +76,19 @@ def _service_process(container: Any) -> int:
     return next(int(pid) for pid, command in found if command.startswith("python3 -m pqbench_runtime "))
 
 
+def test_services_demand_certificates(project: Project, engine: Any) -> None:
+    """Mutual TLS, with certificates that another container makes and that only the services' user can read."""
+    assert project.command("up", "--no-build", "--detach", "onnxruntime").returncode == 0
+    container = engine.containers.get("pqbench-test-onnxruntime-1")
+    health = ["python3", "-m", "pqbench_wire.health", "127.0.0.1:50051"]
+    asked = [*health, "/data/certificates"]
+    project.wait_for(lambda: container.exec_run(asked).exit_code == 0, 60, "the service did not answer")
+    assert container.exec_run(health).exit_code == 1, "nobody is served without a certificate"
+    modes = container.exec_run(["sh", "-c", "stat -c %a /data/certificates/*-key.pem | sort -u"]).output.decode()
+    assert modes.split() == ["600"]
+    assert container.attrs["RestartCount"] == 0, "it waited for its certificates"
+
+
 def test_containers_may_do_little(project: Project, engine: Any) -> None:
     assert project.command("up", "--no-build", "--detach", "onnxruntime", "compressor").returncode == 0
     for name in ("onnxruntime", "compressor"):
@@ -84,6 +97,7 @@ def test_containers_may_do_little(project: Project, engine: Any) -> None:
         assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and not host["Privileged"]
         assert host["SecurityOpt"] == ["no-new-privileges"]
         assert not [mount for mount in container.attrs["Mounts"] if "docker.sock" in mount["Source"]]
+        assert "Seccomp:\t2" in container.exec_run(["cat", "/proc/1/status"]).output.decode(), "the engine's profile"
         assert container.exec_run(["id", "-u"]).output.decode().strip() == str(UID)
         assert container.exec_run(["touch", "/opt/pqbench/x"]).exit_code != 0
         assert container.exec_run(["touch", "/data/x"]).exit_code == 0

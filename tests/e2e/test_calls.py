@@ -24,7 +24,8 @@ from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import Client
 from pqbench_wire.errors import Busy
-from pqbench_wire.server import MAX_CALLS, REQUEST_SECONDS, SPARE_THREADS
+from pqbench_wire.interceptor import MAX_CALLS, REQUEST_SECONDS
+from pqbench_wire.server import SPARE_THREADS
 from pqbench_wire.shared.locks import file_lock
 
 MANY = 64

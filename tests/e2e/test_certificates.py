@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import Pqbench
+from pqbench_wire.health import serving
+
+from .conftest import ROOT, Pqbench
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_run_over_mutual_tls_and_a_renewal(
     inventory.write_text(
         yaml.safe_dump(
             {
-                "compressor": {"endpoint": {"address": compressor} | tls},
+                "compressor": {"endpoint": {"address": compressor, "certificates": str(folder)}},
                 "targets": {"ort": {"endpoint": {"address": runtime} | tls}},
             }
         )
@@ -98,3 +100,29 @@ def test_a_run_over_mutual_tls_and_a_renewal(
     inventory.write_text(inventory.read_text().replace(str(folder), str(tmp_path / "other")))
     refused = pqbench("plan", manifest, "--data", tmp_path / "own", "--inventory", inventory, "--json")
     assert "ok" not in {cell["outcome"] for cell in json.loads(refused.out)["cells"]} and "Traceback" not in refused.err
+
+
+def test_a_service_waits_for_the_certificates_of_its_host(pqbench: Pqbench, tmp_path: Path) -> None:
+    """As in Compose, where another container makes them meanwhile; health is asked for with the client's."""
+    folder = tmp_path / "certificates"
+    command = [sys.executable, "-m", "pqbench_runtime", "--data", str(tmp_path / "data"), "--certificates", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert pqbench("certificates", folder, socket.gethostname()).code == 0
+            assert process.stdout is not None
+            address = json.loads(process.stdout.readline())["listening"]
+            assert serving(address, folder) and not serving(address)
+            assert pqbench("certificates", tmp_path / "other", "x").code == 0
+            assert not serving(address, tmp_path / "other")
+        finally:
+            process.terminate()
+
+
+def test_certificates_stand_for_the_other_tls_options(pqbench: Pqbench, tmp_path: Path) -> None:
+    both = [sys.executable, "-m", "pqbench_runtime", "--certificates", str(tmp_path), "--tls-key", "x"]
+    done = subprocess.run(both, capture_output=True, text=True)
+    assert done.returncode == 2 and "give one or the others" in done.stderr and "Traceback" not in done.stderr
+    inventory = tmp_path / "inventory.yaml"
+    inventory.write_text("compressor: {endpoint: {address: 'x:1', certificates: a, tls_ca: b}}")
+    refused = pqbench("plan", ROOT / "data/manifests/quickstart.yaml", "--inventory", inventory, "--data", tmp_path)
+    assert refused.code == 2 and "certificates stands for tls_ca" in refused.err and "Traceback" not in refused.err

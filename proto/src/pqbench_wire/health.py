@@ -1,13 +1,20 @@
-"""Health (grpc.health.v1): server, and client `python -m pqbench_wire.health HOST:PORT` (exit code 0: it serves)."""
+"""Health (grpc.health.v1): server, and client `python -m pqbench_wire.health HOST:PORT` (exit code 0: it serves).
+
+A further argument is the folder of `pqbench certificates`, for a service of this machine that demands mutual TLS.
+"""
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from pqbench_wire.certificates import files_of
 
 SECONDS = 10.0
 Respond = Callable[[health_pb2.HealthCheckResponse], None]
@@ -39,9 +46,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
 
 
-def serving(address: str) -> bool:
-    """Whether the service at `address` (host:port) reports that it serves; no token is needed."""
-    with grpc.insecure_channel(address) as channel:
+def serving(address: str, certificates: Path | None = None) -> bool:
+    """Whether the service at `address` (host:port) reports that it serves; no token is needed.
+
+    `certificates`: of mutual TLS with this machine. Raises InvalidInput where files are missing there.
+    """
+    with _channel(address, certificates) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
@@ -50,5 +60,13 @@ def serving(address: str) -> bool:
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def _channel(address: str, certificates: Path | None) -> grpc.Channel:
+    if certificates is None:
+        return grpc.insecure_channel(address)
+    authority, certificate, key = (file.read_bytes() for file in files_of(certificates))
+    name = ("grpc.ssl_target_name_override", socket.gethostname())
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, certificate), [name])
+
+
 if __name__ == "__main__":
-    sys.exit(0 if serving(sys.argv[1]) else 1)
+    sys.exit(0 if serving(sys.argv[1], *map(Path, sys.argv[2:])) else 1)

@@ -18,7 +18,7 @@ from pqbench_wire.blob_service import BlobServicer
 from pqbench_wire.blobs import CHUNK, BlobStore
 from pqbench_wire.client import Client
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound
-from pqbench_wire.server import Interceptor
+from pqbench_wire.interceptor import Interceptor
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from pqbench_wire import errors
 from pqbench_wire.errors import PqbenchError
-from pqbench_wire.server import Interceptor
+from pqbench_wire.interceptor import Interceptor
 from pqbench_wire.status import from_rpc_error, to_status
 
 

@@ -84,9 +84,8 @@ def certificates_command(
     show("\n".join(f"{path}" for path in written))
     show(
         f"service: --tls-certificate {folder}/HOST.pem --tls-key {folder}/HOST-key.pem "
-        f"--tls-client-ca {folder}/ca.pem\n"
-        f"inventory: endpoint: {{address: HOST:PORT, tls_ca: {folder}/ca.pem, tls_certificate: {folder}/client.pem, "
-        f"tls_key: {folder}/client-key.pem}}\n"
+        f"--tls-client-ca {folder}/ca.pem, or where HOST is the machine's own name: --certificates {folder}\n"
+        f"inventory: endpoint: {{address: HOST:PORT, certificates: {folder}}}\n"
         f"keep {folder}/ca-key.pem to yourself; the same command renews within {days} days, without a restart"
     )
 

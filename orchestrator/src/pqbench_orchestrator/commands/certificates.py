@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pqbench_wire.certificates import AUTHORITY, CLIENT, KEY, stem_of
 from pqbench_wire.errors import InvalidInput
 
-AUTHORITY, CLIENT = "ca", "client"  # names of their files, without .pem
-KEY = "-key"  # the end of a private key's name
 AUTHORITY_DAYS = 3650
 LONGEST_NAME = 64  # of a certificate's subject
 
@@ -44,10 +43,10 @@ def make(folder: Path, hosts: Sequence[str], days: int) -> list[Path]:
         authority = _authority(folder)
         written = [folder / f"{AUTHORITY}.pem"]
         for stem, alternatives in {CLIENT: None, **names}.items():
-            key = _key(folder / f"{_stem(stem)}{KEY}.pem")
+            key = _key(folder / f"{stem_of(stem)}{KEY}.pem")
             issuer = authority.certificate.subject
             certificate = _signed(stem, key.public_key(), issuer, authority.key, days, alternatives)
-            written.append(folder / f"{_stem(stem)}.pem")
+            written.append(folder / f"{stem_of(stem)}.pem")
             _write(written[-1], certificate.public_bytes(serialization.Encoding.PEM))
     except OSError as error:
         raise InvalidInput(f"{error.filename or folder}: {error.strerror}") from error
@@ -58,14 +57,10 @@ def _reject_clashes(hosts: Iterable[str]) -> None:
     """Raise InvalidInput for a host whose files would replace others: keys, or those of another host."""
     taken = {AUTHORITY, CLIENT}
     for host in hosts:
-        stem = _stem(host)
+        stem = stem_of(host)
         if stem in taken or stem.endswith(KEY):
             raise InvalidInput(f"{host}: the name of its file, {stem}.pem, is taken by another file in that folder")
         taken.add(stem)
-
-
-def _stem(host: str) -> str:
-    return host.replace(":", "-").replace("*", "any")
 
 
 def _names(host: str) -> x509.SubjectAlternativeName:

@@ -29,6 +29,13 @@ class EndpointPlace(Strict):
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    certificates: Path | None = None  # folder of `pqbench certificates`, for the three above
+
+    @model_validator(mode="after")
+    def _one_way(self) -> EndpointPlace:
+        if self.certificates and (self.tls_ca or self.tls_certificate or self.tls_key):
+            raise ValueError("certificates stands for tls_ca, tls_certificate and tls_key: give it or them")
+        return self
 
 
 class DockerPlace(Strict):

@@ -61,7 +61,7 @@ class OwnMemory:
 
 
 class ClientMemory:
-    """Memory of clients, files in `FOLDER`, each mapped when it is used first."""
+    """Memory of clients, files in `FOLDER`, each mapped at its first use, when files that are gone are unmapped."""
 
     def __init__(self) -> None:
         self._maps: dict[str, tuple[tuple[int, int], mmap.mmap]] = {}  # by name: inode and size, mapped
@@ -80,6 +80,7 @@ class ClientMemory:
             known, mapped = self._maps.get(name, (None, None))
             if mapped is None or known != (found.st_ino, found.st_size):  # a client made another of that name
                 mapped = mmap.mmap(descriptor, found.st_size)
+                self._maps = {known: one for known, one in self._maps.items() if (FOLDER / known).exists()}
                 self._maps[name] = ((found.st_ino, found.st_size), mapped)
             return mapped
         finally:

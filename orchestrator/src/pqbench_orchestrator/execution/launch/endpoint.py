@@ -6,6 +6,7 @@ import contextlib
 
 from pqbench.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from pqbench_orchestrator.config.inventory import EndpointPlace
+from pqbench_wire.certificates import files_of
 from pqbench_wire.client import Client
 from pqbench_wire.errors import PqbenchError
 from pqbench_wire.server import read_token
@@ -26,12 +27,14 @@ class EndpointLauncher:
     def start(self) -> Client:
         """A connected client. Raises Unavailable if nothing answers."""
         place = self._place
+        given = (place.tls_ca, place.tls_certificate, place.tls_key)
+        authority, certificate, key = files_of(place.certificates) if place.certificates else given
         client = Client(
             place.address,
             token=read_token(place.token_file) if place.token_file else None,
-            tls_ca=place.tls_ca,
-            tls_certificate=place.tls_certificate,
-            tls_key=place.tls_key,
+            tls_ca=authority,
+            tls_certificate=certificate,
+            tls_key=key,
         )
         client.wait_ready(CONNECT_SECONDS)
         self._client = client
