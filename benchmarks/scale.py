@@ -1,9 +1,10 @@
-"""How long `pqbench plan` takes, and how much memory, for experiments of 1,000 to 100,000 cells.
+"""How long `pqbench plan` takes, and how much memory, for experiments of 1,000 to 100,000 cells; the ledger's pace.
 
-    python benchmarks/scale.py
+    python benchmarks/scale.py [plan|ledger …]
 
-Runs the command as a user does, with real services, which check every recipe; the largest one has 1,000 recipes.
-Writes results/scale.json.
+Runs the command as a user does, with real services, which check every recipe; the largest one has 1,000 recipes. The
+ledger records 20,000 steps one by one, each on disk before the next, and then reads them as `--continue` does. Writes
+results/scale.json.
 """
 
 from __future__ import annotations
@@ -22,13 +23,25 @@ from typing import Any
 import psutil
 import yaml
 
+from pqbench_orchestrator.store.ledger import Ledger
+
 RESULT = Path(__file__).parent / "results" / "scale.json"
 RECIPES = (10, 100, 1000)
 TARGETS, BATCHES, STREAMS = 2, 10, 5
+STEPS = 20_000  # of the ledger
 
 
-def main() -> None:
-    """Plan each experiment twice, without its cells and with them, and print seconds and memory."""
+def main(parts: list[str]) -> None:
+    """Run the parts and keep what they gave."""
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for part in parts or PARTS:
+        row = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count()}
+        found[part] = row | {"version": metadata.version("pqbench-orchestrator")} | PARTS[part]()
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def plan() -> dict[str, Any]:
+    """Plan each experiment twice, without its cells and with them."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for recipes in RECIPES:
@@ -38,9 +51,25 @@ def main() -> None:
             row = rows[-1]
             print(f"{row['cells']:7} cells, {recipes:5} recipes: {row['seconds']:6.1f} s, {row['memory_mb']:5.0f} MB; "
                   f"of these {checked['seconds']:6.1f} s to start services and check the recipes")  # fmt: skip
-    found = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "rows": rows}
-    found["version"] = metadata.version("pqbench-orchestrator")
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    return {"rows": rows}
+
+
+def ledger() -> dict[str, Any]:
+    """Results a second that the ledger writes, and that it reads again."""
+    result = {"timings": [{"median": 0.001, "samples": list(range(50))}]}
+    with tempfile.TemporaryDirectory() as name, Ledger(Path(name, "ledger.sqlite")) as opened:
+        started = time.perf_counter()
+        for index in range(STEPS):
+            opened.record(
+                key=f"{index:064x}", kind="measure", label="x", place="y", outcome="ok", seconds=1, result=result
+            )
+        written = time.perf_counter()
+        opened.discard_damaged()
+        done = sum(record.done and opened.step(record.key) is not None for record in opened.steps())
+        read = time.perf_counter()
+    found = {"steps": done, "written_per_s": STEPS / (written - started), "read_per_s": STEPS / (read - written)}
+    print(f"ledger: {found['written_per_s']:.0f} results written a second, {found['read_per_s']:.0f} read")
+    return found
 
 
 def planned(recipes: int, batches: int, streams: int, folder: Path) -> dict[str, Any]:
@@ -78,5 +107,8 @@ def manifest(recipes: int, batches: int, streams: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+PARTS = {"plan": plan, "ledger": ledger}
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -266,11 +266,11 @@ class Shipped(Protocol):
 class Forked(Shipped, Protocol):
     """A backend whose library takes seconds to import, and waits for no thread of its own before it runs.
 
-    Each artifact is then tried in a fork of a process that has imported it. Other libraries are imported each time.
+    Engines are then built, and artifacts tried, in forks of a process that has imported it.
     """
 
     def preload(self) -> None:
-        """Import what `run_artifact` will import, and run nothing."""
+        """Import what `build` and `run_artifact` will import, and run nothing."""
         ...
 
 

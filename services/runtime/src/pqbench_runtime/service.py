@@ -71,7 +71,6 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self._session = SessionWorker(partial(start_worker, self.store.root, self._memory))
         # An error may leave a library's process unusable (a CUDA error does): the next build gets a new one.
         self._builder = SessionWorker(partial(start_worker, self.store.root), ends_after_error=True)
-        self._trier = SessionWorker(partial(start_worker, self.store.root))
         self._versions = {n.replace("_", "-"): source_version(n) for n in ("pqbench_runtime", "pqbench_wire")}
         salt = repr(sorted((self._versions | BACKENDS.libraries()).items())) + host.cpu_name() + host.nvidia()
         results = data / "results"
@@ -157,7 +156,6 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
     def Unload(self, request: pb.UnloadRequest, context: grpc.ServicerContext) -> pb.UnloadResponse:
         self._session.unload(while_active(context))
         self._builder.unload(while_active(context))
-        self._trier.unload(while_active(context))
         return pb.UnloadResponse()
 
     def infer(
@@ -183,12 +181,12 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     def close(self) -> None:
         """Kill the long-lived workers, even in the middle of a request; other workers die with this process."""
-        for worker in (self._session, self._builder, self._trier):
-            worker.abort()
+        self._session.abort()
+        self._builder.abort()
 
     def _build(self, request: pb.BuildEngineRequest, emit: Emit[pb.BuildEngineEvent]) -> pb.BuildEngineEvent:
         tell = Tell(pb.BuildEngineEvent, emit)
-        key = f"{request.backend} {request.options_json} replicate {request.replicate}"
+        key = _builder_key(request.backend, f"{request.options_json} replicate {request.replicate}")
         with self._machine(tell, exclusive=False):
             reply = self._builder.ask_if_free(key, WorkerRequest(build=request), tell.reply, tell.idle)
         reply.build.model_name = self.engines.add(reply.build.engine)
@@ -221,7 +219,7 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
             if not isinstance(BACKENDS.load(request.backend), Forked):
                 return self._throwaway(asked, tell, exclusive=False).trial
             with self._machine(tell, exclusive=False):
-                return self._trier.ask(request.backend, asked, tell.reply, tell.idle, tell.waiting).trial
+                return self._builder.ask_if_free(_builder_key(request.backend), asked, tell.reply, tell.idle).trial
         except Failed as error:
             return pb.ArtifactTrial(way=way, problem=str(error))
 
@@ -249,11 +247,10 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
 
     @contextmanager
     def _machine(self, tell: Tell[Any], exclusive: bool) -> Iterator[None]:
-        """Hold the machine lock; exclusively after the other workers were ended, which frees memory and threads."""
+        """Hold the machine lock; exclusively after the builder was ended, which frees its memory and threads."""
         with machine_lock(self._locks, exclusive, tell.waiting):
             if exclusive:
                 self._builder.unload(tell.waiting)
-                self._trier.unload(tell.waiting)
             yield
 
     def _backend(self, name: str) -> pb.Backend:
@@ -288,6 +285,11 @@ def _process_key(engines: Any, repeat: int = 0) -> str:
     """
     asked = "|".join(sorted({f"{engine.backend} {engine.options_json}" for engine in engines}))
     return f"{asked} repeat {repeat}" if repeat else asked
+
+
+def _builder_key(backend: str, otherwise: str = "") -> str:
+    """The key of a builder: one that forks for each request serves all of a backend."""
+    return backend if isinstance(BACKENDS.load(backend), Forked) else f"{backend} {otherwise}"
 
 
 class _Place(NamedTuple):

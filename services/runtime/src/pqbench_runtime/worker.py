@@ -68,7 +68,11 @@ class Worker:
 
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
         """Build an engine and read back the precisions that its layers execute in."""
-        return building.build(request, self._store, self._reporter)
+        work, backend = partial(building.build, request, self._store, self._reporter), BACKENDS.load(request.backend)
+        if not isinstance(backend, Forked):
+            return work()
+        backend.preload()
+        return in_fork(lambda: WorkerReply(build=work()), WorkerReply).build
 
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
         """Time engines on real examples; then measure their energy, one engine after the other."""
