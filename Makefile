@@ -77,6 +77,7 @@ bench: setup ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=fold
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/load.py
 	$(if $(wildcard data/experiments),$(BIN)/python benchmarks/cluster.py data)
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/search.py $(TESTDATA))
 	$(if $(IMAGES),$(BIN)/python benchmarks/preparation.py $(IMAGES))

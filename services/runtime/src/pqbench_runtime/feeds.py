@@ -9,7 +9,7 @@ import numpy as np
 from pqbench.common.v1.common_pb2 import Images
 from pqbench.runtime.v1.runtime_pb2 import Engine
 from pqbench.runtime.v1.worker_pb2 import Tensor
-from pqbench_runtime.memory import Memory
+from pqbench_runtime.memory import AllMemory
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared.inputs import Feed, Inputs, as_feed, load_inputs
@@ -21,7 +21,7 @@ def first_batch(store: BlobStore, inputs: Images, engine: Engine) -> Feed:
     return as_feed(padded(prepared[: engine.batch_size], engine.batch_size), engine.preprocessing)
 
 
-def feed_of(tensors: Iterable[Tensor], memory: Memory, engine: Engine) -> Feed:
+def feed_of(tensors: Iterable[Tensor], memory: AllMemory, engine: Engine) -> Feed:
     """The batch in a request's tensors: one image array, or `Inputs` for an engine that takes other inputs.
 
     Fewer examples than the engine takes are repeated; otherwise the arrays are views of the memory.

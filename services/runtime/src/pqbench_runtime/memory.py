@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -18,14 +17,6 @@ from pqbench_wire.errors import InvalidInput, first_line
 FOLDER = Path("/dev/shm")  # of POSIX shared memory on Linux  # noqa: S108
 ALIGNED = 64  # bytes: tensors begin at multiples of a cache line
 GROWS_BY = 1 << 20  # bytes
-
-
-class Memory(Protocol):
-    """Where tensors are."""
-
-    def array(self, tensor: Tensor) -> np.ndarray:
-        """The tensor's values, a view of the memory."""
-        ...
 
 
 class OwnMemory:
@@ -80,7 +71,7 @@ class ClientMemory:
             known, mapped = self._maps.get(name, (None, None))
             if mapped is None or known != (found.st_ino, found.st_size):  # a client made another of that name
                 mapped = mmap.mmap(descriptor, found.st_size)
-                self._maps = {known: one for known, one in self._maps.items() if (FOLDER / known).exists()}
+                self._maps = {file: one for file, one in self._maps.items() if (FOLDER / file).exists()}
                 self._maps[name] = ((found.st_ino, found.st_size), mapped)
             return mapped
         finally:

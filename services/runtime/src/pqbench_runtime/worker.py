@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,11 +70,8 @@ class Worker:
 
     def build(self, request: pb.BuildEngineRequest) -> pb.BuildEngineResult:
         """Build an engine and read back the precisions that its layers execute in."""
-        work, backend = partial(building.build, request, self._store, self._reporter), BACKENDS.load(request.backend)
-        if not isinstance(backend, Forked):
-            return work()
-        backend.preload()
-        return in_fork(lambda: WorkerReply(build=work()), WorkerReply).build
+        work = partial(building.build, request, self._store, self._reporter)
+        return _fresh(BACKENDS.load(request.backend), lambda: WorkerReply(build=work())).build
 
     def measure(self, request: pb.MeasureRequest) -> pb.MeasureResult:
         """Time engines on real examples; then measure their energy, one engine after the other."""
@@ -112,10 +111,7 @@ class Worker:
         backend = BACKENDS.load(trial.request.backend)
         work = partial(trials.try_artifact, trial, backend, self._store)
         with self._reporter.alive("try artifact"):
-            if not isinstance(backend, Forked):
-                return work()
-            backend.preload()
-            return in_fork(lambda: WorkerReply(trial=work()), WorkerReply).trial
+            return _fresh(backend, lambda: WorkerReply(trial=work())).trial
 
     def infer(self, request: InferRequest) -> InferResult:
         """Run one batch: the request's inputs or, if it has none, zeros; outputs have as many examples as inputs."""
@@ -172,6 +168,14 @@ class Worker:
         with self._reporter.alive("cross-check"):
             tools = backend.cross_checks(*arguments, batch, request.seconds)
         return pb.CrossCheckResult(tools=[pb.CrossCheck(**asdict(tool)) for tool in tools])
+
+
+def _fresh(backend: Any, work: Callable[[], WorkerReply]) -> WorkerReply:
+    """Do the work: for a `Forked` backend in a fork of this process, which then runs nothing itself."""
+    if not isinstance(backend, Forked):
+        return work()
+    backend.preload()
+    return in_fork(work, WorkerReply)
 
 
 def main() -> None:
