@@ -72,7 +72,7 @@ format: setup ## format the code
 proto: setup ## regenerate the gRPC stubs
 	$(BIN)/python proto/gen.py
 
-bench: setup ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=folder for what needs them); results: benchmarks/results
+bench: setup setup-tools ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=folder for what needs them); results: benchmarks/results
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/report.py

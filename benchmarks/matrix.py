@@ -59,7 +59,18 @@ PRUNING: list[Technique] = [
     ("2:4", [("prune", "nm", {})]),
     *(
         (f"removal {criterion}", [("prune", "removal", REMOVAL | {"criterion": criterion})])
-        for criterion in ("random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm")
+        for criterion in (
+            "random",
+            "l1",
+            "l2",
+            "taylor",
+            "sensitivity",
+            "hessian",
+            "bn-scale",
+            "lamp",
+            "fpgm",
+            "reconstruction",
+        )
     ),
     ("removal l2 global", [("prune", "removal", REMOVAL | {"scope": "global"})]),
     ("removal l2 isomorphic", [("prune", "removal", REMOVAL | {"scope": "isomorphic"})]),

@@ -25,8 +25,8 @@ RESULT, PAGE = ROOT / "benchmarks/results/routes.json", ROOT / "docs/precisions.
 METHODS = ("fp16", "bf16", "int8-static", "int8-dynamic", "fp8-static", "int4-weights", "simulated")
 COLUMNS = (
     "model", "recipe", "target", "batch_size", "outcome", "reason", "precision", "form", "engine_executed_precision",
-    "accuracy_top1_percent", "metric_sqnr_db", "speedup", "speedup_low",
-    "speedup_high", "is_stable",
+    "accuracy_top1_percent", "accuracy_low_percent", "accuracy_high_percent", "metric_sqnr_db",
+    "speedup", "speedup_low", "speedup_high", "is_stable",
 )  # fmt: skip
 HEAD = """# Precisions, runtimes and forms
 
@@ -67,13 +67,14 @@ def main(data: Path) -> None:
     print(PAGE.read_text())
 
 
-def run(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(manifest: dict[str, Any], inventory: Path | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of an experiment and its environment record."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "manifest.yaml")
         path.write_text(yaml.safe_dump(manifest))
         command = [sys.executable, "-m", "pqbench_orchestrator.cli", "run", str(path), "--data", name, "--json"]
-        done = subprocess.run([*command, "--allow-code"], stdout=subprocess.PIPE, text=True)
+        command += ["--inventory", str(inventory)] if inventory else []
+        done = subprocess.run([*command, "--allow-code"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         if done.returncode not in (0, SOME_FAILED):
             sys.exit(done.returncode)
         answer = json.loads(done.stdout)

@@ -10,6 +10,7 @@
 | bn-scale | the magnitude of its batch normalisation's scale | Liu et al., arXiv 1708.06519 |
 | lamp | its squared norm, divided by the sum of those that are not smaller | Lee et al., arXiv 2010.07611 |
 | fpgm | the sum of its distances to the other filters | He et al., arXiv 1811.00250 |
+| reconstruction | what refitting the layers that read it cannot give back | `_reconstruction` |
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from torch_pruning.pruner import function, importance
 
 from pqbench_compressor.layers import Layer, Transposed
 from pqbench_compressor.plugins import Context
+from pqbench_compressor.pruners import _reconstruction
+from pqbench_compressor.tensors import batches
 
 BATCH = 32  # images
+INPUTS = (function.prune_conv_in_channels, function.prune_linear_in_channels)
 OUTPUTS = (function.prune_conv_out_channels, function.prune_linear_out_channels)
 CRITERIA: dict[str, Callable[[], Any]] = {
     "random": importance.RandomImportance,
@@ -38,8 +42,10 @@ CRITERIA: dict[str, Callable[[], Any]] = {
     "bn-scale": importance.BNScaleImportance,
     "lamp": importance.LAMPImportance,
     "fpgm": importance.FPGMImportance,
+    "reconstruction": lambda: ReconstructionImportance(),
 }
-FROM_IMAGES = ("taylor", "sensitivity", "hessian")
+FROM_LABELS = ("taylor", "sensitivity", "hessian")
+FROM_IMAGES = (*FROM_LABELS, "reconstruction")
 
 
 class SensitivityImportance(importance.GroupMagnitudeImportance):
@@ -58,14 +64,41 @@ class SensitivityImportance(importance.GroupMagnitudeImportance):
         return self._normalize(worth, self.normalizer) if judged else None
 
 
+class ReconstructionImportance(importance.GroupMagnitudeImportance):
+    """Ranks channels by the costs that `gather` stored in the gradients of the layers that read them.
+
+    Where channels of different layers compete for a target of MACs or parameters, `saved` counts what a group's
+    removal saves, and the importance is the cost for what is saved.
+    """
+
+    saved: Callable[[Any], float] | None = None
+
+    @torch.no_grad()
+    def __call__(self, group: Any) -> torch.Tensor | None:
+        """Importance [channels] of a group; None if no layer that reads it has costs."""
+        costs, judged = torch.zeros(len(group[0][1])), False
+        for i, (dep, idxs) in enumerate(group):
+            gradient = dep.layer.weight.grad if dep.pruning_fn in INPUTS else None
+            if gradient is not None:
+                of_inputs = gradient[0].reshape(gradient.shape[1], -1)[:, 0]
+                costs.scatter_add_(0, torch.tensor(group[i].root_idxs), of_inputs[idxs])
+                judged = True
+        if not judged:
+            return None
+        return costs if self.saved is None else costs * len(costs) / max(1.0, self.saved(group))
+
+
 def gather(criterion: str, module: nn.Module, context: Context, images: int) -> None:
-    """Store what the criterion reads in the parameters' `grad`, computed on labelled training images.
+    """Store what the criterion reads in the parameters' `grad`, computed on training images.
 
     Criteria that need no images get no gradients. The scores are stored in `grad` because Torch-Pruning
     prunes it together with the weights.
     """
     module.zero_grad(set_to_none=True)
     if criterion not in FROM_IMAGES:
+        return
+    if criterion == "reconstruction":
+        _reconstruction_costs(module, context, images)
         return
     inputs, labels = (torch.from_numpy(array) for array in context.training.labelled(images, context.seed))
     if criterion == "hessian":
@@ -83,6 +116,16 @@ def gather(criterion: str, module: nn.Module, context: Context, images: int) -> 
         shape = (1, -1) if isinstance(layer, Transposed) else (-1, 1)
         score = score.reshape(shape + (1,) * (layer.weight.ndim - 2))
         layer.weight.grad = score.expand_as(layer.weight).clone()
+
+
+def _reconstruction_costs(module: nn.Module, context: Context, images: int) -> None:
+    """Store the cost of each input of a layer in its weight's `grad`."""
+    parts = batches(context.training.sample(images, context.seed), BATCH)
+    found = _reconstruction.losses(module, parts, context.seed)
+    module.zero_grad(set_to_none=True)
+    for layer, costs in found.items():
+        shaped = costs.to(layer.weight.dtype).reshape(1, -1, *[1] * (layer.weight.ndim - 2))
+        layer.weight.grad = shaped.expand_as(layer.weight).clone()
 
 
 def _squared_gradients(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> None:

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map
 from pqbench_compressor.layers import Layer
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
-from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, gather
+from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, FROM_LABELS, ReconstructionImportance, gather
 from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
 from pqbench_wire.shared.inputs import Feed, Inputs
@@ -57,7 +57,7 @@ class Config:
         Field(description="what amount is a share of: each layer's channels, or the model's MACs or parameters"),
     ] = "channels"
     criterion: Annotated[
-        Literal["random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm"],
+        Literal["random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm", "reconstruction"],
         Field(description="how the importance of a channel is computed"),
     ] = "l2"
     scope: Annotated[
@@ -70,7 +70,7 @@ class Config:
         Literal["channels", "whole"], Field(description="attention: thin out every head, or remove whole heads")
     ] = "channels"
     keep: Annotated[tuple[str, ...], Field(description="layers not to touch, by name or pattern (layer1.*)")] = ()
-    images: Annotated[int, Field(ge=1, description="training images for criteria that need gradients")] = 128
+    images: Annotated[int, Field(ge=1, description="training images for criteria that need them")] = 128
 
     def __post_init__(self) -> None:
         if self.heads == "whole" and (self.target != "channels" or self.iterations > 1):
@@ -95,7 +95,7 @@ class _Pruner(torch_pruning.pruner.BasePruner):
 
 
 def needs(config: Config) -> Needs:
-    return Needs(training=config.criterion in FROM_IMAGES, labels=config.criterion in FROM_IMAGES)
+    return Needs(training=config.criterion in FROM_IMAGES, labels=config.criterion in FROM_LABELS)
 
 
 def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> str:
@@ -219,12 +219,14 @@ class _Removal:
         self._before, self._counted = costs.now(), costs.whole
         self._shared = _architecture.shared(module)
         ratio, whole = config.amount if by_channels else MOST, config.heads == "whole"
-        heads = _architecture.heads(module)
+        heads, importance = _architecture.heads(module), CRITERIA[config.criterion]()
+        if isinstance(importance, ReconstructionImportance) and config.scope != "local" and not by_channels:
+            importance.saved = lambda group: costs.now() - costs.after(group)
         with _explained(), warnings.catch_warnings(action="ignore"):
             self._pruner = _Pruner(
                 module,
                 example,
-                importance=CRITERIA[config.criterion](),
+                importance=importance,
                 global_pruning=config.scope != "local",
                 isomorphic=config.scope == "isomorphic",
                 pruning_ratio=ratio,
