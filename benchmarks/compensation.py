@@ -68,12 +68,10 @@ def main(data: Path, models: list[str]) -> None:
             cells, environment = run(EXPERIMENTS[model](data.resolve(), folder), folder)
         rows = [{name: cell.get(name) for name in FIGURES} for cell in cells]
         for row in rows:
-            percent, decibels, seconds = (
-                row[n] or 0 for n in ("accuracy_top1_percent", "metric_sqnr_db", "preparation_s")
-            )
-            print(
-                f"{model:14} {row['recipe']:28} {row['target']:16} {percent:6.2f} % {decibels:6.2f} dB {seconds:6.1f} s  {row['reason']}"
-            )
+            head = f"{model:14} {row['recipe']:28} {row['target']:16}"
+            figures = ("accuracy_top1_percent", "metric_sqnr_db", "preparation_s", "speedup")
+            percent, decibels, seconds, speedup = (row[figure] or 0 for figure in figures)
+            print(f"{head} {percent:6.2f} % {decibels:6.2f} dB {seconds:6.1f} s {speedup:5.2f} x  {row['reason']}")
         found[model] = {"date": time.strftime("%Y-%m-%d"), "rows": rows, "environment": environment}
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -106,7 +104,8 @@ def resnet56_int8(data: Path, folder: Path) -> dict[str, Any]:
         {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")},
         {"train": str(data / "cifar10_train_lossless4660.npz"), "test": str(data / "cifar10_test_lossless846.npz")},
         [("int8", [int8]),
-         *((f"{share:.0%} removed, compensated, int8", [removal(share, images=512, **ranking), fit, int8]) for share in shares)],
+         *((f"{share:.0%} removed, compensated, int8", [removal(share, images=512, **ranking), fit, int8])
+           for share in shares)],
     )  # fmt: skip
     backends = ("onnxruntime", "openvino")
     return found | {
