@@ -87,10 +87,9 @@ def run(manifest: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], d
 
 
 def resnet56(data: Path, folder: Path) -> dict[str, Any]:
-    """Half of the MACs removed inside the blocks, by three rankings; fitted to 512 and to 4,190 images."""
+    """Half of the MACs removed inside the blocks, by four rankings; fitted to 512 and to 4,190 images."""
     return experiment(
-        {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")},
-        {"train": str(data / "cifar10_train_lossless4660.npz"), "test": str(data / "cifar10_test_lossless846.npz")},
+        cifar(data), lossless_images(data),
         [(f"{ranking}: {name}", [removal(0.5, images=512, **RANKINGS[ranking]), *steps])
          for ranking, repairs in REPAIRS.items() for name, steps in repairs.items()],
     )  # fmt: skip
@@ -101,8 +100,7 @@ def resnet56_int8(data: Path, folder: Path) -> dict[str, Any]:
     shares, int8, fit = (0.2, 0.3, 0.4, 0.5), {"quantize": {"method": "int8-static"}}, {"compensate": {"images": 512}}
     ranking = RANKINGS["reconstruction, global"]
     found = experiment(
-        {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")},
-        {"train": str(data / "cifar10_train_lossless4660.npz"), "test": str(data / "cifar10_test_lossless846.npz")},
+        cifar(data), lossless_images(data),
         [("int8", [int8]),
          *((f"{share:.0%} removed, compensated, int8", [removal(share, images=512, **ranking), fit, int8])
            for share in shares)],
@@ -121,7 +119,7 @@ def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
     lossless(data / "cifar10_test_lossless846.npz", folder / "test")
     epoch, fit = finetune(1, distill=True), {"compensate": {"images": 512}}
     found = experiment(
-        {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")},
+        cifar(data),
         {},
         [
             (f"{name}: compensated, an epoch", [removal(0.5, images=512, **RANKINGS[name]), fit, epoch])
@@ -129,6 +127,16 @@ def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
         ],
     )
     return found | {"datasets": [{"dataset": "folder", "config": {"train": "train", "test": "test"}}]}
+
+
+def cifar(data: Path) -> dict[str, str]:
+    """ResNet-56, as a manifest names it."""
+    return {"model": "cifar/resnet56", "weights": str(data / "cifar10_resnet56.safetensors")}
+
+
+def lossless_images(data: Path) -> dict[str, str]:
+    """CIFAR-10 images that were never JPEG."""
+    return {part: str(data / f"cifar10_{part}_lossless{count}.npz") for part, count in (("train", 4660), ("test", 846))}
 
 
 def mobilenet_v2(data: Path, folder: Path) -> dict[str, Any]:

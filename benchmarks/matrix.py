@@ -47,6 +47,7 @@ CALIBRATION = 16
 HALF = {"amount": 0.5}
 REMOVAL = HALF | {"images": 8, "target": "macs"}
 TRAINED = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
+CRITERIA = ("random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm", "reconstruction")
 Technique = tuple[str, list[tuple[str, str, dict[str, Any]]]]
 PRUNING: list[Technique] = [
     ("random", [("prune", "random-unstructured", HALF)]),
@@ -57,21 +58,7 @@ PRUNING: list[Technique] = [
     ("Ln structured, dim 1, n 1", [("prune", "ln-structured", HALF | {"dim": 1, "n": 1})]),
     ("random structured", [("prune", "random-structured", HALF)]),
     ("2:4", [("prune", "nm", {})]),
-    *(
-        (f"removal {criterion}", [("prune", "removal", REMOVAL | {"criterion": criterion})])
-        for criterion in (
-            "random",
-            "l1",
-            "l2",
-            "taylor",
-            "sensitivity",
-            "hessian",
-            "bn-scale",
-            "lamp",
-            "fpgm",
-            "reconstruction",
-        )
-    ),
+    *((f"removal {criterion}", [("prune", "removal", REMOVAL | {"criterion": criterion})]) for criterion in CRITERIA),
     ("removal l2 global", [("prune", "removal", REMOVAL | {"scope": "global"})]),
     ("removal l2 isomorphic", [("prune", "removal", REMOVAL | {"scope": "isomorphic"})]),
     ("removal l2 of parameters", [("prune", "removal", REMOVAL | {"target": "parameters"})]),

@@ -100,11 +100,8 @@ class _Seen:
 def _taken_away(inverse: torch.Tensor, weight: torch.Tensor, count: int) -> torch.Tensor:
     """The cost of each of `count` inputs; each is a block of columns of `weight` and of the covariance's `inverse`."""
     size = weight.shape[1] // count
-    found, left, highest = (
-        torch.zeros(count, dtype=torch.float64),
-        torch.arange(count),
-        torch.zeros((), dtype=torch.float64),
-    )
+    found, left = torch.zeros(count, dtype=torch.float64), torch.arange(count)
+    highest = torch.zeros((), dtype=torch.float64)
     while len(left):
         blocks = inverse.reshape(count, size, count, size)[left, :, left]
         parts = weight.reshape(-1, count, size)[:, left].permute(1, 2, 0)  # [left, size, outputs]
