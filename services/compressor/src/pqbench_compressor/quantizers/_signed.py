@@ -68,7 +68,6 @@ class _Writer:
         self._graph, self._largest = graph, FP8_MAX if fp8 else INT8_MAX
         self._type = TensorProto.FLOAT8E4M3FN if fp8 else TensorProto.INT8
         self._done: dict[str, str] = {}
-        self._zeros: dict[tuple[int, ...], str] = {}
         self._new: list[onnx.NodeProto] = []
 
     def activation(self, name: str, ranges: Ranges) -> str:
@@ -96,7 +95,7 @@ class _Writer:
     def _pair(self, name: str, scale: np.ndarray, axis: int | None) -> str:
         stem = f"{name}@{axis}" if axis is not None else name
         scale_name = self._graph.add_constant(f"{stem}_scale", scale)
-        zero = self._zero(scale.shape)
+        zero = self._zero(f"{stem}_zero", scale.shape)
         attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         quantized, dequantized = f"{stem}_quantized", f"{stem}_dequantized"
         for kind, source, target in (
@@ -108,12 +107,10 @@ class _Writer:
             )
         return dequantized
 
-    def _zero(self, shape: tuple[int, ...]) -> str:
-        if shape not in self._zeros:
-            count = int(np.prod(shape))
-            tensor = helper.make_tensor(f"zero_{count}", self._type, shape, bytes(count), raw=True)
-            self._zeros[shape] = self._graph.add_tensor(tensor)
-        return self._zeros[shape]
+    def _zero(self, name: str, shape: tuple[int, ...]) -> str:
+        """A zero point of its own: ONNX Runtime's `session.x64quantprecision` fails where weights share one."""
+        count = int(np.prod(shape))
+        return self._graph.add_tensor(helper.make_tensor(name, self._type, shape, bytes(count), raw=True))
 
 
 def _is_small(graph: Graph, node: onnx.NodeProto, fp8: bool) -> bool:

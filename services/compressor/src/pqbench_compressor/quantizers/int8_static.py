@@ -4,8 +4,8 @@ One calibration serves all forms: signed symmetric Q/DQ for TensorRT (A, and B w
 asymmetric Q/DQ for the CPU kernels of ONNX Runtime and OpenVINO (U, with weights of 7 bits where the CPU's
 products saturate). Weights are signed and symmetric, with one scale per output channel. The method follows
 Nagel et al., arXiv 2106.08295: range estimation, SmoothQuant (arXiv 2211.10438) after layer normalisations,
-bias correction (arXiv 1906.04721), and, with `max_drop`, as few layers in FP32 as that bound requires. The
-rules of placement are in `_signed` and `_unsigned`.
+cross-layer equalization on request and bias correction (both arXiv 1906.04721), and, with `max_drop`, as few layers in
+FP32 as that bound requires. The rules of placement are in `_signed` and `_unsigned`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from pqbench.common.v1.common_pb2 import Form, Precision
 from pqbench_compressor.graph import Graph
 from pqbench_compressor.opset import lowered
 from pqbench_compressor.plugins import Context, Needs, Source
-from pqbench_compressor.quantizers import _calibration, _half, _ranges, _signed, _smoothing, _unsigned
+from pqbench_compressor.quantizers import _calibration, _equalization, _half, _ranges, _signed, _smoothing, _unsigned
 from pqbench_compressor.quantizers._heldout import FEW, HeldOut, fewest
 from pqbench_wire.errors import Refused
+from pqbench_wire.shared.inputs import Feed
 
 REQUIRES = ("torch", "onnx", "onnxruntime")
 PRECISION = Precision.PRECISION_INT8
@@ -45,6 +46,10 @@ class Config:
     smooth: Annotated[
         float, Field(ge=0, le=1, description="SmoothQuant's strength after layer normalisations; 0: off")
     ] = 0.5
+    equalization: Annotated[
+        Literal["none", "cross-layer", "auto"],
+        Field(description="of the weights of neighbouring convolutions; auto: if it helps on held-out training images"),
+    ] = "none"
     bias_correction: Annotated[bool, Field(description="correct biases for the mean error of rounded weights")] = True
     max_drop: Annotated[
         float | None, Field(ge=0, le=100, description="percentage points that may be lost on held-out images")
@@ -64,18 +69,39 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     if config.smooth and (pairs := _smoothing.smoothable(model)):
         model = _smoothing.smooth(model, _calibration.collect(model, pairs, inputs, context.report), config.smooth)
         source.notes["smoothed"] = len(pairs)
-    calibration = _calibration.collect(model, _ranges.watched(Graph(model)), inputs, context.report)
-    source.notes |= {"calibration_images": len(inputs), "calibration_batch": calibration.batch}
     source.notes |= Graph(model).notes()
-    maker = _Maker(model, calibration, config)
-    if config.ranges == "auto":
-        maker.method = _best_method(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep)
-        source.notes |= {"ranges": maker.method, "judged_on": context.training.judged_on(config.held_out, context.seed)}
-    if config.max_drop is not None:
-        more = _kept_for_accuracy(maker, HeldOut(source.onnx(), context, config.held_out), forms, keep, context)
-        source.notes["kept_fp32"] = keep = [*keep, *more]
+    makers = [_calibrated(one, inputs, config, context) for one in _equalized(model, config, source)]
+    maker = makers[0]
+    source.notes |= {"calibration_images": len(inputs), "calibration_batch": maker.calibration.batch}
+    if len(makers) > 1 or config.ranges == "auto" or config.max_drop is not None:
+        held_out = HeldOut(source.onnx(), context, config.held_out)
         source.notes["judged_on"] = context.training.judged_on(config.held_out, context.seed)
+        if len(makers) > 1:
+            maker = max(makers, key=lambda one: _worst(one, held_out, forms, keep))
+            source.notes["equalization"] = "none" if maker is makers[0] else "cross-layer"
+        if config.ranges == "auto":
+            source.notes["ranges"] = maker.method = _best_method(maker, held_out, forms, keep)
+        if config.max_drop is not None:
+            source.notes["kept_fp32"] = keep = [*keep, *_kept_for_accuracy(maker, held_out, forms, keep, context)]
     return {form: maker.make(form, keep) for form in forms}
+
+
+def _equalized(model: bytes, config: Config, source: Source) -> list[bytes]:
+    """The model as it is or equalized, or both, if held-out images are to decide. Raises Refused for nothing to do."""
+    if config.equalization == "none":
+        return [model]
+    equalized, count = _equalization.equalize(model)
+    source.notes["equalized"] = count
+    if config.equalization == "auto":
+        return [model, equalized] if count else [model]
+    if not count:
+        raise Refused("nothing to equalize: no convolutions are joined by ReLU, pooling and additions alone")
+    return [equalized]
+
+
+def _calibrated(model: bytes, inputs: Feed, config: Config, context: Context) -> _Maker:
+    calibration = _calibration.collect(model, _ranges.watched(Graph(model)), inputs, context.report)
+    return _Maker(model, calibration, config)
 
 
 @dataclass
@@ -119,12 +145,17 @@ class _Maker:
         return _half.typed(placed) if form == Form.FORM_QDQ_TYPED else lowered(placed)
 
 
+def _worst(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str]) -> float:
+    """The signal-to-noise ratio of the worst form on held-out images, in dB."""
+    return min(held_out.sqnr(maker.make(form, keep)) for form in forms)
+
+
 def _best_method(maker: _Maker, held_out: HeldOut, forms: tuple[Form, ...], keep: list[str]) -> _calibration.Method:
     """The range method whose worst form has the highest signal-to-noise ratio on held-out images."""
 
     def score(method: _calibration.Method) -> float:
         maker.method = method
-        return min(held_out.sqnr(maker.make(form, keep)) for form in forms)
+        return _worst(maker, held_out, forms, keep)
 
     return METHODS[int(np.argmax([score(method) for method in METHODS]))]
 
