@@ -22,6 +22,8 @@ from torch.nn import functional
 from pqbench_compressor import masks
 from pqbench_compressor.lockstep import Lockstep, PerBatch
 from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.regression import Regression
+from pqbench_compressor.sampling import grid
 from pqbench_compressor.tensors import batches, plain_attention
 from pqbench_wire.errors import Refused
 from pqbench_wire.shared.inputs import Feed
@@ -42,8 +44,10 @@ class Config:
     images: Annotated[int, Field(ge=2, description="training images, chosen and shuffled by the seed")] = 512
     batch_size: Annotated[int, Field(ge=1, description="images")] = 64
     ridge: Annotated[
-        float, Field(gt=0, description="pull towards the pruned weights, as a share of the inputs' mean variance")
-    ] = 1e-3
+        float | None,
+        Field(gt=0, description="pull towards the pruned weights, as a share of the inputs' mean variance; "
+              "none: of each layer, the one that serves a quarter of the images best"),
+    ] = None  # fmt: skip
 
 
 def needs(config: Config) -> Needs:
@@ -75,6 +79,7 @@ class _Refit:
     def __init__(self, pair: Lockstep, module: nn.Module, config: Config, context: Context) -> None:
         self._pair, self._config, self._context = pair, config, context
         self._masked = set(masks.pruned(module))
+        self._generator = torch.Generator().manual_seed(context.seed)
         self._layers = [node for node in pair.pruned.nodes if node.target in (CONVOLUTION, PRODUCT)]
         self.fitted, self.left = 0, set[str]()
 
@@ -111,16 +116,45 @@ class _Refit:
         goal = self._goal(node, kept)
         bias = self._tensor(node, 2)
         shift = bias if bias is not None else self._tensor(goal.norm, 3)
-        sums = _Sums(node, weight, bias)
-        for index, part in enumerate(self._pair.pruned.value(node.all_input_nodes[0])):
-            sums.add(part, goal.of(index))
-        change, offset = sums.solve(self._config.ridge, shift is not None, mask)
-        weight.add_(change.reshape(weight.shape))
+        regression = self._regression(node, weight, bias, goal, shift is not None)
+        ridge = self._config.ridge or regression.best_ridge()
+        grouped = None if mask is None else mask.reshape(_groups(node), -1, mask.shape[1])
+        change = regression.solve(ridge, grouped)
+        weight.add_(change.weights.reshape(weight.shape).to(weight.dtype))
+        offset = change.offset.flatten().to(weight.dtype)
         if bias is not None:
             bias.add_(offset)
         elif shift is not None:  # the mean that the normalisation subtracts
             shift.sub_(offset)
         self.fitted += 1
+
+    def _regression(
+        self, node: fx.Node, weight: torch.Tensor, bias: torch.Tensor | None, goal: _Goal, has_offset: bool
+    ) -> Regression:
+        """The regression of what a layer's outputs lack, with all batches."""
+        groups, columns = _groups(node), weight[0].numel()
+        regression = Regression(groups, columns, len(weight) // groups, has_offset)
+        given = self._pair.pruned.value(node.all_input_nodes[0])
+        for index, part in enumerate(given):
+            inputs, wanted = self._sampled(node, weight, part, goal.of(index), sum(len(one) for one in given))
+            inputs = inputs.reshape(groups, columns, -1)
+            outputs = torch.bmm(weight.reshape(groups, -1, columns), inputs)
+            if bias is not None:
+                outputs += bias.reshape(groups, -1, 1)
+            regression.add(inputs, wanted.reshape(outputs.shape) - outputs, len(part))
+        return regression
+
+    def _sampled(
+        self, node: fx.Node, weight: torch.Tensor, inputs: torch.Tensor, wanted: torch.Tensor, images: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a layer's outputs see, and what they should be, [channels, images and positions]; of some positions."""
+        if node.target == PRODUCT:
+            return inputs.movedim(-1, 0), wanted.flatten(1)
+        stride, padding, dilation = (_pair(_argument(node, index, one)) for index, one in ((3, 1), (4, 0), (5, 1)))
+        chosen = grid(wanted.shape, images, weight[0].numel(), self._generator)
+        padded = functional.pad(inputs, (padding[1], padding[1], padding[0], padding[0]))
+        columns = chosen.columns(padded, tuple(weight.shape[2:]), stride, dilation)
+        return columns, chosen.of(wanted).flatten(1)
 
     def _tensor(self, node: fx.Node | None, argument: int) -> torch.Tensor | None:
         given = node.args[argument] if node is not None and argument < len(node.args) else None
@@ -178,81 +212,19 @@ class _Goal:
     offset: torch.Tensor | None
 
     def of(self, index: int) -> torch.Tensor:
-        """For a batch, the outputs [channels, examples and positions]."""
-        wanted = self._flat(self.wanted[index].index_select(self.axis, self.kept))
-        other = torch.zeros(()) if self.shortcut is None else self._flat(self.shortcut[index])
+        """For a batch, the outputs [channels, examples, …]."""
+        wanted = self._channels_first(self.wanted[index].index_select(self.axis, self.kept))
+        other = torch.zeros(()) if self.shortcut is None else self._channels_first(self.shortcut[index])
         if self.gain is None or self.offset is None:
             return wanted - other
-        usable = self.gain.abs() > FLAT * self.gain.abs().max()
-        before = (wanted - other - self.offset[:, None]) / torch.where(usable, self.gain, 1.0)[:, None]
-        plain = self._flat(self.plain[index].index_select(self.axis, self.kept))
-        return torch.where(usable[:, None], before, plain)
+        shape = (-1, *[1] * (wanted.ndim - 1))
+        usable = (self.gain.abs() > FLAT * self.gain.abs().max()).reshape(shape)
+        gain, offset = torch.where(usable, self.gain.reshape(shape), 1.0), self.offset.reshape(shape)
+        plain = self._channels_first(self.plain[index].index_select(self.axis, self.kept))
+        return torch.where(usable, (wanted - other - offset) / gain, plain)
 
-    def _flat(self, value: torch.Tensor) -> torch.Tensor:
-        return value.movedim(self.axis, 0).flatten(1)
-
-
-class _Sums:
-    """The sums over examples and positions that a least-squares fit of a layer's change needs."""
-
-    def __init__(self, node: fx.Node, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._node, self._weight, self._bias = node, weight, bias
-        self._groups = int(_argument(node, 6, 1)) if node.target == CONVOLUTION else 1
-        columns, rows = weight[0].numel(), len(weight) // self._groups
-        self._count = 0
-        self._xx = torch.zeros(self._groups, columns, columns, dtype=torch.float64)
-        self._xr = torch.zeros(self._groups, columns, rows, dtype=torch.float64)
-        self._x = torch.zeros(self._groups, columns, dtype=torch.float64)
-        self._r = torch.zeros(self._groups, rows, dtype=torch.float64)
-
-    def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
-        """Add a batch; `wanted`: [outputs, examples and positions]."""
-        columns = self._columns(inputs)
-        given = torch.bmm(self._weight.reshape(self._groups, -1, columns.shape[1]), columns)
-        if self._bias is not None:
-            given += self._bias.reshape(self._groups, -1, 1)
-        missing = wanted.reshape(given.shape) - given
-        self._count += wanted.shape[1]
-        self._xx += torch.bmm(columns, columns.transpose(1, 2)).double()
-        self._xr += torch.bmm(columns, missing.transpose(1, 2)).double()
-        self._x += columns.sum(2).double()
-        self._r += missing.sum(2).double()
-
-    def _columns(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What each output sees: [groups, inputs of one, examples and positions]."""
-        if self._node.target == PRODUCT:
-            return inputs.movedim(-1, 0).flatten(1)[None]
-        stride, padding, dilation = (_argument(self._node, index, one) for index, one in ((3, 1), (4, 0), (5, 1)))
-        kernel = tuple(self._weight.shape[2:])
-        unfolded = functional.unfold(inputs, kernel, dilation=dilation, padding=padding, stride=stride)
-        return unfolded.transpose(0, 1).reshape(self._groups, -1, unfolded.shape[0] * unfolded.shape[2])
-
-    def solve(self, ridge: float, has_offset: bool, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The change of the weights [outputs, inputs of one] and of the offset [outputs] with the least error."""
-        x, r = self._x / self._count, self._r / self._count
-        xx, xr = self._xx / self._count, self._xr / self._count
-        if has_offset:
-            xx = xx - x[:, :, None] * x[:, None, :]
-            xr = xr - x[:, :, None] * r[:, None, :]
-        pull = ridge * xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-        system = xx + pull[:, None, None] * torch.eye(x.shape[1], dtype=torch.float64)
-        if mask is None:
-            change = torch.linalg.solve(system, xr).transpose(1, 2)
-        else:
-            change = _rowwise(system, xr, mask.reshape(self._groups, -1, x.shape[1]))
-        offset = r - (change * x[:, None, :]).sum(2) if has_offset else torch.zeros_like(r)
-        return change.flatten(0, 1).to(self._weight.dtype), offset.flatten().to(self._weight.dtype)
-
-
-def _rowwise(system: torch.Tensor, right: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The solution in which the inputs outside each output's `mask` have no weight."""
-    solved = torch.zeros(mask.shape, dtype=torch.float64)
-    for group, outputs in enumerate(mask):
-        for row, own in enumerate(outputs):
-            if own.any():
-                part = system[group][own][:, own]
-                solved[group, row, own] = torch.linalg.solve(part, right[group, own, row])
-    return solved
+    def _channels_first(self, value: torch.Tensor) -> torch.Tensor:
+        return value.movedim(self.axis, 0)
 
 
 def kept_rows(weight: torch.Tensor, original: torch.Tensor) -> torch.Tensor | None:
@@ -277,6 +249,16 @@ def kept_rows(weight: torch.Tensor, original: torch.Tensor) -> torch.Tensor | No
 def _is_plain(node: fx.Node, weight: torch.Tensor) -> bool:
     """Whether a layer's groups are one or, as in depthwise convolutions, one for each input."""
     return node.target == PRODUCT or _argument(node, 6, 1) == 1 or weight.shape[1] == 1
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """One number, or a list of one or two, for rows and columns."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values[0], values[-1]
+
+
+def _groups(node: fx.Node) -> int:
+    return int(_argument(node, 6, 1)) if node.target == CONVOLUTION else 1
 
 
 def _argument(node: fx.Node, index: int, default: Any) -> Any:

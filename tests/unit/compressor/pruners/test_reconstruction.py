@@ -31,12 +31,20 @@ def test_the_first_cost_is_the_error_of_a_regression_without_that_input() -> Non
 
 def test_of_two_equal_inputs_only_the_first_is_cheap() -> None:
     torch.manual_seed(0)
-    x = torch.randn(64, 4, 8, 8)
+    x = torch.randn(512, 4, 8, 8)
     x[:, 3] = x[:, 0]
     layer = nn.Conv2d(4, 5, 3, stride=2, padding="valid")
-    costs = _reconstruction.losses(layer, [(part,) for part in x.split(16)], seed=0)[layer]
+    costs = _reconstruction.losses(layer, [(part,) for part in x.split(128)], seed=0)[layer]
     cheap = sorted(costs[[0, 3]].tolist())
     assert cheap[0] < 0.01 * cheap[1] and cheap[1] > 0.3 * float(costs[[1, 2]].min())
+
+
+def test_inputs_of_few_positions_are_not_free() -> None:
+    """Of 200 inputs seen at 50 positions, 150 follow from the others by chance."""
+    torch.manual_seed(0)
+    layer, few, many = nn.Linear(200, 10), torch.randn(50, 200), torch.randn(20_000, 200)
+    costs = [_reconstruction.losses(layer, [(x,)], seed=0)[layer] / len(x) for x in (few, many)]
+    assert float(costs[0].median()) > 0.3 * float(costs[1].median())
 
 
 def test_layers_with_many_inputs_lose_several_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

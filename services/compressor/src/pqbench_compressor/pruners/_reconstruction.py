@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pqbench_compressor.sampling import grid
 from pqbench_compressor.tensors import leaves
 
 RIDGE = 1e-3  # of the inputs' mean variance, as by default in `compensate`
 MOST_STEPS = 256  # of a layer with more inputs, several are taken away at once
-MOST_UNFOLDED = 2**26  # values of unfolded inputs at once, 256 MB
 
 Reader = nn.Conv2d | nn.Linear
 
@@ -33,8 +33,9 @@ def losses(module: nn.Module, parts: Iterable[tuple[torch.Tensor, ...]], seed: i
     inputs would be taken away; they never fall in that order. Leaves gradients in the parameters.
     """
     readers = [m for m in module.modules() if isinstance(m, Reader) and getattr(m, "groups", 1) == 1]
-    seen = {reader: _Seen(reader) for reader in readers}
-    generator = torch.Generator().manual_seed(seed)
+    parts = list(parts)
+    images, generator = sum(len(part[0]) for part in parts), torch.Generator().manual_seed(seed)
+    seen = {reader: _Seen(reader, images, generator) for reader in readers}
     with _watched(seen):
         for part in parts:
             outputs = [output for output in leaves(module(*part)) if output.requires_grad]
@@ -46,7 +47,7 @@ def losses(module: nn.Module, parts: Iterable[tuple[torch.Tensor, ...]], seed: i
 @contextmanager
 def _watched(seen: dict[Reader, _Seen]) -> Iterator[None]:
     def on_output(layer: Any, inputs: Any, output: torch.Tensor) -> None:
-        seen[layer].add(inputs[0].detach())
+        seen[layer].add(inputs[0].detach(), output.shape)
         output.register_hook(seen[layer].weigh)
 
     hooks = [reader.register_forward_hook(on_output) for reader in seen]
@@ -60,39 +61,41 @@ def _watched(seen: dict[Reader, _Seen]) -> Iterator[None]:
 class _Seen:
     """The covariance of a layer's inputs, and the squared gradients at its outputs."""
 
-    def __init__(self, layer: Reader) -> None:
-        self._layer, columns = layer, layer.weight[0].numel()
+    def __init__(self, layer: Reader, images: int, generator: torch.Generator) -> None:
+        self._layer, self._images, self._generator = layer, images, generator
+        columns = layer.weight[0].numel()
         self._xx = torch.zeros(columns, columns, dtype=torch.float64)
         self._x = torch.zeros(columns, dtype=torch.float64)
         self._squares = torch.zeros(len(layer.weight), dtype=torch.float64)
         self.positions = 0
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Add a batch of inputs."""
-        for part in inputs.split(max(1, MOST_UNFOLDED // (inputs[0].numel() * self._layer.weight[0, 0].numel()))):
-            columns = self._unfolded(part)
-            self._xx += (columns @ columns.T).double()
-            self._x += columns.sum(1).double()
-            self.positions += columns.shape[1]
+    def add(self, inputs: torch.Tensor, outputs: torch.Size) -> None:
+        """Add a batch of inputs, at a sample of the positions of the outputs."""
+        columns = self._columns(inputs, outputs)
+        self._xx += (columns @ columns.T).double()
+        self._x += columns.sum(1).double()
+        self.positions += columns.shape[1]
 
     def weigh(self, gradient: torch.Tensor) -> None:
         """Add the gradients at a batch of outputs."""
         axis = 1 if isinstance(self._layer, nn.Conv2d) else -1
         self._squares += gradient.movedim(axis, 0).flatten(1).square().sum(1).double()
 
-    def _unfolded(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _columns(self, inputs: torch.Tensor, outputs: torch.Size) -> torch.Tensor:
         """What each output sees: [inputs of one, examples and positions]."""
         layer = self._layer
         if isinstance(layer, nn.Linear):
             return inputs.movedim(-1, 0).flatten(1)
         padded = functional.pad(inputs, layer._reversed_padding_repeated_twice)  # also where padding is "same"
-        unfolded = functional.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
-        return unfolded.transpose(0, 1).flatten(1)
+        chosen = grid(outputs, self._images, layer.weight[0].numel(), self._generator)
+        return chosen.columns(padded, layer.kernel_size, layer.stride, layer.dilation)
 
     def losses(self) -> torch.Tensor:
         mean = self._x / self.positions
         covariance = self._xx / self.positions - mean[:, None] * mean
-        covariance.diagonal().add_(RIDGE * covariance.diagonal().mean().clamp_min(1e-12))
+        # From few positions, as after pooling, a covariance says that inputs can be told from each other by chance.
+        ridge = max(RIDGE, len(mean) / self.positions)
+        covariance.diagonal().add_(ridge * covariance.diagonal().mean().clamp_min(1e-12))
         weight = self._layer.weight.detach().flatten(1).double() * self._squares.sqrt()[:, None]
         return _taken_away(torch.linalg.inv(covariance), weight, self._layer.weight.shape[1])
 
