@@ -1,7 +1,8 @@
 """What `compensate` gives back after removal, without labels or training, and what an epoch adds to it.
 
-    python benchmarks/compensation.py DATA [resnet56|resnet56_int8|resnet56_epoch|mobilenet_v2|vit_tiny …]
+    python benchmarks/compensation.py DATA [EXPERIMENT …]
 
+EXPERIMENT is one of resnet56, resnet56_int8, resnet56_epoch, mobilenet_v2, mobilenet_v2_int8, vit_tiny; all by default.
 DATA holds cifar10_resnet56.safetensors, cifar10_train_lossless4660.npz, cifar10_test_lossless846.npz,
 cifar10_jpeg_train.zip, mobilenet_v2.py, mobilenet_v2.safetensors and imagenet_sample.zip. Prints accuracies on images
 that no step saw (of the ViT, whose weights are random, the outputs' signal-to-noise ratio) and the seconds of the
@@ -42,6 +43,9 @@ FIGURES = (
     "is_stable",
 )
 SIDE = 224  # pixels, of MobileNet V2
+MOST_IMAGES = 448  # of the 500 to fit to; a tenth is held out
+GLOBALLY = {"criterion": "reconstruction", "scope": "global", "images": MOST_IMAGES}
+PQBENCH = (sys.executable, "-m", "pqbench_orchestrator.cli")
 RANKINGS: dict[str, dict[str, Any]] = {
     "taylor": {"criterion": "taylor"},
     "reconstruction": {"criterion": "reconstruction"},
@@ -49,8 +53,15 @@ RANKINGS: dict[str, dict[str, Any]] = {
     "reconstruction, global, multiples of 4": {"criterion": "reconstruction", "scope": "global", "round_to": 4},
 }
 AS_PRUNED: dict[str, list[Any]] = {"as pruned": [], "recalibrated": [{"recalibrate": {"images": 512}}]}
-EPOCHS = ("taylor", "reconstruction, global")
 FEW, MANY = ({f"compensated, {count} images": [{"compensate": {"images": count}}]} for count in (512, 4190))
+INT8 = {"quantize": {"method": "int8-static"}}
+TIMED: dict[str, Any] = {
+    "targets": [
+        {"name": f"{backend}-cpu", "backend": backend, "options": {"threads": 2}}
+        for backend in ("onnxruntime", "openvino")
+    ],
+    "measure": {"min_seconds": 2, "max_seconds": 4, "profile_seconds": 0},
+}
 REPAIRS: dict[str, dict[str, list[Any]]] = {
     "taylor": AS_PRUNED | FEW | MANY,
     "reconstruction": FEW,
@@ -78,12 +89,16 @@ def main(data: Path, models: list[str]) -> None:
 
 def run(manifest: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run an experiment in a folder; returns its cells and its environment."""
+    answer = executed(manifest, folder)
+    return answer["cells"], json.loads(Path(answer["run"], "environment.json").read_text())
+
+
+def executed(manifest: dict[str, Any], folder: Path) -> Any:
+    """What `pqbench run --json` says of an experiment in a folder."""
     file = folder / "manifest.yaml"
     file.write_text(yaml.safe_dump(manifest, sort_keys=False))
-    command = [sys.executable, "-m", "pqbench_orchestrator.cli", "run", str(file), "--data", str(folder), "--json"]
-    done = subprocess.run([*command, "--allow-code"], stdout=subprocess.PIPE, text=True, check=True)
-    answer = json.loads(done.stdout)
-    return answer["cells"], json.loads(Path(answer["run"], "environment.json").read_text())
+    command = [*PQBENCH, "run", str(file), "--data", str(folder), "--json", "--allow-code"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def resnet56(data: Path, folder: Path) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def resnet56(data: Path, folder: Path) -> dict[str, Any]:
 
 def resnet56_int8(data: Path, folder: Path) -> dict[str, Any]:
     """Removal, compensation and INT8 against INT8 alone, on two runtimes."""
-    shares, int8, fit = (0.2, 0.3, 0.4, 0.5), {"quantize": {"method": "int8-static"}}, {"compensate": {"images": 512}}
+    shares, int8, fit = (0.2, 0.3, 0.4, 0.5), INT8, {"compensate": {"images": 512}}
     ranking = RANKINGS["reconstruction, global"]
     found = experiment(
         cifar(data), lossless_images(data),
@@ -105,28 +120,25 @@ def resnet56_int8(data: Path, folder: Path) -> dict[str, Any]:
          *((f"{share:.0%} removed, compensated, int8", [removal(share, images=512, **ranking), fit, int8])
            for share in shares)],
     )  # fmt: skip
-    backends = ("onnxruntime", "openvino")
-    return found | {
-        "targets": [{"name": f"{backend}-cpu", "backend": backend, "options": {"threads": 2}} for backend in backends],
-        "measure": {"min_seconds": 2, "max_seconds": 4, "profile_seconds": 0},
-    }
+    return found | TIMED
 
 
 def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
-    """The same, with an epoch of distillation over the 50,000 JPEG images after it."""
+    """The same, with an epoch of distillation over the 50,000 JPEG images after it, and INT8 in the end."""
     with zipfile.ZipFile(data / "cifar10_jpeg_train.zip") as archive:
         archive.extractall(folder)
     lossless(data / "cifar10_test_lossless846.npz", folder / "test")
-    epoch, fit = finetune(1, distill=True), {"compensate": {"images": 512}}
-    found = experiment(
-        cifar(data),
-        {},
-        [
-            (f"{name}: compensated, an epoch", [removal(0.5, images=512, **RANKINGS[name]), fit, epoch])
-            for name in EPOCHS
-        ],
-    )
-    return found | {"datasets": [{"dataset": "folder", "config": {"train": "train", "test": "test"}}]}
+    epoch, fit = finetune(1, distill=True), {"compensate": {"images": 4190}}
+    coarse, fine = (removal(0.5, images=512, **RANKINGS[name]) for name in list(RANKINGS)[2:])
+    recipes = [
+        ("int8", [INT8]),
+        ("as pruned, an epoch", [coarse, epoch]),
+        ("compensated, an epoch", [coarse, fit, epoch]),
+        ("compensated, an epoch, int8", [coarse, fit, epoch, INT8]),
+        ("multiples of 4: compensated, an epoch", [fine, fit, epoch]),
+    ]
+    found = experiment(cifar(data), {}, recipes)
+    return found | TIMED | {"datasets": [{"dataset": "folder", "config": {"train": "train", "test": "test"}}]}
 
 
 def cifar(data: Path) -> dict[str, str]:
@@ -143,6 +155,32 @@ def mobilenet_v2(data: Path, folder: Path) -> dict[str, Any]:
     """20 % and 30 % of the MACs removed; half of the 1,000 images to fit to, half to score."""
     split(data / "imagenet_sample.zip", folder)
     return experiment(mobilenet(data), arrays(folder), repaired())
+
+
+def mobilenet_v2_int8(data: Path, folder: Path) -> dict[str, Any]:
+    """Shares of a runtime's INT8 latency removed, compensated and quantized, against INT8 alone, on both runtimes.
+
+    The layers' times come from a run of its own.
+    """
+    split(data / "imagenet_sample.zip", folder)
+    plain = experiment(mobilenet(data), arrays(folder), [("int8", [INT8])]) | TIMED | {"batch_sizes": [8]}
+    measure = {"min_seconds": 1, "max_seconds": 2}
+    whole = executed(plain | {"measure": measure | {"profile_seconds": 2}}, folder)["run"]
+    fit = {"compensate": {"images": MOST_IMAGES}}
+    recipes = []
+    for backend, multiples in (("openvino", 8), ("onnxruntime", 16)):
+        times = latencies(whole, f"int8@{backend}-cpu")
+        for share in (0.1, 0.2, 0.3):
+            prune = removal(share, target="latency", latencies=times, round_to=multiples, **GLOBALLY)
+            recipes.append((f"{share:.0%} of {backend}, compensated, int8", [prune, fit, INT8]))
+    return plain | {"recipes": [*plain["recipes"], *({"name": name, "steps": steps} for name, steps in recipes)]}
+
+
+def latencies(run: str, cell: str) -> dict[str, float]:
+    """The time of each layer of a cell in microseconds."""
+    done = subprocess.run([*PQBENCH, "why", run, cell, "--latencies", "--json"], stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)["latencies"]
+    return found
 
 
 def mobilenet(data: Path) -> dict[str, Any]:
@@ -164,15 +202,12 @@ def arrays(folder: Path) -> dict[str, str]:
 
 
 def repaired() -> list[tuple[str, list[Any]]]:
-    """Removal within layers, compensated or not, with an epoch over the few images or not."""
+    """Removal over the whole network, compensated or not, with an epoch over the few images or not."""
     epoch = {"finetune": {"epochs": 1, "distill": True, "learning_rate": 0.001, "batch_size": 16}}
     return [
-        (
-            f"{share:.0%} {name}{', an epoch' if more else ''}",
-            [removal(share, criterion="reconstruction"), *fit, *more],
-        )
+        (f"{share:.0%} {name}{', an epoch' if more else ''}", [removal(share, **GLOBALLY), *fit, *more])
         for share in (0.2, 0.3)
-        for name, fit in (("as pruned", []), ("compensated", [{"compensate": {"images": 192}}]))
+        for name, fit in (("as pruned", []), ("compensated", [{"compensate": {"images": MOST_IMAGES}}]))
         for more in ([], [epoch])
     ]
 
@@ -214,7 +249,7 @@ def cropped(archive: zipfile.ZipFile, root: str, name: str) -> np.ndarray:
 
 
 EXPERIMENTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
-    one.__name__: one for one in (resnet56, resnet56_int8, resnet56_epoch, mobilenet_v2, vit_tiny)
+    one.__name__: one for one in (resnet56, resnet56_int8, resnet56_epoch, mobilenet_v2, mobilenet_v2_int8, vit_tiny)
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from google.protobuf import json_format
 
 from pqbench_orchestrator import experiment
@@ -38,7 +39,7 @@ from pqbench_orchestrator.output import comparison, recommendation, terminal
 from pqbench_orchestrator.output.outputs import cells_of
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.named_cell import check_finished, recorded_cell
-from pqbench_orchestrator.results.why import explain, explain_engine
+from pqbench_orchestrator.results.why import LAUNCHES, Why, explain, explain_engine, latencies_of
 from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
@@ -158,6 +159,9 @@ def decided(found: experiment.Recommended) -> int:
 def why_command(
     run: RunName,
     cell: CellName,
+    latencies: Annotated[
+        bool, typer.Option("--latencies", help="Print the time of each layer, as `removal` takes it in a manifest.")
+    ] = False,
     data: RunData = None,
     as_json: Json = False,
 ) -> None:
@@ -172,6 +176,9 @@ def why_command(
         known = result.causes.text if result.causes else ""
         raise InvalidInput(f"cell {cell}: {known or 'no profile; set measure.profile_seconds and run again'}")
     found = explain(result, results)
+    if latencies:
+        _print_latencies(cell, found, as_json)
+        return
     if as_json:
         layers = [json_format.MessageToDict(layer) for layer in found.layers]
         print(
@@ -181,6 +188,14 @@ def why_command(
     console.print(about, style="bold", markup=False)
     console.print(found.text, highlight=False, markup=False)
     console.print(terminal.layers_table(found))
+
+
+def _print_latencies(cell: str, found: Why, as_json: bool) -> None:
+    """The time of each layer in microseconds. Raises InvalidInput where the profiler does not give it."""
+    if found.converting is None:
+        raise InvalidInput(f"cell {cell}: {LAUNCHES}")
+    named = {"latencies": latencies_of(found.layers)}
+    print(json.dumps(named) if as_json else yaml.safe_dump(named, sort_keys=False, width=120).rstrip())
 
 
 def _show_engine(about: str, text: str, as_json: bool) -> None:

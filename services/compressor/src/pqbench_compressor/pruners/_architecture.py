@@ -1,20 +1,17 @@
-"""What channel removal needs to know about a model: attention heads, layers of fixed width, and costs."""
+"""What channel removal needs to know about a model: attention heads and layers of fixed width."""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
-import math
 from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-import torch_pruning
 from torch import nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
-from pqbench_compressor import statistics
-from pqbench_compressor.layers import Convolution, Layer, Transposed
+from pqbench_compressor.layers import Layer
 from pqbench_compressor.tensors import leaves
 from pqbench_wire.errors import InvalidInput
 
@@ -129,89 +126,6 @@ def _shuffled(network: nn.Module) -> list[nn.Module]:
     blocks = [m for m in network.modules() if isinstance(m, InvertedResidual)]
     ends = [[m for m in block.branch2 if isinstance(m, nn.Conv2d)][-1] for block in blocks]
     return [network.conv1, *(block.branch1 for block in blocks), *ends]
-
-
-class Costs:
-    """The cost of a model while its channels are being removed; `kind`: "macs" (of one example) or "parameters".
-
-    `now` and `after` compute it from the layers' channel counts and the spatial sizes measured at the beginning, which
-    is fast but approximate. `counted` counts it exactly.
-    """
-
-    def __init__(self, module: nn.Module, example: torch.Tensor, kind: str) -> None:
-        self._module, self._example, self._kind = module, example, kind
-        self._layers: dict[nn.Module, int] = {}  # layer -> positions at which its weights are applied
-        self._mixing: dict[nn.Module, tuple[nn.Linear, float]] = {}  # projection -> itself, MACs per channel
-        hooks = [m.register_forward_hook(self._note) for m in module.modules() if isinstance(m, Layer)]
-        total = self._macs_counted()
-        for hook in hooks:
-            hook.remove()
-        rest = max(0.0, total - sum(self._macs(m, *_width(m)) for m in self._layers))
-        found = [projections(a)[-1] for a in attentions(module)]
-        for layer in found:
-            self._mixing[layer] = (layer, rest / sum(p.out_features for p in found))
-        self.whole = self.counted() if kind == "parameters" else total  # the unpruned cost, counted
-        layers = sum(self._weights(m, *_width(m)) for m in self._layers)
-        self._others = sum(p.numel() for p in module.parameters()) - layers
-
-    def _note(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        applied = inputs[0] if isinstance(layer, Transposed) else output  # applied at each input position
-        channels = applied.shape[-1] if isinstance(layer, nn.Linear) else applied.shape[1]
-        self._layers[layer] = self._layers.get(layer, 0) + applied.numel() // channels
-
-    def counted(self) -> float:
-        """The MACs of one example, counted by running the model, or the number of parameters."""
-        if self._kind == "parameters":
-            return sum(parameter.numel() for parameter in self._module.parameters())
-        return self._macs_counted()
-
-    def _macs_counted(self) -> float:
-        return statistics.count(self._module, (self._example,)).get_total_flops() / 2 / len(self._example)
-
-    def now(self) -> float:
-        """The cost, computed from the layers' current channel counts."""
-        return self._total({})
-
-    def after(self, group: Any) -> float:
-        """The cost after removing a group of Torch-Pruning, computed from channel counts."""
-        widths: dict[nn.Module, tuple[int, int]] = {}
-        for dep, indices in group:
-            layer = dep.target.module
-            if not isinstance(layer, Layer):
-                continue
-            inputs, outputs = widths.get(layer, _width(layer))
-            if torch_pruning.dependency.DependencyGraph().is_out_channel_pruning_fn(dep.handler):
-                outputs -= len(indices)
-            else:
-                inputs -= len(indices)
-            widths[layer] = (inputs, outputs)
-        return self._total(widths)
-
-    def _total(self, widths: dict[nn.Module, tuple[int, int]]) -> float:
-        def width(layer: nn.Module) -> tuple[int, int]:
-            return widths.get(layer) or _width(layer)
-
-        if self._kind == "parameters":
-            return self._others + sum(self._weights(m, *width(m)) for m in self._layers)
-        mixing = sum(macs * width(layer)[1] for layer, macs in self._mixing.values())
-        return mixing + sum(self._macs(m, *width(m)) for m in self._layers)
-
-    def _macs(self, layer: nn.Module, inputs: int, outputs: int) -> float:
-        return self._weights(layer, inputs, outputs) * self._layers[layer]
-
-    @staticmethod
-    def _weights(layer: nn.Module, inputs: int, outputs: int) -> float:
-        if isinstance(layer, Convolution | Transposed):
-            depthwise = layer.groups == layer.in_channels and layer.groups > 1
-            return math.prod(layer.kernel_size) * outputs * (1 if depthwise else inputs / layer.groups)
-        return inputs * outputs
-
-
-def _width(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, Convolution | Transposed):
-        return layer.in_channels, layer.out_channels
-    assert isinstance(layer, nn.Linear)
-    return layer.in_features, layer.out_features
 
 
 def shared(module: nn.Module) -> set[nn.Module]:

@@ -2,7 +2,8 @@
 
 The scope `local` ranks channels inside each layer, `global` in the whole network, `isomorphic` among
 layers of the same kind (Fang et al., arXiv 2407.04616). The target is a share of the channels, of the
-multiply-accumulates (MACs) or of the parameters. The criteria are explained in `_importance`.
+multiply-accumulates (MACs), of the parameters, or of a latency whose layers were measured, as in HALP (Shen et al.,
+arXiv 2110.10811). The criteria are explained in `_importance`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,7 @@ from torch.utils._pytree import tree_map
 from pqbench_compressor.layers import Layer
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
+from pqbench_compressor.pruners._costs import Costs
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, FROM_LABELS, ReconstructionImportance, gather
 from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
@@ -44,7 +46,7 @@ MOST_SECONDS = 180  # for tracing a model, and for each pass over it
 CORRECTIONS = 4  # passes towards a target; between them, counting the model corrects the goal
 FEW_LAYERS = 24  # up to so many, a single layer may be the reason that a target is missed
 # Module -> configuration -> result of a trial: it takes seconds, and several recipes may prune the same model.
-_TRIED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
+_TRIED: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,13 @@ class Config:
 
     amount: Annotated[float, Field(ge=0, lt=1, description="share of the target to remove")]
     target: Annotated[
-        Literal["channels", "macs", "parameters"],
-        Field(description="what amount is a share of: each layer's channels, or the model's MACs or parameters"),
+        Literal["channels", "macs", "parameters", "latency"],
+        Field(description="what amount is a share of: each layer's channels, or the model's MACs, parameters or time"),
     ] = "channels"
+    latencies: Annotated[
+        dict[str, Annotated[float, Field(ge=0)]],
+        Field(description="for target latency: the time of each layer, in any unit; names as in a profile"),
+    ] = field(default_factory=dict)
     criterion: Annotated[
         Literal["random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm", "reconstruction"],
         Field(description="how the importance of a channel is computed"),
@@ -75,6 +81,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.heads == "whole" and (self.target != "channels" or self.iterations > 1):
             raise ValueError("heads: whole needs target: channels and iterations: 1")
+        if (self.target == "latency") != bool(self.latencies):
+            raise ValueError("target: latency and latencies need each other")
 
 
 class _Pruner(torch_pruning.pruner.BasePruner):
@@ -109,9 +117,9 @@ def refusal(module: nn.Module, config: Config, classes: int, example: Feed) -> s
     # The criterion changes which channels are removed, but not which sizes can be reached.
     trial = dataclasses.replace(config, criterion="l2", iterations=1, images=1)
     known = _TRIED.setdefault(module, {})
-    if trial not in known:
-        known[trial] = _tried(module, trial, tensors(example)[0])
-    return known[trial]
+    if repr(trial) not in known:
+        known[repr(trial)] = _tried(module, trial, tensors(example)[0])
+    return known[repr(trial)]
 
 
 def problem(exported: bytes, module: nn.Module, config: Config) -> str:
@@ -172,10 +180,12 @@ def _removed(
     Raises Refused, with the share that can be reached, if the target is missed; Refused if nothing is removed; Failed
     if Torch-Pruning cannot prune this architecture.
     """
-    macs, shape = _architecture.Costs(module, example, "macs"), _output_shape(module, example)
+    macs, shape = Costs(module, example, "macs"), _output_shape(module, example)
     before = macs.whole
     with _trainable(module):
-        costs = _architecture.Costs(module, example, "parameters") if config.target == "parameters" else macs
+        costs = macs
+        if config.target == "parameters" or config.target == "latency":
+            costs = Costs(module, example, config.target, config.latencies)
         removal = _Removal(module, config, example, beyond, costs)
         for iteration in range(1, config.iterations + 1):
             if context is not None:
@@ -211,9 +221,7 @@ def _trainable(module: nn.Module) -> Iterator[None]:
 class _Removal:
     """One run of removal: Torch-Pruning ranks the channels, this class stops at the target."""
 
-    def __init__(
-        self, module: nn.Module, config: Config, example: torch.Tensor, beyond: float, costs: _architecture.Costs
-    ) -> None:
+    def __init__(self, module: nn.Module, config: Config, example: torch.Tensor, beyond: float, costs: Costs) -> None:
         self._module, self._config, self._beyond, self._costs = module, config, beyond, costs
         by_channels = config.target == "channels"
         self._before, self._counted = costs.now(), costs.whole
