@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +27,11 @@ def files_of(folder: Path, host: str = CLIENT) -> Files:
     """The files of a service's host, or of clients, once they are there. Raises InvalidInput if they do not come."""
     stem = stem_of(host)
     files = Files(folder / f"{AUTHORITY}.pem", folder / f"{stem}.pem", folder / f"{stem}{KEY}.pem")
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline, told = time.monotonic() + WAIT_SECONDS, False
     while missing := [file for file in files if not file.is_file()]:
+        if not told:
+            print(f"waiting up to {WAIT_SECONDS:.0f} s for {missing[0]}", file=sys.stderr, flush=True)
+            told = True
         if time.monotonic() > deadline:
             raise InvalidInput(f"there is no {missing[0]}: `pqbench certificates {folder} HOST …` makes it")
         time.sleep(POLL)
