@@ -42,6 +42,9 @@ def test_shards_of_two_machines_become_one_run(
     ]  # fmt: skip
     assert len(answer["recommendations"]) == 1
     run = answer["run"]
+    materials = json.loads((Path(run) / "environment.json").read_text())["materials"]
+    assert {f"{one.name} compressor" for one in runs} <= materials.keys()
+    assert all((Path(run) / file).is_file() for file in materials.values())
     refused = pqbench("run", "--continue", run)
     assert refused.code == 2 and "was merged from" in refused.err
     assert pqbench("recommend", runs[0]).code == 2

@@ -85,6 +85,7 @@ def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -
     execution = session.execution
     execution.ledger.begin(session.manifest.name, len(plan.steps))
     record = run.write_environment(environment.record(session.facts, run.name))
+    run.write_materials(environment.materials(session.facts).values())
     try:
         execution.run(plan)
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections import Counter
@@ -60,6 +61,16 @@ def test_everything_that_was_promised_is_in_the_folder(quickstart: Path) -> None
     record = json.loads((quickstart / "environment.json").read_text())
     assert record["compressors"]["compressor"]["torch"] and record["targets"]["openvino-cpu"]["versions"]["openvino"]
     assert "cpu" in record["targets"]["onnxruntime-cpu"]["environment"]
+    targets = {"onnxruntime-cpu", "openvino-cpu", "pytorch-cpu"}
+    assert record["materials"].keys() == {"orchestrator", "compressor"} | targets
+    for file in record["materials"].values():
+        bill = (quickstart / file).read_bytes()
+        assert Path(file).name.partition(".")[0] == hashlib.sha256(bill).hexdigest()
+    bill = json.loads((quickstart / record["materials"]["openvino-cpu"]).read_text())
+    assert bill["metadata"]["component"]["name"] == "pqbench-runtime"
+    assert record["targets"]["openvino-cpu"]["versions"]["openvino"].startswith(
+        next(one["version"] for one in bill["components"] if one["name"] == "openvino")
+    )
 
 
 def test_the_second_run_finds_everything_but_measurements_in_the_cache(quickstart: Path, pqbench: Pqbench) -> None:

@@ -58,6 +58,7 @@ def _fill(
         ledger.record_plan(steps)
         merge_samples([run.path for run in runs], folder.path, ledger)
     record = folder.write_environment(record | {"run": folder.name})
+    folder.write_materials(bill for run in runs for bill in run.materials())
     cells = cells_of(folder)
     write_csv(cells, folder / CSV, folder.name, folder.started_at)
     write_parquet(cells, folder / PARQUET, folder.name, folder.started_at)
@@ -139,5 +140,10 @@ def _environment_of(runs: Sequence[RunFolder], cells: Sequence[Found]) -> dict[s
         whole |= record
     for part in ("models", "datasets", "compressors"):
         whole[part] = {name: value for record in records.values() for name, value in record[part].items()}
+    whole["materials"] = {
+        f"{run.name} {place}": file
+        for run, record in records.items()
+        for place, file in record.get("materials", {}).items()
+    }
     hosts = {run.name: record["host"] | {"started": record["started"]} for run, record in records.items()}
     return whole | {"targets": targets, "shards": hosts}

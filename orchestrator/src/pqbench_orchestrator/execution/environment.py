@@ -15,6 +15,9 @@ from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.dataset import DATASETS
 from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.planning.facts import Survey
+from pqbench_orchestrator.planning.places import ORCHESTRATOR
+from pqbench_orchestrator.store.run_folder import material_file
+from pqbench_wire.materials import bill_of_materials
 from pqbench_wire.process import required_by, source_version, versions_of
 
 
@@ -32,7 +35,8 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
         "host": _host(),
         "git_commit": _git_commit(),
         "orchestrator": own_versions() | versions_of(*required_by("pqbench-orchestrator", "pqbench-wire")),
-        "compressors": facts.compressor_versions,
+        "compressors": {place: one.versions for place, one in facts.compressors.items()},
+        "materials": {place: material_file(bill) for place, bill in materials(facts).items()},
         "models": {
             label: {"fixed_batch": one.fixed_batch}
             for (label, identity), one in facts.recipes.items()
@@ -56,6 +60,15 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
             }
             for name, t in facts.targets.items()
         },
+    }
+
+
+def materials(facts: Survey) -> dict[str, bytes]:
+    """The bills of materials of the orchestrator, the compressors and the targets' services: CycloneDX, JSON."""
+    found = {place: one.bill_of_materials for place, one in facts.compressors.items()}
+    found |= {target: one.bill_of_materials for target, one in facts.targets.items()}
+    return {ORCHESTRATOR: bill_of_materials("pqbench-orchestrator")} | {
+        place: bill for place, bill in found.items() if bill
     }
 
 

@@ -68,6 +68,15 @@ class TargetFacts:
         default_factory=dict
     )  # way of loading an artifact -> code for a bundle's predict.py
     environment: dict[str, str] = field(default_factory=dict)
+    bill_of_materials: bytes = b""  # of the service: CycloneDX, JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressorFacts:
+    """What the plan knows about a compressor."""
+
+    versions: dict[str, str] = field(default_factory=dict)  # of its tools; empty if it cannot be reached
+    bill_of_materials: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +106,7 @@ class Survey:
     recipes: dict[tuple[str, str], RecipeFacts]  # by model label and recipe identity; also for beginnings of recipes
     targets: dict[str, TargetFacts]  # by name
     datasets: dict[str, DatasetFacts]  # by label
-    compressor_versions: dict[str, dict[str, str]]  # place of a compressor -> versions of its tools
+    compressors: dict[str, CompressorFacts]  # by place
 
     @property
     def notes(self) -> list[str]:

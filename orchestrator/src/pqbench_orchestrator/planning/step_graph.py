@@ -179,7 +179,7 @@ class StepGraph:
             seed=self.manifest.seed,
         )
         done = recipe.label if not forms else f"{recipe.label} -> {', '.join(f.removeprefix('FORM_') for f in forms)}"
-        versions = self.facts.compressor_versions[facts.compressor]
+        versions = self.facts.compressors[facts.compressor].versions
         return self._add(f"{model.label}: {done}", facts.compressor, spec, needs, (1, 0), versions)
 
     @once

@@ -19,7 +19,7 @@ from pqbench_orchestrator.config.manifest import Dataset, Manifest, Model, Targe
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.dataset import DATASETS, Data
 from pqbench_orchestrator.metric import METRICS
-from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts, kind_of
+from pqbench_orchestrator.planning.facts import CompressorFacts, DatasetFacts, RecipeFacts, Survey, TargetFacts, kind_of
 from pqbench_orchestrator.planning.places import of_target
 from pqbench_orchestrator.steps.compress import OWN_CODE, step_message
 from pqbench_wire.blobs import BlobStore
@@ -70,7 +70,7 @@ def survey(
         compressor = pool.submit(_ask_compressors, manifest, services, store, models, progress)
         together = [target for target in manifest.targets if not services.swapped(of_target(target.name))]
         answers = {target.name: pool.submit(_ask_target, manifest, target, services) for target in together}
-    versions, recipes = compressor.result()
+    compressors, recipes = compressor.result()
     found = {name: answer.result() for name, answer in answers.items()}
     for target in manifest.targets:
         if target.name not in found:
@@ -82,7 +82,7 @@ def survey(
         recipes=recipes,
         targets=targets,
         datasets={label: _dataset_facts(data) for label, data in datasets.items()},
-        compressor_versions=versions,
+        compressors=compressors,
     )
 
 
@@ -200,17 +200,17 @@ def _ask_compressors(
     store: BlobStore,
     models: dict[str, compressor_pb2.Model],
     progress: Callable[[str], None],
-) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], RecipeFacts]]:
-    """The tools' versions of each compressor, and each recipe's facts from the first one that has its plug-ins."""
-    versions: dict[str, dict[str, str]] = {}
+) -> tuple[dict[str, CompressorFacts], dict[tuple[str, str], RecipeFacts]]:
+    """The facts about each compressor, and about each recipe, from the first compressor that has its plug-ins."""
+    compressors: dict[str, CompressorFacts] = {}
     recipes: dict[tuple[str, str], RecipeFacts] = {}
     wanted = [(label, identity) for label in models for identity in _with_beginnings(manifest)]
     for name in services.compressors:
         missing = [key for key in wanted if key not in recipes or recipes[key].unavailable]
         if missing:
-            versions[name], found = _ask_compressor(name, manifest, services, store, models, missing, progress)
+            compressors[name], found = _ask_compressor(name, manifest, services, store, models, missing, progress)
             recipes |= {key: facts for key, facts in found.items() if key not in recipes or not facts.unavailable}
-    return versions, recipes
+    return compressors, recipes
 
 
 def _ask_compressor(
@@ -221,13 +221,13 @@ def _ask_compressor(
     models: dict[str, compressor_pb2.Model],
     wanted: list[tuple[str, str]],
     progress: Callable[[str], None],
-) -> tuple[dict[str, str], dict[tuple[str, str], RecipeFacts]]:
+) -> tuple[CompressorFacts, dict[tuple[str, str], RecipeFacts]]:
     try:
         client = services.client(name)
         stub = compressor_pb2_grpc.CompressorServiceStub(client.channel)
         capabilities = client.call(stub.GetCapabilities, compressor_pb2.GetCapabilitiesRequest())
     except (Unavailable, Timeout) as error:
-        return {}, dict.fromkeys(wanted, RecipeFacts(unavailable=f"{name}: {error}"))
+        return CompressorFacts(), dict.fromkeys(wanted, RecipeFacts(unavailable=f"{name}: {error}"))
     known = [p.name for p in capabilities.plugins if p.kind == "model"]
     beginnings = _with_beginnings(manifest)
     recipes: dict[tuple[str, str], RecipeFacts] = {}
@@ -250,7 +250,8 @@ def _ask_compressor(
             recipes[label, identity] = dataclasses.replace(
                 _check(client, stub, request, manifest.stall_seconds), compressor=name
             )
-    return dict(capabilities.versions), recipes
+    own = CompressorFacts(versions=dict(capabilities.versions), bill_of_materials=capabilities.bill_of_materials)
+    return own, recipes
 
 
 def _with_beginnings(manifest: Manifest) -> dict[str, Recipe]:
@@ -331,6 +332,7 @@ def _asked(target: Target, services: Services) -> TargetFacts:
         engine_file=checked.engine_file,
         scripts=dict(checked.scripts),
         environment=dict(capabilities.environment),
+        bill_of_materials=capabilities.bill_of_materials,
     )
 
 

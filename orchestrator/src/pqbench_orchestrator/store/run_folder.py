@@ -6,11 +6,12 @@ import contextlib
 import csv
 import difflib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pqbench_wire.process import process_name
 EXPERIMENTS = "experiments"  # in the data folder
 MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written before the first step begins
+MATERIALS = "materials"  # the folder of the bills of materials that the environment record names
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
 SHARD = "shard"  # which shard of its experiment the run is; only the folder of a shard has this file
@@ -37,6 +39,11 @@ STUDY = "search.sqlite"  # Optuna's record of a search's trials; only the folder
 THESIS = "config.ini"  # kept beside the manifest that it stands for
 LATEST = "latest"  # the newest run, in place of its name
 REPORT, CSV, PARQUET = "report.html", "results.csv", "results.parquet"
+
+
+def material_file(bill: bytes) -> str:
+    """A bill's file in a run's folder, named by its SHA-256."""
+    return f"{MATERIALS}/{hashlib.sha256(bill).hexdigest()}.cdx.json"
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,16 @@ class RunFolder:
         partial.write_text(json.dumps(record, indent=2, sort_keys=True), encoding="utf-8")
         partial.replace(self / ENVIRONMENT)
         return record
+
+    def write_materials(self, bills: Iterable[bytes]) -> None:
+        """Write the bills of materials that the environment record names."""
+        (self / MATERIALS).mkdir(exist_ok=True)
+        for bill in bills:
+            (self / material_file(bill)).write_bytes(bill)
+
+    def materials(self) -> list[bytes]:
+        """The bills of materials; runs of old versions have none."""
+        return [file.read_bytes() for file in sorted((self / MATERIALS).glob("*.json"))]
 
     def environment(self) -> dict[str, Any]:
         """The environment record. Raises InvalidInput where it is missing or damaged."""

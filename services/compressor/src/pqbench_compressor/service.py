@@ -18,6 +18,7 @@ from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.jobs import Emit, Jobs, Tell, while_active
+from pqbench_wire.materials import bill_of_materials
 from pqbench_wire.process import source_version, versions_of
 from pqbench_wire.results import Results
 from pqbench_wire.shared.locks import Waiting, machine_lock
@@ -66,7 +67,12 @@ class CompressorServicer(compressor_pb2_grpc.CompressorServiceServicer):
         for plugin in plugins:
             if request.details and plugin.kind == MODELS.kind and plugin.available:
                 plugin.names.extend(MODELS.load(plugin.name).names())
-        return pb.GetCapabilitiesResponse(plugins=plugins, versions=self._versions, device=platform.machine())
+        return pb.GetCapabilitiesResponse(
+            plugins=plugins,
+            versions=self._versions,
+            device=platform.machine(),
+            bill_of_materials=bill_of_materials("pqbench-compressor"),
+        )
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
         if self._checks is None:

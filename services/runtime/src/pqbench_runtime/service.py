@@ -38,6 +38,7 @@ from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
 from pqbench_wire.errors import Failed, InvalidInput, TooLarge, Unavailable, WorkerCrashed, first_line
 from pqbench_wire.jobs import Emit, Jobs, Listener, Tell, while_active
+from pqbench_wire.materials import bill_of_materials
 from pqbench_wire.process import source_version
 from pqbench_wire.shared.inputs import check_preprocessing
 from pqbench_wire.shared.locks import machine_lock
@@ -85,7 +86,12 @@ class RuntimeServicer(runtime_pb2_grpc.RuntimeServiceServicer):
         self, request: pb.GetCapabilitiesRequest, context: grpc.ServicerContext
     ) -> pb.GetCapabilitiesResponse:
         backends = [self._backend(name) for name in BACKENDS.names if not request.backends or name in request.backends]
-        return pb.GetCapabilitiesResponse(backends=backends, versions=self._versions, environment=host.environment())
+        return pb.GetCapabilitiesResponse(
+            backends=backends,
+            versions=self._versions,
+            environment=host.environment(),
+            bill_of_materials=bill_of_materials("pqbench-runtime"),
+        )
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
         options, module = BACKENDS.configure(request.backend, request.options_json), BACKENDS.load(request.backend)

@@ -42,7 +42,7 @@ def analysed(store: BlobStore, **facts: Any) -> tuple[list[Point], Any]:
     survey = Survey(
         models={"resnet": {"plugin": "digits", "name": "resnet"}}, recipes={("resnet", Recipe().identity): known},
         targets={}, datasets={"digits": DatasetFacts(fingerprints={"train": "x", "test": "x"}, labels=2)},
-        compressor_versions={},
+        compressors={},
     )  # fmt: skip
     data = {"digits": Data(splits={"train": split, "test": split}, classes=("a", "b"))}
     with services_of(compressor=launcher) as services:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from pqbench_orchestrator.execution import environment
-from pqbench_orchestrator.planning.facts import Survey, TargetFacts
+from pqbench_orchestrator.planning.facts import CompressorFacts, Survey, TargetFacts
 
 
 def test_the_record_names_every_target_with_its_versions() -> None:
     target = TargetFacts(
-        backend="x", device="d", versions={"lib": "1"}, timed_options=("threads",), engine_file="e.bin"
+        backend="x",
+        device="d",
+        versions={"lib": "1"},
+        timed_options=("threads",),
+        engine_file="e.bin",
+        bill_of_materials=b"of t",
     )
-    facts = Survey(
-        models={}, recipes={}, targets={"t": target}, datasets={}, compressor_versions={"compressor": {"c": "2"}}
-    )
+    compressors = {"compressor": CompressorFacts(versions={"c": "2"}), "gone": CompressorFacts()}
+    facts = Survey(models={}, recipes={}, targets={"t": target}, datasets={}, compressors=compressors)
     record = environment.record(facts, "run-1")
-    assert record["run"] == "run-1" and record["compressors"] == {"compressor": {"c": "2"}}
+    assert record["run"] == "run-1" and record["compressors"] == {"compressor": {"c": "2"}, "gone": {}}
     assert record["targets"]["t"]["versions"] == {"lib": "1"} and record["targets"]["t"]["engine_file"] == "e.bin"
+    digest = hashlib.sha256(b"of t").hexdigest()
+    assert record["materials"].keys() == {"orchestrator", "t"}, "only who was reached has a bill of materials"
+    assert record["materials"]["t"] == f"materials/{digest}.cdx.json" and environment.materials(facts)["t"] == b"of t"
     assert record["targets"]["t"]["timed_options"] == ["threads"] and record["host"]["cores"] >= 1
 
 

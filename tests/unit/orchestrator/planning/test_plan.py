@@ -11,7 +11,7 @@ import pytest
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.config.shard import Shard
-from pqbench_orchestrator.planning.facts import DatasetFacts, RecipeFacts, Survey, TargetFacts
+from pqbench_orchestrator.planning.facts import CompressorFacts, DatasetFacts, RecipeFacts, Survey, TargetFacts
 from pqbench_orchestrator.planning.plan import Plan, plan, unsuitable
 from pqbench_orchestrator.steps.build import Build
 from pqbench_orchestrator.steps.predict import Predict
@@ -66,7 +66,7 @@ def survey_of(m: Manifest, **changes: Any) -> Survey:
         recipes={(model.label, r.identity): facts_of(r) for model in m.models for r in [Recipe(), *beginnings]},
         targets={t.name: TargetFacts(routes=ROUTES, versions={t.backend: "1"}, device="cpu") for t in m.targets},
         datasets={d.label: data_facts(train=f"{d.label} train", test=f"{d.label} test") for d in m.datasets},
-        compressor_versions={"compressor": {"torch": "1"}},
+        compressors={"compressor": CompressorFacts(versions={"torch": "1"})},
     )
     return replace(made, **changes)
 
@@ -216,7 +216,7 @@ def test_names_decide_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "unchanged"),
     [
-        ({"compressor_versions": {"compressor": {"torch": "2"}}}, {"prepare"}),
+        ({"compressors": {"compressor": CompressorFacts(versions={"torch": "2"})}}, {"prepare"}),
         ({"datasets": {"digits": data_facts(train="new", test="digits test")}}, set()),
         (
             {"targets": {n: TargetFacts(routes=ROUTES, versions={"x": "2"}, device="cpu") for n in "ab"}},

@@ -26,7 +26,7 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self, details: _Optional[bool] = ...) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("plugins", "versions", "device")
+    __slots__ = ("plugins", "versions", "device", "bill_of_materials")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,10 +37,12 @@ class GetCapabilitiesResponse(_message.Message):
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    BILL_OF_MATERIALS_FIELD_NUMBER: _ClassVar[int]
     plugins: _containers.RepeatedCompositeFieldContainer[_common_pb2.Plugin]
     versions: _containers.ScalarMap[str, str]
     device: str
-    def __init__(self, plugins: _Optional[_Iterable[_Union[_common_pb2.Plugin, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., device: _Optional[str] = ...) -> None: ...
+    bill_of_materials: bytes
+    def __init__(self, plugins: _Optional[_Iterable[_Union[_common_pb2.Plugin, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., device: _Optional[str] = ..., bill_of_materials: _Optional[bytes] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("plugin", "name", "config_json", "weights", "file", "code", "preprocessing", "weights_key", "external")

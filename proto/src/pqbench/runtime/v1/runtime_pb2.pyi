@@ -28,7 +28,7 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self, backends: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("backends", "versions", "environment")
+    __slots__ = ("backends", "versions", "environment", "bill_of_materials")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -46,10 +46,12 @@ class GetCapabilitiesResponse(_message.Message):
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    BILL_OF_MATERIALS_FIELD_NUMBER: _ClassVar[int]
     backends: _containers.RepeatedCompositeFieldContainer[Backend]
     versions: _containers.ScalarMap[str, str]
     environment: _containers.ScalarMap[str, str]
-    def __init__(self, backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    bill_of_materials: bytes
+    def __init__(self, backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., versions: _Optional[_Mapping[str, str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., bill_of_materials: _Optional[bytes] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("plugin", "routes", "versions", "device")
