@@ -88,8 +88,8 @@ bench: setup setup-tools ## run the benchmarks, an hour or two (IMAGES=folder, T
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/few_bits.py $(TESTDATA))
 
 FUZZ := onnx requests manifests inventories checkpoints images ini engines pt2
-fuzz: setup ## feed 20,000 changed inputs to each parser, an hour or so (COUNT=…, FUZZ="onnx pt2")
-	@set -e; for target in $(FUZZ); do $(BIN)/python -m tests.fuzz $$target $(or $(COUNT),20000); done
+fuzz: setup ## feed changed inputs to each parser (MINUTES=… each, or COUNT=20000; FUZZ="onnx pt2"); .fuzz/ keeps the corpus
+	@set -e; for target in $(FUZZ); do $(BIN)/python -m tests.fuzz $$target $(if $(MINUTES),--minutes $(MINUTES),--count $(or $(COUNT),20000)); done
 
 gpu-check: ## check and time what this NVIDIA machine's libraries allow; numpy and torch are enough
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py
