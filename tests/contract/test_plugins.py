@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from openvino import properties
@@ -19,6 +21,7 @@ from pqbench.common.v1.common_pb2 import Form, Precision, Preprocessing
 from pqbench.runtime.v1 import runtime_pb2 as pb
 from pqbench.runtime.v1.worker_pb2 import WorkerRequest
 from pqbench_compressor import export
+from pqbench_compressor.graph import Graph
 from pqbench_compressor.plugins import MODELS, PRUNERS, QUANTIZERS, Context, Files, Source, Training
 from pqbench_compressor.pruners._importance import CRITERIA
 from pqbench_orchestrator.dataset import DATASETS, fit, prepare
@@ -268,6 +271,23 @@ def test_openvino_runs_true_fp32_where_its_default_does_not(
     built = build("openvino", data, Form.FORM_ONNX, Precision.PRECISION_FP32, training.preprocessing)
     assert set(built.executed) == {"FP32"}
     assert built.settings["inference_precision"] == "f32"
+
+
+@pytest.mark.parametrize("around", ["fp32", "bf16"])
+def test_openvino_runs_what_int8_leaves_in_the_precision_that_was_asked_for(
+    around: str, trained: torch.nn.Module, context: Context, training: Training, build: Any
+) -> None:
+    model, plugin = export.to_onnx(trained, context.example), QUANTIZERS.load("int8-static")
+    form, kept = Form.FORM_QDQ_UNSIGNED, [Graph(model).compute_nodes()[1].name]
+    source = Source(onnx=lambda: model, module=trained)
+    data = plugin.quantize(source, plugin.Config(images=32, keep=tuple(kept)), context, (form,))[form]
+    wanted = functools.partial(build, "openvino", data, form, Precision.PRECISION_INT8, training.preprocessing)
+    if around == "bf16" and "BF16" not in openvino.Core().get_property("CPU", properties.device.capabilities()):
+        with pytest.raises(Refused, match="this CPU has no BF16 arithmetic"):
+            wanted(around_int8=around)
+        return
+    built = wanted(around_int8=around)
+    assert set(built.executed) == {"INT8", around.upper()} and built.settings["inference_precision"] in ("f32", "bf16")
 
 
 @pytest.mark.parametrize(("instances", "pinned"), [(1, None), (2, False)])

@@ -13,7 +13,7 @@ from io import BytesIO
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import openvino
@@ -44,7 +44,12 @@ ROUTES = (
         executes=(Precision.PRECISION_FP16, Precision.PRECISION_FP32),
         evidence="FP16 is executed only on CPUs with FP16 arithmetic; elsewhere weights are widened: it saves size",
     ),
-    *int8_routes("2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints"),
+    *(
+        replace(route, executes=(*route.executes, Precision.PRECISION_BF16))  # with the option around_int8
+        for route in int8_routes(
+            "2-10x FP32's speed; signed activations with INT8 weights fail to compile under some hints"
+        )
+    ),
     Route(
         precision=Precision.PRECISION_BF16,
         form=Form.FORM_ONNX,
@@ -123,6 +128,10 @@ class Config:
     """Options of the CPU device."""
 
     threads: Annotated[int, Field(ge=0, le=1024, description="inference threads; 0: one per physical core")] = 0
+    around_int8: Annotated[
+        Literal["fp32", "bf16"],
+        Field(description="precision of what an INT8 recipe leaves in floating point; bf16 needs a CPU that has it"),
+    ] = "fp32"
     transfers: Annotated[
         bool, Field(description="count setting the input and copying the outputs; false: time as benchmark_app does")
     ] = True
@@ -236,7 +245,7 @@ def cross_checks(
         blob = Path(folder, "engine.blob")
         blob.symlink_to(engine)
         asked = ["-m", str(blob), "-d", "CPU", "-hint", "none", "-api", "sync", "-t", str(ceil(seconds))]
-        asked += ["-infer_precision", _hint(precision).get_type_name()]
+        asked += ["-infer_precision", _hint(precision, options).get_type_name()]
         asked += ["-nstreams", "1", *(["-nthreads", str(options.threads)] if options.threads else [])]
         done = subprocess.run(leashed([sys.executable, "-c", BENCHMARK_APP, *asked]), capture_output=True, text=True)
     made = replace(made, command=shlex.join(["benchmark_app", *asked]))
@@ -249,7 +258,7 @@ def cross_checks(
 
 def _properties(precision: Precision, options: Config) -> dict[str, Any]:
     chosen: dict[Any, Any] = {
-        properties.hint.inference_precision(): _hint(precision),
+        properties.hint.inference_precision(): _hint(precision, options),
         properties.hint.performance_mode(): properties.hint.PerformanceMode.LATENCY,
         properties.num_streams(): 1,
     }
@@ -258,10 +267,11 @@ def _properties(precision: Precision, options: Config) -> dict[str, Any]:
     return chosen
 
 
-def _hint(precision: Precision) -> openvino.Type:
+def _hint(precision: Precision, options: Config) -> openvino.Type:
     """The inference precision: FP16 only on CPUs that have it, else FP32, as OpenVINO would silently run BF16."""
     capabilities = openvino.Core().get_property("CPU", properties.device.capabilities())
-    if precision == Precision.PRECISION_BF16:
+    wants_bf16 = precision == Precision.PRECISION_INT8 and options.around_int8 == "bf16"
+    if precision == Precision.PRECISION_BF16 or wants_bf16:
         if "BF16" not in capabilities:
             raise Refused("this CPU has no BF16 arithmetic")
         return openvino.Type.bf16
