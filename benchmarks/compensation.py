@@ -129,13 +129,11 @@ def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
         archive.extractall(folder)
     lossless(data / "cifar10_test_lossless846.npz", folder / "test")
     epoch, fit = finetune(1, distill=True), {"compensate": {"images": 4190}}
-    coarse, fine = (removal(0.5, images=512, **RANKINGS[name]) for name in list(RANKINGS)[2:])
+    prune = removal(0.5, images=512, **RANKINGS["reconstruction, global"])
     recipes = [
         ("int8", [INT8]),
-        ("as pruned, an epoch", [coarse, epoch]),
-        ("compensated, an epoch", [coarse, fit, epoch]),
-        ("compensated, an epoch, int8", [coarse, fit, epoch, INT8]),
-        ("multiples of 4: compensated, an epoch", [fine, fit, epoch]),
+        ("compensated, an epoch", [prune, fit, epoch]),
+        ("compensated, an epoch, int8", [prune, fit, epoch, INT8]),
     ]
     found = experiment(cifar(data), {}, recipes)
     return found | TIMED | {"datasets": [{"dataset": "folder", "config": {"train": "train", "test": "test"}}]}

@@ -124,3 +124,11 @@ def test_it_follows_a_pruning_step(kinds: list[str], is_refused: bool) -> None:
 def test_a_model_without_such_layers_is_refused() -> None:
     seen = DATA.inputs(slice(2))
     assert "no convolution or product" in compensate.refusal(nn.Sequential(nn.ReLU()), compensate.Config(), 0, seen)
+
+
+def test_very_large_layers_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, context = example("mobile")
+    prune(module, context, "removal", amount=0.3)
+    monkeypatch.setattr(compensate, "LARGEST", 100)
+    notes = compensate.compensate(module, compensate.Config(images=32), context)
+    assert notes["left_as_they_are"] == ["head.2"]

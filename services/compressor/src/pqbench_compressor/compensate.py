@@ -22,7 +22,7 @@ from torch.nn import functional
 from pqbench_compressor import masks
 from pqbench_compressor.lockstep import Lockstep, PerBatch
 from pqbench_compressor.plugins import Context, Needs
-from pqbench_compressor.regression import Regression
+from pqbench_compressor.regression import LARGEST, Regression
 from pqbench_compressor.sampling import grid
 from pqbench_compressor.tensors import batches, plain_attention
 from pqbench_wire.errors import Refused
@@ -110,7 +110,7 @@ class _Refit:
 
     def _fit(self, node: fx.Node, weight: torch.Tensor, kept: torch.Tensor) -> None:
         mask = (weight != 0).flatten(1) if self._name(node) in self._masked else None
-        if mask is not None and mask.shape[1] > LARGEST_ROWWISE:
+        if weight[0].numel() > (LARGEST if mask is None else LARGEST_ROWWISE):
             self.left.add(self._name(node))
             return
         goal = self._goal(node, kept)

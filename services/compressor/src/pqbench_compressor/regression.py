@@ -14,6 +14,7 @@ import torch
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # shares of the inputs' mean variance
 USUAL = 1e-3  # where there are too few images to choose
 HELD_OUT = 4  # one in so many images
+LARGEST = 8192  # inputs: more would take over 2 GB and minutes
 
 
 @dataclass(frozen=True)

@@ -65,3 +65,13 @@ def test_channels_are_removed_without_labels(scope: str) -> None:
     assert REMOVAL.needs(config).training and not REMOVAL.needs(config).labels
     REMOVAL.prune(module, config, context)
     assert macs(module, context) / before == pytest.approx(0.6, abs=0.02)
+
+
+def test_in_a_very_large_layer_each_input_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, layer = torch.randn(5000, 6) * torch.tensor([0.0, 1, 2, 3, 4, 5]), nn.Linear(6, 3)
+    nn.init.ones_(layer.weight)
+    exact = _reconstruction.losses(layer, [(x,)], seed=0)[layer]
+    monkeypatch.setattr(_reconstruction, "LARGEST", 5)
+    alone = _reconstruction.losses(layer, [(x,)], seed=0)[layer]
+    assert alone[1:].tolist() == pytest.approx(exact[1:].tolist(), rel=0.1) and float(alone[0]) == 0

@@ -5,6 +5,7 @@ Optimal Brain Surgeon for whole channels (Hassibi and Stork, 1992; for structure
 the inputs c is that of W_c (H^-1_cc)^-1 W_c^T. Inputs are taken away one after the other, the cheapest first, and W and
 H^-1 updated: of two channels that say the same, only the first is cheap. Each output's error is weighted by the squared
 gradient of the model's outputs, mixed at random, so that the errors of all layers are in one unit. No labels are used.
+In layers of over LARGEST inputs, each counts for itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pqbench_compressor.regression import LARGEST
 from pqbench_compressor.sampling import grid
 from pqbench_compressor.tensors import leaves
 
@@ -64,7 +66,8 @@ class _Seen:
     def __init__(self, layer: Reader, images: int, generator: torch.Generator) -> None:
         self._layer, self._images, self._generator = layer, images, generator
         columns = layer.weight[0].numel()
-        self._xx = torch.zeros(columns, columns, dtype=torch.float64)
+        self._is_large = columns > LARGEST
+        self._xx = torch.zeros(columns if self._is_large else (columns, columns), dtype=torch.float64)
         self._x = torch.zeros(columns, dtype=torch.float64)
         self._squares = torch.zeros(len(layer.weight), dtype=torch.float64)
         self.positions = 0
@@ -72,7 +75,7 @@ class _Seen:
     def add(self, inputs: torch.Tensor, outputs: torch.Size) -> None:
         """Add a batch of inputs, at a sample of the positions of the outputs."""
         columns = self._columns(inputs, outputs)
-        self._xx += (columns @ columns.T).double()
+        self._xx += (columns.square().sum(1) if self._is_large else columns @ columns.T).double()
         self._x += columns.sum(1).double()
         self.positions += columns.shape[1]
 
@@ -92,11 +95,14 @@ class _Seen:
 
     def losses(self) -> torch.Tensor:
         mean = self._x / self.positions
+        weight = self._layer.weight.detach().flatten(1).double() * self._squares.sqrt()[:, None]
+        if self._is_large:
+            variances = (self._xx / self.positions - mean.square()).clamp_min(0)
+            return (weight.square().sum(0) * variances).reshape(self._layer.weight.shape[1], -1).sum(1)
         covariance = self._xx / self.positions - mean[:, None] * mean
         # From few positions, as after pooling, a covariance says that inputs can be told from each other by chance.
         ridge = max(RIDGE, len(mean) / self.positions)
         covariance.diagonal().add_(ridge * covariance.diagonal().mean().clamp_min(1e-12))
-        weight = self._layer.weight.detach().flatten(1).double() * self._squares.sqrt()[:, None]
         return _taken_away(torch.linalg.inv(covariance), weight, self._layer.weight.shape[1])
 
 
