@@ -1,6 +1,8 @@
 """Formats of few bits: INT4 weights of a ViT-Tiny, FP8 and INT8 of MobileNet V2, learned rounding of ResNet-20.
 
-    python benchmarks/few_bits.py DATA [int4|fp8|adaround …]
+Also what cross-layer equalization adds to INT8 of MobileNet V2.
+
+    python benchmarks/few_bits.py DATA [int4|fp8|adaround|equalization …]
 
 DATA holds imagenet_sample.zip, mobilenet_v2.py and mobilenet_v2.safetensors: half of the images to calibrate with, half
 to score. The ViT's weights are random, so of it only the signal-to-noise ratio counts. For ResNet-20 it holds
@@ -20,7 +22,7 @@ from typing import Any
 from compensation import FIGURES, arrays, experiment, mobilenet, run, split
 
 RESULT = Path(__file__).parent / "results" / "few_bits.json"
-PARTS = ("int4", "fp8", "adaround")
+PARTS = ("int4", "fp8", "adaround", "equalization")
 
 
 def main(data: Path, parts: list[str]) -> None:
@@ -44,6 +46,10 @@ def manifest(part: str, data: Path, folder: Path) -> dict[str, Any]:
     split(data / "imagenet_sample.zip", folder)
     if part == "fp8":
         recipes = [(name, [{"quantize": {"method": name, "images": 128}}]) for name in ("fp8-static", "int8-static")]
+        return experiment(mobilenet(data), arrays(folder), recipes)
+    if part == "equalization":
+        int8 = {"method": "int8-static", "images": 128}
+        recipes = [(name, [{"quantize": int8 | {"equalization": name}}]) for name in ("none", "cross-layer", "auto")]
         return experiment(mobilenet(data), arrays(folder), recipes)
     steps = [
         {"method": "int4-weights", "block": block, "rounding": rounding}
