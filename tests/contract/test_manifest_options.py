@@ -93,7 +93,7 @@ def test_every_option_of_a_step(tmp_path: Path, kind: str, name: str) -> None:
         pytest.skip(f"skipped: {catalog.missing(name)}")
     values = values_of(catalog.load(name).Config)
     if name == "removal":
-        values["heads"], values["target"] = "channels", "macs"  # whole heads go with channels alone
+        values["heads"], values["target"] = "channels", "latency"  # whole heads go with channels alone
     assert "method" not in values, "the step's own key"
     manifest = manifest_with(tmp_path, recipes=[{"steps": [{kind: {"method": name} | values}]}])
     message = step_message(manifest.all_recipes[0].steps[0])
