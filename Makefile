@@ -86,6 +86,7 @@ bench: setup setup-tools ## run the benchmarks, an hour or two (IMAGES=folder, T
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/recovery.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/compensation.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/few_bits.py $(TESTDATA))
+	$(BIN)/python benchmarks/ranking.py
 
 FUZZ := onnx requests manifests inventories checkpoints images ini engines pt2
 fuzz: setup ## feed changed inputs to each parser (MINUTES=… each, or COUNT=20000; FUZZ="onnx pt2"); .fuzz/ keeps the corpus
