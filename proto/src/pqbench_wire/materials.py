@@ -10,6 +10,7 @@ import functools
 import json
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -35,9 +36,12 @@ def bill_of_materials(distribution: str) -> bytes:
 
 
 def _python() -> Iterator[dict[str, Any]]:
-    """The distributions that an import finds; of two with one name, the first on the path."""
+    """The distributions that an import finds; of two with one name, the first on the path.
+
+    setuptools, once imported, puts its own copies of others on the path, in `_vendor`; they are part of it.
+    """
     seen: set[str] = set()
-    for found in metadata.distributions():
+    for found in metadata.distributions(path=[folder for folder in sys.path if Path(folder).name != "_vendor"]):
         name = re.sub(r"[-_.]+", "-", found.metadata["Name"] or "").lower()
         if name and name not in seen:
             seen.add(name)

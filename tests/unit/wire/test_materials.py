@@ -36,6 +36,16 @@ def test_the_bill_lists_what_is_installed_in_the_standards_format() -> None:
     assert materials.bill_of_materials("pqbench-wire") == bill
 
 
+def test_copies_inside_setuptools_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("_vendor", "site"):
+        info = tmp_path / folder / f"{folder.strip('_')}_package-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder.strip('_')}-package\nVersion: 1.0\n")
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    names = {one["name"] for one in materials._python()}
+    assert "site-package" in names and "vendor-package" not in names
+
+
 def test_system_packages_are_those_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(materials.platform, "freedesktop_os_release", lambda: {"ID": "debian"})
     (tmp_path / "status").write_text(STATUS)
