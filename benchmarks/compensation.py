@@ -2,7 +2,8 @@
 
     python benchmarks/compensation.py DATA [EXPERIMENT …]
 
-EXPERIMENT is one of resnet56, resnet56_int8, resnet56_epoch, mobilenet_v2, mobilenet_v2_int8, vit_tiny; all by default.
+EXPERIMENT is one of resnet56, resnet56_int8, resnet56_epoch, resnet56_depth, resnet56_depth_epoch, mobilenet_v2,
+mobilenet_v2_int8, mobilenet_v2_depth, vit_tiny; all by default.
 DATA holds cifar10_resnet56.safetensors, cifar10_train_lossless4660.npz, cifar10_test_lossless846.npz,
 cifar10_jpeg_train.zip, mobilenet_v2.py, mobilenet_v2.safetensors and imagenet_sample.zip. Prints accuracies on images
 that no step saw (of the ViT, whose weights are random, the outputs' signal-to-noise ratio) and the seconds of the
@@ -43,6 +44,7 @@ FIGURES = (
     "is_stable",
 )
 SIDE = 224  # pixels, of MobileNet V2
+RESIDUAL_BLOCKS = 10  # of MobileNet V2
 MOST_IMAGES = 448  # of the 500 to fit to; a tenth is held out
 GLOBALLY = {"criterion": "reconstruction", "scope": "global", "images": MOST_IMAGES}
 PQBENCH = (sys.executable, "-m", "pqbench_orchestrator.cli")
@@ -125,9 +127,6 @@ def resnet56_int8(data: Path, folder: Path) -> dict[str, Any]:
 
 def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
     """The same, with an epoch of distillation over the 50,000 JPEG images after it, and INT8 in the end."""
-    with zipfile.ZipFile(data / "cifar10_jpeg_train.zip") as archive:
-        archive.extractall(folder)
-    lossless(data / "cifar10_test_lossless846.npz", folder / "test")
     epoch, fit = finetune(1, distill=True), {"compensate": {"images": 4190}}
     prune = removal(0.5, images=512, **RANKINGS["reconstruction, global"])
     recipes = [
@@ -135,8 +134,41 @@ def resnet56_epoch(data: Path, folder: Path) -> dict[str, Any]:
         ("compensated, an epoch", [prune, fit, epoch]),
         ("compensated, an epoch, int8", [prune, fit, epoch, INT8]),
     ]
-    found = experiment(cifar(data), {}, recipes)
-    return found | TIMED | {"datasets": [{"dataset": "folder", "config": {"train": "train", "test": "test"}}]}
+    return experiment(cifar(data), {}, recipes) | TIMED | {"datasets": [jpeg(data, folder)]}
+
+
+def resnet56_depth(data: Path, folder: Path) -> dict[str, Any]:
+    """Blocks removed, compensated and quantized, against INT8 alone, on two runtimes; with narrower layers too."""
+    fit = {"compensate": {"images": 512}}
+    ways: dict[str, list[Any]] = {
+        f"{share:.0%} of the blocks": [depth(share, images=512)] for share in (0.2, 0.3, 0.35, 0.4)
+    }
+    for share in (0.1, 0.2):
+        narrower = removal(share, images=512, **RANKINGS["reconstruction, global"])
+        ways[f"30% of the blocks, {share:.0%} of the rest"] = [depth(0.3, images=512), narrower]
+    recipes = [("int8", [INT8])]
+    for name, steps in ways.items():
+        recipes += [(f"{name}, compensated", [*steps, fit]), (f"{name}, compensated, int8", [*steps, fit, INT8])]
+    return experiment(cifar(data), lossless_images(data), recipes) | TIMED
+
+
+def resnet56_depth_epoch(data: Path, folder: Path) -> dict[str, Any]:
+    """The same, with an epoch of distillation after it, and INT8 in the end."""
+    fit, epoch = {"compensate": {"images": 4190}}, finetune(1, distill=True)
+    recipes = [("int8", [INT8])]
+    for share in (0.3, 0.4, 0.5):
+        steps = [depth(share, images=512), fit, epoch]
+        name = f"{share:.0%} of the blocks, compensated, an epoch"
+        recipes += [(name, steps), (f"{name}, int8", [*steps, INT8])]
+    return experiment(cifar(data), {}, recipes) | TIMED | {"datasets": [jpeg(data, folder)]}
+
+
+def jpeg(data: Path, folder: Path) -> dict[str, Any]:
+    """The 50,000 training images as JPEG, and the lossless ones to score on."""
+    with zipfile.ZipFile(data / "cifar10_jpeg_train.zip") as archive:
+        archive.extractall(folder)
+    lossless(data / "cifar10_test_lossless846.npz", folder / "test")
+    return {"dataset": "folder", "config": {"train": "train", "test": "test"}}
 
 
 def cifar(data: Path) -> dict[str, str]:
@@ -172,6 +204,18 @@ def mobilenet_v2_int8(data: Path, folder: Path) -> dict[str, Any]:
             prune = removal(share, target="latency", latencies=times, round_to=multiples, **GLOBALLY)
             recipes.append((f"{share:.0%} of {backend}, compensated, int8", [prune, fit, INT8]))
     return plain | {"recipes": [*plain["recipes"], *({"name": name, "steps": steps} for name, steps in recipes)]}
+
+
+def mobilenet_v2_depth(data: Path, folder: Path) -> dict[str, Any]:
+    """Blocks removed, compensated and quantized, against INT8 alone, on both runtimes."""
+    split(data / "imagenet_sample.zip", folder)
+    fit = {"compensate": {"images": MOST_IMAGES}}
+    recipes = [("int8", [INT8])]
+    for count in (1, 2, 3, 4):
+        steps = [depth(count / RESIDUAL_BLOCKS, images=MOST_IMAGES), fit]
+        name = f"{count} blocks, compensated"
+        recipes += [(name, steps), (f"{name}, int8", [*steps, INT8])]
+    return experiment(mobilenet(data), arrays(folder), recipes) | TIMED | {"batch_sizes": [8]}
 
 
 def latencies(run: str, cell: str) -> dict[str, float]:
@@ -214,6 +258,10 @@ def removal(share: float, **more: Any) -> dict[str, Any]:
     return {"prune": {"method": "removal", "target": "macs", "amount": share} | more}
 
 
+def depth(share: float, **more: Any) -> dict[str, Any]:
+    return {"prune": {"method": "depth", "amount": share} | more}
+
+
 def experiment(model: dict[str, Any], arrays: dict[str, str], recipes: list[tuple[str, list[Any]]]) -> dict[str, Any]:
     """The manifest."""
     return {
@@ -247,8 +295,11 @@ def cropped(archive: zipfile.ZipFile, root: str, name: str) -> np.ndarray:
 
 
 EXPERIMENTS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
-    one.__name__: one for one in (resnet56, resnet56_int8, resnet56_epoch, mobilenet_v2, mobilenet_v2_int8, vit_tiny)
-}
+    one.__name__: one for one in (
+        resnet56, resnet56_int8, resnet56_epoch, resnet56_depth, resnet56_depth_epoch,
+        mobilenet_v2, mobilenet_v2_int8, mobilenet_v2_depth, vit_tiny,
+    )
+}  # fmt: skip
 
 
 if __name__ == "__main__":

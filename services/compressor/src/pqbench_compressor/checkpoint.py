@@ -1,8 +1,8 @@
 """Checkpoints, which hold a model between two steps: safetensors with weights and, in the header, the history.
 
-A pruned architecture is stored as the integer attributes of its modules (channels, features, heads)
-that differ from the unpruned model's, and is rebuilt by setting them. No pickle is used, and loading
-is strict: all names and shapes must match.
+A pruned architecture is stored as the names of the blocks that were removed, and the integer attributes of its modules
+(channels, features, heads) that differ from the unpruned model's, and is rebuilt by them. No pickle is used, and
+loading is strict: all names and shapes must match.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from pqbench_compressor import masks
+from pqbench_compressor import blocks, masks
 from pqbench_wire.errors import InvalidInput, first_line
 
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, RecursionError, OSError, SafetensorError)
@@ -28,7 +28,10 @@ History = list[dict[str, Any]]  # the steps applied so far
 
 def save(module: nn.Module, unpruned: nn.Module, history: History) -> bytes:
     """A checkpoint's bytes; equal models with equal histories give equal bytes."""
-    header = {"structure": structure_of(module, unpruned), "history": history, "pruned": masks.pruned(module)}
+    header = {
+        "structure": structure_of(module, unpruned), "removed": blocks.removed(module, unpruned),
+        "history": history, "pruned": masks.pruned(module),
+    }  # fmt: skip
     state = {name: tensor.detach().contiguous().clone() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(state, {"pqbench": json.dumps(header, sort_keys=True)})
 
@@ -41,6 +44,8 @@ def load(path: Path, unpruned: nn.Module) -> History:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["pqbench"])
+        for name in header.get("removed", ()):
+            blocks.remove(unpruned, name)
         _reshape(unpruned, header["structure"], state := safetensors.torch.load_file(path))
         versioned = OrderedDict(state)  # with module versions: without them, some modules convert it as an old file
         versioned._metadata = getattr(unpruned.state_dict(), "_metadata", {})  # type: ignore[attr-defined]

@@ -1,8 +1,11 @@
-"""Two modules of one architecture, run node by node on the same batches: a pruned model beside the unpruned one."""
+"""Two modules of one architecture, run node by node on the same batches: a pruned model beside the unpruned one.
+
+Where blocks were removed, what leads to them stands for what left them: it should now give that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +13,7 @@ from torch import fx, nn
 from torch.export.graph_signature import InputKind
 from torch.fx.node import map_arg
 
+from pqbench_compressor import blocks
 from pqbench_wire.errors import Refused
 
 Batch = tuple[torch.Tensor, ...]
@@ -88,11 +92,11 @@ class Lockstep:
 
     def __init__(self, pruned: nn.Module, unpruned: nn.Module, batches: Sequence[Batch]) -> None:
         self.pruned, self.unpruned = Program(pruned, batches), Program(unpruned, batches)
-        ours, theirs = self.pruned.nodes, self.unpruned.nodes
-        if [node.target for node in ours] != [node.target for node in theirs]:
-            raise Refused("pruning changed which operations the model consists of: they cannot be paired")
-        self._theirs = dict(zip(ours, theirs, strict=True))
-        self._users = {node: len(node.users) for node in ours}
+        removed = blocks.removed(pruned, unpruned)
+        paired = _paired(self.pruned.nodes, self.unpruned.nodes, removed)
+        self._theirs = paired | _moved(paired, self.unpruned.nodes, removed)
+        self._unpaired = set(self.unpruned.nodes) - set(self._theirs.values())
+        self._users = {node: len(node.users) for node in self._theirs}
         self._done: set[fx.Node] = set()
 
     def run(self, visit: Callable[[fx.Node], None]) -> None:
@@ -110,6 +114,8 @@ class Lockstep:
         self._done.add(node)
         self.pruned.value(node)
         self.unpruned.value(self._theirs[node])
+        for passed in self._unpaired:
+            self.unpruned.forget(passed)
         for needed in node.all_input_nodes:
             if needed in self._users:
                 self._users[needed] -= 1
@@ -128,3 +134,47 @@ class Lockstep:
         theirs = self._theirs[node]
         given = theirs.args[argument] if argument < len(theirs.args) else None
         return self.unpruned.tensors.get(given) if isinstance(given, fx.Node) else None
+
+
+def _paired(ours: Sequence[fx.Node], theirs: Sequence[fx.Node], removed: Sequence[str]) -> dict[fx.Node, fx.Node]:
+    """The unpruned model's call for each of the pruned one's. Raises Refused where they do not correspond."""
+    left = [node for node in theirs if _block_of(node, removed) is None]
+    if [node.target for node in ours] != [node.target for node in left]:
+        raise Refused("pruning changed which operations the model consists of: they cannot be paired")
+    return dict(zip(ours, left, strict=True))
+
+
+def _moved(
+    paired: Mapping[fx.Node, fx.Node], theirs: Sequence[fx.Node], removed: Sequence[str]
+) -> dict[fx.Node, fx.Node]:
+    """For the calls that lead into removed blocks, those at the blocks' ends, whose values they should now give.
+
+    These are the block's input and, as long as the same operations lead to the input and to the block's end, the calls
+    before: of a sum and its activation, both.
+    """
+    ours = {node: own for own, node in paired.items()}
+    found: dict[fx.Node, fx.Node] = {}
+    for name in removed:
+        inside = [node for node in theirs if _block_of(node, [name])]
+        starts = {given for node in inside for given in _calls_before(node) if given not in inside}
+        ends = [node for node in inside if any(user not in inside for user in node.users)]
+        if len(starts) != 1 or len(ends) != 1:
+            continue
+        (start,), (end,) = starts, ends
+        own = ours[end] = ours[start]
+        found[own] = end
+        while own.target == end.target and len(_calls_before(own)) == len(_calls_before(end)) == 1:
+            (own,), (end,) = _calls_before(own), _calls_before(end)
+            found[own] = end
+    return found
+
+
+def _calls_before(node: fx.Node) -> list[fx.Node]:
+    return [given for given in node.all_input_nodes if given.op == "call_function"]
+
+
+def _block_of(node: fx.Node, removed: Sequence[str]) -> str | None:
+    """The removed block that a call of the unpruned model belongs to."""
+    stack = (node.meta.get("nn_module_stack") or {}).values()
+    paths = [str(path) for path, _ in stack]
+    return next((name for name in removed if any(path == name or path.startswith(f"{name}.") for path in paths)), None)

@@ -75,6 +75,14 @@ class Costs:
         """The cost, computed from the layers' current channel counts."""
         return self._total({})
 
+    def of(self, part: nn.Module) -> float:
+        """The cost of a part of the model, computed from its layers' current channel counts."""
+        if self._kind == "parameters":
+            return sum(parameter.numel() for parameter in part.parameters())
+        inside = set(part.modules())
+        mixing = sum(macs * _width(layer)[1] for layer, macs in self._mixing.values() if layer in inside)
+        return mixing + sum(self._macs(layer, *_width(layer)) for layer in self._layers if layer in inside)
+
     def after(self, group: Any) -> float:
         """The cost after removing a group of Torch-Pruning, computed from channel counts."""
         widths: dict[nn.Module, tuple[int, int]] = {}
