@@ -46,6 +46,7 @@ COUNT = 16  # images: half calibrate and train, all verify
 CALIBRATION = 16
 HALF = {"amount": 0.5}
 REMOVAL = HALF | {"images": 8, "target": "macs"}
+DEPTH = {"amount": 0.3, "images": 8}
 TRAINED = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
 CRITERIA = ("random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm", "reconstruction")
 Technique = tuple[str, list[tuple[str, str, dict[str, Any]]]]
@@ -65,6 +66,8 @@ PRUNING: list[Technique] = [
     ("removal, whole heads", [("prune", "removal", HALF | {"heads": "whole"})]),
     ("removal + recalibrate", [("prune", "removal", REMOVAL), ("recalibrate", "", {"images": 32})]),
     ("removal + compensate", [("prune", "removal", REMOVAL), ("compensate", "", {"images": CALIBRATION})]),
+    ("depth", [("prune", "depth", DEPTH)]),
+    ("depth + compensate", [("prune", "depth", DEPTH), ("compensate", "", {"images": CALIBRATION})]),
     ("removal + distillation", [("prune", "removal", REMOVAL), ("finetune", "", TRAINED | {"distill": True})]),
 ]
 CALIBRATED = {"images": CALIBRATION}
@@ -75,6 +78,7 @@ QUANTIZATION: list[Technique] = [
         (f"INT8 static, {method}", [("quantize", "int8-static", CALIBRATED | {"ranges": method})])
         for method in ("min-max", "percentile", "entropy", "mse")
     ),
+    ("INT8 static, equalized", [("quantize", "int8-static", CALIBRATED | {"equalization": "cross-layer"})]),
     ("INT8 dynamic", [("quantize", "int8-dynamic", {})]),
     ("INT8 QAT", [("quantize", "int8-qat", CALIBRATED | TRAINED)]),
     ("FP8", [("quantize", "fp8-static", CALIBRATED)]),

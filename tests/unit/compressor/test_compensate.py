@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from pqbench_compressor import compensate, export, masks, steps
+from pqbench_compressor import blocks, compensate, export, masks, steps
+from pqbench_compressor.lockstep import Lockstep
 from pqbench_compressor.plugins import PRUNERS, Context, Training
+from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Refused
 
 from .examples import PREPROCESSING, build
@@ -77,6 +79,9 @@ def noise(module: nn.Module, context: Context) -> float:
         ("mobile", "l1-global", {"amount": 0.5}),
         ("mobile", "nm", {}),
         ("cifar/resnet20", "removal", {"amount": 0.3}),
+        ("cifar/resnet20", "depth", {"amount": 0.3}),
+        ("torchvision/mobilenet_v2", "depth", {"amount": 0.2}),
+        ("timm/test_vit", "depth", {"amount": 0.3}),
         ("timm/test_vit", "removal", {"amount": 0.3}),
     ],
 )
@@ -91,6 +96,26 @@ def test_the_outputs_come_back(name: str, pruner: str, config: dict[str, Any]) -
     assert {key: value.shape for key, value in module.state_dict().items()} == shapes
     after = masks.zeros(module)
     assert all(after[key] >= zeros[key] for key in masks.pruned(module)), "zeros stay"
+
+
+def test_what_led_to_removed_blocks_now_gives_what_they_gave() -> None:
+    """Of two blocks in a row: the sum and the activation before them."""
+    module, context = example("cifar/resnet20")
+    for name in ("layer1.1", "layer1.2"):
+        blocks.remove(module, name)
+    with torch.no_grad():
+        inputs = tensors(context.training.held_out(4, 0)[0])
+        pair = Lockstep(module, context.baseline, [inputs])
+        wanted = context.baseline.get_submodule("layer1")(torch.relu(_stem(context.baseline, inputs[0])))
+    first = next(node for node in pair.pruned.nodes if node.target == torch.ops.aten.add.Tensor)
+    (activation,) = first.users
+    for node, value in ((activation, wanted), (first, wanted)):
+        assert torch.allclose(torch.relu(pair.wanted(node)[0]), value, atol=1e-5)
+
+
+def _stem(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    value: torch.Tensor = network.get_submodule("bn1")(network.get_submodule("conv1")(images))
+    return value
 
 
 def test_a_model_that_lost_nothing_stays_as_it_is() -> None:

@@ -25,6 +25,7 @@ from pqbench_orchestrator.cli.app import (
     app,
     console,
     errors,
+    note,
     points_of,
     run_of,
     seconds_of,
@@ -38,8 +39,9 @@ from pqbench_orchestrator.execution.session import Settings
 from pqbench_orchestrator.output import comparison, recommendation, terminal
 from pqbench_orchestrator.output.outputs import cells_of
 from pqbench_orchestrator.results.cell import CellResult
-from pqbench_orchestrator.results.named_cell import check_finished, recorded_cell
-from pqbench_orchestrator.results.why import LAUNCHES, Why, explain, explain_engine, latencies_of
+from pqbench_orchestrator.results.latencies import fit, profiled
+from pqbench_orchestrator.results.named_cell import check_finished, profiled_alike, recorded_cell
+from pqbench_orchestrator.results.why import LAUNCHES, explain, explain_engine
 from pqbench_wire.catalog import unknown
 from pqbench_wire.errors import InvalidInput
 
@@ -160,7 +162,8 @@ def why_command(
     run: RunName,
     cell: CellName,
     latencies: Annotated[
-        bool, typer.Option("--latencies", help="Print the time of each layer, as `removal` takes it in a manifest.")
+        bool,
+        typer.Option("--latencies", help="Print each layer's time for a manifest, from all cells of its kind."),
     ] = False,
     data: RunData = None,
     as_json: Json = False,
@@ -177,7 +180,9 @@ def why_command(
         raise InvalidInput(f"cell {cell}: {known or 'no profile; set measure.profile_seconds and run again'}")
     found = explain(result, results)
     if latencies:
-        _print_latencies(cell, found, as_json)
+        if found.converting is None:
+            raise InvalidInput(f"cell {cell}: {LAUNCHES}")
+        _print_latencies(profiled_alike(run_of(run, data), result), as_json)
         return
     if as_json:
         layers = [json_format.MessageToDict(layer) for layer in found.layers]
@@ -190,12 +195,16 @@ def why_command(
     console.print(terminal.layers_table(found))
 
 
-def _print_latencies(cell: str, found: Why, as_json: bool) -> None:
-    """The time of each layer in microseconds. Raises InvalidInput where the profiler does not give it."""
-    if found.converting is None:
-        raise InvalidInput(f"cell {cell}: {LAUNCHES}")
-    named = {"latencies": latencies_of(found.layers)}
-    print(json.dumps(named) if as_json else yaml.safe_dump(named, sort_keys=False, width=120).rstrip())
+def _print_latencies(cells: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """The time of each layer in microseconds, fitted to cells, and on standard error how well it fits."""
+    fitted = fit([profiled(results) for results in cells])
+    error = "" if fitted.error is None else f"; cells left out: layers' time within {fitted.error:.1%} (median)"
+    note(f"fitted to {fitted.cells} cell{'s' if fitted.cells > 1 else ''}{error}")
+    named = {"latencies": fitted.as_option()}
+    if as_json:
+        print(json.dumps(named | {"cells": fitted.cells, "error": fitted.error}))
+        return
+    print(yaml.safe_dump(named, sort_keys=False, width=120, default_flow_style=None).rstrip())
 
 
 def _show_engine(about: str, text: str, as_json: bool) -> None:

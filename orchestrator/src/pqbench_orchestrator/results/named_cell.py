@@ -38,6 +38,20 @@ def recorded_cell(run: RunFolder, reference: str) -> tuple[CellResult, dict[str,
         return cell, ledger.results_of(cell.key)
 
 
+def profiled_alike(run: RunFolder, cell: CellResult) -> list[dict[str, StepResult]]:
+    """The results of the steps of all cells that were profiled in a cell's place: only their recipes differ.
+
+    That is those of its model, target, batch size, concurrency and precision.
+    """
+    with run.ledger() as ledger:
+        alike = [one for one in recorded(ledger) if one.is_ok and _place(one) == _place(cell)]
+        return [results for one in alike if "profile" in (results := ledger.results_of(one.key))]
+
+
+def _place(cell: CellResult) -> tuple[object, ...]:
+    return cell.model, cell.dataset, cell.target, cell.batch_size, cell.concurrency, cell.precision
+
+
 def _named(cells: Sequence[CellResult], reference: str, run: RunFolder) -> CellResult:
     by_key = [cell for cell in cells if reference and cell.key.startswith(reference)]
     found = by_key or [cell for cell in cells if f"{cell.recipe}@{cell.target}" == reference]

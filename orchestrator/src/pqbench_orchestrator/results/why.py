@@ -144,14 +144,6 @@ def explain(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> Why:
     )
 
 
-def latencies_of(layers: Sequence[LayerTime]) -> dict[str, float]:
-    """The time of each layer in microseconds, by name."""
-    found: dict[str, float] = defaultdict(float)
-    for layer in layers:
-        found[layer.name] += round(layer.seconds * 1e6, 1)
-    return dict(found)
-
-
 def explain_engine(cell: CellResult, results: Mapping[str, dict[str, Any]]) -> str:
     """What is known of a cell whose engine was built and not measured: `results` must include `build`."""
     build = json_format.ParseDict(results["build"], BuildEngineResult())

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 import torch_pruning
+from pydantic import Field
 from torch import nn
 
 from pqbench_compressor import statistics
 from pqbench_compressor.layers import Convolution, Layer, Transposed
 from pqbench_compressor.pruners._architecture import attentions, projections
 from pqbench_wire.errors import InvalidInput
+from pqbench_wire.shared.layer_names import layer_of
 
 Kind = Literal["macs", "latency", "parameters"]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The time of a layer, in any unit: a part that stays, and one that falls with its multiply-accumulates."""
+
+    fixed: NotNegative = 0.0
+    scaled: NotNegative = 0.0
+
+    def __add__(self, other: Latency) -> Latency:
+        return Latency(fixed=self.fixed + other.fixed, scaled=self.scaled + other.scaled)
+
+
+Latencies = Annotated[
+    dict[str, NotNegative | Latency],
+    Field(
+        description="for target latency: the time of each layer, in any unit, or {fixed, scaled}; names as in a profile"
+    ),
+]
 
 
 class Costs:
@@ -28,7 +50,7 @@ class Costs:
     """
 
     def __init__(
-        self, module: nn.Module, example: torch.Tensor, kind: Kind, latencies: Mapping[str, float] | None = None
+        self, module: nn.Module, example: torch.Tensor, kind: Kind, latencies: Mapping[str, Any] | None = None
     ) -> None:
         self._module, self._example, self._kind = module, example, kind
         self._layers: dict[nn.Module, int] = {}  # layer -> positions at which its weights are applied
@@ -38,6 +60,7 @@ class Costs:
         for hook in hooks:
             hook.remove()
         self._rates = dict.fromkeys(self._layers, 1.0)
+        self._fixed = dict.fromkeys(self._layers, 0.0)
         rest = max(0.0, total - sum(self._macs(m, *_width(m)) for m in self._layers))
         found = [projections(a)[-1] for a in attentions(module)]
         for layer in found:
@@ -53,11 +76,12 @@ class Costs:
         channels = applied.shape[-1] if isinstance(layer, nn.Linear) else applied.shape[1]
         self._layers[layer] = self._layers.get(layer, 0) + applied.numel() // channels
 
-    def _weigh_by(self, latencies: Mapping[nn.Module, float]) -> None:
-        """Count the MACs of each layer by its share of the time; the sum of the layers' MACs stays."""
-        macs = {layer: self._macs(layer, *_width(layer)) for layer in self._layers}
-        scale = sum(macs.values()) / sum(latencies.values())
-        self._rates = {layer: scale * latencies.get(layer, 0.0) / max(1.0, macs[layer]) for layer in macs}
+    def _weigh_by(self, latencies: Mapping[nn.Module, Latency]) -> None:
+        """Count each layer by its time in place of its MACs."""
+        for layer in self._layers:
+            found = latencies.get(layer, Latency())
+            self._rates[layer] = found.scaled / max(1.0, self._macs(layer, *_width(layer)))
+            self._fixed[layer] = found.fixed
         self._mixing = {}
 
     def counted(self) -> float:
@@ -81,7 +105,7 @@ class Costs:
             return sum(parameter.numel() for parameter in part.parameters())
         inside = set(part.modules())
         mixing = sum(macs * _width(layer)[1] for layer, macs in self._mixing.values() if layer in inside)
-        return mixing + sum(self._macs(layer, *_width(layer)) for layer in self._layers if layer in inside)
+        return mixing + sum(self._macs(m, *_width(m)) + self._fixed[m] for m in self._layers if m in inside)
 
     def after(self, group: Any) -> float:
         """The cost after removing a group of Torch-Pruning, computed from channel counts."""
@@ -105,7 +129,7 @@ class Costs:
         if self._kind == "parameters":
             return self._others + sum(self._weights(m, *width(m)) for m in self._layers)
         mixing = sum(macs * width(layer)[1] for layer, macs in self._mixing.values())
-        return mixing + sum(self._macs(m, *width(m)) for m in self._layers)
+        return mixing + sum(self._macs(m, *width(m)) + self._fixed[m] for m in self._layers)
 
     def _macs(self, layer: nn.Module, inputs: int, outputs: int) -> float:
         return self._weights(layer, inputs, outputs) * self._layers[layer] * self._rates[layer]
@@ -125,16 +149,15 @@ def _width(layer: nn.Module) -> tuple[int, int]:
     return layer.in_features, layer.out_features
 
 
-def _by_layer(module: nn.Module, latencies: Mapping[str, float]) -> dict[nn.Module, float]:
+def _by_layer(module: nn.Module, latencies: Mapping[str, Any]) -> dict[nn.Module, Latency]:
     """The time of each layer, from entries whose names begin with the layer's, as profilers name what they ran."""
     layers = {name: m for name, m in module.named_modules() if isinstance(m, Layer)}
-    found: dict[nn.Module, float] = {}
+    found: dict[nn.Module, Latency] = {}
     for entry, time in latencies.items():
-        begins = [name for name in layers if re.match(rf"{re.escape(name)}(?![a-zA-Z0-9.])", entry)]
-        if begins:
-            layer = layers[max(begins, key=len)]
-            found[layer] = found.get(layer, 0.0) + time
-    if not sum(found.values()):
+        if (name := layer_of(entry, layers)) is not None:
+            latency = time if isinstance(time, Latency) else Latency(scaled=time)
+            found[layers[name]] = found.get(layers[name], Latency()) + latency
+    if not any(one.fixed + one.scaled for one in found.values()):
         example = f"like {next(iter(layers))!r}" if layers else "none, for this model has no layers"
         raise InvalidInput(f"latencies: no name begins with that of a layer and has a time; layer names look {example}")
     return found

@@ -19,7 +19,7 @@ from torch import nn
 
 from pqbench_compressor import blocks
 from pqbench_compressor.plugins import Context, Needs
-from pqbench_compressor.pruners._costs import Costs
+from pqbench_compressor.pruners._costs import Costs, Latencies
 from pqbench_compressor.tensors import batches, leaves, tensors
 from pqbench_wire.errors import InvalidInput, Refused
 from pqbench_wire.shared.inputs import Feed
@@ -39,10 +39,7 @@ class Config:
         Literal["blocks", "macs", "parameters", "latency"],
         Field(description="what amount is a share of: the residual blocks, or the model's MACs, parameters or time"),
     ] = "blocks"
-    latencies: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]],
-        Field(description="for target latency: the time of each layer, in any unit; names as in a profile"),
-    ] = field(default_factory=dict)
+    latencies: Latencies = field(default_factory=dict)
     keep: Annotated[tuple[str, ...], Field(description="blocks not to remove, by name or pattern (layer1.*)")] = ()
     images: Annotated[int, Field(ge=1, description="training images on which the outputs are compared")] = 128
 

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_map
 from pqbench_compressor.layers import Layer
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
-from pqbench_compressor.pruners._costs import Costs
+from pqbench_compressor.pruners._costs import Costs, Latencies
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, FROM_LABELS, ReconstructionImportance, gather
 from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
@@ -58,10 +58,7 @@ class Config:
         Literal["channels", "macs", "parameters", "latency"],
         Field(description="what amount is a share of: each layer's channels, or the model's MACs, parameters or time"),
     ] = "channels"
-    latencies: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]],
-        Field(description="for target latency: the time of each layer, in any unit; names as in a profile"),
-    ] = field(default_factory=dict)
+    latencies: Latencies = field(default_factory=dict)
     criterion: Annotated[
         Literal["random", "l1", "l2", "taylor", "sensitivity", "hessian", "bn-scale", "lamp", "fpgm", "reconstruction"],
         Field(description="how the importance of a channel is computed"),
