@@ -61,12 +61,17 @@ def manifest(part: str, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def resnet20(data: Path) -> dict[str, Any]:
-    """Weights of 4 and 3 bits, rounded to the nearest value and by learning; activations stay FP32."""
+    """Weights of few bits, rounded to the nearest value and by learning; activations stay FP32.
+
+    With a scale for each output channel, and with one for a whole layer, as some accelerators take them.
+    """
     recipes = [
-        (f"{bits} bits, {rounding}", [{"quantize": {
-            "method": "simulated", "weights": bits, "activations": 32, "rounding": rounding, "images": 1024,
+        (f"{bits} bits, {scales}, {rounding}", [{"quantize": {
+            "method": "simulated", "weights": bits, "activations": 32, "rounding": rounding, "scales": scales,
+            "images": 1024,
         }}])
-        for bits in (4, 3) for rounding in ("nearest", "adaround")
+        for bits, scales in ((4, "channel"), (3, "channel"), (8, "tensor"), (6, "tensor"), (5, "tensor"))
+        for rounding in ("nearest", "adaround")
     ]  # fmt: skip
     images = {
         part: str(data / f"cifar10_{part}_lossless{count}.npz") for part, count in (("train", 4660), ("test", 846))

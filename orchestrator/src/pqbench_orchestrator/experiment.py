@@ -35,6 +35,7 @@ from pqbench_orchestrator.results.cell import CellResult, Confirmation
 from pqbench_orchestrator.results.named_cell import finished_cell
 from pqbench_orchestrator.results.tables import confirmation_as_row
 from pqbench_orchestrator.steps.step import blobs_of_run
+from pqbench_orchestrator.store import postgres
 from pqbench_orchestrator.store.run_folder import REPORT, RunFolder, folder_to_continue, new_folder
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.catalog import first_problem
@@ -50,7 +51,9 @@ def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
     manifest = read_experiment(file, settings.thesis_target)
     inventory_of(manifest, settings)
     settings.shard.pairs(manifest)
-    return new_folder(settings.data, file, manifest, search, settings.build_only, settings.shard)
+    if settings.ledger:
+        postgres.check(settings.ledger)
+    return new_folder(settings.data, file, manifest, search, settings.build_only, settings.shard, settings.ledger)
 
 
 def run_to_continue(path: Path, settings: Settings, search: bool = False) -> RunFolder:

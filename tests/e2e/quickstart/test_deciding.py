@@ -93,10 +93,11 @@ def test_why(quickstart: Path, pqbench: Pqbench) -> None:
     found = json.loads(pqbench("why", quickstart, quantized["Cell"], "--json").out)
     assert found["precisions"]["INT8"] > 0.5 and "quantizing, casting and reordering" in found["text"]
     assert quantized["Why"] == found["text"]
-    times = json.loads(pqbench("why", quickstart, quantized["Cell"], "--latencies", "--json").out)["latencies"]
-    assert yaml.safe_load(pqbench("why", quickstart, quantized["Cell"], "--latencies").out) == {"latencies": times}
-    whole = sum(layer["seconds"] for layer in found["layers"])
-    assert sum(times.values()) == pytest.approx(whole * 1e6, rel=0.01)
+    fitted = json.loads(pqbench("why", quickstart, quantized["Cell"], "--latencies", "--json").out)
+    done = pqbench("why", quickstart, quantized["Cell"], "--latencies")
+    assert yaml.safe_load(done.out) == {"latencies": fitted["latencies"]}
+    assert f"fitted to {fitted['cells']} cell" in done.err and fitted["cells"] >= 1
+    assert any(name.endswith("conv1") for name in fitted["latencies"]), fitted
     refused = cell_of(quickstart, "int8", "pytorch-cpu", 1)
     done = pqbench("why", quickstart, refused["Cell"])
     assert done.code == 2 and "is refused: pytorch has no route for INT8" in done.err

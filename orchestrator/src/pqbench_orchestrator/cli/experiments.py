@@ -67,6 +67,10 @@ def run_command(
     store: Annotated[
         str, typer.Option(help="Share finished work with other machines here: file:///folder, s3://…", metavar="URL")
     ] = "",
+    ledger: Annotated[
+        str,
+        typer.Option(help="Keep a new run's ledger in this database: postgresql://USER@HOST/DB", metavar="URL"),
+    ] = "",
     on: Annotated[
         str, typer.Option(help="Run on the machines of this Ray cluster: ray://HOST:PORT, local-ray.", metavar="RAY")
     ] = "",
@@ -79,7 +83,7 @@ def run_command(
     manifest = _to_continue(manifest, data) if again and not on else manifest
     with terminal.LiveDisplay(errors) as live:
         settings = settings_of(live, manifest, data, inventory, allow_code, again, thesis_target, shard)
-        settings = replace(settings, store=store)
+        settings = replace(settings, store=store, ledger=ledger)
         if on:
             run, cells = _run_on(on, manifest, settings, again)
         else:

@@ -15,6 +15,7 @@ from pqbench_orchestrator.output.bundle import export_cell
 from pqbench_orchestrator.output.predict import PREDICT
 from pqbench_orchestrator.output.report.export import latex, markdown, write_figures
 from pqbench_orchestrator.output.signing import SIGNATURE, read_key, verify
+from pqbench_orchestrator.store import postgres
 from pqbench_orchestrator.store.run_folder import EXPERIMENTS
 from pqbench_wire.errors import InvalidInput
 
@@ -87,12 +88,17 @@ def serve_command(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; from other machines, use an SSH tunnel.")
     ] = 8765,
+    ledger: Annotated[
+        str, typer.Option(help="Also show the runs with their ledgers in this database: postgresql://…", metavar="URL")
+    ] = "",
 ) -> None:
     """Show all runs in a browser: live progress, history, reports, comparisons. Runs do not depend on it."""
     from pqbench_orchestrator.output.web.serve import serve  # the web server takes a second to import
 
     experiments = (data / EXPERIMENTS).resolve()
-    if not experiments.is_dir():
+    if ledger:
+        postgres.check(ledger)
+    elif not experiments.is_dir():
         raise InvalidInput(f"{experiments}: there are no runs yet; pqbench run makes the first")
     console.print(f"http://127.0.0.1:{port}/", highlight=False)
-    serve(experiments, port)
+    serve(experiments, port, ledger)

@@ -36,6 +36,7 @@ from pqbench_orchestrator.execution.shared import SharedStore
 from pqbench_orchestrator.output.outputs import cells_of
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.steps.step import blobs_of_run
+from pqbench_orchestrator.store import postgres
 from pqbench_orchestrator.store.run_folder import CSV, EXPERIMENTS, RunFolder, folder_to_continue
 from pqbench_wire.errors import BlobCorrupt, Failed, InvalidInput, PqbenchError, Unavailable, first_line
 
@@ -74,6 +75,8 @@ def run_on(address: str, file: Path, settings: Settings, again: bool) -> tuple[R
     manifest = read_experiment(file)
     inventory = inventory_of(manifest, settings)
     _refuse_endpoints(inventory)
+    if settings.ledger:
+        postgres.check(settings.ledger)
     store = SharedStore(settings.store or (settings.data / "store").resolve().as_uri())
     jobs = _jobs(file, manifest, inventory, settings, store)
     runs = {job.shard: run for job in jobs if again and (run := _complete(file, settings, job, store)) is not None}
@@ -147,6 +150,7 @@ def _jobs(file: Path, manifest: Manifest, inventory: Inventory, settings: Settin
         "inventory": settings.inventory.read_text(encoding="utf-8") if settings.inventory else "",
         "allow_code": settings.allow_code,
         "store": store.url,
+        "ledger": settings.ledger,
         "mark": uuid.uuid4().hex,
         "versions": environment.own_versions(),
         "data": str((settings.data / "worker").resolve()),

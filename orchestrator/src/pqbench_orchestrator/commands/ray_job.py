@@ -44,6 +44,7 @@ class Job:
     inventory: str  # as YAML
     allow_code: bool
     store: str  # URL
+    ledger: str  # URL of a database for the shard's ledger; empty: a file
     mark: str  # left in the store: a machine that does not find it there refuses
     versions: dict[str, str]  # of pqbench: a machine with others refuses
     data: str  # the data folder of a machine that has none of its own
@@ -138,6 +139,7 @@ def _run(job: Job, reporter: _Reporter, notes: list[str]) -> RunFolder:
             is_new=True,
             shard=parse(job.shard),
             store=job.store,
+            ledger=job.ledger,
         )
         run = experiment.new_run(manifest, settings)
         experiment.execute(run, settings, reporter, reporter.planned)

@@ -44,6 +44,7 @@ class Settings:
     shard: Shard = WHOLE  # of a new run
     thesis_target: ThesisTarget = ON_CPU  # where a config.ini runs
     store: str = ""  # URL of a store that several machines share
+    ledger: str = ""  # URL of a PostgreSQL database for the ledger of a new run
 
 
 @dataclass(frozen=True, kw_only=True)

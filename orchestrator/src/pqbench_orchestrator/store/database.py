@@ -22,7 +22,7 @@ class Database:
     """
 
     def __init__(self, path: Path, schema: str, advice: str, read_only: bool = False) -> None:
-        self.path, self._advice = path, advice
+        self.place, self._advice = path, advice
         with self._translated():
             if read_only:
                 self._db = _reading(path)
@@ -34,6 +34,16 @@ class Database:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.executescript(schema)
                 stack.pop_all()
+
+    @property
+    def version(self) -> int:
+        """SQLite's user_version: 0 unless it was set."""
+        ((version,),) = self.rows("PRAGMA user_version")
+        return int(version)
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self.rows(f"PRAGMA user_version = {version}")
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
@@ -59,9 +69,9 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:  # disk full, file locked or read-only, or another schema
-            raise InvalidInput(f"{self.path}: {error}; {self._advice}") from error
+            raise InvalidInput(f"{self.place}: {error}; {self._advice}") from error
         except (sqlite3.DatabaseError, ValueError) as error:
-            raise InvalidInput(f"{self.path} is damaged: {error}; {self._advice}") from error
+            raise InvalidInput(f"{self.place} is damaged: {error}; {self._advice}") from error
 
 
 def _reading(path: Path) -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""The ledger: the record of every step and cell of a run, in SQLite.
+"""The ledger: the record of every step and cell of a run, in an SQLite file or a PostgreSQL database.
 
 Rows of steps and cells are added, never changed: the newest row of a key counts. Facts about the run (the table `run`)
 are replaced. Every value carries a digest, so that damage is noticed.
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pqbench_orchestrator.store.database import Database, digest_of_text
+from pqbench_orchestrator.store.postgres import Address, PostgresDatabase
 from pqbench_wire.errors import InvalidInput
 
 ADVICE = "free disk space, fix permissions or restore the file; the rest of the run is unchanged"
+AWAY_ADVICE = "when the database can be used again, --continue goes on"
 REDONE_ADVICE = "pqbench run --continue does it again, or restore the file"
-WITH_DIGESTS = 1  # SQLite's user_version of a ledger whose values all carry a digest; older ones have 0
+WITH_DIGESTS = 1  # version of a ledger whose values all carry a digest; older ones have 0
 FILE = "ledger.sqlite"  # in the run's folder
 # Names of facts in the table `run`.
 CELLS = "cells"  # the keys of the newest plan's cells, in its order
@@ -28,12 +30,13 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL, label TEXT NOT NULL, place TEXT NOT NULL,
-    outcome TEXT NOT NULL, reason TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, result TEXT
+    outcome TEXT NOT NULL, reason TEXT NOT NULL, started DOUBLE PRECISION NOT NULL,
+    seconds DOUBLE PRECISION NOT NULL, result TEXT
 );
 CREATE INDEX IF NOT EXISTS steps_key ON steps (key);
 CREATE TABLE IF NOT EXISTS cells (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL,
-    recorded REAL NOT NULL, row TEXT NOT NULL
+    recorded DOUBLE PRECISION NOT NULL, row TEXT NOT NULL
 );
 """
 ADD_STEP = (
@@ -41,6 +44,7 @@ ADD_STEP = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 ADD_CELL = "INSERT INTO cells (key, outcome, reason, recorded, row) VALUES (?, ?, ?, ?, ?)"
+PUT_FACT = "INSERT INTO run VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 StepResult = dict[str, Any]  # a step's result as JSON
 
@@ -68,17 +72,20 @@ COLUMNS = "key, kind, label, place, outcome, reason, seconds"
 
 
 class Ledger:
-    """One run's ledger file; with `read_only` nothing is written, and a missing file raises InvalidInput.
+    """One run's ledger; with `read_only` nothing is written, and a missing one raises InvalidInput.
 
     Reading a damaged value raises InvalidInput.
     """
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        self._db = Database(path, SCHEMA, ADVICE, read_only)
-        if not read_only and self.is_empty:
-            self._db.rows(f"PRAGMA user_version = {WITH_DIGESTS}")
-        ((version,),) = self._db.rows("PRAGMA user_version")
-        self._has_digests = version >= WITH_DIGESTS
+    def __init__(self, place: Path | Address, read_only: bool = False) -> None:
+        self._db: Database | PostgresDatabase
+        if isinstance(place, Address):
+            self._db = PostgresDatabase(place, SCHEMA, AWAY_ADVICE, read_only)
+        else:
+            self._db = Database(place, SCHEMA, ADVICE, read_only)
+            if not read_only and self.is_empty:
+                self._db.version = WITH_DIGESTS
+        self._has_digests = self._db.version >= WITH_DIGESTS
 
     def __enter__(self) -> Ledger:
         return self
@@ -152,6 +159,15 @@ class Ledger:
         rows = self._db.rows("SELECT kind, seconds FROM steps WHERE outcome = 'ok'")
         return [(str(kind), float(seconds)) for kind, seconds in rows]
 
+    def active(self) -> tuple[float, float, bool]:
+        """When the first step began and the newest row was written (seconds since the epoch); whether it is a start."""
+        rows = self._db.rows("SELECT started, seconds, outcome FROM steps ORDER BY id DESC LIMIT 1")
+        if not rows:
+            return 0.0, 0.0, False
+        ((first,),) = self._db.rows("SELECT started FROM steps ORDER BY id LIMIT 1")
+        ((started, seconds, outcome),) = rows
+        return float(first), float(started + seconds), outcome == "started"
+
     def record_plan(self, cells: Mapping[str, Mapping[str, str]]) -> None:
         """Record the newest plan's cells, in its order: for each cell's key, the keys of its steps by role."""
         self._note({STEPS_OF.format(cell): json.dumps(dict(steps)) for cell, steps in cells.items()})
@@ -161,7 +177,7 @@ class Ledger:
         """The keys of a cell's steps by role; empty where a ledger of an old version lacks them."""
         text = self._fact(STEPS_OF.format(cell))
         if text is None and self._has_digests:
-            raise InvalidInput(f"{self._db.path} is damaged: it lacks the steps of cell {cell}; {REDONE_ADVICE}")
+            raise InvalidInput(f"{self._db.place} is damaged: it lacks the steps of cell {cell}; {REDONE_ADVICE}")
         return dict(self._db.read_json(text)) if text else {}
 
     def results_of(self, cell: str, roles: Collection[str] = ()) -> dict[str, StepResult]:
@@ -185,7 +201,7 @@ class Ledger:
         rows = self._db.rows("SELECT key, row FROM cells WHERE id IN (SELECT max(id) FROM cells GROUP BY key)")
         newest = {key: self._db.read_json(self._opened(key, row)) for key, row in rows}
         if not all(isinstance(row, dict) for row in newest.values()):
-            raise InvalidInput(f"{self._db.path} is damaged: a cell has no columns; {ADVICE}")
+            raise InvalidInput(f"{self._db.place} is damaged: a cell has no columns; {ADVICE}")
         planned = self._fact(CELLS)  # not in the ledgers of old runs
         return [newest[key] for key in (self._db.read_json(planned) if planned else newest) if key in newest]
 
@@ -208,7 +224,7 @@ class Ledger:
         Raises InvalidInput for a ledger of an old version, whose values carry no digest.
         """
         if not other._has_digests:
-            raise InvalidInput(f"{other._db.path} is of an old version, whose values have no digests")
+            raise InvalidInput(f"{other._db.place} is of an old version, whose values have no digests")
         done = {step.key for step in self.steps() if step.done}
         steps = other._db.rows(
             "SELECT key, kind, label, place, outcome, reason, started, seconds, result FROM steps ORDER BY id"
@@ -238,7 +254,7 @@ class Ledger:
         """Remove every damaged value, so that it is made again; returns what each was, as "step KEY OUTCOME"."""
         found = []
         for what, query, remove in (
-            ("fact", "SELECT rowid, key, value FROM run", "DELETE FROM run WHERE rowid = ?"),
+            ("fact", "SELECT key, key, value FROM run", "DELETE FROM run WHERE key = ?"),
             ("step", "SELECT id, key || ' ' || outcome, result FROM steps", "DELETE FROM steps WHERE id = ?"),
             ("cell", "SELECT id, key, row FROM cells", "DELETE FROM cells WHERE id = ?"),
         ):
@@ -252,7 +268,7 @@ class Ledger:
 
     def _note(self, facts: Mapping[str, str]) -> None:
         sealed = [(name, self._sealed(name, value)) for name, value in facts.items()]
-        self._db.write("INSERT OR REPLACE INTO run VALUES (?, ?)", sealed)
+        self._db.write(PUT_FACT, sealed)
 
     def _fact(self, name: str) -> str | None:
         rows = self._db.rows("SELECT value FROM run WHERE key = ?", (name,))
@@ -267,5 +283,5 @@ class Ledger:
             return value
         text, _, digest = str(value).rpartition("\n")
         if digest != digest_of_text(name + text):
-            raise InvalidInput(f"{self._db.path} is damaged: {name} is not what was recorded; {REDONE_ADVICE}")
+            raise InvalidInput(f"{self._db.place} is damaged: {name} is not what was recorded; {REDONE_ADVICE}")
         return text

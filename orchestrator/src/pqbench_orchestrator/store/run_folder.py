@@ -20,6 +20,7 @@ from pqbench_orchestrator.config.load import load_manifest, read_experiment
 from pqbench_orchestrator.config.manifest import Manifest, dump
 from pqbench_orchestrator.config.shard import WHOLE, Shard, parse
 from pqbench_orchestrator.config.thesis import ON_CPU, ThesisTarget, is_thesis_config
+from pqbench_orchestrator.store import postgres
 from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_wire.blobs import BlobStore
@@ -30,6 +31,7 @@ EXPERIMENTS = "experiments"  # in the data folder
 MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written before the first step begins
 MATERIALS = "materials"  # the folder of the bills of materials that the environment record names
+LEDGER_URL = "ledger.url"  # of the database that has the ledger; only the folder of such a run has this file
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
 SHARD = "shard"  # which shard of its experiment the run is; only the folder of a shard has this file
@@ -74,15 +76,34 @@ class RunFolder:
 
     def ledger(self) -> Ledger:
         """The run's ledger, to read. Raises InvalidInput where it is missing or damaged."""
-        return Ledger(self / LEDGER, read_only=True)
+        return Ledger(self.ledger_place, read_only=True)
 
     def ledger_to_write(self) -> Ledger:
         """The run's ledger, to write, made if it is missing. Raises InvalidInput for one that has lost its content."""
-        ledger = Ledger(self / LEDGER)
+        ledger = Ledger(self.ledger_place)
         if ledger.is_empty and (self / ENVIRONMENT).is_file():
             ledger.close()
-            raise InvalidInput(f"{self / LEDGER} is empty, but the run had begun: restore the file, or begin a new run")
+            raise InvalidInput(f"{self.ledger_place} is empty, but the run had begun: restore it, or begin a new run")
         return ledger
+
+    @property
+    def ledger_place(self) -> Path | postgres.Address:
+        """The ledger's file, or where it is in a database."""
+        url = self / LEDGER_URL
+        return postgres.Address(url.read_text().strip(), self.name) if url.is_file() else self / LEDGER
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether it is the folder of a run: it has a ledger, or says where that is."""
+        return (self / LEDGER).is_file() or (self / LEDGER_URL).is_file()
+
+    def _begin_ledger(self, url: str) -> None:
+        try:
+            postgres.create(postgres.Address(url, self.name))
+        except InvalidInput:
+            self.path.rmdir()
+            raise
+        (self / LEDGER_URL).write_text(f"{url}\n")
 
     def manifest(self) -> Manifest:
         """The run's manifest. Raises InvalidInput where the folder has none, or a wrong one."""
@@ -168,7 +189,10 @@ class RunFolder:
             yield
 
     def remove(self) -> None:
-        """Remove the folder with everything in it."""
+        """Remove the folder with everything in it, and its ledger where that is in a database."""
+        if isinstance(self.ledger_place, postgres.Address):
+            with contextlib.suppress(InvalidInput):
+                postgres.drop(self.ledger_place)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def write_environment(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -239,9 +263,18 @@ def find_run(reference: str, data: Path) -> RunFolder:
 
 
 def new_folder(
-    data: Path, experiment: Path, manifest: Manifest, search: bool = False, build: bool = False, shard: Shard = WHOLE
+    data: Path,
+    experiment: Path,
+    manifest: Manifest,
+    search: bool = False,
+    build: bool = False,
+    shard: Shard = WHOLE,
+    ledger: str = "",
 ) -> RunFolder:
-    """Make the folder of a new run, search or build for a manifest that was read from the file `experiment`."""
+    """Make the folder of a new run, search or build for a manifest that was read from the file `experiment`.
+
+    `ledger`: URL of a database for the ledger. Raises InvalidInput where it has a run of this name.
+    """
     experiments = data / EXPERIMENTS
     experiments.mkdir(parents=True, exist_ok=True)
     kind = "search-" if search else "build-" if build else ""
@@ -251,6 +284,8 @@ def new_folder(
         folder = RunFolder(experiments / (name + suffix))
         with contextlib.suppress(FileExistsError):
             folder.path.mkdir()
+            if ledger:
+                folder._begin_ledger(ledger)
             (folder / MANIFEST).write_text(dump(manifest), encoding="utf-8")
             if search:
                 (folder / STUDY).touch()
@@ -302,7 +337,7 @@ def runs_in(data: Path) -> list[RunFolder]:
 
 def runs_below(experiments: Path) -> list[RunFolder]:
     """The folders in a folder that have a ledger, the newest last."""
-    runs = [RunFolder(path.parent) for path in experiments.glob(f"*/{LEDGER}")]
+    runs = [run for path in experiments.glob("*/") if (run := RunFolder(path)).has_ledger]
     return sorted(runs, key=lambda run: (run.started, run.name))
 
 

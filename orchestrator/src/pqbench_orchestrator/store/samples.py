@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import Ledger
+from pqbench_orchestrator.store.run_folder import RunFolder
 from pqbench_wire.blobs import blob_of
 from pqbench_wire.errors import InvalidInput, first_line
 
@@ -65,7 +65,7 @@ def calls_of(run: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     have no column `build`, because they have first builds only. Raises InvalidInput where the file is not the one whose
     digest the ledger recorded.
     """
-    with Ledger(run / LEDGER, read_only=True) as ledger:
+    with RunFolder(run).ledger() as ledger:
         recorded = ledger.samples_digest
     if recorded not in (None, _digest(run)):  # old versions recorded none
         raise InvalidInput(f"{run / FILE} is missing or damaged; {ADVICE.format(run=run)}")

@@ -20,8 +20,9 @@ from torch import fx, nn
 from torch.nn import functional
 
 from pqbench_compressor import masks
-from pqbench_compressor.lockstep import Lockstep, PerBatch
+from pqbench_compressor.lockstep import Lockstep
 from pqbench_compressor.plugins import Context, Needs
+from pqbench_compressor.program import CONVOLUTION, PRODUCT, PerBatch, norm_after
 from pqbench_compressor.regression import LARGEST, Regression
 from pqbench_compressor.sampling import grid
 from pqbench_compressor.tensors import batches, plain_attention
@@ -29,8 +30,6 @@ from pqbench_wire.errors import Refused
 from pqbench_wire.shared.inputs import Feed
 
 aten = torch.ops.aten
-CONVOLUTION, PRODUCT = aten.conv2d.default, aten.linear.default
-NORM = aten._native_batch_norm_legit_no_training.default
 SUMS = (aten.add.Tensor,)
 SKIPPED = (aten.dropout.default, aten.contiguous.default)  # change no value of a model that does not train
 LARGEST_ROWWISE = 2048  # inputs of a masked layer: each output has a system of its own
@@ -162,7 +161,7 @@ class _Refit:
 
     def _goal(self, node: fx.Node, kept: torch.Tensor) -> _Goal:
         """What the layer should give: the unpruned model's value or, before a sum, what makes the sum right."""
-        norm, axis = _norm_after(node), 1 if node.target == CONVOLUTION else -1
+        norm, axis = norm_after(node), 1 if node.target == CONVOLUTION else -1
         gain = offset = None
         if norm is not None:
             scale, offset, mean, variance = (self._tensor(norm, index) for index in (1, 2, 3, 4))
@@ -263,12 +262,6 @@ def _groups(node: fx.Node) -> int:
 
 def _argument(node: fx.Node, index: int, default: Any) -> Any:
     return node.args[index] if index < len(node.args) else default
-
-
-def _norm_after(node: fx.Node) -> fx.Node | None:
-    """The batch norm that alone reads a layer's output."""
-    (user, *others) = node.users
-    return user if not others and user.target == NORM else None
 
 
 def _value_of(norm: fx.Node) -> fx.Node:

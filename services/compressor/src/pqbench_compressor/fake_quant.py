@@ -1,9 +1,9 @@
 """Fake quantization in PyTorch, with the straight-through estimator (Bengio et al., arXiv 1308.3432).
 
-Weights are rounded symmetrically, with one scale per output channel. A layer's input is rounded
+Weights are rounded symmetrically, with one scale per output channel or per tensor. A layer's input is rounded
 asymmetrically, to a range that `observe` measures and that training updates. Batch normalisation
-after a convolution scales whole output channels, so rounding the weights before export folds it
-into them is the same as rounding the folded weights.
+after a convolution scales whole output channels, so rounding the weights per channel before export folds it
+into them is the same as rounding the folded weights; per tensor it must be folded before.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ MOMENTUM = 0.05  # weight of a new batch in the moving average of an input's ran
 
 
 class RoundedWeight(nn.Module):
-    """A parametrization that rounds a weight symmetrically, with one scale per output channel (axis 0)."""
+    """A parametrization that rounds a weight symmetrically, with one scale per output channel (axis 0), or one."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, per_tensor: bool = False) -> None:
         super().__init__()
-        self.largest = 2 ** (bits - 1) - 1
+        self.largest, self._per_tensor = 2 ** (bits - 1) - 1, per_tensor
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight rounded to its grid, in the same shape."""
         flat = weight.detach().abs().flatten(1)
+        if self._per_tensor:
+            flat = flat.amax(0, keepdim=True).expand_as(flat)
         scale = (flat.amax(1) / max(1, self.largest)).clamp_min(1e-9)
         scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
         rounded = (weight / scale).round().clamp(-self.largest, self.largest) * scale
@@ -83,13 +85,13 @@ def insert(module: nn.Module, weights: int, activations: int) -> None:
             insert_into(layer, weights, activations)
 
 
-def insert_into(layer: nn.Module, weights: int, activations: int) -> None:
+def insert_into(layer: nn.Module, weights: int, activations: int, per_tensor: bool = False) -> None:
     """Round one layer's weight and first input to so many bits; 32 bits: no rounding."""
     if activations < 32:
         layer.add_module("rounded_input", rounded := RoundedInput(activations).eval())
         layer.register_forward_pre_hook(rounded)
     if weights < 32:
-        parametrize.register_parametrization(layer, "weight", RoundedWeight(weights).eval(), unsafe=True)
+        parametrize.register_parametrization(layer, "weight", RoundedWeight(weights, per_tensor).eval(), unsafe=True)
 
 
 def remove(module: nn.Module) -> None:

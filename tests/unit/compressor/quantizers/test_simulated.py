@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from pqbench_compressor.plugins import QUANTIZERS, Context, Source
 from pqbench_compressor.quantizers import _adaround
 from pqbench_wire.errors import Refused
 
-from ..examples import CONTEXT, Kinds
+from ..examples import CONTEXT, Kinds, build
 
 
 def test_average_bits_are_what_was_asked_for_with_the_edges_at_eight(context: Context) -> None:
@@ -39,19 +41,36 @@ def test_bits_are_allocated_over_layers_of_every_kind_and_shared_ones_have_the_s
     assert set(bits) == {"c3", "c1", "a", "b", "f"} and bits["a"] == bits["b"] and bits["c3"] == bits["f"] == 8
 
 
-def test_learned_rounding_changes_outputs_less_and_keeps_its_grid() -> None:
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_learned_rounding_changes_outputs_less_and_keeps_its_grid(per_tensor: bool) -> None:
     torch.manual_seed(0)
     weight, mix = torch.randn(8, 32), torch.randn(32, 32)
     inputs = torch.randn(500, 32) @ mix
     moments = inputs.T @ inputs / len(inputs)
-    learned = _adaround.rounded(weight, moments, 3, steps=1000)
-    again = fake_quant.RoundedWeight(3).eval()(learned)
+    (learned,) = _adaround.rounded(weight[None], moments[None], 3, 1000, per_tensor)
+    nearest = fake_quant.RoundedWeight(3, per_tensor).eval()
+    again = nearest(learned)
     torch.testing.assert_close(again, learned)
 
     def error(other: torch.Tensor) -> float:
         return float((inputs @ (other - weight).T).square().mean())
 
-    assert error(learned) < 0.5 * error(fake_quant.RoundedWeight(3).eval()(weight))
+    assert error(learned) < 0.5 * error(nearest(weight))
+
+
+def test_scales_for_whole_tensors_fold_batch_norms_first() -> None:
+    """Rounded on their own, weights before a batch norm would look better than what a runtime computes with."""
+    module, context = build("cifar", "resnet20")
+    plugin, source = QUANTIZERS.load("simulated"), Source(onnx=lambda: b"", module=module)
+    config = plugin.Config(images=4, weights=6, activations=32, scales="tensor", edges=False)
+    found = plugin.quantize(source, config, context, (Form.FORM_ONNX,))
+    weights = [
+        onnx.numpy_helper.to_array(one) for one in onnx.load_from_string(found[Form.FORM_ONNX]).graph.initializer
+    ]
+    kernels = [weight for weight in weights if weight.ndim == 4]
+    assert len(kernels) == 19 and all(len(np.unique(abs(weight).round(7))) <= 32 for weight in kernels)
+    with pytest.raises(Refused, match="give scales: tensor or epochs"):
+        plugin.quantize(source, dataclasses.replace(config, epochs=1), context, (Form.FORM_ONNX,))
 
 
 def test_every_kind_of_layer_can_be_rounded_by_learning(context: Context) -> None:

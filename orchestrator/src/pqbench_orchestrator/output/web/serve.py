@@ -26,8 +26,8 @@ from pqbench_orchestrator.output.report.page import PLOTLY
 from pqbench_orchestrator.output.web.history import history
 from pqbench_orchestrator.output.web.metrics import metrics_of
 from pqbench_orchestrator.results.tables import count_outcomes, count_unstable, recorded
-from pqbench_orchestrator.store.ledger import FILE as LEDGER
 from pqbench_orchestrator.store.ledger import StepRecord
+from pqbench_orchestrator.store.remote_run import RemoteRun, remote_runs
 from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT, RunFolder, runs_below
 from pqbench_orchestrator.store.samples import FILE as SAMPLES
 from pqbench_wire.errors import InvalidInput, PqbenchError
@@ -37,30 +37,32 @@ LAST_STEPS = 12  # that a run's page lists
 FILES = (REPORT, CSV, PARQUET, SAMPLES, MANIFEST, ENVIRONMENT)
 LOCAL = ["localhost", "127.0.0.1", "testserver"]
 
+AnyRun = RunFolder | RemoteRun
 
-def application(experiments: Path) -> FastAPI:
-    """The web application over the runs in a folder."""
+
+def application(experiments: Path, ledger: str = "") -> FastAPI:
+    """The web application over the runs in a folder, and those with their ledgers in the database at `ledger`."""
     app = FastAPI(title="pqbench", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)  # against DNS rebinding by other sites
-    _add_overviews(app, experiments)
-    _add_runs(app, experiments)
+    _add_overviews(app, experiments, ledger)
+    _add_runs(app, experiments, ledger)
     return app
 
 
-def _add_overviews(app: FastAPI, experiments: Path) -> None:
+def _add_overviews(app: FastAPI, experiments: Path, ledger: str) -> None:
     """What is over several runs: the list, histories, comparisons, and what Prometheus asks for."""
 
     @app.get("/", response_class=HTMLResponse)
     def index() -> str:
-        return _page("runs.html", runs=runs(experiments))
+        return _page("runs.html", runs=runs(experiments, ledger), ledger=ledger)
 
     @app.get("/api/runs")
     def api_runs() -> list[dict[str, Any]]:
-        return runs(experiments)
+        return runs(experiments, ledger)
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(metrics_of(runs(experiments)), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics_of(runs(experiments, ledger)), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/api/history/{manifest}")
     def api_history(manifest: str) -> dict[str, Any]:
@@ -91,17 +93,18 @@ def _add_overviews(app: FastAPI, experiments: Path) -> None:
         )
 
 
-def _add_runs(app: FastAPI, experiments: Path) -> None:
+def _add_runs(app: FastAPI, experiments: Path, ledger: str) -> None:
     """What is of one run: its page, its progress and its files."""
 
     @app.get("/runs/{run}", response_class=HTMLResponse)
     def run_page(run: str) -> str:
-        folder = _run(experiments, run)
-        return _page("run.html", run=run, state=progress(folder), files=[f for f in FILES if (folder / f).is_file()])
+        found = _any_run(experiments, ledger, run)
+        files = [f for f in FILES if (found / f).is_file()] if isinstance(found, RunFolder) else []
+        return _page("run.html", run=run, state=progress(found), files=files)
 
     @app.get("/runs/{run}/events")
     async def events(run: str, request: Request) -> StreamingResponse:
-        return StreamingResponse(_events(_run(experiments, run), request), media_type="text/event-stream")
+        return StreamingResponse(_events(_any_run(experiments, ledger, run), request), media_type="text/event-stream")
 
     @app.get("/runs/{run}/{name}")
     def file(run: str, name: str) -> FileResponse:
@@ -113,10 +116,16 @@ def _add_runs(app: FastAPI, experiments: Path) -> None:
 
 def _run(experiments: Path, name: str) -> RunFolder:
     """The folder of the run `name`; any name that is not that of a run in `experiments` is answered with 404."""
-    folder = experiments / name
-    if folder.parent != experiments or not (folder / LEDGER).is_file():
+    folder = RunFolder(experiments / name)
+    if folder.path.parent != experiments or not folder.has_ledger:
         raise HTTPException(404, f"there is no run {name}")
-    return RunFolder(folder)
+    return folder
+
+
+def _any_run(experiments: Path, ledger: str, name: str) -> AnyRun:
+    """The same, also of a run whose ledger alone can be read here."""
+    remote = remote_runs(ledger, {run.name for run in runs_below(experiments)}) if ledger else []
+    return next((run for run in remote if run.name == name), None) or _run(experiments, name)
 
 
 def _history(experiments: Path, manifest: str) -> dict[str, Any]:
@@ -132,17 +141,19 @@ def _side(experiments: Path, text: str) -> sides.Side:
     return sides.side_of(_run(experiments, run), target)
 
 
-def serve(experiments: Path, port: int) -> None:
+def serve(experiments: Path, port: int, ledger: str = "") -> None:
     """Serve on loopback until interrupted."""
-    uvicorn.run(application(experiments), host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(application(experiments, ledger), host="127.0.0.1", port=port, log_level="warning")
 
 
-def runs(experiments: Path) -> list[dict[str, Any]]:
-    """A summary of each run in a folder, the newest first."""
-    return [_summary(run) for run in reversed(runs_below(experiments))]
+def runs(experiments: Path, ledger: str = "") -> list[dict[str, Any]]:
+    """A summary of each run in a folder and in a database, the newest first."""
+    here: list[AnyRun] = list(runs_below(experiments))
+    there = remote_runs(ledger, {run.name for run in here}) if ledger else []
+    return [_summary(run) for run in sorted((*here, *there), key=lambda run: (run.started, run.name), reverse=True)]
 
 
-def _summary(run: RunFolder) -> dict[str, Any]:
+def _summary(run: AnyRun) -> dict[str, Any]:
     cells, manifest, problem, planned, ended = [], "", "", 0, 0
     try:
         with run.ledger() as ledger:
@@ -163,11 +174,12 @@ def _summary(run: RunFolder) -> dict[str, Any]:
         "outcomes": dict(count_outcomes(cells)),
         "unstable": count_unstable(cells),
         "targets": sorted({cell.target for cell in cells}),
-        "report": (run / REPORT).is_file(),
+        "is_here": isinstance(run, RunFolder),
+        "report": isinstance(run, RunFolder) and (run / REPORT).is_file(),
     }
 
 
-def progress(run: RunFolder) -> dict[str, Any]:
+def progress(run: AnyRun) -> dict[str, Any]:
     """How far a run is: numbers of steps, the step in progress, those that ended last, and those that failed.
 
     Answers 500 where the ledger cannot be read.
@@ -198,7 +210,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
     return {name: getattr(step, name) for name in names}
 
 
-async def _events(run: RunFolder, request: Request) -> AsyncIterator[str]:
+async def _events(run: AnyRun, request: Request) -> AsyncIterator[str]:
     """The run's progress as server-sent events whenever it changes, until the run has ended or the browser is gone."""
     last = ""
     while not await request.is_disconnected():

@@ -31,33 +31,41 @@ FIRST_POWER, LAST_POWER = 20.0, 2.0  # of the regularizer
 SMALLEST_SCALE = 1e-9
 
 
-def learn(module: nn.Module, bits: Mapping[str, int], inputs: Feed, steps: int, report: Report) -> list[str]:
+def learn(
+    module: nn.Module, bits: Mapping[str, int], inputs: Feed, steps: int, per_tensor: bool, report: Report
+) -> list[str]:
     """Move the weights of layers in `bits` to their grids in place; returns the names of those that it cannot learn.
 
-    A grid is symmetric, with one scale for each output channel, and its ends are in use, so that rounding to the
-    nearest value with a scale from the largest magnitude gives the same weights again.
+    A grid is symmetric, with one scale for each output channel or, `per_tensor`, for the whole weight. Its end is in
+    use, so that rounding to the nearest value with a scale from the largest magnitude gives the same weights again.
     """
     layers = {name: layer for name, layer in module.named_modules() if name in bits and _is_learnable(layer)}
     weights = {layer.weight: name for name, layer in reversed(layers.items())}  # the first layer of a shared weight
     moments = _second_moments(module, {layer: weights[layer.weight] for layer in layers.values()}, inputs, report)
     for index, (weight, name) in enumerate(reversed(weights.items())):
         report("learn rounding", index / len(weights), name)
-        groups = moments[name].shape[0]
-        rows = weight.detach().reshape(groups, -1, weight[0].numel())
-        found = [rounded(own, moments[name][group], bits[name], steps) for group, own in enumerate(rows)]
+        rows = weight.detach().reshape(len(moments[name]), -1, weight[0].numel())
+        found = rounded(rows, moments[name], bits[name], steps, per_tensor)
         with torch.no_grad():
-            weight.copy_(torch.cat(found).reshape(weight.shape))
+            weight.copy_(found.reshape(weight.shape))
     return [name for name in bits if name not in layers]
 
 
-def rounded(weight: torch.Tensor, moments: torch.Tensor, bits: int, steps: int) -> torch.Tensor:
-    """The weight float32 [outputs, inputs] on its grid; `moments`: E[x xᵀ] float32 [inputs, inputs] of its inputs."""
+def rounded(weight: torch.Tensor, moments: torch.Tensor, bits: int, steps: int, per_tensor: bool) -> torch.Tensor:
+    """The weight float32 [groups, outputs of one, inputs] on its grid.
+
+    `moments`: E[x xᵀ] float32 [groups, inputs, inputs] of its inputs.
+    """
     end = 2 ** (bits - 1) - 1
-    scale = _scales(weight, moments.diagonal(), end)[:, None]
+    scale = _scales(weight, moments.diagonal(dim1=1, dim2=2)[:, None], end, per_tensor)
+    values = torch.stack([_of_group(*group, end, steps) for group in zip(weight, moments, scale, strict=True)])
+    ends = weight.abs() == _largest(weight, per_tensor)
+    return torch.where(ends, weight.sign() * end, values) * scale
+
+
+def _of_group(weight: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor, end: int, steps: int) -> torch.Tensor:
     pieces = zip(weight.split(LARGEST, 1), _diagonal_pieces(moments), strict=True)
-    values = torch.cat([_learned(piece, own, scale, end, steps) for piece, own in pieces], 1)
-    largest = weight.abs().argmax(1, keepdim=True)
-    return values.scatter(1, largest, weight.gather(1, largest).sign() * end) * scale
+    return torch.cat([_learned(piece, own, scale, end, steps) for piece, own in pieces], 1)
 
 
 def _learned(weight: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor, end: int, steps: int) -> torch.Tensor:
@@ -95,16 +103,25 @@ def _error(change: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
     return ((change @ moments) * change).sum()
 
 
-def _scales(weight: torch.Tensor, importance: torch.Tensor, end: int) -> torch.Tensor:
-    """Of each row, the scale with the least error to the nearest value, of which each input counts by its moment."""
-    largest = weight.abs().amax(1)
+def _scales(weight: torch.Tensor, importance: torch.Tensor, end: int, per_tensor: bool) -> torch.Tensor:
+    """The scales [groups, outputs of one, 1] with the least error to the nearest value.
+
+    Of an error, each input counts by its moment, `importance` [groups, 1, inputs].
+    """
+    largest = _largest(weight, per_tensor).expand(*weight.shape[:2], 1)
     best, least = torch.empty_like(largest), torch.full_like(largest, torch.inf)
     for share in SHARES:
-        scale = (share * largest / end).clamp_min(SMALLEST_SCALE)[:, None]
-        error = ((weight / scale).round().clamp(-end, end) * scale - weight).square().mul(importance).sum(1)
-        best = torch.where(error < least, scale[:, 0], best)
+        scale = (share * largest / end).clamp_min(SMALLEST_SCALE)
+        squares = ((weight / scale).round().clamp(-end, end) * scale - weight).square().mul(importance)
+        error = (squares.sum() if per_tensor else squares.sum(2, keepdim=True)).expand_as(largest)
+        best = torch.where(error < least, scale, best)
         least = torch.minimum(error, least)
     return best
+
+
+def _largest(weight: torch.Tensor, per_tensor: bool) -> torch.Tensor:
+    """The largest magnitude of each row [groups, outputs of one, 1], or of the whole weight [1, 1, 1]."""
+    return weight.abs().amax((0, 1, 2) if per_tensor else 2, keepdim=True)
 
 
 def _diagonal_pieces(moments: torch.Tensor) -> Iterator[torch.Tensor]:

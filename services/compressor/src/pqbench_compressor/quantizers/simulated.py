@@ -19,12 +19,13 @@ from pydantic import Field
 from torch import nn
 
 from pqbench.common.v1.common_pb2 import Form, Precision
-from pqbench_compressor import fake_quant
+from pqbench_compressor import fake_quant, folding
 from pqbench_compressor.export import to_onnx, to_pt2
 from pqbench_compressor.layers import OutputsFirst
 from pqbench_compressor.plugins import Context, Needs, Source
 from pqbench_compressor.quantizers import _adaround
 from pqbench_compressor.sensitivity import Sensitivity, allocate, curves
+from pqbench_compressor.tensors import tensors
 from pqbench_compressor.training import Options, frozen, train
 from pqbench_wire.errors import Refused
 
@@ -52,6 +53,10 @@ class Config(Options):
         Literal["nearest", "adaround"],
         Field(description="of weights: to the nearest value, or with the least change of each layer's outputs"),
     ] = "nearest"
+    scales: Annotated[
+        Literal["channel", "tensor"],
+        Field(description="of weights: one for each output channel, or one for a layer, after folding batch norms"),
+    ] = "channel"
     steps: Annotated[int, Field(ge=1, le=100_000, description="of adaround's optimizer, for each layer")] = 1000
     edges: Annotated[bool, Field(description="the first and the last layer at 8 bits at least, as is usual")] = True
 
@@ -64,17 +69,23 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     if source.module is None:
         raise Refused("bits are simulated in PyTorch; an ONNX file has no module")
-    module = copy.deepcopy(source.module)
+    module, per_tensor = copy.deepcopy(source.module), config.scales == "tensor"
+    if per_tensor:
+        if config.epochs:
+            raise Refused("scales: tensor folds the batch norms, which training needs: give scales: tensor or epochs")
+        folding.fold(module, tensors(context.example))
     bits = _bits(module, config, context)
     inputs = context.training.sample(config.images, context.seed)
     if config.rounding == "adaround":
         if config.epochs:
             raise Refused("adaround learns the rounding of weights that stay: give rounding: adaround or epochs")
         few = {name: weights for name, (weights, _) in bits.items() if weights < 32}
-        source.notes["rounded_to_nearest"] = _adaround.learn(module, few, inputs, config.steps, context.report)
+        source.notes["rounded_to_nearest"] = _adaround.learn(
+            module, few, inputs, config.steps, per_tensor, context.report
+        )
     for name, layer in list(module.named_modules()):
         if name in bits:
-            fake_quant.insert_into(layer, *bits[name])
+            fake_quant.insert_into(layer, *bits[name], per_tensor)
     fake_quant.observe(module, inputs)
     if config.average is not None:
         source.notes["judged_on"] = context.training.judged_on(HELD_OUT, context.seed)

@@ -1,0 +1,161 @@
+"""A ledger in a real PostgreSQL database."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+
+from pqbench_orchestrator.output.web.serve import application
+from pqbench_orchestrator.store import postgres
+from pqbench_orchestrator.store.ledger import Ledger
+from pqbench_orchestrator.store.postgres import Address
+from pqbench_orchestrator.store.run_folder import LEDGER_URL, RunFolder, runs_below
+from pqbench_wire.errors import InvalidInput
+from tests.postgres import Server, programs, running
+
+STEP = {"kind": "build", "label": "a model", "place": "there"}
+ROW = {"outcome": "ok", "Recipe": "r"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    found = programs()
+    if found is None:
+        pytest.skip("skipped: no PostgreSQL server is installed")
+    with running(found) as one:
+        yield one
+
+
+def test_it_holds_what_a_file_holds(server: Server) -> None:
+    address = Address(server.url, "it holds")
+    with Ledger(address) as ledger:
+        assert ledger.is_empty
+        ledger.begin("m", 3)
+        ledger.record(key="a", outcome="started", **STEP)
+        ledger.record(key="a", outcome="ok", seconds=2.0, result={"size": 5}, **STEP)
+        ledger.record(key="b", outcome="started", **STEP)
+        ledger.record_plan({"c": {"build": "a"}, "d": {"build": "b"}})
+        ledger.record_cells([("c", "ok", "", ROW), ("d", "ok", "", ROW)])
+        ledger.record_cells([("c", "ok", "", ROW | {"Recipe": "newest"})])
+        ledger.record_samples("first")
+        ledger.record_samples("second")
+    with Ledger(address, read_only=True) as ledger:
+        assert (ledger.manifest_name, ledger.planned_steps, ledger.samples_digest) == ("m", 3, "second")
+        assert [(step.key, step.outcome) for step in ledger.steps()] == [("a", "ok"), ("b", "started")]
+        assert ledger.results_of("c") == {"build": {"size": 5}} and ledger.durations() == [("build", 2.0)]
+        assert [row["Recipe"] for row in ledger.cells()] == ["newest", "r"]
+        started, newest, is_under_way = ledger.active()
+        assert is_under_way and time.time() - 60 < started <= newest + 3 < time.time() + 60
+
+
+def test_each_run_has_a_schema_of_its_own(server: Server) -> None:
+    for name in ("one", "two"):
+        postgres.create(Address(server.url, name))
+        with Ledger(Address(server.url, name)) as ledger:
+            ledger.begin(name, 1)
+    assert {"one", "two"} <= set(postgres.runs_of(server.url))
+    with Ledger(Address(server.url, "one"), read_only=True) as ledger:
+        assert ledger.manifest_name == "one"
+    with pytest.raises(InvalidInput, match='schema "one" already exists'):
+        postgres.create(Address(server.url, "one"))
+    with pytest.raises(InvalidInput, match="has no run three"):
+        Ledger(Address(server.url, "three"), read_only=True)
+    with pytest.raises(InvalidInput, match="may have 63 bytes in PostgreSQL: shorten `name`"):
+        postgres.create(Address(server.url, "x" * 64))
+    postgres.drop(Address(server.url, "one"))
+    assert "one" not in postgres.runs_of(server.url)
+
+
+def test_damage_is_found_and_removed(server: Server) -> None:
+    address = Address(server.url, "damaged")
+    with Ledger(address) as ledger:
+        ledger.record(key="a", outcome="ok", result={"size": 5}, **STEP)
+        ledger.begin("m", 1)
+    with psycopg.connect(server.url) as connection:
+        connection.execute("UPDATE damaged.steps SET result = replace(result, '5', '6')")
+        connection.execute("UPDATE damaged.run SET value = 'x' || value WHERE key = 'manifest'")
+    with Ledger(address) as ledger:
+        with pytest.raises(InvalidInput, match="run damaged is damaged: a ok is not what was recorded"):
+            ledger.step("a")
+        assert sorted(ledger.discard_damaged()) == ["fact manifest", "step a ok"]
+        assert ledger.step("a") is None and ledger.planned_steps == 1
+
+
+def test_a_database_that_restarts_is_waited_for(server: Server) -> None:
+    with Ledger(Address(server.url, "restarts")) as ledger:
+        ledger.record(key="a", outcome="ok", **STEP)
+        server.stop()
+        with _later(server.start):
+            ledger.record(key="b", outcome="ok", **STEP)
+        assert {step.key for step in ledger.steps()} == {"a", "b"}
+
+
+def test_a_database_that_stays_away_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "AWAY_SECONDS", 1.5)
+    with Ledger(Address(server.url, "away")) as ledger:
+        server.stop()
+        try:
+            with pytest.raises(InvalidInput, match="run away: .*--continue goes on") as told:
+                ledger.record(key="a", outcome="ok", **STEP)
+            assert "\n" not in str(told.value)
+            with pytest.raises(InvalidInput, match="cannot be reached"):
+                postgres.check(server.url)
+        finally:
+            server.start()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://host/db", "write postgresql://USER@HOST/DATABASE"),
+        ("postgresql://host", "write postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me:secret@host/db", "give the password by PGPASSWORD or ~/.pgpass"),
+        ("postgresql://127.0.0.1:1/db", "cannot be reached"),
+    ],
+)
+def test_wrong_urls(url: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said) as told:
+        postgres.check(url)
+    assert "secret" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_the_page_shows_runs_of_other_machines(server: Server, tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        postgres.create(Address(server.url, name))
+        with Ledger(Address(server.url, name)) as ledger:
+            ledger.begin("sweep", 4)
+            ledger.record(key="a", outcome="ok", seconds=1.0, **STEP)
+            ledger.record(key="b", outcome="started", **STEP)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / LEDGER_URL).write_text(server.url)
+    (tmp_path / "here" / "manifest.yaml").touch()
+    assert [run.name for run in runs_below(tmp_path)] == ["here"]
+    client = TestClient(application(tmp_path, server.url))
+    told = {run["run"]: run for run in client.get("/api/runs").json()}
+    assert told["there"]["running"] and (told["there"]["steps_ended"], told["there"]["steps_planned"]) == (1, 4)
+    assert (told["here"]["is_here"], told["there"]["is_here"]) == (True, False)
+    page = client.get("/runs/there")
+    assert page.status_code == 200 and "a model" in page.text
+    assert client.get("/compare?old=here&new=there").status_code == 404
+    assert "there" not in {run["run"] for run in TestClient(application(tmp_path)).get("/api/runs").json()}
+    RunFolder(tmp_path / "here").remove()
+    assert "here" not in postgres.runs_of(server.url)
+
+
+@contextlib.contextmanager
+def _later(action: object) -> Iterator[None]:
+    """Do something a second later, while the body runs."""
+    assert callable(action)
+    timer = threading.Timer(1.0, action)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
