@@ -65,14 +65,14 @@ def test_the_blocks_to_keep_stay(network: tuple[nn.Module, Context]) -> None:
     module, context = network
     notes = DEPTH.prune(module, config(amount=0.3, keep=["layer3.*"]), context)
     assert "layer1.1" in notes["blocks_removed"] and not any("layer3" in name for name in notes["blocks_removed"])
-    with pytest.raises(InvalidInput, match="keep: no block matches 'stem'; block names look like 'layer1.0'"):
+    with pytest.raises(InvalidInput, match="keep: no block matches 'stem'; block names look like 'layer1"):
         DEPTH.refusal(module, config(amount=0.3, keep=["stem"]), 10, context.example)
 
 
 def test_what_cannot_be_removed_is_refused(network: tuple[nn.Module, Context]) -> None:
     module, context = network
     said = DEPTH.refusal(module, config(amount=0.95, target="macs"), 10, context.example)
-    assert "95% of this model's macs cannot be removed: its residual blocks have 7" in said
+    assert "95% of this model's macs cannot be removed: its residual blocks have 81%" in said
     assert "amount 0.01 removes no block" in DEPTH.refusal(module, config(amount=0.01), 10, context.example)
     with pytest.raises(Refused, match="removes no block"):
         DEPTH.prune(module, config(amount=0.01), context)

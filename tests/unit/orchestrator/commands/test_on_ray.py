@@ -19,7 +19,7 @@ from pqbench_wire.errors import InvalidInput
 pytest.importorskip("obstore", reason="skipped: no obstore")
 JOB = Job(
     shard="1/4", model="a", target="ort", device="", file="m.yaml", manifest="", inventory="", allow_code=False,
-    store="file:///nowhere", mark="m", versions={}, data="data",
+    store="file:///nowhere", ledger="", mark="m", versions={}, data="data",
 )  # fmt: skip
 
 

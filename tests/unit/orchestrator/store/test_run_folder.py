@@ -137,7 +137,7 @@ def test_a_ledger_that_lost_everything_is_not_begun_anew(tmp_path: Path) -> None
     run = RunFolder(tmp_path)
     run.ledger_to_write().close()
     (run / ENVIRONMENT).write_text(json.dumps({"started": "x", "targets": {}}))
-    with pytest.raises(InvalidInput, match="is empty, but the run had begun: restore the file"):
+    with pytest.raises(InvalidInput, match="is empty, but the run had begun: restore it"):
         run.ledger_to_write()
     with Ledger(run / FILE) as ledger:
         ledger.begin("m", 3)
