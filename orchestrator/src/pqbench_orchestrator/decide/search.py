@@ -45,7 +45,8 @@ from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
 from pqbench_wire.errors import InvalidInput, first_line
 
-FEWEST_TRIALS, SHARE = 12, 3  # by default one in SHARE of the recipes is tried, and FEWEST_TRIALS at least
+FEWEST_TRIALS, SHARE = 12, 3  # by default one in SHARE of the recipes is tried at most, and FEWEST_TRIALS at least
+PATIENCE = 6  # trials without a better recipe, after which a search by default has settled
 RECIPE, AMOUNT = "recipe", "amount of {}"  # names of Optuna's parameters
 BROKEN = 1e6  # Optuna's objectives and constraint for a recipe that could not run
 BASELINE = Recipe(name="baseline")
@@ -114,8 +115,9 @@ class Search:
     ) -> None:
         self._run, self._session, self._tell = run, session, tell
         self._space = space_of(session.manifest)
-        wanted = trials or session.manifest.search.trials or max(FEWEST_TRIALS, -(-self._space.size // SHARE))
-        self._trials = min(wanted, self._space.size)
+        given = trials or session.manifest.search.trials
+        self._trials = min(given or max(FEWEST_TRIALS, -(-self._space.size // SHARE)), self._space.size)
+        self._may_settle = given is None
         self._tried = Tried()
 
     def explore(self) -> None:
@@ -126,7 +128,7 @@ class Search:
             for trial in study.get_trials(states=[TrialState.COMPLETE]):
                 attributes = trial.user_attrs
                 self._remember(attributes["family"], attributes["index"], from_row(json.loads(attributes["row"])))
-        while len(self._tried.cost) < self._trials:
+        while len(self._tried.cost) < self._trials and not (self._may_settle and self._has_settled()):
             with self._storage():
                 family, index = self._next(study)
             cell = self._evaluate(self._space.recipe(family, index))
@@ -157,6 +159,16 @@ class Search:
         manifest = self._session.manifest.model_copy(update={"recipes": (BASELINE, *chosen)})
         return plan(manifest, self._session.facts, self._run.name, environment.own_versions())
 
+    def _has_settled(self) -> bool:
+        """Whether the last PATIENCE trials found nothing better, and bisecting the best recipe's family is done."""
+        tried = list(self._tried.cost)
+        families = {family for family, _ in tried}
+        feasible = [key for key in tried if self._tried.feasible[key]]
+        if len(families) < len(self._space.families) or len(tried) < FEWEST_TRIALS or not feasible:
+            return False
+        best = min(feasible, key=lambda key: self._tried.cost[key])
+        return len(tried) - 1 - tried.index(best) >= PATIENCE and self._bisected(best[0]) is None
+
     def _next(self, study: optuna.Study) -> tuple[str, int]:
         """The next recipe to try: the middle one of each family, then in turn a bisection step and TPE's proposal."""
         for family, recipes in self._space.families.items():
@@ -167,22 +179,23 @@ class Search:
         return self._proposed(study) or self._step() or self._any()
 
     def _step(self) -> tuple[str, int] | None:
-        """The bisection step in the most promising family that has one left; None where there is none.
-
-        It lies halfway between the largest feasible amount that was tried and the next one that was found infeasible.
-        """
+        """The bisection step in the most promising family that has one left; None where there is none."""
         for family in sorted(self._space.families, key=self._promise):
-            last = len(self._space.families[family]) - 1
-            known = {
-                index: self._tried.feasible[family, index]
-                for index in range(last + 1)
-                if (family, index) in self._tried.cost
-            }
-            low = max((index for index, good in known.items() if good), default=-1)
-            high = min((index for index, good in known.items() if not good and index > low), default=last + 1)
-            if high - low > 1:
-                return family, (low + high) // 2
+            if (index := self._bisected(family)) is not None:
+                return family, index
         return None
+
+    def _bisected(self, family: str) -> int | None:
+        """Halfway between the largest feasible amount that was tried and the next infeasible one; None: no step."""
+        last = len(self._space.families[family]) - 1
+        known = {
+            index: self._tried.feasible[family, index]
+            for index in range(last + 1)
+            if (family, index) in self._tried.cost
+        }
+        low = max((index for index, good in known.items() if good), default=-1)
+        high = min((index for index, good in known.items() if not good and index > low), default=last + 1)
+        return (low + high) // 2 if high - low > 1 else None
 
     def _promise(self, family: str) -> float:
         """The cost by which families are ordered for bisection: that of the cheapest trial, feasible or not."""

@@ -57,7 +57,7 @@ def test_what_is_no_question_is_one_clear_line(changes: dict[str, Any], problem:
 class Landscape(Search):
     """A search over a made-up truth: removal gets faster with its amount and is feasible up to 0.6, l1 gains nothing."""
 
-    def __init__(self, run: RunFolder, session: Any, trials: int, unavailable: bool = False) -> None:
+    def __init__(self, run: RunFolder, session: Any, trials: int | None, unavailable: bool = False) -> None:
         self.said: list[str] = []
         self.tried: list[str] = []
         self._unavailable = unavailable
@@ -95,6 +95,21 @@ def test_the_best_amount_is_found_without_trying_all(run: RunFolder) -> None:
     with (run / TRIALS).open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10 and {row["Feasible"] for row in rows} == {"True", "False"}
+
+
+def test_a_search_settles_when_nothing_better_is_found(run: RunFolder) -> None:
+    """Unless it was told how many recipes to try."""
+    amounts = [round(0.02 * index, 2) for index in range(1, 49)]
+    recipes = [
+        {"name": name, "steps": [{"prune": {"method": method, "amount": amounts}}]}
+        for name, method in (("removal", "removal"), ("l1", "l1-unstructured"))
+    ]
+    search = Landscape(run, session(recipes=recipes), trials=None)
+    search.explore()
+    assert search.front()[0].recipe == "removal 0.6" and 12 <= len(search.tried) < 32
+    fixed = Landscape(run, session(recipes=recipes, search={"trials": 32}), trials=None)
+    fixed.explore()
+    assert len(search.tried) + len(fixed.tried) == 32, "it goes on with what was tried"
 
 
 def test_an_interrupted_search_goes_on_where_it_was(run: RunFolder) -> None:
