@@ -12,7 +12,7 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help setup setup-tools quickstart up down test test-long test-more test-containers test-all lint format proto bench fuzz gpu-check matrix thesis clean
+.PHONY: help setup setup-tools quickstart up down test test-long test-more test-containers test-all lint format proto bench fuzz chaos gpu-check matrix thesis clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ bench: setup setup-tools ## run the benchmarks, an hour or two (IMAGES=folder, T
 FUZZ := onnx requests manifests inventories checkpoints images ini engines pt2
 fuzz: setup ## feed changed inputs to each parser (MINUTES=… each, or COUNT=20000; FUZZ="onnx pt2"); .fuzz/ keeps the corpus
 	@set -e; for target in $(FUZZ); do $(BIN)/python -m tests.fuzz $$target $(if $(MINUTES),--minutes $(MINUTES),--count $(or $(COUNT),20000)); done
+
+chaos: setup ## disturb runs at random (MINUTES=30, SEED=…): each must end with the table of an undisturbed one
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
 
 gpu-check: ## check and time what this NVIDIA machine's libraries allow; numpy and torch are enough
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py

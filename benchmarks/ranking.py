@@ -14,8 +14,18 @@ from typing import Any
 
 RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parent.parent / "docs/ranking.md"
 MODELS = {
-    "ResNet-56": ("resnet56", 32, ("resnet56_int8", "resnet56_epoch"), "CIFAR-10, 846 images, one is 0.12 points"),
-    "MobileNet V2": ("mobilenetv2", 8, ("mobilenet_v2_int8",), "ImageNet, 500 images, one is 0.2 points"),
+    "ResNet-56": (
+        "resnet56",
+        32,
+        ("resnet56_int8", "resnet56_epoch", "resnet56_depth", "resnet56_depth_epoch"),
+        "CIFAR-10, 846 images, one is 0.12 points",
+    ),
+    "MobileNet V2": (
+        "mobilenetv2",
+        8,
+        ("mobilenet_v2_int8", "mobilenet_v2_depth"),
+        "ImageNet, 500 images, one is 0.2 points",
+    ),
 }
 RUNTIMES = ("onnxruntime", "openvino")
 TOOLS = ("int8-ort", "int8-nncf", "int8-modelopt", "int8-inc", "int8-torchao", "int8-quark", "int8-aimet")
@@ -25,9 +35,10 @@ HEAD = """# Recipes ranked: accuracy lost at equal speed
 Written by `benchmarks/ranking.py` from the results of `benchmarks/quantizers.py` and `benchmarks/compensation.py`.
 Speed-ups are over FP32 on the same runtime, measured interleaved with it, with 95 % intervals; points lost are against
 FP32 of the same run, on images that no recipe was fitted to. "Compensated": channels ranked by `reconstruction` were
-removed before, half of the multiply-accumulates if no share is given. A recipe in bold is on the Pareto front of its
-table: no other is both faster and as accurate. Differences within the intervals, or of a few images, are chance: the
-two rows of pqbench's INT8, `int8-static` and `int8`, come from two runs and show how much.
+removed before, half of the multiply-accumulates if no share is given; "of the blocks", "blocks": whole residual blocks
+(`depth`). A recipe in bold is on the Pareto front of its table: no other is both faster and as accurate. Differences
+within the intervals, or of a few images, are chance: the rows of pqbench's INT8, `int8-static` and `int8`, come from
+different runs and show how much.
 """
 
 

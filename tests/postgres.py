@@ -19,15 +19,15 @@ class Server:
     """A server with a database of its own, in a folder."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder, self._port = programs, folder, free_port()
+        self._programs, self._folder, self.port = programs, folder, free_port()
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         """Start it, also after `stop`, with what was stored."""
-        self._control("start", "--log", str(self._folder / "log"), "--options", f"-p {self._port} -k {self._folder}")
+        self._control("start", "--log", str(self._folder / "log"), "--options", f"-p {self.port} -k {self._folder}")
 
     def stop(self) -> None:
         """End it at once, as a crash would."""

@@ -1,0 +1,103 @@
+"""What is done to a run and to what it needs. Each takes seconds, and leaves everything working again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+
+from tests.chaos.surroundings import Surroundings
+
+SHORT, LONG = (1.0, 6.0), (1.0, 40.0)  # seconds; a database is waited for half a minute
+MODULES = {"compressor": "pqbench_compressor", "compressor's worker": "pqbench_compressor.worker",
+           "runtime": "pqbench_runtime", "runtime's worker": "pqbench_runtime.worker"}  # fmt: skip
+
+Disturb = Callable[[psutil.Process, Surroundings, random.Random], str]
+
+
+def kill_orchestrator(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    run.send_signal(signal.SIGKILL)
+    return "killed the orchestrator"
+
+
+def kill_service(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    name, process = _service(run, chance)
+    process.send_signal(signal.SIGKILL)
+    return f"killed the {name}"
+
+
+def freeze(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    name, process = chance.choice([("orchestrator", run), _service(run, chance)])
+    seconds = chance.uniform(*SHORT)
+    process.suspend()
+    try:
+        time.sleep(seconds)
+    finally:
+        with contextlib.suppress(psutil.Error):
+            process.resume()
+    return f"froze the {name} for {seconds:.0f} s"
+
+
+def kill_database(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    if around.database is None:
+        return "there is no database to kill"
+    seconds = chance.uniform(*LONG)
+    around.database.stop()
+    try:
+        time.sleep(seconds)
+    finally:
+        around.database.start()
+    return f"killed the database for {seconds:.0f} s"
+
+
+def kill_store(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    seconds = chance.uniform(*SHORT)
+    around.store.stop()
+    try:
+        time.sleep(seconds)
+    finally:
+        around.store.start()
+    return f"killed the store, with all that was in it, for {seconds:.0f} s"
+
+
+def cut_network(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    names = {"store": around.store.proxy} | ({"database": around.database_proxy} if around.database_proxy else {})
+    name = chance.choice(sorted(names))
+    seconds = chance.uniform(*SHORT)
+    names[name].cut()
+    try:
+        time.sleep(seconds)
+    finally:
+        names[name].mend()
+    return f"cut the connections to the {name} for {seconds:.0f} s"
+
+
+def fill_disk(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    if not around.disk.can_be_full:
+        return "may not mount a disk to fill"
+    seconds = chance.uniform(*SHORT)
+    around.disk.fill()
+    try:
+        time.sleep(seconds)
+    finally:
+        around.disk.free()
+    return f"filled the disk for {seconds:.0f} s"
+
+
+DISTURBANCES: tuple[Disturb, ...] = (
+    kill_orchestrator, kill_service, freeze, kill_database, kill_store, cut_network, fill_disk,
+)  # fmt: skip
+
+
+def _service(run: psutil.Process, chance: random.Random) -> tuple[str, psutil.Process]:
+    """One of the services' processes, or the orchestrator where there is none."""
+    found = []
+    for process in run.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            found += [(name, process) for name, module in MODULES.items() if module in line]
+    return chance.choice(found) if found else ("orchestrator", run)

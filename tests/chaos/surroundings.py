@@ -1,0 +1,115 @@
+"""What a run needs around it: a database, an object store, a disk; each real, and each can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.addresses import free_port
+from tests.chaos.proxy import Proxy
+from tests.postgres import Server, programs, running
+
+DISK_MEGABYTES = 300
+BUCKET = "pqbench"
+S3 = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+STARTING_SECONDS = 60.0
+
+
+class ObjectStore:
+    """moto's S3 server, which forgets everything when it ends."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.proxy = Proxy(self._port)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return S3 | {"AWS_ENDPOINT": f"http://127.0.0.1:{self.proxy.port}"}
+
+    def start(self) -> None:
+        """Start it with an empty bucket."""
+        command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(self._port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + STARTING_SECONDS
+        make = urllib.request.Request(f"http://127.0.0.1:{self._port}/{BUCKET}", method="PUT")
+        while True:
+            try:
+                urllib.request.urlopen(make, timeout=5).close()
+                return
+            except (urllib.error.URLError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Disk:
+    """A small file system in memory, where this user may mount one; else a folder, which cannot be filled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(folder)]
+        self.can_be_full = os.getuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with contextlib.suppress(OSError), (self.folder / "filling").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+
+    def free(self) -> None:
+        """Make room again."""
+        (self.folder / "filling").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unmount it."""
+        if self.can_be_full:
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
+
+
+class Surroundings:
+    """All of them, working until something is done to them."""
+
+    def __init__(self, database: Server | None, store: ObjectStore, disk: Disk) -> None:
+        self.database, self.store, self.disk = database, store, disk
+        self.database_proxy = Proxy(database.port) if database is not None else None
+
+    @property
+    def options(self) -> list[str]:
+        """Of `pqbench run`."""
+        found = ["--store", f"s3://{BUCKET}/chaos"]
+        if self.database_proxy is not None:
+            found += ["--ledger", f"postgresql://postgres@127.0.0.1:{self.database_proxy.port}/postgres"]
+        return found
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ) | self.store.environment
+
+
+@contextlib.contextmanager
+def surroundings(folder: Path) -> Iterator[Surroundings]:
+    """Start everything; end it afterwards. Without PostgreSQL, ledgers are files."""
+    with contextlib.ExitStack() as stack:
+        found = programs()
+        database = stack.enter_context(running(found)) if found is not None else None
+        store, disk = ObjectStore(), Disk(folder / "disk")
+        stack.callback(disk.close)
+        stack.callback(store.stop)
+        store.start()
+        yield Surroundings(database, store, disk)
