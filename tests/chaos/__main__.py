@@ -96,52 +96,49 @@ def disturbed(manifest: Path, data: Path, around: Surroundings, chance: random.R
     left, told = EVENTS, ""
     for number in range(1, MOST_TRIES + 1):
         again = [] if number == 1 or TO_BEGIN in told else ["--continue"]
-        own = around.options if again == [] else around.options[:2]  # a run remembers its ledger
-        command = [*COMMAND, str(manifest), "--data", str(data), *own, *again]
+        options = around.options(data.name)[: None if again == [] else 2]  # a run remembers its ledger
+        command = [*COMMAND, str(manifest), "--data", str(data), *options, *again]
         with tempfile.TemporaryFile("w+") as said:
             process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT, env=around.environment)
-            family = _disturb(process, around, chance, left)
-            left = max(0, left - family.events)
-            code = process.wait(RUN_SECONDS)
+            events, family = _disturb(process, around, chance, left)
+            left -= events
             said.seek(0)
             told = said.read()
-        _check(code, told, family.processes)
-        if code == OK:
+        _check(process.wait(), told, family)
+        if process.wait() == OK:
             return number
-        print(f"  ended with code {code}: {told.strip().splitlines()[-1] if told.strip() else ''}", flush=True)
+        last = told.strip().splitlines()[-1:]
+        print(f"  ended with code {process.wait()}: {' '.join(last)}", flush=True)
     raise Wrong(f"not complete after {MOST_TRIES} calls: {told[-500:]}")
 
 
-class Family:
-    """The processes of a run that were seen, and the number of disturbances."""
-
-    def __init__(self) -> None:
-        self.processes: set[psutil.Process] = set()
-        self.events = 0
-
-
-def _disturb(process: psutil.Popen, around: Surroundings, chance: random.Random, most: int) -> Family:
-    """Disturb a run at random moments, as long as it lives."""
-    family = Family()
-    while family.events < most:
-        if not _lives_for(process, chance.uniform(*BETWEEN), family):
-            break
-        what = chance.choice(DISTURBANCES)
-        family.events += 1
-        try:
-            print(f"  {what(process, around, chance)}", flush=True)
-        except psutil.NoSuchProcess:  # it ended meanwhile
-            break
-    return family
+def _disturb(
+    process: psutil.Popen, around: Surroundings, chance: random.Random, most: int
+) -> tuple[int, set[psutil.Process]]:
+    """Disturb a run at random moments until it ends; returns how often, and its processes. Raises Wrong for a hang."""
+    events, family, end = 0, set[psutil.Process](), time.monotonic() + RUN_SECONDS
+    while _lives_for(process, chance.uniform(*BETWEEN), family):
+        if time.monotonic() > end:
+            for one in (process, *family):
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+            raise Wrong(f"it had not ended after {RUN_SECONDS:.0f} s")
+        if events == most:
+            continue
+        events += 1
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            print(f"  {chance.choice(DISTURBANCES)(process, around, chance)}", flush=True)
+    return events, family
 
 
-def _lives_for(process: psutil.Popen, seconds: float, family: Family) -> bool:
+def _lives_for(process: psutil.Popen, seconds: float, family: set[psutil.Process]) -> bool:
+    """Whether a run lives on for so long; meanwhile its processes are noted."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
             return False
         with contextlib.suppress(psutil.Error):
-            family.processes |= set(process.children(recursive=True))
+            family |= set(process.children(recursive=True))
         time.sleep(0.05)
     return True
 

@@ -47,6 +47,8 @@ class Proxy:
             return
         server.settimeout(None)
         self._open |= {client, server}
+        if self._is_cut:  # meanwhile
+            self.cut()
         threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
         self._pump(server, client)
 

@@ -89,10 +89,9 @@ class Surroundings:
         self.database, self.store, self.disk = database, store, disk
         self.database_proxy = Proxy(database.port) if database is not None else None
 
-    @property
-    def options(self) -> list[str]:
-        """Of `pqbench run`."""
-        found = ["--store", f"s3://{BUCKET}/chaos"]
+    def options(self, run: str) -> list[str]:
+        """Those of `pqbench run`; each run has a store of its own, in which it finds only what it did itself."""
+        found = ["--store", f"s3://{BUCKET}/{run}"]
         if self.database_proxy is not None:
             found += ["--ledger", f"postgresql://postgres@127.0.0.1:{self.database_proxy.port}/postgres"]
         return found

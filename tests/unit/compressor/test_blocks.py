@@ -23,10 +23,11 @@ class Layers(nn.Module):
         self.plain, self.scaled = nn.Conv2d(4, 4, 1), Scaled()
         self.wide, self.twice = Residual(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)), Residual(nn.Conv2d(4, 4, 1))
         self.nested = Residual(Residual(nn.Conv2d(4, 4, 1)))
+        self.also = self.named_twice = Residual(nn.Conv2d(4, 4, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.wide(self.scaled(torch.relu(self.plain(self.stem(x)))))
-        return self.nested(self.twice(self.twice(x)))
+        return self.named_twice(self.nested(self.twice(self.twice(x))))
 
 
 class Residual(nn.Module):

@@ -82,6 +82,7 @@ def noise(module: nn.Module, context: Context) -> float:
         ("cifar/resnet20", "depth", {"amount": 0.3}),
         ("torchvision/mobilenet_v2", "depth", {"amount": 0.2}),
         ("timm/test_vit", "depth", {"amount": 0.3}),
+        ("timm/test_convnext", "depth", {"amount": 0.3}),
         ("timm/test_vit", "removal", {"amount": 0.3}),
     ],
 )

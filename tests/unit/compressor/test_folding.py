@@ -14,7 +14,9 @@ from pqbench_compressor.tensors import tensors
 from .examples import build
 
 
-@pytest.mark.parametrize(("family", "name"), [("cifar", "resnet20"), ("torchvision", "mobilenet_v2")])
+@pytest.mark.parametrize(
+    ("family", "name"), [("cifar", "resnet20"), ("torchvision", "mobilenet_v2"), ("timm", "test_efficientnet")]
+)
 def test_the_outputs_stay(family: str, name: str) -> None:
     module, context = build(family, name)
     for norm in module.modules():
@@ -23,9 +25,12 @@ def test_the_outputs_stay(family: str, name: str) -> None:
             nn.init.uniform_(norm.running_mean, -0.1, 0.1)
             nn.init.uniform_(norm.bias, -0.1, 0.1)
     before = export.run_module(module, context.example)
-    norms = sum(isinstance(norm, nn.BatchNorm2d) for norm in module.modules())
-    assert len(folding.fold(module, tensors(context.example))) == norms
-    assert not any(isinstance(norm, nn.BatchNorm2d) for norm in module.modules())
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert len(folding.fold(module, tensors(context.example))) == len(norms)
+    for norm in norms:
+        images = torch.randn(2, norm.num_features, 4, 4)
+        scaled = nn.functional.batch_norm(images, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=0.0)
+        assert norm.eps == 0 and torch.equal(scaled, images)
     assert abs(export.run_module(module, context.example) - before).max() < 1e-4 * abs(before).max()
 
 

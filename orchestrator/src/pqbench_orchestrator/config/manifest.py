@@ -182,7 +182,7 @@ class Goal(Strict):
 class Search(Strict):
     """How `pqbench search` finds a recipe without trying all of them."""
 
-    trials: Annotated[int | None, Field(ge=1)] = None  # recipes tried cheaply; default: a third of all at most, 12 at least
+    trials: Annotated[int | None, Field(ge=1)] = None  # recipes tried cheaply; default: a third at most, 12 at least
     promoted: Annotated[int, Field(ge=1)] = 3  # how many of these are then tried in full
     seconds: Annotated[float, Field(gt=0, le=600)] = 0.3  # `min_seconds` of a cheap measurement
 

@@ -16,6 +16,7 @@ from google.protobuf import json_format
 
 from pqbench.compressor.v1.compressor_pb2 import CompressResult, Statistics
 from pqbench.runtime.v1.runtime_pb2 import LayerTime, ProfileResult
+from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared.layer_names import layer_of
 
 FEWEST = 4  # cells for which an error of cells left out is computed
@@ -70,16 +71,18 @@ class Fit:
 
 
 def fit(cells: Sequence[Profiled]) -> Fit:
-    """Fit a line for each layer to all cells."""
-    points = [_points(cell) for cell in cells]
+    """Fit a line for each layer to all cells. Raises InvalidInput where no profile names a layer of the model."""
+    points = [found for cell in cells if (found := _points(cell))]
+    if not points:
+        raise InvalidInput("no profile of these cells names a layer of the model: this profiler names operators")
     errors = []
     for index, left_out in enumerate(points) if len(points) >= FEWEST else ():
         lines = _lines([*points[:index], *points[index + 1 :]])
         known = {name: point for name, point in left_out.items() if name in lines}
         measured = sum(time for _, time in known.values())
         predicted = sum(lines[name].at(share) for name, (share, _) in known.items())
-        errors.append(abs(predicted - measured) / measured if measured else 0.0)
-    return Fit(lines=_lines(points), cells=len(cells), error=statistics.median(errors) if errors else None)
+        errors += [abs(predicted - measured) / measured] if measured else []
+    return Fit(lines=_lines(points), cells=len(points), error=statistics.median(errors) if errors else None)
 
 
 def _points(cell: Profiled) -> dict[str, tuple[float, float]]:

@@ -19,7 +19,7 @@ from pqbench_wire.errors import InvalidInput
 
 ADVICE = "free disk space, fix permissions or restore the file; the rest of the run is unchanged"
 AWAY_ADVICE = "when the database can be used again, --continue goes on"
-REDONE_ADVICE = "pqbench run --continue does it again, or restore the file"
+REDONE_ADVICE = "pqbench run --continue does it again, or restore it"
 WITH_DIGESTS = 1  # version of a ledger whose values all carry a digest; older ones have 0
 FILE = "ledger.sqlite"  # in the run's folder
 # Names of facts in the table `run`.
@@ -94,7 +94,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file or the connection."""
         self._db.close()
 
     @property
@@ -159,14 +159,11 @@ class Ledger:
         rows = self._db.rows("SELECT kind, seconds FROM steps WHERE outcome = 'ok'")
         return [(str(kind), float(seconds)) for kind, seconds in rows]
 
-    def active(self) -> tuple[float, float, bool]:
-        """When the first step began and the newest row was written (seconds since the epoch); whether it is a start."""
-        rows = self._db.rows("SELECT started, seconds, outcome FROM steps ORDER BY id DESC LIMIT 1")
-        if not rows:
-            return 0.0, 0.0, False
-        ((first,),) = self._db.rows("SELECT started FROM steps ORDER BY id LIMIT 1")
-        ((started, seconds, outcome),) = rows
-        return float(first), float(started + seconds), outcome == "started"
+    @property
+    def last_active(self) -> float:
+        """When the newest row of a step was written, in seconds since the epoch; 0 where there is none."""
+        rows = self._db.rows("SELECT started + seconds FROM steps ORDER BY id DESC LIMIT 1")
+        return float(rows[0][0]) if rows else 0.0
 
     def record_plan(self, cells: Mapping[str, Mapping[str, str]]) -> None:
         """Record the newest plan's cells, in its order: for each cell's key, the keys of its steps by role."""

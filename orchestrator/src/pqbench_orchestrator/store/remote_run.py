@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pqbench_orchestrator.store import postgres
 from pqbench_orchestrator.store.ledger import Ledger
-from pqbench_wire.errors import InvalidInput
 
-SILENT_SECONDS = 1800.0  # without a word of a step, after which a run counts as ended
+SILENT_SECONDS = 1800.0  # without a word of a step, after which a run that is not complete counts as ended
 
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """The run at an address."""
+    """The run at an address, whose first step began at `started` (seconds since the epoch; 0: none did)."""
 
     address: postgres.Address
+    started: float = 0.0
 
     @property
     def name(self) -> str:
@@ -27,30 +28,20 @@ class RemoteRun:
         """The run's ledger, to read. Raises InvalidInput."""
         return Ledger(self.address, read_only=True)
 
-    @property
-    def _active(self) -> tuple[float, float, bool]:
-        with self.ledger() as ledger:
-            return ledger.active()
 
-    @property
-    def started(self) -> float:
-        """When its first step began, in seconds since the epoch; 0 where none did."""
-        return self._active[0]
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a step has begun and not ended, not too long ago to be alive."""
-        _, last, is_under_way = self._active
-        return is_under_way and time.time() - last < SILENT_SECONDS
+def may_be_running(ledger: Ledger, ended: int) -> bool:
+    """Whether a run of which so many steps have ended has more to do and said something lately."""
+    return ended < ledger.planned_steps and time.time() - ledger.last_active < SILENT_SECONDS
 
 
-def remote_runs(url: str, here: set[str]) -> list[RemoteRun]:
-    """The runs of a database that are not `here`, the newest last; those that cannot be read are left out."""
-    found = []
-    for name in set(postgres.runs_of(url)) - here:
-        run = RemoteRun(postgres.Address(url, name))
-        try:
-            found.append((run.started, name, run))
-        except InvalidInput:  # it was removed meanwhile
-            continue
-    return [run for _, _, run in sorted(found, key=lambda one: one[:2])]
+def remote_run(url: str, name: str) -> RemoteRun | None:
+    """The run `name` of a database, if it has one. Raises InvalidInput."""
+    return RemoteRun(postgres.Address(url, name)) if name in postgres.runs_of(url) else None
+
+
+def remote_runs(url: str, here: Collection[str]) -> list[RemoteRun]:
+    """The runs of a database that are not `here`. Raises InvalidInput."""
+    names = [name for name in postgres.runs_of(url) if name not in here]
+    return [
+        RemoteRun(postgres.Address(url, name), started) for name, started in postgres.beginnings(url, names).items()
+    ]

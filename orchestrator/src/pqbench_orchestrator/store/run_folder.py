@@ -31,7 +31,7 @@ EXPERIMENTS = "experiments"  # in the data folder
 MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written before the first step begins
 MATERIALS = "materials"  # the folder of the bills of materials that the environment record names
-LEDGER_URL = "ledger.url"  # of the database that has the ledger; only the folder of such a run has this file
+LEDGER_URL = "ledger.url"  # the database that has the ledger, and the run's name there; only in such a run's folder
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
 SHARD = "shard"  # which shard of its experiment the run is; only the folder of a shard has this file
@@ -89,8 +89,13 @@ class RunFolder:
     @property
     def ledger_place(self) -> Path | postgres.Address:
         """The ledger's file, or where it is in a database."""
-        url = self / LEDGER_URL
-        return postgres.Address(url.read_text().strip(), self.name) if url.is_file() else self / LEDGER
+        if not (self / LEDGER_URL).is_file():
+            return self / LEDGER
+        try:
+            url, name = (self / LEDGER_URL).read_text().split()
+        except ValueError as error:
+            raise InvalidInput(f"{self / LEDGER_URL} is damaged: it has a URL and the run's name") from error
+        return postgres.Address(url, name)
 
     @property
     def has_ledger(self) -> bool:
@@ -103,7 +108,7 @@ class RunFolder:
         except InvalidInput:
             self.path.rmdir()
             raise
-        (self / LEDGER_URL).write_text(f"{url}\n")
+        (self / LEDGER_URL).write_text(f"{url}\n{self.name}\n")
 
     def manifest(self) -> Manifest:
         """The run's manifest. Raises InvalidInput where the folder has none, or a wrong one."""
@@ -190,8 +195,8 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove the folder with everything in it, and its ledger where that is in a database."""
-        if isinstance(self.ledger_place, postgres.Address):
-            with contextlib.suppress(InvalidInput):
+        with contextlib.suppress(InvalidInput):  # a database that is away keeps what it has
+            if isinstance(self.ledger_place, postgres.Address):
                 postgres.drop(self.ledger_place)
         shutil.rmtree(self.path, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,11 @@ def residual(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[str]:
     """The names of the residual blocks in the order of execution: submodules that add something to their input.
 
     A block has layers, maps one tensor to one of its shape and, with zeros for its parameters, returns its input. Of
-    blocks inside each other, the innermost count; a module that runs more than once is none.
+    blocks inside each other, the innermost count; a module that runs more than once, or has two names, is none.
     """
-    names = {m: name for name, m in module.named_modules() if name and _has_layers(m)}
+    every = list(module.named_modules(remove_duplicate=False))
+    count = Counter(m for _, m in every)
+    names = {m: name for name, m in every if name and count[m] == 1 and _has_layers(m)}
     calls: dict[str, list[torch.Tensor | None]] = {}
 
     def note(called: nn.Module, given: tuple[Any, ...], options: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from pqbench_compressor import blocks
 from pqbench_compressor.program import CONVOLUTION, Program, norm_after
 
 MEAN = 3  # the place of the running mean among a batch norm's arguments
@@ -15,7 +14,8 @@ MEAN = 3  # the place of the running mean among a batch norm's arguments
 def fold(module: nn.Module, example: tuple[torch.Tensor, ...]) -> list[str]:
     """Fold each batch norm that alone reads a convolution's output, in place; returns their names.
 
-    It becomes an identity. Modules that are called more than once stay as they are.
+    It stays, without changing a value, because some also apply an activation. Modules that are called more than once
+    are not folded.
     """
     program = Program(module.eval(), [example])
     found = []
@@ -27,7 +27,6 @@ def fold(module: nn.Module, example: tuple[torch.Tensor, ...]) -> list[str]:
         convolution, normalisation = (module.get_submodule(str(name)) for name in names)
         if isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d):
             _fold(convolution, normalisation)
-            blocks.remove(module, str(names[1]))
             found.append(str(names[1]))
     return found
 
@@ -45,3 +44,10 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
+    with torch.no_grad():
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0)
+        norm.eps = 0.0
+        if norm.affine:
+            norm.weight.fill_(1.0)
+            norm.bias.zero_()

@@ -21,8 +21,8 @@ class Lockstep:
     def __init__(self, pruned: nn.Module, unpruned: nn.Module, batches: Sequence[Batch]) -> None:
         self.pruned, self.unpruned = Program(pruned, batches), Program(unpruned, batches)
         removed = blocks.removed(pruned, unpruned)
-        paired = _paired(self.pruned.nodes, self.unpruned.nodes, removed)
-        self._theirs = paired | _moved(paired, self.unpruned.nodes, removed)
+        self._paired = _paired(self.pruned.nodes, self.unpruned.nodes, removed)
+        self._theirs = self._paired | _moved(self._paired, self.unpruned.nodes, removed)
         self._unpaired = set(self.unpruned.nodes) - set(self._theirs.values())
         self._users = {node: len(node.users) for node in self._theirs}
         self._done: set[fx.Node] = set()
@@ -59,7 +59,7 @@ class Lockstep:
 
     def original(self, node: fx.Node, argument: int) -> torch.Tensor | None:
         """The unpruned model's parameter in a call's place `argument`, if there is one."""
-        theirs = self._theirs[node]
+        theirs = self._paired[node]
         given = theirs.args[argument] if argument < len(theirs.args) else None
         return self.unpruned.tensors.get(given) if isinstance(given, fx.Node) else None
 
@@ -89,7 +89,9 @@ def _moved(
         if len(starts) != 1 or len(ends) != 1:
             continue
         (start,), (end,) = starts, ends
-        own = ours[end] = ours[start]
+        if (own := ours.get(start)) is None:
+            continue
+        ours[end] = own
         found[own] = end
         while own.target == end.target and len(_calls_before(own)) == len(_calls_before(end)) == 1:
             (own,), (end,) = _calls_before(own), _calls_before(end)

@@ -14,6 +14,7 @@ from torch import nn
 from pqbench_compressor import blocks, checkpoint, export
 from pqbench_compressor.plugins import PRUNERS, Context
 from pqbench_wire.errors import InvalidInput, Refused
+from pqbench_wire.shared.inputs import Inputs
 
 from ..examples import build, macs
 
@@ -61,6 +62,13 @@ def test_a_share_of_a_cost_is_met_as_near_as_blocks_allow(
         assert count[target](module) / count[target](whole) == pytest.approx(1 - amount, abs=largest / 2)
 
 
+def test_a_block_that_is_too_large_gives_way_to_others(network: tuple[nn.Module, Context]) -> None:
+    """The last block, which would be the first to go, has a quarter of the parameters."""
+    module, context = network
+    notes = DEPTH.prune(module, config(amount=0.08, target="parameters"), context)
+    assert notes["blocks_removed"] and not any(name.startswith("layer3") for name in notes["blocks_removed"])
+
+
 def test_the_blocks_to_keep_stay(network: tuple[nn.Module, Context]) -> None:
     module, context = network
     notes = DEPTH.prune(module, config(amount=0.3, keep=["layer3.*"]), context)
@@ -80,6 +88,11 @@ def test_what_cannot_be_removed_is_refused(network: tuple[nn.Module, Context]) -
     assert "this model has none" in DEPTH.refusal(plain, config(amount=0.3), 10, context.example)
     with pytest.raises(InvalidInput, match="need each other"):
         config(amount=0.3, target="latency")
+    for wrong in ({"fixed": 1, "scale": 2}, {"fixed": 1}):
+        with pytest.raises(InvalidInput, match="latencies"):
+            config(amount=0.3, target="latency", latencies={"conv1": wrong})
+    two = Inputs(arrays={"a": context.example, "b": context.example})
+    assert "needs a model with one image input" in DEPTH.refusal(module, config(amount=0.3), 10, two)
 
 
 def test_a_checkpoint_brings_the_shorter_network_back(network: tuple[nn.Module, Context], tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ def test_scales_for_whole_tensors_fold_batch_norms_first() -> None:
     ]
     kernels = [weight for weight in weights if weight.ndim == 4]
     assert len(kernels) == 19 and all(len(np.unique(abs(weight).round(7))) <= 32 for weight in kernels)
-    with pytest.raises(Refused, match="give scales: tensor or epochs"):
-        plugin.quantize(source, dataclasses.replace(config, epochs=1), context, (Form.FORM_ONNX,))
+    for change, said in (({"epochs": 1}, "tensor or epochs"), ({"average": 5.0}, "tensor or average")):
+        with pytest.raises(Refused, match=f"give scales: {said}"):
+            plugin.quantize(source, dataclasses.replace(config, **change), context, (Form.FORM_ONNX,))
 
 
 def test_every_kind_of_layer_can_be_rounded_by_learning(context: Context) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pqbench.compressor.v1.compressor_pb2 import LayerStatistics, Statistics
 from pqbench.runtime.v1.runtime_pb2 import LayerTime
 from pqbench_orchestrator.results.latencies import Line, Profiled, fit
+from pqbench_wire.errors import InvalidInput
 from pqbench_wire.shared.layer_names import layer_of
 
 WHOLE = {"stem": 1000, "block.conv": 4000, "block.conv2": 500}
@@ -40,6 +41,12 @@ def test_a_fixed_and_a_proportional_part_are_found() -> None:
 def test_one_cell_cannot_tell_the_parts_apart() -> None:
     found = fit([cell({"stem": 40.0, "stem_relu": 2.0, "block.conv2_token_1": 8.0})])
     assert found.as_option() == {"stem": 42.0, "block.conv2": 8.0} and found.error is None
+
+
+def test_profiles_that_name_no_layer_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="names a layer of the model"):
+        fit([cell({"aten::conv2d": 40.0}), cell({})])
+    assert fit([cell({"aten::conv2d": 40.0}), cell({"stem": 2.0})]).cells == 1
 
 
 def test_neither_part_is_negative() -> None:

@@ -33,8 +33,14 @@ def server() -> Iterator[Server]:
         yield one
 
 
+def made(server: Server, name: str) -> Address:
+    """The address of a new run."""
+    postgres.create(Address(server.url, name))
+    return Address(server.url, name)
+
+
 def test_it_holds_what_a_file_holds(server: Server) -> None:
-    address = Address(server.url, "it holds")
+    address = made(server, "it holds")
     with Ledger(address) as ledger:
         assert ledger.is_empty
         ledger.begin("m", 3)
@@ -51,22 +57,22 @@ def test_it_holds_what_a_file_holds(server: Server) -> None:
         assert [(step.key, step.outcome) for step in ledger.steps()] == [("a", "ok"), ("b", "started")]
         assert ledger.results_of("c") == {"build": {"size": 5}} and ledger.durations() == [("build", 2.0)]
         assert [row["Recipe"] for row in ledger.cells()] == ["newest", "r"]
-        started, newest, is_under_way = ledger.active()
-        assert is_under_way and time.time() - 60 < started <= newest + 3 < time.time() + 60
+        assert abs(ledger.last_active - time.time()) < 60
+    assert abs(postgres.beginnings(server.url, ["it holds"])["it holds"] - time.time()) < 60
 
 
 def test_each_run_has_a_schema_of_its_own(server: Server) -> None:
     for name in ("one", "two"):
-        postgres.create(Address(server.url, name))
-        with Ledger(Address(server.url, name)) as ledger:
+        with Ledger(made(server, name)) as ledger:
             ledger.begin(name, 1)
     assert {"one", "two"} <= set(postgres.runs_of(server.url))
     with Ledger(Address(server.url, "one"), read_only=True) as ledger:
         assert ledger.manifest_name == "one"
     with pytest.raises(InvalidInput, match='schema "one" already exists'):
         postgres.create(Address(server.url, "one"))
-    with pytest.raises(InvalidInput, match="has no run three"):
-        Ledger(Address(server.url, "three"), read_only=True)
+    for read_only in (True, False):
+        with pytest.raises(InvalidInput, match="has no run three"):
+            Ledger(Address(server.url, "three"), read_only=read_only)
     with pytest.raises(InvalidInput, match="may have 63 bytes in PostgreSQL: shorten `name`"):
         postgres.create(Address(server.url, "x" * 64))
     postgres.drop(Address(server.url, "one"))
@@ -74,7 +80,7 @@ def test_each_run_has_a_schema_of_its_own(server: Server) -> None:
 
 
 def test_damage_is_found_and_removed(server: Server) -> None:
-    address = Address(server.url, "damaged")
+    address = made(server, "damaged")
     with Ledger(address) as ledger:
         ledger.record(key="a", outcome="ok", result={"size": 5}, **STEP)
         ledger.begin("m", 1)
@@ -89,7 +95,7 @@ def test_damage_is_found_and_removed(server: Server) -> None:
 
 
 def test_a_database_that_restarts_is_waited_for(server: Server) -> None:
-    with Ledger(Address(server.url, "restarts")) as ledger:
+    with Ledger(made(server, "restarts")) as ledger:
         ledger.record(key="a", outcome="ok", **STEP)
         server.stop()
         with _later(server.start):
@@ -99,7 +105,7 @@ def test_a_database_that_restarts_is_waited_for(server: Server) -> None:
 
 def test_a_database_that_stays_away_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "AWAY_SECONDS", 1.5)
-    with Ledger(Address(server.url, "away")) as ledger:
+    with Ledger(made(server, "away")) as ledger:
         server.stop()
         try:
             with pytest.raises(InvalidInput, match="run away: .*--continue goes on") as told:
@@ -114,9 +120,13 @@ def test_a_database_that_stays_away_is_one_line(server: Server, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("mysql://host/db", "write postgresql://USER@HOST/DATABASE"),
+        ("mysql://host/db", "no address of a database"),
         ("postgresql://host", "write postgresql://USER@HOST/DATABASE"),
         ("postgresql://me:secret@host/db", "give the password by PGPASSWORD or ~/.pgpass"),
+        ("postgresql://me:secret@host", "give the password by PGPASSWORD or ~/.pgpass"),
+        ("postgresql://me@host/db?password=secret", "give the password by PGPASSWORD or ~/.pgpass"),
+        ("postgresql://[secret/db", "no address of a database"),
+        ("host=here dbname=db", "write postgresql://USER@HOST/DATABASE"),
         ("postgresql://127.0.0.1:1/db", "cannot be reached"),
     ],
 )
@@ -126,15 +136,14 @@ def test_wrong_urls(url: str, said: str) -> None:
     assert "secret" not in str(told.value) and "\n" not in str(told.value)
 
 
-def test_the_page_shows_runs_of_other_machines(server: Server, tmp_path: Path) -> None:
+def test_the_page_shows_runs_of_other_machines(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("here", "there"):
-        postgres.create(Address(server.url, name))
-        with Ledger(Address(server.url, name)) as ledger:
+        with Ledger(made(server, name)) as ledger:
             ledger.begin("sweep", 4)
             ledger.record(key="a", outcome="ok", seconds=1.0, **STEP)
             ledger.record(key="b", outcome="started", **STEP)
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / LEDGER_URL).write_text(server.url)
+    (tmp_path / "here" / LEDGER_URL).write_text(f"{server.url}\nhere\n")
     (tmp_path / "here" / "manifest.yaml").touch()
     assert [run.name for run in runs_below(tmp_path)] == ["here"]
     client = TestClient(application(tmp_path, server.url))
@@ -144,6 +153,16 @@ def test_the_page_shows_runs_of_other_machines(server: Server, tmp_path: Path) -
     page = client.get("/runs/there")
     assert page.status_code == 200 and "a model" in page.text
     assert client.get("/compare?old=here&new=there").status_code == 404
+    monkeypatch.chdir(tmp_path / "here")
+    with RunFolder(Path()).ledger() as ledger:
+        assert ledger.manifest_name == "sweep"
+    server.stop()
+    try:
+        away = client.get("/api/runs").json()
+        assert "cannot be reached" in away[0]["problem"] and client.get("/").status_code == 200
+        assert client.get("/runs/there").status_code == 500
+    finally:
+        server.start()
     assert "there" not in {run["run"] for run in TestClient(application(tmp_path)).get("/api/runs").json()}
     RunFolder(tmp_path / "here").remove()
     assert "here" not in postgres.runs_of(server.url)

@@ -1,6 +1,6 @@
 """`pqbench serve`: a local web server that shows all runs, with live progress of those that are being executed.
 
-It only reads the runs' files, and runs do not depend on it.
+It only reads the runs' files and ledgers, and runs do not depend on it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pqbench_orchestrator.output.report.page import PLOTLY
 from pqbench_orchestrator.output.web.history import history
 from pqbench_orchestrator.output.web.metrics import metrics_of
 from pqbench_orchestrator.results.tables import count_outcomes, count_unstable, recorded
-from pqbench_orchestrator.store.ledger import StepRecord
-from pqbench_orchestrator.store.remote_run import RemoteRun, remote_runs
+from pqbench_orchestrator.store.ledger import Ledger, StepRecord
+from pqbench_orchestrator.store.remote_run import RemoteRun, may_be_running, remote_run, remote_runs
 from pqbench_orchestrator.store.run_folder import CSV, ENVIRONMENT, MANIFEST, PARQUET, REPORT, RunFolder, runs_below
 from pqbench_orchestrator.store.samples import FILE as SAMPLES
 from pqbench_wire.errors import InvalidInput, PqbenchError
@@ -104,7 +104,8 @@ def _add_runs(app: FastAPI, experiments: Path, ledger: str) -> None:
 
     @app.get("/runs/{run}/events")
     async def events(run: str, request: Request) -> StreamingResponse:
-        return StreamingResponse(_events(_any_run(experiments, ledger, run), request), media_type="text/event-stream")
+        found = await asyncio.to_thread(_any_run, experiments, ledger, run)
+        return StreamingResponse(_events(found, request), media_type="text/event-stream")
 
     @app.get("/runs/{run}/{name}")
     def file(run: str, name: str) -> FileResponse:
@@ -123,9 +124,13 @@ def _run(experiments: Path, name: str) -> RunFolder:
 
 
 def _any_run(experiments: Path, ledger: str, name: str) -> AnyRun:
-    """The same, also of a run whose ledger alone can be read here."""
-    remote = remote_runs(ledger, {run.name for run in runs_below(experiments)}) if ledger else []
-    return next((run for run in remote if run.name == name), None) or _run(experiments, name)
+    """The same, also of a run whose ledger alone can be read here; 500 where the database cannot be asked."""
+    if not ledger or RunFolder(experiments / name).has_ledger:
+        return _run(experiments, name)
+    try:
+        return remote_run(ledger, name) or _run(experiments, name)
+    except InvalidInput as error:
+        raise HTTPException(500, str(error)) from error
 
 
 def _history(experiments: Path, manifest: str) -> dict[str, Any]:
@@ -147,36 +152,50 @@ def serve(experiments: Path, port: int, ledger: str = "") -> None:
 
 
 def runs(experiments: Path, ledger: str = "") -> list[dict[str, Any]]:
-    """A summary of each run in a folder and in a database, the newest first."""
-    here: list[AnyRun] = list(runs_below(experiments))
-    there = remote_runs(ledger, {run.name for run in here}) if ledger else []
-    return [_summary(run) for run in sorted((*here, *there), key=lambda run: (run.started, run.name), reverse=True)]
+    """A summary of each run in a folder and in a database, the newest first; of a database that is away, why."""
+    here = runs_below(experiments)
+    there: list[RemoteRun] = []
+    problems = []
+    try:
+        there = remote_runs(ledger, {run.name for run in here}) if ledger else []
+    except InvalidInput as error:
+        problems = [_row(ledger, time.time(), is_here=False) | {"problem": str(error)}]
+    every: list[AnyRun] = sorted((*here, *there), key=lambda run: (run.started, run.name), reverse=True)
+    return [*problems, *map(_summary, every)]
 
 
 def _summary(run: AnyRun) -> dict[str, Any]:
-    cells, manifest, problem, planned, ended = [], "", "", 0, 0
+    row = _row(run.name, run.started, isinstance(run, RunFolder))
+    row["running"] = isinstance(run, RunFolder) and run.is_running
     try:
         with run.ledger() as ledger:
-            cells, manifest, planned = recorded(ledger), ledger.manifest_name, ledger.planned_steps
+            cells, planned = recorded(ledger), ledger.planned_steps
             ended = sum(step.outcome != "started" for step in ledger.steps())
+            row |= {"manifest": ledger.manifest_name, "running": _is_running(run, ledger, ended)}
     except InvalidInput as error:  # a damaged run must not hide the others
-        problem = str(error)
-    return {
-        "run": run.name,
-        "problem": problem,
-        "manifest": manifest,
-        "started_s": run.started,
+        return row | {"problem": str(error)}
+    return row | {
         "steps_planned": max(planned, ended),
         "steps_ended": ended,
-        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
-        "running": run.is_running,
         "cells": len(cells),
         "outcomes": dict(count_outcomes(cells)),
         "unstable": count_unstable(cells),
         "targets": sorted({cell.target for cell in cells}),
-        "is_here": isinstance(run, RunFolder),
         "report": isinstance(run, RunFolder) and (run / REPORT).is_file(),
     }
+
+
+def _row(name: str, started: float, is_here: bool) -> dict[str, Any]:
+    """What is known of a run whose ledger was not read."""
+    return {
+        "run": name, "is_here": is_here, "problem": "", "manifest": "", "started_s": started,
+        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(started)), "running": False,
+        "steps_planned": 0, "steps_ended": 0, "cells": 0, "outcomes": {}, "unstable": 0, "targets": [], "report": False,
+    }  # fmt: skip
+
+
+def _is_running(run: AnyRun, ledger: Ledger, ended: int) -> bool:
+    return run.is_running if isinstance(run, RunFolder) else may_be_running(ledger, ended)
 
 
 def progress(run: AnyRun) -> dict[str, Any]:
@@ -187,15 +206,16 @@ def progress(run: AnyRun) -> dict[str, Any]:
     try:
         with run.ledger() as ledger:
             steps, planned = ledger.steps(), ledger.planned_steps
+            ended = [step for step in steps if step.outcome != "started"]
+            is_running = _is_running(run, ledger, len(ended))
     except InvalidInput as error:
         raise HTTPException(500, str(error)) from error
-    ended = [step for step in steps if step.outcome != "started"]
     now = [step for step in steps if step.outcome == "started"]
     failed = [step for step in ended if step.outcome == "failed"]
     executed = [step.seconds for step in ended if step.outcome != "cached"]
     left = max(0, planned - len(ended))
     return {
-        "running": run.is_running,
+        "running": is_running,
         "done": len(ended),
         "total": max(planned, len(ended)),
         "seconds_left": left * sum(executed) / len(executed) if executed else None,  # by the mean of what was executed

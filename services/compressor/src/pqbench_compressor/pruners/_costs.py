@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch_pruning
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from pqbench_compressor import statistics
@@ -26,13 +26,15 @@ NotNegative = Annotated[float, Field(ge=0)]
 class Latency:
     """The time of a layer, in any unit: a part that stays, and one that falls with its multiply-accumulates."""
 
-    fixed: NotNegative = 0.0
-    scaled: NotNegative = 0.0
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    fixed: NotNegative
+    scaled: NotNegative
 
     def __add__(self, other: Latency) -> Latency:
         return Latency(fixed=self.fixed + other.fixed, scaled=self.scaled + other.scaled)
 
 
+NO_TIME = Latency(fixed=0, scaled=0)
 Latencies = Annotated[
     dict[str, NotNegative | Latency],
     Field(
@@ -45,8 +47,9 @@ class Costs:
     """The cost of a model while its channels are being removed: "macs" (of one example), "latency" or "parameters".
 
     `now` and `after` compute it from the layers' channel counts and the spatial sizes measured at the beginning, which
-    is fast but approximate. `counted` counts it exactly, but for a latency, which is the sum of `latencies`, each in
-    proportion to the MACs that its layer has left. Raises InvalidInput where `latencies` name no layer of this model.
+    is fast but approximate. `counted` counts it exactly, but for a latency, which is the sum of `latencies`, each but
+    for its fixed part in proportion to the MACs that its layer has left. Raises InvalidInput where `latencies` name no
+    layer of this model.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class Costs:
     def _weigh_by(self, latencies: Mapping[nn.Module, Latency]) -> None:
         """Count each layer by its time in place of its MACs."""
         for layer in self._layers:
-            found = latencies.get(layer, Latency())
+            found = latencies.get(layer, NO_TIME)
             self._rates[layer] = found.scaled / max(1.0, self._macs(layer, *_width(layer)))
             self._fixed[layer] = found.fixed
         self._mixing = {}
@@ -155,8 +158,8 @@ def _by_layer(module: nn.Module, latencies: Mapping[str, Any]) -> dict[nn.Module
     found: dict[nn.Module, Latency] = {}
     for entry, time in latencies.items():
         if (name := layer_of(entry, layers)) is not None:
-            latency = time if isinstance(time, Latency) else Latency(scaled=time)
-            found[layers[name]] = found.get(layers[name], Latency()) + latency
+            latency = time if isinstance(time, Latency) else Latency(fixed=0, scaled=time)
+            found[layers[name]] = found.get(layers[name], NO_TIME) + latency
     if not any(one.fixed + one.scaled for one in found.values()):
         example = f"like {next(iter(layers))!r}" if layers else "none, for this model has no layers"
         raise InvalidInput(f"latencies: no name begins with that of a layer and has a time; layer names look {example}")

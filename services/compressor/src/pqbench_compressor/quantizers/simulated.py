@@ -69,16 +69,13 @@ def needs(config: Config) -> Needs:
 def quantize(source: Source, config: Config, context: Context, forms: tuple[Form, ...]) -> dict[Form, bytes]:
     if source.module is None:
         raise Refused("bits are simulated in PyTorch; an ONNX file has no module")
+    _refuse(config)
     module, per_tensor = copy.deepcopy(source.module), config.scales == "tensor"
     if per_tensor:
-        if config.epochs:
-            raise Refused("scales: tensor folds the batch norms, which training needs: give scales: tensor or epochs")
         folding.fold(module, tensors(context.example))
     bits = _bits(module, config, context)
     inputs = context.training.sample(config.images, context.seed)
     if config.rounding == "adaround":
-        if config.epochs:
-            raise Refused("adaround learns the rounding of weights that stay: give rounding: adaround or epochs")
         few = {name: weights for name, (weights, _) in bits.items() if weights < 32}
         source.notes["rounded_to_nearest"] = _adaround.learn(
             module, few, inputs, config.steps, per_tensor, context.report
@@ -94,6 +91,16 @@ def quantize(source: Source, config: Config, context: Context, forms: tuple[Form
     source.notes |= {"simulated": True, "bits": {name: list(pair) for name, pair in bits.items()}}
     exporters = {Form.FORM_ONNX: to_onnx, Form.FORM_PT2: to_pt2}
     return {form: exporters[form](module, context.example) for form in forms}
+
+
+def _refuse(config: Config) -> None:
+    """Raise Refused for options that exclude each other."""
+    if config.rounding == "adaround" and config.epochs:
+        raise Refused("adaround learns the rounding of weights that stay: give rounding: adaround or epochs")
+    if config.scales == "tensor" and config.epochs:
+        raise Refused("scales: tensor folds the batch norms, which training needs: give scales: tensor or epochs")
+    if config.scales == "tensor" and config.average is not None:
+        raise Refused("average allocates bits for scales of channels: give scales: tensor or average")
 
 
 def _bits(module: nn.Module, config: Config, context: Context) -> dict[str, tuple[int, int]]:
