@@ -33,6 +33,7 @@ BETWEEN = (0.5, 8.0)  # seconds
 MOST_TRIES = 20  # of --continue
 RUN_SECONDS, GONE_SECONDS = 600.0, 30.0
 OK, KILLED = 0, -9
+ENDED = ("ok", "refused")  # others are tried again by --continue
 CODES = (OK, 1, 2, KILLED)
 TO_BEGIN = "leave out --continue to start one"  # what is said where the run was killed before it had a folder
 SAME = ("Model", "Recipe", "Target", "Batch Size", "Outcome", "Reason", "Accuracy", "Agreement (%)", "SQNR (dB)",
@@ -105,7 +106,7 @@ def disturbed(manifest: Path, data: Path, around: Surroundings, chance: random.R
             said.seek(0)
             told = said.read()
         _check(process.wait(), told, family)
-        if process.wait() == OK:
+        if process.wait() == OK and all(row["Outcome"] in ENDED for row in table(data)):
             return number
         last = told.strip().splitlines()[-1:]
         print(f"  ended with code {process.wait()}: {' '.join(last)}", flush=True)

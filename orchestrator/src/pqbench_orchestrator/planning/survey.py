@@ -49,6 +49,14 @@ class Services(Protocol):
         """Whether the service takes turns with others: of those that do, only one runs at a time."""
         ...
 
+    def alive(self, name: str) -> bool:
+        """Whether the service was started and still runs, as far as is known without a call to it."""
+        ...
+
+    def stop(self, name: str) -> None:
+        """End the service if pqbench started it; its next use starts it again."""
+        ...
+
 
 def survey(
     manifest: Manifest,
@@ -205,9 +213,9 @@ def _ask_compressors(
     compressors: dict[str, CompressorFacts] = {}
     recipes: dict[tuple[str, str], RecipeFacts] = {}
     wanted = [(label, identity) for label in models for identity in _with_beginnings(manifest)]
-    for name in services.compressors:
+    for name, is_again in ((name, is_again) for name in services.compressors for is_again in (False, True)):
         missing = [key for key in wanted if key not in recipes or recipes[key].unavailable]
-        if missing:
+        if missing and (not is_again or _went_away(name, services)):
             compressors[name], found = _ask_compressor(name, manifest, services, store, models, missing, progress)
             recipes |= {key: facts for key, facts in found.items() if key not in recipes or not facts.unavailable}
     return compressors, recipes
@@ -298,19 +306,33 @@ def _check(client: Client, stub: Any, request: compressor_pb2.CheckRequest, seco
 
 def _ask_target(manifest: Manifest, target: Target, services: Services) -> TargetFacts:
     with _at(f"targets.{manifest.targets.index(target)} ({target.name})"):
-        return _asked(target, services)
+        try:
+            return _asked(target, services)
+        except (Unavailable, Timeout) as error:
+            if not _went_away(of_target(target.name), services):
+                return TargetFacts(unavailable=str(error))
+        try:
+            return _asked(target, services)
+        except (Unavailable, Timeout) as error:
+            return TargetFacts(unavailable=str(error))
+
+
+def _went_away(name: str, services: Services) -> bool:
+    """Whether a service has ended by itself, so that it is worth asking a new one."""
+    if services.alive(name):
+        return False
+    services.stop(name)
+    return True
 
 
 def _asked(target: Target, services: Services) -> TargetFacts:
-    try:
-        client = services.client(of_target(target.name))
-        stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
-        request = runtime_pb2.GetCapabilitiesRequest(backends=[target.backend])
-        capabilities = client.call(stub.GetCapabilities, request)
-        options = json.dumps(target.options, sort_keys=True)
-        checked = client.call(stub.Check, runtime_pb2.CheckRequest(backend=target.backend, options_json=options))
-    except (Unavailable, Timeout) as error:
-        return TargetFacts(unavailable=str(error))
+    """What a target's service says. Raises Unavailable and Timeout."""
+    client = services.client(of_target(target.name))
+    stub = runtime_pb2_grpc.RuntimeServiceStub(client.channel)
+    request = runtime_pb2.GetCapabilitiesRequest(backends=[target.backend])
+    capabilities = client.call(stub.GetCapabilities, request)
+    options = json.dumps(target.options, sort_keys=True)
+    checked = client.call(stub.Check, runtime_pb2.CheckRequest(backend=target.backend, options_json=options))
     backend = capabilities.backends[0]
     if not _has_version(backend.versions.get("tensorrt", ""), target.tensorrt):
         reason = f"TensorRT {target.tensorrt} is wanted; the image has {backend.versions.get('tensorrt') or 'none'}"
