@@ -83,7 +83,7 @@ def noise(module: nn.Module, context: Context) -> float:
         ("mobile", "nm", {}),
         ("cifar/resnet20", "removal", {"amount": 0.3}),
         ("cifar/resnet20", "depth", {"amount": 0.3}),
-        ("torchvision/mobilenet_v2", "depth", {"amount": 0.2}),
+        pytest.param("torchvision/mobilenet_v2", "depth", {"amount": 0.2}, marks=pytest.mark.long),
         ("timm/test_vit", "depth", {"amount": 0.3}),
         ("timm/test_convnext", "depth", {"amount": 0.3}),
         ("timm/test_vit", "removal", {"amount": 0.3}),
