@@ -72,7 +72,7 @@ format: setup ## format the code
 proto: setup ## regenerate the gRPC stubs
 	$(BIN)/python proto/gen.py
 
-bench: setup setup-tools ## run the benchmarks, an hour or two (IMAGES=folder, TESTDATA=folder for what needs them); results: benchmarks/results
+bench: setup setup-tools ## run the benchmarks, two or three hours (IMAGES=folder, TESTDATA=folder for what needs them); results: benchmarks/results
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/verdicts.py
 	$(BIN)/python benchmarks/report.py
@@ -86,6 +86,8 @@ bench: setup setup-tools ## run the benchmarks, an hour or two (IMAGES=folder, T
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/recovery.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/compensation.py $(TESTDATA))
 	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/few_bits.py $(TESTDATA))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/roofline.py $(TESTDATA))
+	$(if $(wildcard $(TESTDATA)),$(BIN)/python benchmarks/allocation.py $(TESTDATA))
 	$(BIN)/python benchmarks/ranking.py
 
 FUZZ := onnx requests manifests inventories checkpoints images ini engines pt2
