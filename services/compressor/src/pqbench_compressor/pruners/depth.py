@@ -46,7 +46,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if (self.target == "latency") != bool(self.latencies):
-            raise ValueError("target: latency and latencies need each other")
+            raise ValueError(
+                "target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them"
+            )
 
 
 def needs(config: Config) -> Needs:

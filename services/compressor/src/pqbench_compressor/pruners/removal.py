@@ -79,7 +79,9 @@ class Config:
         if self.heads == "whole" and (self.target != "channels" or self.iterations > 1):
             raise ValueError("heads: whole needs target: channels and iterations: 1")
         if (self.target == "latency") != bool(self.latencies):
-            raise ValueError("target: latency and latencies need each other")
+            raise ValueError(
+                "target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them"
+            )
 
 
 class _Pruner(torch_pruning.pruner.BasePruner):
