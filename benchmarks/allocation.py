@@ -26,7 +26,7 @@ from pqbench_orchestrator.config.recipes import Recipe
 
 RESULT = Path(__file__).parent / "results" / "allocation.json"
 MAX_DROP = 1.0
-WIDTHS = [round(0.02 + 0.03 * index, 2) for index in range(24)]  # shares of each layer's channels
+WIDTHS = [round(0.08 + 0.03 * index, 2) for index in range(24)]  # shares of each layer's channels
 FIT = {"compensate": {"images": 512}}
 RANKED = {"criterion": "reconstruction", "scope": "global", "images": 512, "round_to": 8}
 MULTIPLES = {"onnxruntime": 16, "openvino": 8}
@@ -61,7 +61,7 @@ def allocate(data: Path, folder: Path, target: dict[str, Any]) -> dict[str, Any]
     seconds = -time.monotonic()
     widths = {"name": "int8, random removal", "steps": [random_removal(), INT8]}
     fitted = command("run", manifest(data, target, [widths], profile=0.3), folder)
-    first = next(cell["recipe"] for cell in fitted["cells"] if cell["recipe"].startswith("int8, random"))
+    first = next(cell["recipe"] for cell in fitted["cells"] if cell["precision"] == "INT8" and cell["outcome"] == "ok")
     latencies = command("why", None, folder, fitted["run"], f"{first}@{target['name']}", "--latencies")
     seconds += time.monotonic()
     space = spaces(latencies["latencies"], MULTIPLES[target["backend"]])
