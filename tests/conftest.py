@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pqbench.common.v1.common_pb2 import Images, Preprocessing
 from pqbench_wire.blobs import BlobStore
+from tests.postgres import Server, programs, running
 
 ROOT = Path(__file__).parent.parent
 LONGEST = ("test_techniques", "test_matrix", "test_cifar", "test_rtx_plans")  # files whose long tests take minutes
@@ -82,6 +84,16 @@ def jpeg_folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with zipfile.ZipFile(shared_data / "cifar10_jpeg_test.zip") as archive:
         archive.extractall(folder)
     return folder / "test"
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[Server]:
+    """A real PostgreSQL server."""
+    found = programs()
+    if found is None:
+        pytest.skip("skipped: no PostgreSQL server is installed")
+    with running(found) as server:
+        yield server
 
 
 @pytest.fixture

@@ -33,12 +33,8 @@ def kill_service(run: psutil.Process, around: Surroundings, chance: random.Rando
 def freeze(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
     name, process = chance.choice([("orchestrator", run), _service(run, chance)])
     seconds = chance.uniform(*SHORT)
-    process.suspend()
-    try:
-        time.sleep(seconds)
-    finally:
-        with contextlib.suppress(psutil.Error):
-            process.resume()
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended meanwhile
+        _for_a_while(seconds, process.suspend, process.resume)
     return f"froze the {name} for {seconds:.0f} s"
 
 
@@ -46,21 +42,13 @@ def kill_database(run: psutil.Process, around: Surroundings, chance: random.Rand
     if around.database is None:
         return "there is no database to kill"
     seconds = chance.uniform(*LONG)
-    around.database.stop()
-    try:
-        time.sleep(seconds)
-    finally:
-        around.database.start()
+    _for_a_while(seconds, around.database.stop, around.database.start)
     return f"killed the database for {seconds:.0f} s"
 
 
 def kill_store(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
     seconds = chance.uniform(*SHORT)
-    around.store.stop()
-    try:
-        time.sleep(seconds)
-    finally:
-        around.store.start()
+    _for_a_while(seconds, around.store.stop, around.store.start)
     return f"killed the store, with all that was in it, for {seconds:.0f} s"
 
 
@@ -68,11 +56,7 @@ def cut_network(run: psutil.Process, around: Surroundings, chance: random.Random
     names = {"store": around.store.proxy} | ({"database": around.database_proxy} if around.database_proxy else {})
     name = chance.choice(sorted(names))
     seconds = chance.uniform(*SHORT)
-    names[name].cut()
-    try:
-        time.sleep(seconds)
-    finally:
-        names[name].mend()
+    _for_a_while(seconds, names[name].cut, names[name].mend)
     return f"cut the connections to the {name} for {seconds:.0f} s"
 
 
@@ -80,17 +64,21 @@ def fill_disk(run: psutil.Process, around: Surroundings, chance: random.Random) 
     if not around.disk.can_be_full:
         return "may not mount a disk to fill"
     seconds = chance.uniform(*SHORT)
-    around.disk.fill()
-    try:
-        time.sleep(seconds)
-    finally:
-        around.disk.free()
+    _for_a_while(seconds, around.disk.fill, around.disk.free)
     return f"filled the disk for {seconds:.0f} s"
 
 
 DISTURBANCES: tuple[Disturb, ...] = (
     kill_orchestrator, kill_service, freeze, kill_database, kill_store, cut_network, fill_disk,
 )  # fmt: skip
+
+
+def _for_a_while(seconds: float, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    begin()
+    try:
+        time.sleep(seconds)
+    finally:
+        end()
 
 
 def _service(run: psutil.Process, chance: random.Random) -> tuple[str, psutil.Process]:

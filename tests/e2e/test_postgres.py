@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.run_folder import RunFolder
-from tests.postgres import Server, programs, running
+from tests.postgres import Server
 
 from .conftest import COMMAND, ROOT, Pqbench, newest_run, rows_of
 
@@ -19,31 +19,22 @@ pytestmark = pytest.mark.long
 SAME = ("Recipe", "Target", "Outcome", "Accuracy", "Original Size", "Compressed Size", "Cell")
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    found = programs()
-    if found is None:
-        pytest.skip("skipped: no PostgreSQL server is installed")
-    with running(found) as one:
-        yield one
-
-
 def test_a_run_whose_database_is_killed_ends_with_the_right_table(
-    server: Server, pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
+    postgres_server: Server, pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
 ) -> None:
     plain = write_manifest(tmp_path / "plain", trained=True)
     assert pqbench("run", plain, "--data", tmp_path / "plain/data").code == 0
     expected = [{name: row[name] for name in SAME} for row in rows_of(newest_run(tmp_path / "plain/data"))]
     manifest, data = write_manifest(tmp_path / "own", trained=True), tmp_path / "own/data"
-    command = [*COMMAND, "run", str(manifest), "--data", str(data), "--ledger", server.url]
+    command = [*COMMAND, "run", str(manifest), "--data", str(data), "--ledger", postgres_server.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     run = _begun(process, data)
-    server.stop()
+    postgres_server.stop()
     _, told = process.communicate(timeout=120)  # after half a minute without its database it ends
     assert process.returncode == 2 and "Traceback" not in told, told
     assert "when the database can be used again, --continue goes on" in told
     assert pqbench("run", manifest, "--data", data, "--continue").code == 2, "it is still away"
-    server.start()
+    postgres_server.start()
     done = pqbench("run", manifest, "--data", data, "--continue")
     assert done.code == 0, done.err
     assert newest_run(data) == run.path
@@ -56,14 +47,14 @@ def test_a_run_whose_database_is_killed_ends_with_the_right_table(
 
 
 def test_shards_write_into_one_database_and_are_merged(
-    server: Server, pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
+    postgres_server: Server, pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
 ) -> None:
     targets = [{"name": name, "backend": "onnxruntime", "options": {"threads": 1}} for name in ("one", "two")]
     runs = []
     for number in (1, 2):
         manifest = write_manifest(tmp_path / f"{number}", trained=True, targets=targets)
         data = tmp_path / f"{number}/data"
-        done = pqbench("run", manifest, "--data", data, "--shard", f"{number}/2", "--ledger", server.url)
+        done = pqbench("run", manifest, "--data", data, "--shard", f"{number}/2", "--ledger", postgres_server.url)
         assert done.code == 0, done.err
         runs.append(newest_run(data))
     merged = pqbench("merge", *runs, "--data", tmp_path / "whole")

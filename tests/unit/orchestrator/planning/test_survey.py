@@ -25,6 +25,13 @@ class Service:
         self.channel = grpc.insecure_channel("localhost:1")
         self.left, self.starts, self._lives_on, self._is_alive = deaths, 0, lives_on, False
 
+    @property
+    def compressors(self) -> list[str]:
+        return []
+
+    def swapped(self, name: str) -> bool:
+        return False
+
     def client(self, name: str) -> Any:
         if not self._is_alive:
             self.starts += 1
@@ -54,6 +61,6 @@ class Service:
     ids=["lives", "dies once", "dies twice", "lives and lacks something"],
 )  # fmt: skip
 def test_a_service_that_ends_is_asked_once_more(service: Service, reason: str, starts: int) -> None:
-    facts = survey._ask_target(MANIFEST, MANIFEST.targets[0], service)  # type: ignore[arg-type]
+    facts = survey._ask_target(MANIFEST, MANIFEST.targets[0], service)
     assert (facts.unavailable, service.starts) == (reason, starts)
     assert facts.device == ("" if reason else "a device")

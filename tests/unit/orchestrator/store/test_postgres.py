@@ -18,29 +18,20 @@ from pqbench_orchestrator.store.ledger import Ledger
 from pqbench_orchestrator.store.postgres import Address
 from pqbench_orchestrator.store.run_folder import LEDGER_URL, RunFolder, runs_below
 from pqbench_wire.errors import InvalidInput
-from tests.postgres import Server, programs, running
+from tests.postgres import Server
 
 STEP = {"kind": "build", "label": "a model", "place": "there"}
 ROW = {"outcome": "ok", "Recipe": "r"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    found = programs()
-    if found is None:
-        pytest.skip("skipped: no PostgreSQL server is installed")
-    with running(found) as one:
-        yield one
-
-
-def made(server: Server, name: str) -> Address:
+def made(postgres_server: Server, name: str) -> Address:
     """The address of a new run."""
-    postgres.create(Address(server.url, name))
-    return Address(server.url, name)
+    postgres.create(Address(postgres_server.url, name))
+    return Address(postgres_server.url, name)
 
 
-def test_it_holds_what_a_file_holds(server: Server) -> None:
-    address = made(server, "it holds")
+def test_it_holds_what_a_file_holds(postgres_server: Server) -> None:
+    address = made(postgres_server, "it holds")
     with Ledger(address) as ledger:
         assert ledger.is_empty
         ledger.begin("m", 3)
@@ -58,33 +49,33 @@ def test_it_holds_what_a_file_holds(server: Server) -> None:
         assert ledger.results_of("c") == {"build": {"size": 5}} and ledger.durations() == [("build", 2.0)]
         assert [row["Recipe"] for row in ledger.cells()] == ["newest", "r"]
         assert abs(ledger.last_active - time.time()) < 60
-    assert abs(postgres.beginnings(server.url, ["it holds"])["it holds"] - time.time()) < 60
+    assert abs(postgres.beginnings(postgres_server.url, ["it holds"])["it holds"] - time.time()) < 60
 
 
-def test_each_run_has_a_schema_of_its_own(server: Server) -> None:
+def test_each_run_has_a_schema_of_its_own(postgres_server: Server) -> None:
     for name in ("one", "two"):
-        with Ledger(made(server, name)) as ledger:
+        with Ledger(made(postgres_server, name)) as ledger:
             ledger.begin(name, 1)
-    assert {"one", "two"} <= set(postgres.runs_of(server.url))
-    with Ledger(Address(server.url, "one"), read_only=True) as ledger:
+    assert {"one", "two"} <= set(postgres.runs_of(postgres_server.url))
+    with Ledger(Address(postgres_server.url, "one"), read_only=True) as ledger:
         assert ledger.manifest_name == "one"
     with pytest.raises(InvalidInput, match='schema "one" already exists'):
-        postgres.create(Address(server.url, "one"))
+        postgres.create(Address(postgres_server.url, "one"))
     for read_only in (True, False):
         with pytest.raises(InvalidInput, match="has no run three"):
-            Ledger(Address(server.url, "three"), read_only=read_only)
+            Ledger(Address(postgres_server.url, "three"), read_only=read_only)
     with pytest.raises(InvalidInput, match="may have 63 bytes in PostgreSQL: shorten `name`"):
-        postgres.create(Address(server.url, "x" * 64))
-    postgres.drop(Address(server.url, "one"))
-    assert "one" not in postgres.runs_of(server.url)
+        postgres.create(Address(postgres_server.url, "x" * 64))
+    postgres.drop(Address(postgres_server.url, "one"))
+    assert "one" not in postgres.runs_of(postgres_server.url)
 
 
-def test_damage_is_found_and_removed(server: Server) -> None:
-    address = made(server, "damaged")
+def test_damage_is_found_and_removed(postgres_server: Server) -> None:
+    address = made(postgres_server, "damaged")
     with Ledger(address) as ledger:
         ledger.record(key="a", outcome="ok", result={"size": 5}, **STEP)
         ledger.begin("m", 1)
-    with psycopg.connect(server.url) as connection:
+    with psycopg.connect(postgres_server.url) as connection:
         connection.execute("UPDATE damaged.steps SET result = replace(result, '5', '6')")
         connection.execute("UPDATE damaged.run SET value = 'x' || value WHERE key = 'manifest'")
     with Ledger(address) as ledger:
@@ -94,27 +85,27 @@ def test_damage_is_found_and_removed(server: Server) -> None:
         assert ledger.step("a") is None and ledger.planned_steps == 1
 
 
-def test_a_database_that_restarts_is_waited_for(server: Server) -> None:
-    with Ledger(made(server, "restarts")) as ledger:
+def test_a_database_that_restarts_is_waited_for(postgres_server: Server) -> None:
+    with Ledger(made(postgres_server, "restarts")) as ledger:
         ledger.record(key="a", outcome="ok", **STEP)
-        server.stop()
-        with _later(server.start):
+        postgres_server.stop()
+        with _later(postgres_server.start):
             ledger.record(key="b", outcome="ok", **STEP)
         assert {step.key for step in ledger.steps()} == {"a", "b"}
 
 
-def test_a_database_that_stays_away_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_stays_away_is_one_line(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "AWAY_SECONDS", 1.5)
-    with Ledger(made(server, "away")) as ledger:
-        server.stop()
+    with Ledger(made(postgres_server, "away")) as ledger:
+        postgres_server.stop()
         try:
             with pytest.raises(InvalidInput, match="run away: .*--continue goes on") as told:
                 ledger.record(key="a", outcome="ok", **STEP)
             assert "\n" not in str(told.value)
             with pytest.raises(InvalidInput, match="cannot be reached"):
-                postgres.check(server.url)
+                postgres.check(postgres_server.url)
         finally:
-            server.start()
+            postgres_server.start()
 
 
 @pytest.mark.parametrize(
@@ -136,17 +127,19 @@ def test_wrong_urls(url: str, said: str) -> None:
     assert "secret" not in str(told.value) and "\n" not in str(told.value)
 
 
-def test_the_page_shows_runs_of_other_machines(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_runs_of_other_machines(
+    postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("here", "there"):
-        with Ledger(made(server, name)) as ledger:
+        with Ledger(made(postgres_server, name)) as ledger:
             ledger.begin("sweep", 4)
             ledger.record(key="a", outcome="ok", seconds=1.0, **STEP)
             ledger.record(key="b", outcome="started", **STEP)
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / LEDGER_URL).write_text(f"{server.url}\nhere\n")
+    (tmp_path / "here" / LEDGER_URL).write_text(f"{postgres_server.url}\nhere\n")
     (tmp_path / "here" / "manifest.yaml").touch()
     assert [run.name for run in runs_below(tmp_path)] == ["here"]
-    client = TestClient(application(tmp_path, server.url))
+    client = TestClient(application(tmp_path, postgres_server.url))
     told = {run["run"]: run for run in client.get("/api/runs").json()}
     assert told["there"]["running"] and (told["there"]["steps_ended"], told["there"]["steps_planned"]) == (1, 4)
     assert (told["here"]["is_here"], told["there"]["is_here"]) == (True, False)
@@ -156,16 +149,16 @@ def test_the_page_shows_runs_of_other_machines(server: Server, tmp_path: Path, m
     monkeypatch.chdir(tmp_path / "here")
     with RunFolder(Path()).ledger() as ledger:
         assert ledger.manifest_name == "sweep"
-    server.stop()
+    postgres_server.stop()
     try:
         away = client.get("/api/runs").json()
         assert "cannot be reached" in away[0]["problem"] and client.get("/").status_code == 200
         assert client.get("/runs/there").status_code == 500
     finally:
-        server.start()
+        postgres_server.start()
     assert "there" not in {run["run"] for run in TestClient(application(tmp_path)).get("/api/runs").json()}
     RunFolder(tmp_path / "here").remove()
-    assert "here" not in postgres.runs_of(server.url)
+    assert "here" not in postgres.runs_of(postgres_server.url)
 
 
 @contextlib.contextmanager

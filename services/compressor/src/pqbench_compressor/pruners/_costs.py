@@ -43,6 +43,12 @@ Latencies = Annotated[
 ]
 
 
+def check_latencies(target: str, latencies: Mapping[str, Any]) -> None:
+    """Raise ValueError unless latencies are given for the target `latency`, and for no other."""
+    if (target == "latency") != bool(latencies):
+        raise ValueError("target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them")
+
+
 class Costs:
     """The cost of a model while its channels are being removed: "macs" (of one example), "latency" or "parameters".
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from pqbench_compressor import blocks
 from pqbench_compressor.plugins import Context, Needs
-from pqbench_compressor.pruners._costs import Costs, Latencies
+from pqbench_compressor.pruners._costs import Costs, Latencies, check_latencies
 from pqbench_compressor.tensors import batches, leaves, tensors
 from pqbench_wire.errors import InvalidInput, Refused
 from pqbench_wire.shared.inputs import Feed, Inputs
@@ -45,10 +45,7 @@ class Config:
     images: Annotated[int, Field(ge=1, description="training images on which the outputs are compared")] = 128
 
     def __post_init__(self) -> None:
-        if (self.target == "latency") != bool(self.latencies):
-            raise ValueError(
-                "target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them"
-            )
+        check_latencies(self.target, self.latencies)
 
 
 def needs(config: Config) -> Needs:

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_map
 from pqbench_compressor.layers import Layer
 from pqbench_compressor.plugins import Context, Needs
 from pqbench_compressor.pruners import _architecture
-from pqbench_compressor.pruners._costs import Costs, Latencies
+from pqbench_compressor.pruners._costs import Costs, Latencies, check_latencies
 from pqbench_compressor.pruners._importance import CRITERIA, FROM_IMAGES, FROM_LABELS, ReconstructionImportance, gather
 from pqbench_compressor.tensors import tensors
 from pqbench_wire.errors import Failed, PqbenchError, Refused, first_line
@@ -78,10 +78,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.heads == "whole" and (self.target != "channels" or self.iterations > 1):
             raise ValueError("heads: whole needs target: channels and iterations: 1")
-        if (self.target == "latency") != bool(self.latencies):
-            raise ValueError(
-                "target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them"
-            )
+        check_latencies(self.target, self.latencies)
 
 
 class _Pruner(torch_pruning.pruner.BasePruner):
