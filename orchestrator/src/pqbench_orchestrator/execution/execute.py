@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from pqbench_wire.errors import (
 )
 from pqbench_wire.jobs import WAITING
 
+READ_AT_ONCE = 500  # steps whose records are read together
 ATTEMPTS = 3  # at a step whose service went away, or that meets damaged blobs
 
 
@@ -74,12 +75,12 @@ class Execution:
         self.steps.update({step.key: step for step in plan.steps})
         last = {step.place: index for index, step in enumerate(plan.steps)}
         session: dict[str, int] = {}  # place -> the repeat that was measured there last
-        for index, step in enumerate(plan.steps):
+        for index, (step, done) in enumerate(self._with_records(plan.steps)):
             repeat = step.spec.repeat if isinstance(step.spec, Measure) else session.get(step.place, 0)
             if session.setdefault(step.place, repeat) != repeat:
                 session[step.place] = repeat
                 self.services.renew(step.place)
-            self._settle(step)
+            self._settle(step, done)
             if not keep and index == last[step.place] and step.place != ORCHESTRATOR:
                 self.services.stop(step.place)
 
@@ -88,8 +89,15 @@ class Execution:
         cached = self.cache.get(step.key) if step.spec.REUSED else None
         return "cached" if cached is not None and self._has_blobs(cached) else "to do"
 
-    def _settle(self, step: Step) -> None:
-        done = self.ledger.step(step.key)
+    def _with_records(self, steps: Sequence[Step]) -> Iterator[tuple[Step, StepRecord | None]]:
+        """Each step with its newest record; many are read at once, as a run that goes on may have 100,000."""
+        for begin in range(0, len(steps), READ_AT_ONCE):
+            some = steps[begin : begin + READ_AT_ONCE]
+            records = self.ledger.newest([step.key for step in some])
+            for step in some:
+                yield step, records.get(step.key)
+
+    def _settle(self, step: Step, done: StepRecord | None) -> None:
         if done is not None and done.done and self._has_blobs(done.result):
             self.watcher.finished(step, done)
             return
@@ -151,7 +159,7 @@ class Execution:
             record = self.ledger.step(key)
             if record is not None and record.done and not self._has_blobs(record.result):
                 self._make_again(self.steps[key])
-                self._settle(self.steps[key])
+                self._settle(self.steps[key], self.ledger.step(key))
 
     def _blocker(self, step: Step) -> StepRecord | None:
         records = [self.ledger.step(key) for key in step.needs.values()]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,16 @@ class Ledger:
 
     def step(self, key: str) -> StepRecord | None:
         """The newest row of a step, or None."""
-        query = f"SELECT {COLUMNS}, result FROM steps WHERE key = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
-        rows = self._db.rows(query, (key,))
-        return self._step_record(*rows[0]) if rows else None
+        return self.newest([key]).get(key)
+
+    def newest(self, keys: Sequence[str]) -> dict[str, StepRecord]:
+        """The newest rows of some steps by key; up to 1,000 keys."""
+        places = ", ".join("?" * len(keys))
+        query = (
+            f"SELECT {COLUMNS}, result FROM steps"  # noqa: S608
+            f" WHERE id IN (SELECT max(id) FROM steps WHERE key IN ({places}) GROUP BY key)"
+        )
+        return {row[0]: self._step_record(*row) for row in self._db.rows(query, keys)} if keys else {}
 
     def steps(self) -> list[StepRecord]:
         """The newest row of every step, without its result, in the order in which these rows were written."""
@@ -150,9 +157,9 @@ class Ledger:
 
     def _step_record(self, *row: Any) -> StepRecord:
         *fields, value = row
-        record = StepRecord(**dict(zip(COLUMNS.split(", "), fields, strict=True)))
-        text = self._opened(f"{record.key} {record.outcome}", value)
-        return replace(record, result=self._db.read_json(text)) if text else record
+        named = dict(zip(COLUMNS.split(", "), fields, strict=True))
+        text = self._opened(f"{named['key']} {named['outcome']}", value)
+        return StepRecord(**named, result=self._db.read_json(text) if text else None)
 
     def durations(self) -> list[tuple[str, float]]:
         """Kind and seconds of every step that was done, not found in a cache."""
@@ -179,8 +186,10 @@ class Ledger:
 
     def results_of(self, cell: str, roles: Collection[str] = ()) -> dict[str, StepResult]:
         """The results of a cell's steps by role, of all or of some roles; steps without a result are left out."""
-        records = {role: self.step(key) for role, key in self.steps_of(cell).items() if not roles or role in roles}
-        return {role: one.result for role, one in records.items() if one is not None and one.result is not None}
+        keys = {role: key for role, key in self.steps_of(cell).items() if not roles or role in roles}
+        records = self.newest(list(keys.values()))
+        results = {role: records[key].result for role, key in keys.items() if key in records}
+        return {role: result for role, result in results.items() if result is not None}
 
     def record_cells(self, rows: Iterable[tuple[str, str, str, dict[str, Any]]]) -> None:
         """Add a row (key, outcome, reason, columns) for each cell."""
