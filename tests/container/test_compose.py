@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.container.conftest import UID, Project
-from tests.e2e.conftest import newest_run, rows_of
+from tests.e2e.conftest import ROOT, newest_run, rows_of
 
 pytestmark = pytest.mark.container
 SERVICES = ("pqbench-orchestrator", "pqbench-compressor", "pqbench-runtime:onnxruntime", "pqbench-runtime:openvino",
@@ -21,8 +22,11 @@ SERVICES = ("pqbench-orchestrator", "pqbench-compressor", "pqbench-runtime:onnxr
 MB = 1_000_000
 
 
-def test_up_runs_the_quickstart(project: Project) -> None:
-    done = project.command("up", "--no-build", "--exit-code-from", "orchestrator", timeout=550)
+def test_up_runs_the_quickstart(project: Project, engine: Any) -> None:
+    """With the digests that `make up` adds."""
+    command = ["make", "-s", "-C", str(ROOT), "image-digests"]
+    digests = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = project.command("up", "--no-build", "--exit-code-from", "orchestrator", timeout=550, PQBENCH_IMAGES=digests)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     run = newest_run(project.folder / "data")
     rows = rows_of(run)
@@ -32,6 +36,8 @@ def test_up_runs_the_quickstart(project: Project) -> None:
         "openvino-cpu",
         "pytorch-cpu",
     }
+    images = json.loads((run / "environment.json").read_text())["images"]
+    assert images == {name: engine.images.get(name).id for name in SERVICES}
     assert {path.stat().st_uid for path in [project.experiments, run, *run.iterdir()]} == {UID}
 
 

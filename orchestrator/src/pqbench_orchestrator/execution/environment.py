@@ -37,6 +37,7 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
         "orchestrator": own_versions() | versions_of(*required_by("pqbench-orchestrator", "pqbench-wire")),
         "compressors": {place: one.versions for place, one in facts.compressors.items()},
         "materials": {place: material_file(bill) for place, bill in materials(facts).items()},
+        "images": images(),
         "models": {
             label: {"fixed_batch": one.fixed_batch}
             for (label, identity), one in facts.recipes.items()
@@ -61,6 +62,12 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
             for name, t in facts.targets.items()
         },
     }
+
+
+def images() -> dict[str, str]:
+    """The digests of the images by name, where `make up` started the services: lines of both in PQBENCH_IMAGES."""
+    pairs = (line.split() for line in os.environ.get("PQBENCH_IMAGES", "").splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 def materials(facts: Survey) -> dict[str, bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.planning.facts import CompressorFacts, Survey, TargetFacts
 
@@ -26,6 +28,13 @@ def test_the_record_names_every_target_with_its_versions() -> None:
     assert record["materials"].keys() == {"orchestrator", "t"}, "only who was reached has a bill of materials"
     assert record["materials"]["t"] == f"materials/{digest}.cdx.json" and environment.materials(facts)["t"] == b"of t"
     assert record["targets"]["t"]["timed_options"] == ["threads"] and record["host"]["cores"] >= 1
+
+
+def test_compose_says_the_digests_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PQBENCH_IMAGES", "pqbench-runtime:openvino sha256:12\npqbench-compressor sha256:34\n")
+    assert environment.images() == {"pqbench-runtime:openvino": "sha256:12", "pqbench-compressor": "sha256:34"}
+    monkeypatch.delenv("PQBENCH_IMAGES")
+    assert environment.images() == {}
 
 
 def test_own_versions_change_with_the_source() -> None:
