@@ -73,7 +73,11 @@ def doctor_command(data: Data = Path("data"), as_json: Json = False) -> None:
 def certificates_command(
     folder: Annotated[Path, typer.Argument(help="Folder for the files.", show_default=False)],
     hosts: Annotated[
-        list[str], typer.Argument(help="Names or addresses at which services are reached.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Names or addresses at which services are reached; several of one service joined by commas.",
+            show_default=False,
+        ),
     ],
     days: Annotated[int, typer.Option(min=1, max=825, help="For how long certificates are valid.")] = 90,
 ) -> None:

@@ -32,17 +32,19 @@ class Pair:
 def make(folder: Path, hosts: Sequence[str], days: int) -> list[Path]:
     """Write a certificate for each host, one for clients, and their authority; returns the certificates' files.
 
-    What is there already is renewed: the authority and all private keys stay, so that both sides of a connection can
-    take their new certificate at any time. Raises InvalidInput for a host that is no name or address, and where files
-    cannot be read or written.
+    A host that is reached at several names or addresses has them joined by commas; the first names its files. What is
+    there already is renewed: the authority and all private keys stay, so that both sides of a connection can take their
+    new certificate at any time. Raises InvalidInput for a host that is no name or address, and where files cannot be
+    read or written.
     """
     names = {host: _names(host) for host in hosts}
-    _reject_clashes(names)
+    firsts = [host.partition(",")[0] for host in names]
+    _reject_clashes(firsts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         authority = _authority(folder)
         written = [folder / f"{AUTHORITY}.pem"]
-        for stem, alternatives in {CLIENT: None, **names}.items():
+        for stem, alternatives in {CLIENT: None, **dict(zip(firsts, names.values(), strict=True))}.items():
             key = _key(folder / f"{stem_of(stem)}{KEY}.pem")
             issuer = authority.certificate.subject
             certificate = _signed(stem, key.public_key(), issuer, authority.key, days, alternatives)
@@ -64,15 +66,19 @@ def _reject_clashes(hosts: Iterable[str]) -> None:
 
 
 def _names(host: str) -> x509.SubjectAlternativeName:
-    """The host as a certificate's name. Raises InvalidInput."""
+    """The names of a host, joined by commas, as a certificate has them. Raises InvalidInput."""
+    return x509.SubjectAlternativeName([_name(one) for one in host.split(",")])
+
+
+def _name(host: str) -> x509.GeneralName:
     try:
-        return x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
+        return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass  # no address, so a name
     letters = host.removeprefix("*.").replace("-", "").replace(".", "").replace("_", "")
     if not (letters.isascii() and letters.isalnum()) or len(host) > LONGEST_NAME:
         raise InvalidInput(f"{host!r} is no host: give names such as gpu-1.lab or addresses such as 10.0.0.7, no ports")
-    return x509.SubjectAlternativeName([x509.DNSName(host)])
+    return x509.DNSName(host)
 
 
 def _authority(folder: Path) -> Pair:

@@ -32,6 +32,14 @@ def test_each_host_has_a_certificate_of_one_authority(tmp_path: Path) -> None:
     assert not list((tmp_path / "c").glob("*.partial"))
 
 
+def test_a_host_may_have_several_names(tmp_path: Path) -> None:
+    written = make(tmp_path, ["head.lab,10.0.0.7", "b"], 30)
+    assert [path.name for path in written] == ["ca.pem", "client.pem", "head.lab.pem", "b.pem"]
+    names = loaded(written[2]).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["head.lab"]
+    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.7"]
+
+
 def test_a_renewal_keeps_the_authority_and_the_keys(tmp_path: Path) -> None:
     make(tmp_path, ["a"], 30)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -41,14 +49,16 @@ def test_a_renewal_keeps_the_authority_and_the_keys(tmp_path: Path) -> None:
     assert same == {"ca.pem", "ca-key.pem", "client-key.pem", "a-key.pem"} and {"b.pem", "b-key.pem"} <= set(after)
 
 
-@pytest.mark.parametrize("host", ["a b", "", "-", "a:1", "ca", "client", "x" * 65, "../a", "ä"])
+@pytest.mark.parametrize("host", ["a b", "", "-", "a:1", "ca", "client", "x" * 65, "../a", "ä", "a,", "a,b c"])
 def test_a_host_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, host: str) -> None:
     with pytest.raises(InvalidInput, match="no host|is taken"):
         make(tmp_path / "c", ["good", host], 30)
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize("hosts", [["ca-key"], ["client-key"], ["a", "a-key"], ["*.lab", "any.lab"], ["::1", "--1"]])
+@pytest.mark.parametrize(
+    "hosts", [["ca-key"], ["client-key"], ["a", "a-key"], ["*.lab", "any.lab"], ["::1", "--1"], ["b,c", "b"]]
+)
 def test_no_host_can_replace_the_file_of_another_or_a_key(tmp_path: Path, hosts: list[str]) -> None:
     make(tmp_path, ["a"], 30)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
