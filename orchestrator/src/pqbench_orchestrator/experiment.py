@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pqbench_orchestrator.config.latencies import waits
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Goal
 from pqbench_orchestrator.config.shard import WHOLE
+from pqbench_orchestrator.decide import layer_times
 from pqbench_orchestrator.decide.recommend import Recommendation, recommend
 from pqbench_orchestrator.decide.remeasure import Line, Remeasurement
 from pqbench_orchestrator.decide.sensitivity import Point, analyse
@@ -73,14 +75,28 @@ def search(
 ) -> list[CellResult]:
     """Begin or continue the search in a folder; returns the cells that were tried in full.
 
-    `tell` is called with a text for each trial, which also shows the Pareto front so far.
+    `tell` is called with a text for each trial, which also shows the Pareto front so far. Layers' times are measured
+    first, where recipes need them.
     """
     from pqbench_orchestrator.decide.search import Search  # Optuna takes a second to import
 
+    if any(map(waits, run.manifest().recipes)):
+        _measure_layers(run, settings, watcher, tell)
     with session_of_run(run, settings, watcher) as session:
         found = Search(run, session, tell, trials)
         found.explore()
         return complete(run, session, found.promoted(), settings)
+
+
+def _measure_layers(run: RunFolder, settings: Settings, watcher: Watcher, tell: Callable[[str], None]) -> None:
+    with session_of_run(run, settings, watcher, layer_times.profiling) as session:
+        fits = layer_times.measure(session)
+    for name, found in fits.items():
+        tell(f"layers' times ({name}): {found.summary}")
+    run.write_latencies({
+        name: {"latencies": found.as_option(), "cells": found.cells, "error": found.error}
+        for name, found in fits.items()
+    })  # fmt: skip
 
 
 def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -> list[CellResult]:

@@ -18,6 +18,7 @@ from ..conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
 
 Write = Callable[..., Path]
 PRUNE = {"prune": {"method": "l1-global", "amount": [0.2, 0.4, 0.6, 0.8]}}
+MEASURED = [{"steps": [{"prune": {"method": "removal", "target": "latency", "latencies": "measured", "amount": 0.2}}]}]
 SPACE = [
     {"name": "baseline"},
     {"name": "int8", "steps": [{"quantize": {"method": "int8-static", "images": 64}}]},
@@ -168,6 +169,31 @@ def test_search_finds_a_feasible_recipe_and_goes_on_after_an_interrupt(
     assert (folder / "report.html").is_file() and "front:" in done.err
 
 
+@pytest.mark.long
+def test_a_search_measures_the_times_of_layers_that_its_recipes_need(
+    pqbench: Pqbench, write_manifest: Write, tmp_path: Path
+) -> None:
+    """Its target's first, by which channels are then removed; `run` refuses them, and a wrong option is seen at once."""
+    removal = {"method": "removal", "target": "latency", "latencies": "measured", "amount": [0.2, 0.5], "round_to": 4}
+    recipes = [{"steps": [{"prune": removal}, {"quantize": {"method": "int8-static", "images": 64}}]}]
+    manifest, data = write_manifest(tmp_path, trained=True, recipes=recipes, goal={"max_drop": 50}), tmp_path / "data"
+    refused = pqbench("run", manifest, "--data", data)
+    assert refused.code == 2 and "recipes.0" in refused.err and "is for pqbench search" in refused.err, refused.err
+    done = pqbench("search", manifest, "--data", data, "--json")
+    assert done.code == 0 and "layers' times (quantize int8-static" in done.err, done.err
+    folder = newest_run(data)
+    (measured,) = json.loads((folder / "latencies.json").read_text()).values()
+    assert measured["cells"] == 24 and measured["error"] < 1 and len(measured["latencies"]) > 4
+    assert {row["Outcome"] for row in trials(folder)} == {"ok"} and len(trials(folder)) == 2
+    again = pqbench("search", manifest, "--data", data, "--continue", "--json")
+    assert again.code == 0 and "layers' times" not in again.err, "measured once"
+
+    recipes[0]["steps"][0]["prune"] |= {"criterion": "magic"}
+    wrong = write_manifest(tmp_path / "wrong", trained=True, recipes=recipes)
+    done = pqbench("search", wrong, "--data", data)
+    assert done.code == 2 and "criterion" in done.err and "layers' times" not in done.err, done.err
+
+
 def trials(folder: Path) -> list[dict[str, str]]:
     with (folder / "trials.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -176,6 +202,8 @@ def trials(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [({"batch_sizes": [1, 8]}, "batch_sizes must have one entry, not 2"),
+     ({"recipes": MEASURED, "targets": [{"name": name, "backend": "onnxruntime"} for name in "ab"]},
+      "latencies: measured takes one target, not 2"),
      ({"recipes": [{"name": "baseline"}]}, "search needs recipes with steps"),
      ({"goal": {"minimise": "size"}}, "goal: unknown key 'minimise'; did you mean 'minimize'?")],
 )  # fmt: skip

@@ -198,8 +198,7 @@ def why_command(
 def _print_latencies(cells: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """The time of each layer in microseconds, fitted to cells, and on standard error how well it fits."""
     fitted = fit([profiled(results) for results in cells])
-    error = "" if fitted.error is None else f"; cells left out: layers' time within {fitted.error:.1%} (median)"
-    note(f"fitted to {fitted.cells} cell{'s' if fitted.cells > 1 else ''}{error}")
+    note(fitted.summary)
     named = {"latencies": fitted.as_option()}
     if as_json:
         print(json.dumps(named | {"cells": fitted.cells, "error": fitted.error}))

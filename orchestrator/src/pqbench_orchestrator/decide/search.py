@@ -23,6 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from pqbench_orchestrator.config.latencies import MEASURED, waits
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.decide.recommend import (
@@ -36,12 +37,11 @@ from pqbench_orchestrator.decide.recommend import (
 )
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.execution.session import Session
-from pqbench_orchestrator.planning.plan import Plan, plan
+from pqbench_orchestrator.planning.plan import Plan, needed, plan
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.results.collect import collect
 from pqbench_orchestrator.results.tables import as_row, from_row, harmless, title_of
 from pqbench_orchestrator.statistics import pareto_front
-from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
 from pqbench_wire.errors import InvalidInput, first_line
 
@@ -88,14 +88,18 @@ class Tried:
 def space_of(manifest: Manifest) -> Space:
     """The search space of a manifest.
 
-    Raises InvalidInput for more than one model, dataset, batch size or concurrency, for two entries of one name, and
-    without any recipe that has steps.
+    Raises InvalidInput for more than one model, dataset, batch size or concurrency, for more than one target where
+    layers' times are to be measured, for two entries of one name, and without any recipe that has steps.
     """
     for name in ("models", "datasets", "batch_sizes", "concurrency"):
         if len(getattr(manifest, name)) > 1:
             raise InvalidInput(
                 f"search takes one combination: {name} must have one entry, not {len(getattr(manifest, name))}"
             )
+    if len(manifest.targets) > 1 and any(map(waits, manifest.recipes)):
+        raise InvalidInput(
+            f"latencies: {MEASURED} takes one target, not {len(manifest.targets)}: layers take other times on each"
+        )
     families: dict[str, list[Recipe]] = {}
     for entry in manifest.recipes:
         recipes = sorted((recipe for recipe in entry.expanded() if recipe.steps), key=_amount)
@@ -230,10 +234,12 @@ class Search:
         manifest = self._session.manifest.model_copy(update=update)
         name, versions = f"{self._run.name} cheap", environment.own_versions()
         whole = plan(manifest, self._session.facts, name, versions, cheap=True)
-        mine = {cell.key for cell in whole.cells if cell.recipe.steps}
+        mine = [cell for cell in whole.cells if cell.recipe.steps]
+        # The baseline is built and its outputs predicted, but it is timed on its own only where cells are not paired.
+        steps = needed(whole, (key for cell in mine for key in cell.steps.values()))
         execution = self._session.execution
-        execution.run(Plan(steps=_needed(whole, mine), cells=whole.cells), keep=True)
-        cells = [cell for cell in collect(whole, execution.ledger, execution.store) if cell.key in mine]
+        execution.run(Plan(steps=steps, cells=whole.cells), keep=True)
+        cells = collect(Plan(steps=steps, cells=tuple(mine)), execution.ledger, execution.store)
         return min(cells, key=lambda cell: (self._broken(cell), self._cost_of(cell)))
 
     def _cost_of(self, cell: CellResult) -> float:
@@ -331,22 +337,6 @@ class Search:
                     row |= {cost: self._tried.cost[key], "Judged Accuracy": judged_percent(cell)}
                 row |= {"Judged Images": judged_images(cell, judged_on([cell])), speedup: cell.speedup}
                 writer.writerow(harmless(row | {"Feasible": self._tried.feasible[key]}))
-
-
-def _needed(whole: Plan, cells: set[str]) -> tuple[Step, ...]:
-    """The steps that some cells need, and those that these need in turn, in the plan's order.
-
-    So the baseline is built and its outputs predicted, but it is timed on its own only where cells are not paired.
-    """
-    steps = {step.key: step for step in whole.steps}
-    wanted: set[str] = set()
-    waiting = [key for cell in whole.cells if cell.key in cells for key in cell.steps.values()]
-    while waiting:
-        key = waiting.pop()
-        if key not in wanted:
-            wanted.add(key)
-            waiting += steps[key].needs.values()
-    return tuple(step for step in whole.steps if step.key in wanted)
 
 
 def _amount(recipe: Recipe) -> tuple[float, ...]:

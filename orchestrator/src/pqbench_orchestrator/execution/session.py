@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pqbench_orchestrator.config.inventory import Inventory, load_inventory
+from pqbench_orchestrator.config.latencies import MEASURED, waits
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.shard import WHOLE, Shard
@@ -59,14 +60,16 @@ class Session:
 
 
 @contextlib.contextmanager
-def session_of_run(run: RunFolder, settings: Settings, watcher: Watcher) -> Iterator[Session]:
-    """The session of a run, with its folder locked.
+def session_of_run(
+    run: RunFolder, settings: Settings, watcher: Watcher, change: Callable[[Manifest], Manifest] | None = None
+) -> Iterator[Session]:
+    """The session of a run, with its folder locked; of its manifest, or of what `change` makes of that.
 
     Where the manifest turns out to be wrong (InvalidInput) before the first step of a new run, its folder is removed.
     """
     with run.held(), contextlib.ExitStack() as stack:
         try:
-            manifest = run.manifest()
+            manifest = change(run.manifest()) if change else run.manifest()
             ledger = stack.enter_context(_healed(run, settings.note))
             session = stack.enter_context(_session(manifest, run, ledger, settings, watcher))
         except InvalidInput:
@@ -108,6 +111,7 @@ def _session(
     with _naming(file):
         if not (settings.allow_code or settings.compressor or inventory.may_allow_code):
             _refuse_own_code(manifest)
+        _refuse_unmeasured(manifest)
         datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
     logs = run / "logs" if run else settings.data / "logs"
@@ -165,3 +169,13 @@ def _naming(file: Path | None) -> Iterator[None]:
         yield
     except InvalidInput as error:
         raise InvalidInput(f"{file}: {error}" if file else str(error)) from error
+
+
+def _refuse_unmeasured(manifest: Manifest) -> None:
+    """Raise InvalidInput for layers' times that are to be measured, in a command that does not."""
+    for index, recipe in enumerate(manifest.recipes):
+        if waits(recipe):
+            raise InvalidInput(
+                f"recipes.{index} ({recipe.label}): latencies: {MEASURED} is for pqbench search, which measures them; "
+                "pqbench why RUN CELL --latencies prints those of a run"
+            )

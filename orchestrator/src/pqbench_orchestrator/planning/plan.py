@@ -9,6 +9,7 @@ targets use is compressed once, and one accuracy pass serves all batch sizes and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,19 @@ def plan(
         for repeat in range(manifest.repeats)
     ]
     return Plan(steps=tuple(sorted(graph.steps.values(), key=lambda step: step.stage)), cells=tuple(cells))
+
+
+def needed(whole: Plan, keys: Iterable[str]) -> tuple[Step, ...]:
+    """The steps with these keys, and those that they need in turn, in the plan's order."""
+    steps = {step.key: step for step in whole.steps}
+    wanted: set[str] = set()
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in wanted:
+            wanted.add(key)
+            waiting += steps[key].needs.values()
+    return tuple(step for step in whole.steps if step.key in wanted)
 
 
 def _cell(

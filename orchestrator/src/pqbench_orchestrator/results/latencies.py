@@ -62,6 +62,12 @@ class Fit:
     cells: int
     error: float | None  # median error of the time of a cell's layers without fitting to it, relative; None: few cells
 
+    @property
+    def summary(self) -> str:
+        """What they were fitted to, and how well they predict, in words."""
+        error = "" if self.error is None else f"; cells left out: layers' time within {self.error:.1%} (median)"
+        return f"fitted to {self.cells} cell{'s' if self.cells > 1 else ''}{error}"
+
     def as_option(self) -> dict[str, float | dict[str, float]]:
         """As a step's `latencies` are written in a manifest: a number where all of the time is proportional."""
         rounded = {name: (round(line.fixed, 1), round(line.scaled, 1)) for name, line in self.lines.items()}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pqbench_orchestrator.config.latencies import with_latencies
 from pqbench_orchestrator.config.load import load_manifest, read_experiment
 from pqbench_orchestrator.config.manifest import Manifest, dump
 from pqbench_orchestrator.config.shard import WHOLE, Shard, parse
@@ -32,6 +33,7 @@ MANIFEST = "manifest.yaml"
 ENVIRONMENT = "environment.json"  # written before the first step begins
 MATERIALS = "materials"  # the folder of the bills of materials that the environment record names
 LEDGER_URL = "ledger.url"  # the database that has the ledger, and the run's name there; only in such a run's folder
+LATENCIES = "latencies.json"  # the time of each layer, of a search that measured it before its first trial
 LOCK = ".lock"  # names the process that executes the run
 TRIALS = "trials.csv"
 SHARD = "shard"  # which shard of its experiment the run is; only the folder of a shard has this file
@@ -111,9 +113,25 @@ class RunFolder:
         (self / LEDGER_URL).write_text(f"{url}\n{self.name}\n")
 
     def manifest(self) -> Manifest:
-        """The run's manifest. Raises InvalidInput where the folder has none, or a wrong one."""
+        """The run's manifest, with the layers' times that a search measured. Raises InvalidInput for a wrong one."""
         self.require_manifest()
-        return load_manifest(self / MANIFEST)
+        manifest = load_manifest(self / MANIFEST)
+        if not (self / LATENCIES).is_file():
+            return manifest
+        try:
+            found = json.loads((self / LATENCIES).read_text(encoding="utf-8"))
+            return with_latencies(manifest, {name: one["latencies"] for name, one in found.items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(
+                f"{self / LATENCIES} is damaged: {first_line(error)}; remove it, and {self.command_to_continue} "
+                "measures again"
+            ) from error
+
+    def write_latencies(self, record: dict[str, Any]) -> None:
+        """Write the layers' times that a search measured, by the definition of the quantization."""
+        partial = (self / LATENCIES).with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        partial.replace(self / LATENCIES)
 
     def require_manifest(self) -> None:
         """Raise InvalidInput for a folder without a manifest, which is not a run's."""

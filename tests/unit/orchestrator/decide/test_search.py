@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from pqbench_orchestrator.config.latencies import waits
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.decide.layer_times import profiling
 from pqbench_orchestrator.decide.search import Search, space_of
 from pqbench_orchestrator.results.cell import CellResult
 from pqbench_orchestrator.store.run_folder import STUDY, TRIALS, RunFolder
@@ -52,6 +54,20 @@ def test_the_space_has_the_entries_with_steps_by_rising_amount() -> None:
 def test_what_is_no_question_is_one_clear_line(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem):
         space_of(manifest(**changes))
+
+
+def test_layers_are_measured_as_the_recipes_that_need_their_times_are_quantized() -> None:
+    """Each quantization once, beside all recipes, which are checked with multiply-accumulates in place of times."""
+    removal = {"prune": {"method": "removal", "amount": [0.1, 0.2], "target": "latency", "latencies": "measured"}}
+    int8, other = {"quantize": "int8-static"}, {"quantize": {"method": "int8-static", "ranges": "mse"}}
+    recipes = [{"steps": steps} for steps in ([removal, int8], [removal, removal, int8], [removal], [other])]
+    chosen = manifest(recipes=recipes)
+    changed = profiling(chosen)
+    assert not any(map(waits, changed.recipes)) and [recipe.label for recipe in changed.recipes[4:]] == [
+        "layers' times, quantize int8-static", "layers' times, no step",
+    ]  # fmt: skip
+    assert changed.recipes[0].steps[0].config["target"] == "macs" and changed.recipes[3] == chosen.recipes[3]
+    assert len(changed.recipes[4].expanded()) == 24 and changed.measure.profile_seconds >= 0.3
 
 
 class Landscape(Search):

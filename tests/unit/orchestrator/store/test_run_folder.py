@@ -13,6 +13,7 @@ from pqbench_orchestrator.config.shard import WHOLE, Shard
 from pqbench_orchestrator.store.ledger import FILE, Ledger
 from pqbench_orchestrator.store.run_folder import (
     ENVIRONMENT,
+    LATENCIES,
     LOCK,
     MANIFEST,
     SHARD,
@@ -33,6 +34,8 @@ datasets: [{dataset: digits}]
 recipes: [{name: baseline}]
 targets: [{name: t, backend: onnxruntime}]
 """
+MEASURED = """
+  {steps: [{prune: {method: removal, target: latency, latencies: measured, amount: 0.2}}, {quantize: int8}]}"""
 
 
 @pytest.fixture
@@ -183,3 +186,22 @@ def test_a_shard_is_continued_as_itself(tmp_path: Path, manifest: Path) -> None:
     (part / SHARD).write_text("half\n")
     with pytest.raises(InvalidInput, match=f"{part / SHARD} is damaged: a shard is written as 3/16"):
         folder_to_continue(data, part.path, shard=shard)
+
+
+def test_measured_times_of_layers_are_put_into_the_manifest(tmp_path: Path, manifest: Path) -> None:
+    manifest.write_text(TEXT.replace("{name: baseline}", MEASURED))
+    folder = made(tmp_path, manifest, search=True)
+    assert folder.manifest().recipes[0].steps[0].config["latencies"] == "measured"
+    folder.write_latencies({"quantize int8-static": {"latencies": {"stem": 3.0}, "cells": 24, "error": 0.02}})
+    step, quantize = folder.manifest().recipes[0].steps
+    assert step.config["latencies"] == {"stem": 3.0} and quantize.config == {}
+    assert folder_to_continue(tmp_path / "data", manifest, search=True) == folder, "the manifest is still the same"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"quantize int8-static": 3}'])
+def test_damaged_times_of_layers_are_named(text: str, tmp_path: Path, manifest: Path) -> None:
+    manifest.write_text(TEXT.replace("{name: baseline}", MEASURED))
+    folder = made(tmp_path, manifest, search=True)
+    (folder / LATENCIES).write_text(text)
+    with pytest.raises(InvalidInput, match=f"{LATENCIES} is damaged: .*remove it, and pqbench search --continue"):
+        folder.manifest()

@@ -38,7 +38,8 @@ NO_TIME = Latency(fixed=0, scaled=0)
 Latencies = Annotated[
     dict[str, NotNegative | Latency],
     Field(
-        description="for target latency: the time of each layer, in any unit, or {fixed, scaled}; names as in a profile"
+        description="for target latency: the time of each layer, in any unit, or {fixed, scaled}, by names as in a "
+        "profile; in a search: measured"
     ),
 ]
 
@@ -46,7 +47,10 @@ Latencies = Annotated[
 def check_latencies(target: str, latencies: Mapping[str, Any]) -> None:
     """Raise ValueError unless latencies are given for the target `latency`, and for no other."""
     if (target == "latency") != bool(latencies):
-        raise ValueError("target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them")
+        raise ValueError(
+            "target: latency and latencies need each other; pqbench why RUN CELL --latencies prints them, "
+            "and pqbench search measures them for latencies: measured"
+        )
 
 
 class Costs:
