@@ -17,18 +17,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from tests.chaos.disturbances import DISTURBANCES
+from pqbench_orchestrator.store.run_folder import MERGED
+from tests.chaos.disturbances import DISTURBANCES, ON_RAY, Disturb
 from tests.chaos.surroundings import Surroundings, surroundings
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pqbench_orchestrator.cli", "run"]
 EVENTS = 3  # of a run
+EVERY = 3  # run, the second first, is on a Ray cluster
 BETWEEN = (0.5, 8.0)  # seconds
 MOST_TRIES = 20  # of --continue
 RUN_SECONDS, GONE_SECONDS = 600.0, 30.0
@@ -74,8 +77,10 @@ def main() -> int:
         while count == 0 or time.monotonic() - begin < options.minutes * 60:
             count += 1
             data = around.disk.folder / f"run-{count}"
+            on_ray = around.cluster is not None and count % EVERY == 2
+            print(f"run {count}{', on a Ray cluster' if on_ray else ''}", flush=True)
             try:
-                tries = disturbed(manifest, data, around, chance)
+                tries = disturbed(manifest, data, around, chance, on_ray)
                 compare(expected, table(data))
             except Wrong as error:
                 print(f"run {count}: {error}")
@@ -92,16 +97,15 @@ def undisturbed(manifest: Path, data: Path) -> list[dict[str, str]]:
     return table(data)
 
 
-def disturbed(manifest: Path, data: Path, around: Surroundings, chance: random.Random) -> int:
+def disturbed(manifest: Path, data: Path, around: Surroundings, chance: random.Random, on_ray: bool) -> int:
     """Begin a run and continue it until it is complete; returns how many calls it took. Raises Wrong."""
     left, told = EVENTS, ""
     for number in range(1, MOST_TRIES + 1):
-        again = [] if number == 1 or TO_BEGIN in told else ["--continue"]
-        options = around.options(data.name)[: None if again == [] else 2]  # a run remembers its ledger
-        command = [*COMMAND, str(manifest), "--data", str(data), *options, *again]
+        options = around.options(data.name, on_ray, again=number > 1 and TO_BEGIN not in told)
+        command = [*COMMAND, str(manifest), "--data", str(data), *options]
         with tempfile.TemporaryFile("w+") as said:
             process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT, env=around.environment)
-            events, family = _disturb(process, around, chance, left)
+            events, family = _disturb(process, around, chance, ON_RAY if on_ray else DISTURBANCES, left)
             left -= events
             said.seek(0)
             told = said.read()
@@ -114,7 +118,7 @@ def disturbed(manifest: Path, data: Path, around: Surroundings, chance: random.R
 
 
 def _disturb(
-    process: psutil.Popen, around: Surroundings, chance: random.Random, most: int
+    process: psutil.Popen, around: Surroundings, chance: random.Random, choices: Sequence[Disturb], most: int
 ) -> tuple[int, set[psutil.Process]]:
     """Disturb a run at random moments until it ends; returns how often, and its processes. Raises Wrong for a hang."""
     events, family, end = 0, set[psutil.Process](), time.monotonic() + RUN_SECONDS
@@ -128,7 +132,7 @@ def _disturb(
             continue
         events += 1
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
-            print(f"  {chance.choice(DISTURBANCES)(process, around, chance)}", flush=True)
+            print(f"  {chance.choice(choices)(process, around, chance)}", flush=True)
     return events, family
 
 
@@ -156,8 +160,10 @@ def _check(code: int, told: str, processes: set[psutil.Process]) -> None:
 
 
 def table(data: Path) -> list[dict[str, str]]:
-    """The columns of a run's results that do not depend on time."""
-    (found,) = data.glob("experiments/*/results.csv")
+    """The columns of a run's results that do not depend on time; of shards' runs, of the one they were merged to."""
+    every = list(data.glob("experiments/*/results.csv"))
+    merged = [path for path in every if (path.parent / MERGED).exists()]
+    found = max(merged or every, key=lambda path: path.stat().st_mtime)
     with found.open(encoding="utf-8", newline="") as file:
         return [{name: row[name] for name in SAME} for row in csv.DictReader(file)]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
-from tests.chaos.surroundings import Surroundings
+from tests.chaos.surroundings import MACHINES, Surroundings
 
 SHORT, LONG = (1.0, 6.0), (1.0, 40.0)  # seconds; a database is waited for half a minute
 MODULES = {"compressor": "pqbench_compressor", "compressor's worker": "pqbench_compressor.worker",
@@ -68,9 +68,33 @@ def fill_disk(run: psutil.Process, around: Surroundings, chance: random.Random) 
     return f"filled the disk for {seconds:.0f} s"
 
 
+def kill_machine(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    name = chance.choice(MACHINES)
+    around.machines.kill(name)
+    around.machines.start_worker(name)
+    return f"killed machine {name}, with all that ran on it"
+
+
+def freeze_machine(run: psutil.Process, around: Surroundings, chance: random.Random) -> str:
+    name, seconds = chance.choice(MACHINES), chance.uniform(*SHORT)
+    machine = around.machines.worker(name)
+    processes = [machine, *machine.children(recursive=True)]
+    _for_a_while(seconds, lambda: _each(processes, "suspend"), lambda: _each(processes, "resume"))
+    return f"froze machine {name} for {seconds:.0f} s"
+
+
 DISTURBANCES: tuple[Disturb, ...] = (
     kill_orchestrator, kill_service, freeze, kill_database, kill_store, cut_network, fill_disk,
 )  # fmt: skip
+ON_RAY: tuple[Disturb, ...] = (
+    kill_machine, kill_machine, freeze_machine, kill_orchestrator, kill_database, kill_store, cut_network, fill_disk,
+)  # fmt: skip
+
+
+def _each(processes: list[psutil.Process], action: str) -> None:
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            getattr(one, action)()
 
 
 def _for_a_while(seconds: float, begin: Callable[[], None], end: Callable[[], None]) -> None:

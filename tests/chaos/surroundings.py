@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from pathlib import Path
 from tests.addresses import free_port
 from tests.chaos.proxy import Proxy
 from tests.postgres import Server, programs, running
+from tests.ray_cluster import Cluster, cluster_of
 
 DISK_MEGABYTES = 300
+MACHINES = ("one", "two")  # of the Ray cluster
 BUCKET = "pqbench"
 S3 = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
 STARTING_SECONDS = 60.0
@@ -85,25 +88,36 @@ class Disk:
 class Surroundings:
     """All of them, working until something is done to them."""
 
-    def __init__(self, database: Server | None, store: ObjectStore, disk: Disk) -> None:
-        self.database, self.store, self.disk = database, store, disk
+    def __init__(self, database: Server | None, store: ObjectStore, disk: Disk, cluster: Cluster | None) -> None:
+        self.database, self.store, self.disk, self.cluster = database, store, disk, cluster
         self.database_proxy = Proxy(database.port) if database is not None else None
 
-    def options(self, run: str) -> list[str]:
+    @property
+    def machines(self) -> Cluster:
+        """The Ray cluster, for runs on it."""
+        if self.cluster is None:
+            raise RuntimeError("there is no Ray cluster")
+        return self.cluster
+
+    def options(self, run: str, on_ray: bool = False, again: bool = False) -> list[str]:
         """Those of `pqbench run`; each run has a store of its own, in which it finds only what it did itself."""
         found = ["--store", f"s3://{BUCKET}/{run}"]
+        if again and not on_ray:
+            return [*found, "--continue"]  # it remembers its ledger
+        if on_ray:
+            found += ["--on", self.machines.address]
         if self.database_proxy is not None:
             found += ["--ledger", f"postgresql://postgres@127.0.0.1:{self.database_proxy.port}/postgres"]
-        return found
+        return [*found, "--continue"] if again else found
 
     @property
     def environment(self) -> dict[str, str]:
-        return dict(os.environ) | self.store.environment
+        return dict(os.environ) | self.store.environment | (self.cluster.own if self.cluster else {})
 
 
 @contextlib.contextmanager
 def surroundings(folder: Path) -> Iterator[Surroundings]:
-    """Start everything; end it afterwards. Without PostgreSQL, ledgers are files."""
+    """Start everything; end it afterwards. Without PostgreSQL ledgers are files, without Ray there is no cluster."""
     with contextlib.ExitStack() as stack:
         found = programs()
         database = stack.enter_context(running(found)) if found is not None else None
@@ -111,4 +125,7 @@ def surroundings(folder: Path) -> Iterator[Surroundings]:
         stack.callback(disk.close)
         stack.callback(store.stop)
         store.start()
-        yield Surroundings(database, store, disk)
+        cluster = None
+        if importlib.util.find_spec("ray") is not None:
+            cluster = stack.enter_context(cluster_of(folder, store.environment, *MACHINES))
+        yield Surroundings(database, store, disk, cluster)

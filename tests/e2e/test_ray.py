@@ -1,17 +1,13 @@
-"""A real Ray cluster of three machines, which are processes here, with a real S3 server as their store."""
+"""A real Ray cluster of three machines, which are processes here, over mutual TLS, with real S3 and PostgreSQL servers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,13 @@ import psutil
 import pytest
 import yaml
 
+from pqbench_orchestrator.store.ledger import Ledger
+from pqbench_orchestrator.store.postgres import Address, runs_of
+from pqbench_orchestrator.store.run_folder import runs_below
 from tests.addresses import free_port
+from tests.chaos.surroundings import ObjectStore
+from tests.postgres import Server
+from tests.ray_cluster import Cluster, cluster_of
 
 from .conftest import COMMAND, ROOT, TINY, Pqbench, newest_run, rows_of
 
@@ -32,89 +34,24 @@ TARGETS = [
 ]
 SAME = ("Model", "Recipe", "Target", "Batch Size", "Outcome", "Accuracy", "Agreement (%)", "SQNR (dB)", "Precision",
         "Executed Precision", "Compressed Size", "Parameters", "Non-zeros", "MACs")  # fmt: skip
-S3 = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
 BUCKET = "s3://pqbench/shared"
 
 
-@dataclass
-class Cluster:
-    """A head, which runs nothing, and its workers."""
-
-    folder: Path
-    environment: dict[str, str]
-    port: int = field(default_factory=free_port)
-    client_port: int = field(default_factory=free_port)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, name: str, *command: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=log, stderr=log, env=os.environ | self.environment, cwd=ROOT
-            )
-
-    def start_worker(self, name: str) -> None:
-        self.start(name, *COMMAND[2:], "worker", "--join", self.address, "--device", name, "--data", self.data(name))
-
-    def data(self, name: str) -> str:
-        return str(self.folder / name)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def wait_for(self, name: str, text: str) -> None:
-        deadline = time.monotonic() + 240
-        while text not in (log := (self.folder / f"{name}.log").read_text(errors="replace")):
-            assert self.processes[name].poll() is None and time.monotonic() < deadline, log
-            time.sleep(0.3)
-
-    def kill(self, name: str) -> None:
-        """End a machine at once, with all that runs on it."""
-        if self.processes[name].poll() is not None:
-            return
-        process = psutil.Process(self.processes[name].pid)
-        for one in [process, *process.children(recursive=True)]:
-            if one.is_running():
-                one.send_signal(signal.SIGKILL)
-        self.processes[name].wait()
-
-
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A bucket on a real S3 server; yields the environment that reaches it."""
-    boto3 = pytest.importorskip("boto3", reason="skipped: no moto")
-    folder = tmp_path_factory.mktemp("s3")
-    server = Cluster(folder, {})
-    server.start("s3", "moto.server", "--host", "127.0.0.1", "--port", str(server.port))
-    environment = S3 | {"AWS_ENDPOINT": f"http://{server.address}"}
-    try:
-        server.wait_for("s3", "Running on")
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-        boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT"], **keys).create_bucket(Bucket="pqbench")
-        yield environment
-    finally:
-        server.kill("s3")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, bucket: dict[str, str]) -> Iterator[Cluster]:
-    # Ray 2.60's server for ray:// does not start beside gRPC's support for forks.
-    found = Cluster(tmp_path_factory.mktemp("cluster"), bucket | {"GRPC_ENABLE_FORK_SUPPORT": "0"})
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers and a bucket on a real S3 server; the environment of the tests reaches both."""
+    pytest.importorskip("moto", reason="skipped: no moto")
+    store = ObjectStore()
+    store.start()
     set_up = pytest.MonkeyPatch()
-    set_up.setenv("RAY_AUTH_MODE", "disabled")  # a machine may have a token
-    options = ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000", "--block"]
-    found.start("head", "ray.scripts.scripts", "start", "--head", f"--port={found.port}", "--num-cpus=0",
-                f"--ray-client-server-port={found.client_port}", *options)  # fmt: skip
     try:
-        found.wait_for("head", "This command will now block")
-        for name in ("one", "two"):
-            found.start_worker(name)
-            found.wait_for(name, "This command will now block")
-        yield found
+        with cluster_of(tmp_path_factory.mktemp("cluster"), store.environment, "one", "two") as found:
+            for name, value in found.own.items():
+                set_up.setenv(name, value)
+            yield found
     finally:
-        for name in reversed(found.processes):
-            found.kill(name)
         set_up.undo()
+        store.stop()
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +91,7 @@ def test_a_machine_is_lost_and_the_table_is_that_of_an_undisturbed_run(
     manifest, data = write_manifest(tmp_path, targets=TARGETS, measure=slow), tmp_path / "data"
     process = subprocess.Popen(
         command_of(manifest, cluster, data),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | cluster.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=cluster.environment,
     )  # fmt: skip
     lost = ""
     while not lost:
@@ -162,7 +99,7 @@ def test_a_machine_is_lost_and_the_table_is_that_of_an_undisturbed_run(
         lost = next((name for name in ("one", "two") if steps_of(cluster.data(name), "measure", "started")), "")
         time.sleep(0.2)
     at_work = [
-        one for one in psutil.Process(cluster.processes[lost].pid).children(recursive=True)
+        one for one in cluster.worker(lost).children(recursive=True)
         if "pqbench_runtime" in " ".join(one.cmdline())
     ]  # fmt: skip
     assert {one.nice() for one in at_work} == {psutil.Process().nice()}, "Ray lets its tasks give way to all others"
@@ -178,17 +115,16 @@ def test_a_machine_is_lost_and_the_table_is_that_of_an_undisturbed_run(
     assert pqbench("export", answer["run"], "int8@ort", "--out", tmp_path / "bundle").code == 0
     again = subprocess.run(
         [*command_of(manifest, cluster, data), "--continue"],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | cluster.environment, check=False,
+        capture_output=True, text=True, cwd=ROOT, env=cluster.environment, check=False,
     )  # fmt: skip
     assert again.returncode == 0 and again.stderr.count("kept from") == 2, again.stderr
 
 
 def test_targets_run_on_machines_of_their_class(
-    cluster: Cluster, pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
+    cluster: Cluster, postgres_server: Server, pqbench: Pqbench, write_manifest: Callable[..., Path], tmp_path: Path
 ) -> None:
     manifest, inventory = write_manifest(tmp_path, trained=True, targets=TARGETS), tmp_path / "inventory.yaml"
-    address = f"ray://127.0.0.1:{cluster.client_port}"
-    common = ("run", manifest, "--data", tmp_path / "data", "--inventory", inventory, "--on", address)
+    common = ("run", manifest, "--data", tmp_path / "data", "--inventory", inventory, "--on", cluster.client_address)
     inventory.write_text(yaml.safe_dump({"devices": {"ort": "epyc"}}))
     done = pqbench(*common)
     assert done.code == 2 and "target ort needs a machine of class epyc" in done.err
@@ -198,12 +134,27 @@ def test_targets_run_on_machines_of_their_class(
     inventory.write_text(yaml.safe_dump({"devices": {"nope": "one"}}))
     done = pqbench(*common)
     assert done.code == 2 and "devices: unknown target 'nope'" in done.err
-    name = next(name for name, process in cluster.processes.items() if name != "head" and process.poll() is None)
-    before = steps_of(cluster.data(name), "measure")
+    name = cluster.alive[0]
     inventory.write_text(yaml.safe_dump({"devices": {"ort": name, "ov": name}}))
-    done = pqbench(*common, "--store", f"file://{tmp_path}/store")
+    done = pqbench(*common, "--store", f"file://{tmp_path}/store", "--ledger", postgres_server.url)
     assert done.code == 0 and "Traceback" not in done.err, done.out + done.err
-    assert steps_of(cluster.data(name), "measure") == before + 4
+    recorded = runs_of(postgres_server.url)
+    assert len(recorded) == 2 and set(recorded) <= {
+        run.name for run in runs_below(Path(cluster.data(name)) / "experiments")
+    }, "both shards ran on that machine"
+    for shard in recorded:
+        with Ledger(Address(postgres_server.url, shard), read_only=True) as ledger:
+            assert len([step for step in ledger.steps() if step.kind == "measure" and step.done]) == 2
+
+
+def test_who_has_no_certificate_is_kept_out(
+    cluster: Cluster, write_manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    command = command_of(write_manifest(tmp_path), cluster, tmp_path / "data")
+    environment = {name: value for name, value in cluster.environment.items() if "TLS" not in name}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 2 and "no Ray cluster answers" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_does_not_fit_is_one_line(
