@@ -12,6 +12,8 @@ export PQBENCH_UID := $(shell id -u)
 export PQBENCH_GID := $(shell id -g)
 export DOCKER_BUILDKIT := 1
 
+IMAGE_DIGESTS = for image in $$(docker compose config --images | sort -u); do \
+	docker image inspect --format "$$image {{.Id}}" $$image || exit 1; done
 .PHONY: help setup setup-tools quickstart up down image-digests test test-long test-more test-containers test-all lint format proto bench fuzz chaos gpu-check matrix thesis clean
 
 help: ## list the targets
@@ -40,10 +42,11 @@ quickstart: setup ## run the quickstart experiment on this machine's CPU
 up: ## run MANIFEST in containers; results in data/experiments, owned by you
 	@mkdir -p data/experiments
 	docker compose build
-	PQBENCH_IMAGES="$$($(MAKE) -s image-digests)" MANIFEST=$(MANIFEST) docker compose up --no-build --exit-code-from orchestrator
+	images="$$($(IMAGE_DIGESTS))" && PQBENCH_IMAGES="$$images" MANIFEST=$(MANIFEST) \
+		docker compose up --no-build --exit-code-from orchestrator
 
 image-digests: ## print the digests of the images, which `make up` has in the run's record
-	@for image in $$(docker compose config --images | sort -u); do docker image inspect --format "$$image {{.Id}}" $$image; done
+	@$(IMAGE_DIGESTS)
 
 down: ## remove the containers and their volume of blobs and caches
 	docker compose down --volumes

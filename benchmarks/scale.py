@@ -4,7 +4,7 @@
 
 Runs the command as a user does, with real services, which check every recipe; the largest one has 1,000 recipes. The
 ledger records 100,000 steps one by one, each on disk before the next; then an execution of the same steps finds all of
-them done, as `--continue` does. Writes results/scale.json.
+them done, with which `--continue` begins. Writes results/scale.json.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEPS = 100_000  # of the ledger
 
 @dataclass(frozen=True)
 class Done:
-    """What a step would have to do that is done."""
+    """The work of a step that is done already."""
 
     KIND: ClassVar[str] = "measure"
     REUSED: ClassVar[bool] = False

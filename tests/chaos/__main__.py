@@ -81,8 +81,10 @@ def main() -> int:
             print(f"run {count}{', on a Ray cluster' if on_ray else ''}", flush=True)
             try:
                 tries = disturbed(manifest, data, around, chance, on_ray)
-                compare(expected, table(data))
-            except Wrong as error:
+                compare(expected, table(data, on_ray))
+                if on_ray:
+                    around.renew_machines(GONE_SECONDS)
+            except (Wrong, RuntimeError) as error:
                 print(f"run {count}: {error}")
                 return 1
             print(f"run {count}: the right table after {tries} call{'s' if tries > 1 else ''}", flush=True)
@@ -110,7 +112,7 @@ def disturbed(manifest: Path, data: Path, around: Surroundings, chance: random.R
             said.seek(0)
             told = said.read()
         _check(process.wait(), told, family)
-        if process.wait() == OK and all(row["Outcome"] in ENDED for row in table(data)):
+        if process.wait() == OK and all(row["Outcome"] in ENDED for row in table(data, on_ray)):
             return number
         last = told.strip().splitlines()[-1:]
         print(f"  ended with code {process.wait()}: {' '.join(last)}", flush=True)
@@ -159,11 +161,13 @@ def _check(code: int, told: str, processes: set[psutil.Process]) -> None:
         raise Wrong(f"processes stayed: {alive}")
 
 
-def table(data: Path) -> list[dict[str, str]]:
-    """The columns of a run's results that do not depend on time; of shards' runs, of the one they were merged to."""
-    every = list(data.glob("experiments/*/results.csv"))
-    merged = [path for path in every if (path.parent / MERGED).exists()]
-    found = max(merged or every, key=lambda path: path.stat().st_mtime)
+def table(data: Path, on_ray: bool = False) -> list[dict[str, str]]:
+    """The columns of the one run's results that do not depend on time; on Ray, of the newest that shards were merged to."""
+    found, *others = sorted(data.glob("experiments/*/results.csv"), key=lambda path: -path.stat().st_mtime)
+    if on_ray:
+        found = next(path for path in (found, *others) if (path.parent / MERGED).exists())
+    elif others:
+        raise Wrong(f"several runs: {found}, {others}")
     with found.open(encoding="utf-8", newline="") as file:
         return [{name: row[name] for name in SAME} for row in csv.DictReader(file)]
 

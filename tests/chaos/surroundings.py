@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from tests.addresses import free_port
 from tests.chaos.proxy import Proxy
@@ -23,6 +26,7 @@ MACHINES = ("one", "two")  # of the Ray cluster
 BUCKET = "pqbench"
 S3 = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
 STARTING_SECONDS = 60.0
+SERVICES = ("pqbench_compressor", "pqbench_runtime")  # how the names of the services' and their workers' modules begin
 
 
 class ObjectStore:
@@ -99,6 +103,18 @@ class Surroundings:
             raise RuntimeError("there is no Ray cluster")
         return self.cluster
 
+    def renew_machines(self, seconds: float) -> None:
+        """Start the workers anew, with empty folders. Raises RuntimeError for a service that a run left there."""
+        for name in MACHINES:
+            machine, end = self.machines.worker(name), time.monotonic() + seconds
+            while left := [one.cmdline() for one in machine.children(recursive=True) if _is_service(one)]:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"machine {name} still has {left}")
+                time.sleep(0.2)
+            self.machines.kill(name)
+            shutil.rmtree(self.machines.data(name))
+            self.machines.start_worker(name)
+
     def options(self, run: str, on_ray: bool = False, again: bool = False) -> list[str]:
         """Those of `pqbench run`; each run has a store of its own, in which it finds only what it did itself."""
         found = ["--store", f"s3://{BUCKET}/{run}"]
@@ -113,6 +129,12 @@ class Surroundings:
     @property
     def environment(self) -> dict[str, str]:
         return dict(os.environ) | self.store.environment | (self.cluster.own if self.cluster else {})
+
+
+def _is_service(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(word.startswith(SERVICES) for word in process.cmdline())
+    return False
 
 
 @contextlib.contextmanager

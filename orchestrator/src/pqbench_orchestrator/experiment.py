@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pqbench_orchestrator.config.latencies import waits
+from pqbench_orchestrator.config.latencies import check_for_run, needs_times
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Goal
 from pqbench_orchestrator.config.shard import WHOLE
@@ -51,6 +51,8 @@ Recommended = list[tuple[Recommendation, Confirmation | None]]
 def new_run(file: Path, settings: Settings, search: bool = False) -> RunFolder:
     """Make the folder of a new run, search or build for a file. Raises InvalidInput before anything is made."""
     manifest = read_experiment(file, settings.thesis_target)
+    if not search:
+        check_for_run(manifest)
     inventory_of(manifest, settings)
     settings.shard.pairs(manifest)
     if settings.ledger:
@@ -80,7 +82,7 @@ def search(
     """
     from pqbench_orchestrator.decide.search import Search  # Optuna takes a second to import
 
-    if any(map(waits, run.manifest().recipes)):
+    if any(map(needs_times, run.manifest().recipes)):
         _measure_layers(run, settings, watcher, tell)
     with session_of_run(run, settings, watcher) as session:
         found = Search(run, session, tell, trials)
@@ -90,13 +92,15 @@ def search(
 
 def _measure_layers(run: RunFolder, settings: Settings, watcher: Watcher, tell: Callable[[str], None]) -> None:
     with session_of_run(run, settings, watcher, layer_times.profiling) as session:
-        fits = layer_times.measure(session)
-    for name, found in fits.items():
-        tell(f"layers' times ({name}): {found.summary}")
-    run.write_latencies({
-        name: {"latencies": found.as_option(), "cells": found.cells, "error": found.error}
-        for name, found in fits.items()
-    })  # fmt: skip
+        session.execution.ledger.begin(session.manifest.name, len(session.plan.steps))
+        run.write_environment(environment.record(session.facts, run.name))
+        fits = layer_times.fits_of(run.manifest(), session)
+        for name, found in fits.items():
+            tell(f"layers' times ({name}): {found.summary}")
+        run.write_latencies({
+            name: {"latencies": found.as_option(), "cells": found.cells, "error": found.error}
+            for name, found in fits.items()
+        })  # fmt: skip
 
 
 def complete(run: RunFolder, session: Session, plan: Plan, settings: Settings) -> list[CellResult]:

@@ -18,7 +18,7 @@ from pqbench_wire.certificates import AUTHORITY, CLIENT, KEY, stem_of
 from pqbench_wire.errors import InvalidInput
 
 AUTHORITY_DAYS = 3650
-LONGEST_NAME = 64  # of a certificate's subject
+LONGEST_SUBJECT, LONGEST_NAME = 64, 253  # letters of a certificate's subject, and of a further name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +67,22 @@ def _reject_clashes(hosts: Iterable[str]) -> None:
 
 def _names(host: str) -> x509.SubjectAlternativeName:
     """The names of a host, joined by commas, as a certificate has them. Raises InvalidInput."""
-    return x509.SubjectAlternativeName([_name(one) for one in host.split(",")])
+    if len(host.partition(",")[0]) > LONGEST_SUBJECT:
+        raise InvalidInput(
+            f"{host!r}: the first name, which is the certificate's subject, has over {LONGEST_SUBJECT} letters"
+        )
+    return x509.SubjectAlternativeName([_name(one, host) for one in host.split(",")])
 
 
-def _name(host: str) -> x509.GeneralName:
+def _name(name: str, host: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         pass  # no address, so a name
-    letters = host.removeprefix("*.").replace("-", "").replace(".", "").replace("_", "")
-    if not (letters.isascii() and letters.isalnum()) or len(host) > LONGEST_NAME:
+    letters = name.removeprefix("*.").replace("-", "").replace(".", "").replace("_", "")
+    if not (letters.isascii() and letters.isalnum()) or len(name) > LONGEST_NAME:
         raise InvalidInput(f"{host!r} is no host: give names such as gpu-1.lab or addresses such as 10.0.0.7, no ports")
-    return x509.DNSName(host)
+    return x509.DNSName(name)
 
 
 def _authority(folder: Path) -> Pair:

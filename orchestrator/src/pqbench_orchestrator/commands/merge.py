@@ -140,10 +140,11 @@ def _environment_of(runs: Sequence[RunFolder], cells: Sequence[Found]) -> dict[s
         whole |= record
     for part in ("models", "datasets", "compressors"):
         whole[part] = {name: value for record in records.values() for name, value in record[part].items()}
-    whole["materials"] = {
-        f"{run.name} {place}": file
-        for run, record in records.items()
-        for place, file in record.get("materials", {}).items()
-    }
+    for part in ("materials", "images"):  # which records of old versions lack
+        whole[part] = {
+            f"{run.name} {name}": found
+            for run, record in records.items()
+            for name, found in record.get(part, {}).items()
+        }
     hosts = {run.name: record["host"] | {"started": record["started"]} for run, record in records.items()}
     return whole | {"targets": targets, "shards": hosts}

@@ -26,6 +26,7 @@ from pqbench_orchestrator import experiment
 from pqbench_orchestrator.commands.merge import merge
 from pqbench_orchestrator.commands.ray_job import FOLDER, OMP, THREADS, Board, Job, Outcome, Progress, run_job
 from pqbench_orchestrator.config.inventory import Inventory
+from pqbench_orchestrator.config.latencies import check_for_run
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Manifest, dump
 from pqbench_orchestrator.config.shard import Shard, parse
@@ -73,6 +74,7 @@ def run_on(address: str, file: Path, settings: Settings, again: bool) -> tuple[R
     if is_thesis_config(file):
         raise InvalidInput(f"{file}: --on takes a manifest: pqbench init --from {file} writes one")
     manifest = read_experiment(file)
+    check_for_run(manifest)
     inventory = inventory_of(manifest, settings)
     _refuse_endpoints(inventory)
     if settings.ledger:

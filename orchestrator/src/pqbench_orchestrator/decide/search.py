@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pqbench_orchestrator.config.latencies import MEASURED, waits
+from pqbench_orchestrator.config.latencies import check_for_search
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.decide.recommend import (
@@ -88,18 +88,15 @@ class Tried:
 def space_of(manifest: Manifest) -> Space:
     """The search space of a manifest.
 
-    Raises InvalidInput for more than one model, dataset, batch size or concurrency, for more than one target where
-    layers' times are to be measured, for two entries of one name, and without any recipe that has steps.
+    Raises InvalidInput for more than one model, dataset, batch size or concurrency, for layers' times that cannot be
+    measured, for two entries of one name, and without any recipe that has steps.
     """
     for name in ("models", "datasets", "batch_sizes", "concurrency"):
         if len(getattr(manifest, name)) > 1:
             raise InvalidInput(
                 f"search takes one combination: {name} must have one entry, not {len(getattr(manifest, name))}"
             )
-    if len(manifest.targets) > 1 and any(map(waits, manifest.recipes)):
-        raise InvalidInput(
-            f"latencies: {MEASURED} takes one target, not {len(manifest.targets)}: layers take other times on each"
-        )
+    check_for_search(manifest)
     families: dict[str, list[Recipe]] = {}
     for entry in manifest.recipes:
         recipes = sorted((recipe for recipe in entry.expanded() if recipe.steps), key=_amount)

@@ -105,7 +105,7 @@ def side_of(run: RunFolder, target: str = "") -> Side:
 def definitions(run: RunFolder) -> dict[tuple[str, str], str]:
     """What a run's manifest says of its models and recipes, by kind and label; empty where it cannot be read."""
     try:
-        manifest = run.manifest()
+        manifest = run.written_manifest()
     except InvalidInput:
         return {}
     models = {("model", one.label): one.definition for one in manifest.models}

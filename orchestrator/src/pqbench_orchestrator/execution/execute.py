@@ -13,7 +13,7 @@ from pqbench_orchestrator.planning.places import ORCHESTRATOR
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.steps.measure import Measure
 from pqbench_orchestrator.steps.step import Step, blobs_of
-from pqbench_orchestrator.store.ledger import Ledger, StepRecord, StepResult
+from pqbench_orchestrator.store.ledger import READ_AT_ONCE, Ledger, StepRecord, StepResult
 from pqbench_orchestrator.store.step_cache import StepCache
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
@@ -30,7 +30,6 @@ from pqbench_wire.errors import (
 )
 from pqbench_wire.jobs import WAITING
 
-READ_AT_ONCE = 500  # steps whose records are read together
 ATTEMPTS = 3  # at a step whose service went away, or that meets damaged blobs
 
 

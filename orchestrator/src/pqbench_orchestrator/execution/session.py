@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pqbench_orchestrator.config.inventory import Inventory, load_inventory
-from pqbench_orchestrator.config.latencies import MEASURED, waits
+from pqbench_orchestrator.config.latencies import without_latencies
 from pqbench_orchestrator.config.load import read_experiment
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.shard import WHOLE, Shard
@@ -81,8 +81,11 @@ def session_of_run(
 
 @contextlib.contextmanager
 def session_of_manifest(file: Path, settings: Settings, watcher: Watcher) -> Iterator[Session]:
-    """The session of a manifest's file without a run: its ledger is in memory, and no run's folder is made."""
-    manifest = read_experiment(file, settings.thesis_target)
+    """The session of a manifest's file without a run: its ledger is in memory, and no run's folder is made.
+
+    Multiply-accumulates stand for layers' times that a search would measure.
+    """
+    manifest = without_latencies(read_experiment(file, settings.thesis_target))
     with (
         Ledger(Path(":memory:")) as ledger,
         _session(manifest, None, ledger, dataclasses.replace(settings, manifest=file), watcher) as session,
@@ -111,7 +114,6 @@ def _session(
     with _naming(file):
         if not (settings.allow_code or settings.compressor or inventory.may_allow_code):
             _refuse_own_code(manifest)
-        _refuse_unmeasured(manifest)
         datasets = load_datasets(manifest, settings.data, settings.allow_code, settings.say)
     store = BlobStore(settings.data / "blobs")
     logs = run / "logs" if run else settings.data / "logs"
@@ -169,13 +171,3 @@ def _naming(file: Path | None) -> Iterator[None]:
         yield
     except InvalidInput as error:
         raise InvalidInput(f"{file}: {error}" if file else str(error)) from error
-
-
-def _refuse_unmeasured(manifest: Manifest) -> None:
-    """Raise InvalidInput for layers' times that are to be measured, in a command that does not."""
-    for index, recipe in enumerate(manifest.recipes):
-        if waits(recipe):
-            raise InvalidInput(
-                f"recipes.{index} ({recipe.label}): latencies: {MEASURED} is for pqbench search, which measures them; "
-                "pqbench why RUN CELL --latencies prints those of a run"
-            )

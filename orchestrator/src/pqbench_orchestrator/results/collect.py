@@ -63,7 +63,7 @@ class _Records:
     cell: Cell
     ledger: Ledger
     store: BlobStore
-    read: dict[str, StepRecord | None] = dataclasses.field(default_factory=dict)  # by role: reading costs a digest
+    read: dict[str, StepRecord] = dataclasses.field(default_factory=dict)  # by key: reading costs a digest
 
     def result(self) -> CellResult:
         cell = self.cell
@@ -109,9 +109,9 @@ class _Records:
         return [record if record is not None and record.done else None for record in map(self._record, roles)]
 
     def _record(self, role: str) -> StepRecord | None:
-        if role not in self.read:
-            self.read[role] = self.ledger.step(self.cell.steps[role]) if role in self.cell.steps else None
-        return self.read[role]
+        if not self.read:
+            self.read.update(self.ledger.newest(list(self.cell.steps.values())))
+        return self.read.get(self.cell.steps.get(role, ""))
 
     def _result(self, role: str) -> StepResult | None:
         """The result of the step with a role; None where the cell has no such step, or it is not done."""
@@ -273,8 +273,13 @@ def technique_of(recipe: Recipe) -> str:
 
 def _step_without_amount(step: Step) -> str:
     name = step.kind if step.kind in WITHOUT_METHOD else step.method.rpartition(":")[2]
-    chosen = ", ".join(f"{key}={value}" for key, value in sorted(step.config.items()) if key != "amount")
+    chosen = ", ".join(f"{key}={_in_short(value)}" for key, value in sorted(step.config.items()) if key != "amount")
     return f"{name}({chosen})" if chosen else name
+
+
+def _in_short(value: Any) -> Any:
+    """A mapping, such as each layer's latency, by its size."""
+    return f"{{{len(value)}}}" if isinstance(value, dict) else value
 
 
 def _with_sessions(table: Sequence[CellResult]) -> list[CellResult]:

@@ -21,6 +21,7 @@ ADVICE = "free disk space, fix permissions or restore the file; the rest of the 
 AWAY_ADVICE = "when the database can be used again, --continue goes on"
 REDONE_ADVICE = "pqbench run --continue does it again, or restore it"
 WITH_DIGESTS = 1  # version of a ledger whose values all carry a digest; older ones have 0
+READ_AT_ONCE = 500  # steps whose rows are read together
 FILE = "ledger.sqlite"  # in the run's folder
 # Names of facts in the table `run`.
 CELLS = "cells"  # the keys of the newest plan's cells, in its order
@@ -139,7 +140,7 @@ class Ledger:
         return self.newest([key]).get(key)
 
     def newest(self, keys: Sequence[str]) -> dict[str, StepRecord]:
-        """The newest rows of some steps by key; up to 1,000 keys."""
+        """The newest rows of some steps by key; up to READ_AT_ONCE keys."""
         places = ", ".join("?" * len(keys))
         query = (
             f"SELECT {COLUMNS}, result FROM steps"  # noqa: S608
@@ -249,9 +250,9 @@ class Ledger:
 
     def documents(self) -> Iterator[Any]:
         """Every value that can refer to blobs: the newest result of each step (or None), and the run's facts."""
-        for step in self.steps():
-            record = self.step(step.key)
-            yield record.result if record is not None else None
+        keys = [step.key for step in self.steps()]
+        for begin in range(0, len(keys), READ_AT_ONCE):
+            yield from (record.result for record in self.newest(keys[begin : begin + READ_AT_ONCE]).values())
         for name, value in self._db.rows("SELECT key, value FROM run"):
             if name not in (MANIFEST, SAMPLES):
                 yield self._db.read_json(self._opened(name, value))

@@ -114,8 +114,7 @@ class RunFolder:
 
     def manifest(self) -> Manifest:
         """The run's manifest, with the layers' times that a search measured. Raises InvalidInput for a wrong one."""
-        self.require_manifest()
-        manifest = load_manifest(self / MANIFEST)
+        manifest = self.written_manifest()
         if not (self / LATENCIES).is_file():
             return manifest
         try:
@@ -126,6 +125,11 @@ class RunFolder:
                 f"{self / LATENCIES} is damaged: {first_line(error)}; remove it, and {self.command_to_continue} "
                 "measures again"
             ) from error
+
+    def written_manifest(self) -> Manifest:
+        """The run's manifest as its user wrote it. Raises InvalidInput."""
+        self.require_manifest()
+        return load_manifest(self / MANIFEST)
 
     def write_latencies(self, record: dict[str, Any]) -> None:
         """Write the layers' times that a search measured, by the definition of the quantization."""

@@ -51,7 +51,7 @@ def test_a_renewal_keeps_the_authority_and_the_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["a b", "", "-", "a:1", "ca", "client", "x" * 65, "../a", "ä", "a,", "a,b c"])
 def test_a_host_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, host: str) -> None:
-    with pytest.raises(InvalidInput, match="no host|is taken"):
+    with pytest.raises(InvalidInput, match="no host|is taken|letters"):
         make(tmp_path / "c", ["good", host], 30)
     assert not (tmp_path / "c").exists()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pqbench_orchestrator.config.latencies import waits
+from pqbench_orchestrator.config.latencies import needs_times, quantizations, with_latencies
 from pqbench_orchestrator.config.manifest import Manifest
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.decide.layer_times import profiling
@@ -49,6 +49,8 @@ def test_the_space_has_the_entries_with_steps_by_rising_amount() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [({"batch_sizes": [1, 8]}, "one combination: batch_sizes must have one entry, not 2"),
+     ({"recipes": [{"steps": [{"prune": {"method": "removal", "amount": 0.1, "latencies": "measured"}}]}]},
+      r"recipes.0 \(removal 0.1\): latencies: measured needs target: latency"),
      ({"recipes": [{"name": "baseline"}]}, "needs recipes with steps")],
 )  # fmt: skip
 def test_what_is_no_question_is_one_clear_line(changes: dict[str, Any], problem: str) -> None:
@@ -63,11 +65,27 @@ def test_layers_are_measured_as_the_recipes_that_need_their_times_are_quantized(
     recipes = [{"steps": steps} for steps in ([removal, int8], [removal, removal, int8], [removal], [other])]
     chosen = manifest(recipes=recipes)
     changed = profiling(chosen)
-    assert not any(map(waits, changed.recipes)) and [recipe.label for recipe in changed.recipes[4:]] == [
-        "layers' times, quantize int8-static", "layers' times, no step",
-    ]  # fmt: skip
+    assert list(quantizations(chosen)) == ["quantize int8-static", "no step"]
+    assert not any(map(needs_times, changed.recipes))
+    assert [recipe.steps[1:] for recipe in changed.recipes[4:]] == [one.steps for one in quantizations(chosen).values()]
     assert changed.recipes[0].steps[0].config["target"] == "macs" and changed.recipes[3] == chosen.recipes[3]
     assert len(changed.recipes[4].expanded()) == 24 and changed.measure.profile_seconds >= 0.3
+
+
+@pytest.mark.parametrize(
+    "quantize",
+    [
+        {"method": "int8-static", "keep": ["/features/0/é", "x" * 200]},
+        {"method": "none"},
+        {"method": "folder/q.py:Own"},
+    ],
+)
+def test_any_quantization_may_have_its_layers_measured(quantize: dict[str, Any]) -> None:
+    removal = {"prune": {"method": "removal", "amount": 0.1, "target": "latency", "latencies": "measured"}}
+    chosen = manifest(recipes=[{"steps": [removal, {"quantize": quantize}]}])
+    assert len(profiling(chosen).all_recipes) == 25
+    measured = with_latencies(chosen, {definition: {"stem": 1.0} for definition in quantizations(chosen)})
+    assert measured.all_recipes[0].steps[0].config["latencies"] == {"stem": 1.0}
 
 
 class Landscape(Search):

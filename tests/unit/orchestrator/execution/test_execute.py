@@ -87,6 +87,13 @@ def test_what_is_done_is_not_done_again(execution: Execution) -> None:
     assert run(execution, step("one")) == []
 
 
+def test_records_are_read_many_at_a_time(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pqbench_orchestrator.execution.execute.READ_AT_ONCE", 2)
+    steps = [step(name) for name in "abcde"]
+    assert run(execution, *steps[1:4]) == ["b", "c", "d"]
+    assert run(execution, *steps) == ["a", "e"]
+
+
 def test_other_runs_use_what_may_be_reused(execution: Execution) -> None:
     run(execution, step("one"), step("measured", kind=Once))
     with Ledger(Path(":memory:")) as another:

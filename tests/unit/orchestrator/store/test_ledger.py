@@ -33,6 +33,20 @@ def test_the_ledger_only_grows_and_the_newest_row_counts(tmp_path: Path) -> None
     again.close()
 
 
+def test_many_steps_are_read_at_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for key in ("a", "b"):
+            ledger.record(**STEP | {"key": key}, outcome="started")
+        ledger.record(**STEP | {"key": "a"}, outcome="ok", result={"of": "a"})
+        ledger.record(**STEP | {"key": "c"}, outcome="ok", result={"of": "c"})
+        found = ledger.newest(["a", "b", "none"])
+        assert {key: (one.outcome, one.result) for key, one in found.items()} == {
+            "a": ("ok", {"of": "a"}), "b": ("started", None),
+        }  # fmt: skip
+        assert ledger.newest([]) == {}
+        assert [document for document in ledger.documents() if document] == [{"of": "a"}, {"of": "c"}]
+
+
 def test_cells_keep_their_order_and_show_their_newest_row(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     ledger.record_cells([("a", "failed", "x", {"n": 1}), ("b", "ok", "", {"n": 2})])

@@ -38,6 +38,7 @@ def test_it_holds_what_a_file_holds(postgres_server: Server) -> None:
         ledger.record(key="a", outcome="started", **STEP)
         ledger.record(key="a", outcome="ok", seconds=2.0, result={"size": 5}, **STEP)
         ledger.record(key="b", outcome="started", **STEP)
+        assert {key: one.outcome for key, one in ledger.newest(["a", "b", "c"]).items()} == {"a": "ok", "b": "started"}
         ledger.record_plan({"c": {"build": "a"}, "d": {"build": "b"}})
         ledger.record_cells([("c", "ok", "", ROW), ("d", "ok", "", ROW)])
         ledger.record_cells([("c", "ok", "", ROW | {"Recipe": "newest"})])
