@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import ray
 
 from tests.addresses import free_port
 
@@ -30,7 +31,8 @@ class Cluster:
         self._port, self._client_port = free_port(), free_port()
         self._processes: dict[str, psutil.Popen] = {}
         certificates = folder / "certificates"
-        subprocess.run([*PQBENCH, "certificates", str(certificates), HOST], check=True, capture_output=True, cwd=ROOT)
+        names = f"{HOST},{ray.util.get_node_ip_address()}"  # Ray's processes reach each other by the second
+        subprocess.run([*PQBENCH, "certificates", str(certificates), names], check=True, capture_output=True, cwd=ROOT)
         self.own = {  # what a command needs in its environment to reach it
             "RAY_USE_TLS": "1", "RAY_TLS_CA_CERT": f"{certificates}/ca.pem",
             "RAY_TLS_SERVER_CERT": f"{certificates}/{HOST}.pem", "RAY_TLS_SERVER_KEY": f"{certificates}/{HOST}-key.pem",
@@ -60,7 +62,7 @@ class Cluster:
         """Start the head."""
         options = ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000", "--block"]
         self._start("head", sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={self._port}",
-                    "--num-cpus=0", f"--node-ip-address={HOST}", f"--ray-client-server-port={self._client_port}",
+                    "--num-cpus=0", f"--ray-client-server-port={self._client_port}",
                     *options)  # fmt: skip
 
     def start_worker(self, name: str) -> None:

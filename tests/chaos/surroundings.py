@@ -13,13 +13,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from tests.addresses import free_port
 from tests.chaos.proxy import Proxy
 from tests.postgres import Server, programs, running
-from tests.ray_cluster import Cluster, cluster_of
+
+if TYPE_CHECKING:
+    from tests.ray_cluster import Cluster
 
 DISK_MEGABYTES = 300
 MACHINES = ("one", "two")  # of the Ray cluster
@@ -149,5 +152,7 @@ def surroundings(folder: Path) -> Iterator[Surroundings]:
         store.start()
         cluster = None
         if importlib.util.find_spec("ray") is not None:
+            from tests.ray_cluster import cluster_of
+
             cluster = stack.enter_context(cluster_of(folder, store.environment, *MACHINES))
         yield Surroundings(database, store, disk, cluster)

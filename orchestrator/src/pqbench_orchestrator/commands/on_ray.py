@@ -12,7 +12,6 @@ import io
 import json
 import os
 import signal
-import socket
 import sys
 import tarfile
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any, NoReturn
 
 from pqbench_orchestrator import experiment
 from pqbench_orchestrator.commands.merge import merge
+from pqbench_orchestrator.commands.ray_address import LOCAL_RAY, no_cluster, require_answer
 from pqbench_orchestrator.commands.ray_job import FOLDER, OMP, THREADS, Board, Job, Outcome, Progress, run_job
 from pqbench_orchestrator.config.inventory import Inventory
 from pqbench_orchestrator.config.latencies import check_for_run
@@ -41,13 +41,12 @@ from pqbench_orchestrator.store import postgres
 from pqbench_orchestrator.store.run_folder import CSV, EXPERIMENTS, RunFolder, folder_to_continue
 from pqbench_wire.errors import BlobCorrupt, Failed, InvalidInput, PqbenchError, Unavailable, first_line
 
-LOCAL_RAY = "local-ray"  # in place of an address: a cluster of this machine alone
 MACHINE = "pqbench"  # a resource of which every machine has one: it runs one shard at a time
 CLASS = "pqbench-{}"  # a resource of machines with a device of a class; Ray has names of its own, such as CPU
 HEAD = "node:__internal_head__"  # a resource of the cluster's head alone
 SHARE = 0.001  # of a resource, which tells only that the machine has it
 LOST = 10  # times that a shard is begun anew after its process or machine was lost
-POLL, CONNECT_SECONDS = 1.0, 10.0
+POLL = 1.0  # seconds
 NEEDS_RAY = "a Ray cluster needs Ray: pip install 'pqbench-orchestrator[ray]'"
 OBJECT_STORE = 100_000_000  # bytes that Ray keeps in memory on a machine; what is sent is a run's folder
 # What Ray does to the processes of its tasks would change what is measured in them, or which is ended first when memory
@@ -58,7 +57,6 @@ RAY_ENVIRONMENT = {
     "RAY_worker_oom_score_adjustment": "0",
     "RAY_memory_monitor_refresh_ms": "0",
 }
-ADDRESSES = {"--on": f"write ray://HOST:PORT, HOST:PORT or {LOCAL_RAY}", "--join": "write HOST:PORT of the head"}
 AUTH = "RAY_AUTH_MODE"  # Ray's environment variable
 UNFINISHED = ("failed", "unavailable")  # outcomes of cells
 COMPRESSING = ("prepare", "compress")  # kinds of steps that targets of one model share
@@ -114,7 +112,7 @@ def _marked(store: SharedStore, mark: str) -> Iterator[None]:
 def join(address: str, devices: Sequence[str], data: Path) -> NoReturn:
     """Become a worker of the cluster at `address`: Ray replaces this process. Raises InvalidInput and Unavailable."""
     _ray()
-    _require_answer("--join", address)
+    require_answer("--join", address)
     data.mkdir(parents=True, exist_ok=True)
     resources = json.dumps({MACHINE: 1} | {CLASS.format(device): 1 for device in devices})
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", address, "--block", "--resources",
@@ -196,34 +194,18 @@ def _cluster(address: str) -> Iterator[Any]:
         options = {"address": "local", "resources": {MACHINE: 1}, "object_store_memory": OBJECT_STORE,
                    "include_dashboard": False}  # fmt: skip
     if address != LOCAL_RAY:
-        _require_answer("--on", address)
+        require_answer("--on", address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of many kinds, also of gRPC
-        raise _no_cluster("--on", address, error) from error
+        raise no_cluster("--on", address, error) from error
     finally:
         signal.signal(signal.SIGTERM, terminated)  # Ray's would end this process without a word
     try:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _require_answer(option: str, address: str) -> None:
-    """Raise Unavailable where nothing listens at an address, for which Ray would wait minutes; InvalidInput."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise InvalidInput(f"{option} {address}: {ADDRESSES[option]}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise _no_cluster(option, address, error) from error
-
-
-def _no_cluster(option: str, address: str, error: Exception) -> Unavailable:
-    why = f"{option} {address}: no Ray cluster answers: {first_line(error)}"
-    return Unavailable(f"{why}; `ray start --head` starts one, --on {LOCAL_RAY} needs none")
 
 
 def check_devices(ray: Any, jobs: Sequence[Job]) -> None:
