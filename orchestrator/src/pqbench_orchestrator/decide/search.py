@@ -161,14 +161,19 @@ class Search:
         return plan(manifest, self._session.facts, self._run.name, environment.own_versions())
 
     def _has_settled(self) -> bool:
-        """Whether the last PATIENCE trials found nothing better, and bisecting the best recipe's family is done."""
+        """Whether the last PATIENCE trials found nothing better, and no bisection could.
+
+        It could in the best recipe's family, and in one of which a recipe is cheaper but not feasible.
+        """
         tried = list(self._tried.cost)
         families = {family for family, _ in tried}
         feasible = [key for key in tried if self._tried.feasible[key]]
         if len(families) < len(self._space.families) or len(tried) < FEWEST_TRIALS or not feasible:
             return False
         best = min(feasible, key=lambda key: self._tried.cost[key])
-        return len(tried) - 1 - tried.index(best) >= PATIENCE and self._bisected(best[0]) is None
+        hopeful = {family for family in families if self._promise(family) < self._tried.cost[best]} | {best[0]}
+        since = len(tried) - 1 - tried.index(best)
+        return since >= PATIENCE and all(self._bisected(family) is None for family in hopeful)
 
     def _next(self, study: optuna.Study) -> tuple[str, int]:
         """The next recipe to try: the middle one of each family, then in turn a bisection step and TPE's proposal."""

@@ -146,6 +146,19 @@ def test_a_search_settles_when_nothing_better_is_found(run: RunFolder) -> None:
     assert len(search.tried) + len(fixed.tried) == 32, "it goes on with what was tried"
 
 
+def test_a_search_has_not_settled_while_a_cheaper_recipe_may_become_feasible(run: RunFolder) -> None:
+    """The first recipe is the best for long; removal of 0.75 is cheaper, and up to 0.6 it keeps the accuracy."""
+    amounts = [round(0.01 * index, 2) for index in range(55, 96)]
+    families = {f"ways {index}": "l1-unstructured" for index in range(10)} | {"removal": "removal"}
+    recipes = [
+        {"name": name, "steps": [{"prune": {"method": method, "amount": amounts if method == "removal" else 0.1}}]}
+        for name, method in families.items()
+    ]
+    search = Landscape(run, session(recipes=recipes), trials=None)
+    search.explore()
+    assert search.front()[0].recipe == "removal 0.6"
+
+
 def test_an_interrupted_search_goes_on_where_it_was(run: RunFolder) -> None:
     first = Landscape(run, session(), trials=4)
     first.explore()
