@@ -109,8 +109,8 @@ class Surroundings:
     def renew_machines(self, seconds: float) -> None:
         """Start the workers anew, with empty folders. Raises RuntimeError for a service that a run left there."""
         for name in MACHINES:
-            machine, end = self.machines.worker(name), time.monotonic() + seconds
-            while left := [one.cmdline() for one in machine.children(recursive=True) if _is_service(one)]:
+            end = time.monotonic() + seconds
+            while left := _services_in(self.machines.data(name)):
                 if time.monotonic() > end:
                     raise RuntimeError(f"machine {name} still has {left}")
                 time.sleep(0.2)
@@ -134,10 +134,15 @@ class Surroundings:
         return dict(os.environ) | self.store.environment | (self.cluster.own if self.cluster else {})
 
 
-def _is_service(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any(word.startswith(SERVICES) for word in process.cmdline())
-    return False
+def _services_in(data: str) -> list[str]:
+    """The command lines of services and their workers that use a data folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if any(word.startswith(SERVICES) for word in words) and any(data in word for word in words):
+                found.append(" ".join(words))
+    return found
 
 
 @contextlib.contextmanager
