@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from pqbench.common.v1.common_pb2 import Blob
 from pqbench_wire.errors import BlobCorrupt, InvalidInput, NotFound
 
 CHUNK = 1 << 20  # bytes
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class BlobStore:
@@ -56,8 +59,11 @@ class BlobStore:
 
     def has(self, blob: Blob) -> bool:
         """Whether a file of this name and size is here; its content is verified when it is used."""
-        path = self._place(blob.sha256)
-        return path.is_file() and path.stat().st_size == blob.size
+        try:
+            found = self._place(blob.sha256).stat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == blob.size
 
     def read(self, blob: Blob) -> bytes:
         """The blob's bytes. Raises as `path`."""
@@ -118,9 +124,9 @@ class BlobStore:
             return {name: arrays[name] for name in arrays.files}
 
     def _place(self, sha256: str) -> Path:
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        if not SHA256.fullmatch(sha256):
             raise InvalidInput(f"not a SHA-256 in lower-case hexadecimal: {sha256[:80]!r}")
-        return self.root / sha256[:2] / sha256
+        return self.root.joinpath(sha256[:2], sha256)
 
 
 class BlobWriter:

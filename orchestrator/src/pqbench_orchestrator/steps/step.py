@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -94,11 +94,11 @@ def blobs_of(result: Any) -> list[Blob]:
     """Every blob that a step's result, or another value from JSON, refers to."""
     if isinstance(result, dict):
         if "sha256" in result:
-            return [json_format.ParseDict(result, Blob())]
-        return [blob for value in result.values() for blob in blobs_of(value)]
-    if isinstance(result, list):
-        return [blob for value in result for blob in blobs_of(value)]
-    return []
+            return [Blob(sha256=result["sha256"], size=int(result.get("size", 0)))]
+        values: Iterable[Any] = result.values()
+    else:
+        values = result if isinstance(result, list) else ()
+    return [blob for value in values if isinstance(value, dict | list) for blob in blobs_of(value)]
 
 
 def blobs_of_run(run: RunFolder) -> Iterator[Blob]:
