@@ -31,7 +31,7 @@ from tests.chaos.surroundings import Surroundings, surroundings
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pqbench_orchestrator.cli", "run"]
 EVENTS = 3  # of a run
-EVERY = 3  # run, the second first, is on a Ray cluster
+ON_RAY_EVERY = 3  # of so many runs one is on a Ray cluster, first the second
 BETWEEN = (0.5, 8.0)  # seconds
 MOST_TRIES = 20  # of --continue
 RUN_SECONDS, GONE_SECONDS = 600.0, 30.0
@@ -77,7 +77,7 @@ def main() -> int:
         while count == 0 or time.monotonic() - begin < options.minutes * 60:
             count += 1
             data = around.disk.folder / f"run-{count}"
-            on_ray = around.cluster is not None and count % EVERY == 2
+            on_ray = around.cluster is not None and count % ON_RAY_EVERY == 2
             print(f"run {count}{', on a Ray cluster' if on_ray else ''}", flush=True)
             try:
                 tries = disturbed(manifest, data, around, chance, on_ray)
@@ -162,8 +162,12 @@ def _check(code: int, told: str, processes: set[psutil.Process]) -> None:
 
 
 def table(data: Path, on_ray: bool = False) -> list[dict[str, str]]:
-    """The columns of the one run's results that do not depend on time; on Ray, of the newest that shards were merged to."""
-    found, *others = sorted(data.glob("experiments/*/results.csv"), key=lambda path: -path.stat().st_mtime)
+    """The columns of a run's results that do not depend on time.
+
+    There is one run; on Ray, it is the newest to which shards were merged.
+    """
+    every = data.glob("experiments/*/results.csv")
+    found, *others = sorted(every, key=lambda path: path.stat().st_mtime, reverse=True)
     if on_ray:
         found = next(path for path in (found, *others) if (path.parent / MERGED).exists())
     elif others:

@@ -120,14 +120,13 @@ class Surroundings:
 
     def options(self, run: str, on_ray: bool = False, again: bool = False) -> list[str]:
         """Those of `pqbench run`; each run has a store of its own, in which it finds only what it did itself."""
-        found = ["--store", f"s3://{BUCKET}/{run}"]
-        if again and not on_ray:
-            return [*found, "--continue"]  # it remembers its ledger
+        found = ["--store", f"s3://{BUCKET}/{run}", *(["--continue"] if again else [])]
         if on_ray:
             found += ["--on", self.machines.address]
-        if self.database_proxy is not None:
+        has_ledger = again and not on_ray  # a run remembers it
+        if self.database_proxy is not None and not has_ledger:
             found += ["--ledger", f"postgresql://postgres@127.0.0.1:{self.database_proxy.port}/postgres"]
-        return [*found, "--continue"] if again else found
+        return found
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A real Ray cluster of three machines, which are processes here, over mutual TLS, with real S3 and PostgreSQL servers."""
+"""A real Ray cluster of three machines, processes here, over mutual TLS, with real S3 and PostgreSQL servers."""
 
 from __future__ import annotations
 

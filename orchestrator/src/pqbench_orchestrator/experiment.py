@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,9 +93,11 @@ def search(
 
 def _measure_layers(run: RunFolder, settings: Settings, watcher: Watcher, tell: Callable[[str], None]) -> None:
     with session_of_run(run, settings, watcher, layer_times.profiling) as session:
-        session.execution.ledger.begin(session.manifest.name, len(session.plan.steps))
+        cells = layer_times.cells_to_profile(run.manifest(), session.plan)
+        steps = layer_times.steps_of(itertools.chain(*cells.values()), session.plan)
+        session.execution.ledger.begin(session.manifest.name, len(steps))
         run.write_environment(environment.record(session.facts, run.name))
-        fits = layer_times.fits_of(run.manifest(), session)
+        fits = {definition: layer_times.fit_to(some, session) for definition, some in cells.items()}
         for name, found in fits.items():
             tell(f"layers' times ({name}): {found.summary}")
         run.write_latencies({

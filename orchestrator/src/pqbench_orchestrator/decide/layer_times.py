@@ -6,14 +6,17 @@ profiled, and a fixed and a proportional part are fitted for each layer. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pqbench_orchestrator.config.latencies import quantizations, without_latencies
 from pqbench_orchestrator.config.manifest import Manifest
-from pqbench_orchestrator.config.recipes import Recipe, Step
+from pqbench_orchestrator.config.recipes import Recipe
+from pqbench_orchestrator.config.recipes import Step as RecipeStep
 from pqbench_orchestrator.execution.session import Session
 from pqbench_orchestrator.planning.plan import Cell, Plan, needed
-from pqbench_orchestrator.results.latencies import FEWEST, Fit, fit, profiled
+from pqbench_orchestrator.results.latencies import FEWEST, Fit, Profiled, fit, profiled
+from pqbench_orchestrator.steps.step import Step
+from pqbench_orchestrator.store.ledger import StepRecord, StepResult
 from pqbench_wire.errors import InvalidInput, Unavailable
 
 SHARES = [round(0.05 + 0.03 * index, 2) for index in range(24)]  # of each layer's channels
@@ -26,7 +29,7 @@ ROLES = ("unpruned", "variant", "profile")  # of the steps that are needed
 def profiling(manifest: Manifest) -> Manifest:
     """The manifest with recipes that thin out layers at random, after its own, which are thereby checked."""
     config = {"criterion": "random", "amount": SHARES, "round_to": ROUND_TO}
-    random = Step(kind="prune", method="removal", config=config)
+    random = RecipeStep(kind="prune", method="removal", config=config)
     thinned = tuple(
         Recipe(name=THINNED.format(index), steps=(random, *recipe.steps))
         for index, recipe in enumerate(quantizations(manifest).values())
@@ -37,41 +40,58 @@ def profiling(manifest: Manifest) -> Manifest:
     return checked.model_copy(update={"recipes": (*checked.recipes, *thinned), "measure": measure, "repeats": 1})
 
 
-def fits_of(manifest: Manifest, session: Session) -> dict[str, Fit]:
-    """The times by the definition of the quantization, measured in the session of what `profiling` makes of a manifest.
+def cells_to_profile(manifest: Manifest, plan: Plan) -> dict[str, list[Cell]]:
+    """The cells of random widths by the definition of their quantization, of the plan of what `profiling` makes.
 
-    Raises InvalidInput where too few models could be profiled, and Unavailable where a service went away.
+    Raises InvalidInput where there is nothing to profile.
     """
-    return {
-        definition: _fitted(THINNED.format(index), session) for index, definition in enumerate(quantizations(manifest))
-    }
+    found = {}
+    for index, definition in enumerate(quantizations(manifest)):
+        beginning = f"{THINNED.format(index)} "
+        cells = [cell for cell in plan.cells if cell.recipe.label.startswith(beginning)]
+        found[definition] = [cell for cell in cells if "profile" in cell.steps]
+        if not found[definition]:
+            why = next((cell.reason for cell in cells if cell.reason), "this precision is simulated, and is not timed")
+            raise InvalidInput(f"latencies: measured: {why}")
+    return found
 
 
-def _fitted(name: str, session: Session) -> Fit:
-    cells = [cell for cell in session.plan.cells if cell.recipe.label.startswith(f"{name} ")]
-    timed = [cell for cell in cells if "profile" in cell.steps]
-    if not timed:
-        why = next((cell.reason for cell in cells if cell.reason), "this precision is simulated, and is not timed")
-        raise InvalidInput(f"latencies: measured: {why}")
-    _profiled(timed[:1], session)  # a profiler that names no layer is found with the first
-    return _profiled(timed, session)
+def steps_of(cells: Iterable[Cell], plan: Plan) -> tuple[Step, ...]:
+    """The steps of a plan that profiling some cells needs."""
+    return needed(plan, {cell.steps[role] for cell in cells for role in ROLES})
 
 
-def _profiled(cells: Sequence[Cell], session: Session) -> Fit:
-    execution = session.execution
-    steps = needed(session.plan, {cell.steps[role] for cell in cells for role in ROLES})
-    execution.run(Plan(steps=steps, cells=tuple(cells)), keep=True)
-    records = [execution.ledger.newest([cell.steps[role] for role in ROLES]) for cell in cells]
-    undone = [one for found in records for one in found.values() if not one.done]
-    if gone := [one for one in undone if one.outcome == "unavailable"]:
+def fit_to(cells: Sequence[Cell], session: Session) -> Fit:
+    """Profile cells and fit each layer's time to them.
+
+    Raises InvalidInput where too few could be profiled or no layer is named, and Unavailable where a service went away.
+    """
+    if first := _profiles(cells[:1], session):
+        fit(first)  # a profiler that names no layer is found with one model
+    found = _profiles(cells, session)
+    if len(found) < FEWEST:
+        why = next((one.reason for one in _failures(cells, session)), "there are no more")
+        raise InvalidInput(f"latencies: measured: {len(found)} of {len(cells)} models were profiled: {why}")
+    return fit(found)
+
+
+def _profiles(cells: Sequence[Cell], session: Session) -> list[Profiled]:
+    steps = steps_of(cells, session.plan)
+    session.execution.run(Plan(steps=steps, cells=tuple(cells)), keep=True)
+    failures = _failures(cells, session)
+    if gone := [one for one in failures if one.outcome == "unavailable"]:
         raise Unavailable(f"latencies: measured: {gone[0].reason}; --continue goes on")
-    results = [
-        {role: found[key].result or {} for role in ROLES if found[key := cell.steps[role]].done}
-        for cell, found in zip(cells, records, strict=True)
-    ]
-    whole = [found for found in results if len(found) == len(ROLES)]
-    if len(whole) < min(FEWEST, len(cells)):
-        raise InvalidInput(
-            f"latencies: measured: {len(whole)} of {len(cells)} models were profiled: {undone[0].reason}"
-        )
-    return fit([profiled(one) for one in whole])
+    failed = {one.key for one in failures}
+    whole = [cell for cell in cells if not failed & set(cell.steps.values())]
+    return [profiled(_results(cell, session)) for cell in whole]
+
+
+def _results(cell: Cell, session: Session) -> dict[str, StepResult]:
+    records = session.execution.ledger.newest([cell.steps[role] for role in ROLES])
+    return {role: records[cell.steps[role]].result or {} for role in ROLES}
+
+
+def _failures(cells: Sequence[Cell], session: Session) -> list[StepRecord]:
+    """The records of steps without a result."""
+    records = [session.execution.ledger.newest([cell.steps[role] for role in ROLES]) for cell in cells]
+    return [one for found in records for one in found.values() if not one.done]

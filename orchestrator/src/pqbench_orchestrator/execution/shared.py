@@ -11,8 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from google.protobuf.json_format import ParseError
-
 from pqbench.common.v1.common_pb2 import Blob
 from pqbench_orchestrator.steps.step import blobs_of
 from pqbench_orchestrator.store.database import digest_of_text
@@ -181,7 +179,7 @@ class SharedStepCache(StepCache):
         except (BlobCorrupt, OSError) as error:
             self._note(f"note: {self._shared.url}: {error}: it is made again")
             return None
-        except (ValueError, TypeError, KeyError, ParseError, InvalidInput) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, InvalidInput) as error:
             reason = first_line(error)
             self._note(f"note: {self._shared.url}: the result of step {key} is damaged ({reason}): it is made again")
             return None

@@ -278,8 +278,8 @@ def _step_without_amount(step: Step) -> str:
 
 
 def _in_short(value: Any) -> Any:
-    """A mapping, such as each layer's latency, by its size."""
-    return f"{{{len(value)}}}" if isinstance(value, dict) else value
+    """A mapping, such as each layer's latency, without what is in it."""
+    return "{…}" if isinstance(value, dict) and value else value
 
 
 def _with_sessions(table: Sequence[CellResult]) -> list[CellResult]:

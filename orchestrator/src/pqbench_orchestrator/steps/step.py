@@ -91,7 +91,10 @@ def digest(value: Any) -> str:
 
 
 def blobs_of(result: Any) -> list[Blob]:
-    """Every blob that a step's result, or another value from JSON, refers to."""
+    """Every blob that a step's result, or another value from JSON, refers to.
+
+    Raises TypeError, ValueError or OverflowError for one that is damaged.
+    """
     if isinstance(result, dict):
         if "sha256" in result:
             return [Blob(sha256=result["sha256"], size=int(result.get("size", 0)))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509 import verification
 
 from pqbench_orchestrator.commands.certificates import make
 from pqbench_wire.errors import InvalidInput
@@ -38,6 +39,20 @@ def test_a_host_may_have_several_names(tmp_path: Path) -> None:
     names = loaded(written[2]).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["head.lab"]
     assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.7"]
+
+
+def test_only_the_first_name_must_be_short(tmp_path: Path) -> None:
+    make(tmp_path, [f"pod,{'a' * 253}"], 30)
+    for host, problem in (("x" * 65, "the first name, .* has over 64 letters"), (f"pod,{'a' * 254}", "is no host")):
+        with pytest.raises(InvalidInput, match=problem):
+            make(tmp_path, [host], 30)
+
+
+def test_python_itself_accepts_them_when_it_checks_strictly(tmp_path: Path) -> None:
+    make(tmp_path, ["a.lab"], 30)
+    store = verification.Store([loaded(tmp_path / "ca.pem")])
+    verifier = verification.PolicyBuilder().store(store).build_server_verifier(x509.DNSName("a.lab"))
+    assert len(verifier.verify(loaded(tmp_path / "a.lab.pem"), [])) == 2
 
 
 def test_a_renewal_keeps_the_authority_and_the_keys(tmp_path: Path) -> None:
