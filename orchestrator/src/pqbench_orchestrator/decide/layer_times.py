@@ -66,13 +66,21 @@ def fit_to(cells: Sequence[Cell], session: Session) -> Fit:
 
     Raises InvalidInput where too few could be profiled or no layer is named, and Unavailable where a service went away.
     """
-    if first := _profiles(cells[:1], session):
-        fit(first)  # a profiler that names no layer is found with one model
+    _check_names(_profiles(cells[:1], session))
     found = _profiles(cells, session)
     if len(found) < FEWEST:
         why = next((one.reason for one in _failures(cells, session)), "there are no more")
         raise InvalidInput(f"latencies: measured: {len(found)} of {len(cells)} models were profiled: {why}")
     return fit(found)
+
+
+def _check_names(found: Sequence[Profiled]) -> None:
+    """Raise InvalidInput where a profiler names no layer, which one model shows."""
+    try:
+        if found:
+            fit(found)
+    except InvalidInput as error:
+        raise InvalidInput(f"latencies: measured: {error}") from error
 
 
 def _profiles(cells: Sequence[Cell], session: Session) -> list[Profiled]:
