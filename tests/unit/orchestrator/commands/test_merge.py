@@ -33,7 +33,7 @@ def shard(data: Path, target: str, recipes: str = "rq", text: str = TEXT, **chan
     record = {
         "run": folder.name, "started": "now", "host": HOST, "targets": {target: TARGET | changes, "c": {"versions": {}}},
         "models": {"m": {}}, "datasets": {"d": {}}, "compressors": {"compressor": {}}, "git_commit": None,
-        "orchestrator": {},
+        "orchestrator": {}, "images": {"runtime": f"sha256:{target}"},
     }  # fmt: skip
     (folder / ENVIRONMENT).write_text(json.dumps(record))
     with Ledger(folder / FILE) as ledger:
@@ -53,6 +53,7 @@ def test_cells_steps_and_blobs_of_all_are_there_in_the_manifests_order(tmp_path:
     run, cells = merge(runs, tmp_path / "data")
     assert [(cell.recipe, cell.target) for cell in cells] == [("r", "a"), ("r", "b"), ("q", "a"), ("q", "b")]
     assert (run / MERGED).read_text() == "run-b\nrun-a\n" and run.is_merged
+    assert run.environment()["images"] == {"run-b runtime": "sha256:b", "run-a runtime": "sha256:a"}
     assert set(run.environment()["targets"]) == {"a", "b"} and set(run.environment()["shards"]) == {"run-a", "run-b"}
     with run.ledger() as ledger:
         found = ledger.results_of("qb")["build"]["engine"]["blob"]
