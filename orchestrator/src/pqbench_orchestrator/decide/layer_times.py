@@ -16,7 +16,7 @@ from pqbench_orchestrator.execution.session import Session
 from pqbench_orchestrator.planning.plan import Cell, Plan, needed
 from pqbench_orchestrator.results.latencies import FEWEST, Fit, Profiled, fit, profiled
 from pqbench_orchestrator.steps.step import Step
-from pqbench_orchestrator.store.ledger import StepRecord, StepResult
+from pqbench_orchestrator.store.ledger import StepRecord
 from pqbench_wire.errors import InvalidInput, Unavailable
 
 SHARES = [round(0.05 + 0.03 * index, 2) for index in range(24)]  # of each layer's channels
@@ -66,10 +66,10 @@ def fit_to(cells: Sequence[Cell], session: Session) -> Fit:
 
     Raises InvalidInput where too few could be profiled or no layer is named, and Unavailable where a service went away.
     """
-    _check_names(_profiles(cells[:1], session))
-    found = _profiles(cells, session)
+    _check_names(_profiles(cells[:1], session)[0])
+    found, failures = _profiles(cells, session)
     if len(found) < FEWEST:
-        why = next((one.reason for one in _failures(cells, session)), "there are no more")
+        why = next((one.reason for one in failures), "there are no more")
         raise InvalidInput(f"latencies: measured: {len(found)} of {len(cells)} models were profiled: {why}")
     return fit(found)
 
@@ -83,23 +83,15 @@ def _check_names(found: Sequence[Profiled]) -> None:
         raise InvalidInput(f"latencies: measured: {error}") from error
 
 
-def _profiles(cells: Sequence[Cell], session: Session) -> list[Profiled]:
-    steps = steps_of(cells, session.plan)
-    session.execution.run(Plan(steps=steps, cells=tuple(cells)), keep=True)
-    failures = _failures(cells, session)
+def _profiles(cells: Sequence[Cell], session: Session) -> tuple[list[Profiled], list[StepRecord]]:
+    """The profiles of cells, and the records of steps without a result."""
+    session.execution.run(Plan(steps=steps_of(cells, session.plan), cells=tuple(cells)), keep=True)
+    ledger = session.execution.ledger
+    records = [{role: ledger.step(cell.steps[role]) for role in ROLES} for cell in cells]
+    failures = [one for found in records for one in found.values() if one is not None and not one.done]
     if gone := [one for one in failures if one.outcome == "unavailable"]:
         raise Unavailable(f"latencies: measured: {gone[0].reason}; --continue goes on")
-    failed = {one.key for one in failures}
-    whole = [cell for cell in cells if not failed & set(cell.steps.values())]
-    return [profiled(_results(cell, session)) for cell in whole]
-
-
-def _results(cell: Cell, session: Session) -> dict[str, StepResult]:
-    records = session.execution.ledger.newest([cell.steps[role] for role in ROLES])
-    return {role: records[cell.steps[role]].result or {} for role in ROLES}
-
-
-def _failures(cells: Sequence[Cell], session: Session) -> list[StepRecord]:
-    """The records of steps without a result."""
-    records = [session.execution.ledger.newest([cell.steps[role] for role in ROLES]) for cell in cells]
-    return [one for found in records for one in found.values() if not one.done]
+    results = [
+        {role: one.result for role, one in found.items() if one and one.done and one.result} for found in records
+    ]
+    return [profiled(found) for found in results if len(found) == len(ROLES)], failures

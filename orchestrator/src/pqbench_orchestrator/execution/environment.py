@@ -17,6 +17,7 @@ from pqbench_orchestrator.metric import METRICS
 from pqbench_orchestrator.planning.facts import Survey
 from pqbench_orchestrator.planning.places import ORCHESTRATOR
 from pqbench_orchestrator.store.run_folder import material_file
+from pqbench_wire.errors import InvalidInput
 from pqbench_wire.materials import bill_of_materials
 from pqbench_wire.process import required_by, source_version, versions_of
 
@@ -65,9 +66,16 @@ def record(facts: Survey, run: str) -> dict[str, Any]:
 
 
 def images() -> dict[str, str]:
-    """The digests of the images by name, where `make up` started the services: lines of both in PQBENCH_IMAGES."""
-    pairs = (line.split() for line in os.environ.get("PQBENCH_IMAGES", "").splitlines())
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    """The digests of the images by name, where `make up` started the services: lines of both in PQBENCH_IMAGES.
+
+    Raises InvalidInput for other lines.
+    """
+    pairs = [line.split() for line in os.environ.get("PQBENCH_IMAGES", "").splitlines()]
+    if wrong := [" ".join(pair) for pair in pairs if len(pair) != 2]:
+        raise InvalidInput(
+            f"PQBENCH_IMAGES has lines of an image and its digest, as `make up` writes, not {wrong[0]!r}"
+        )
+    return dict(pairs)
 
 
 def materials(facts: Survey) -> dict[str, bytes]:

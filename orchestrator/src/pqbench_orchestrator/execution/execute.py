@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from pqbench_orchestrator.planning.places import ORCHESTRATOR
 from pqbench_orchestrator.planning.plan import Plan
 from pqbench_orchestrator.steps.measure import Measure
 from pqbench_orchestrator.steps.step import Step, blobs_of
-from pqbench_orchestrator.store.ledger import READ_AT_ONCE, Ledger, StepRecord, StepResult
+from pqbench_orchestrator.store.ledger import Ledger, StepRecord, StepResult
 from pqbench_orchestrator.store.step_cache import StepCache
 from pqbench_wire.blobs import BlobStore
 from pqbench_wire.client import blobs_in
@@ -74,7 +74,8 @@ class Execution:
         self.steps.update({step.key: step for step in plan.steps})
         last = {step.place: index for index, step in enumerate(plan.steps)}
         session: dict[str, int] = {}  # place -> the repeat that was measured there last
-        for index, (step, done) in enumerate(self._with_records(plan.steps)):
+        records = self.ledger.records([step.key for step in plan.steps])
+        for index, (step, done) in enumerate(zip(plan.steps, records, strict=True)):
             repeat = step.spec.repeat if isinstance(step.spec, Measure) else session.get(step.place, 0)
             if session.setdefault(step.place, repeat) != repeat:
                 session[step.place] = repeat
@@ -87,14 +88,6 @@ class Execution:
         """ "cached" where the step cache has a result that will be used, else "to do"."""
         cached = self.cache.get(step.key) if step.spec.REUSED else None
         return "cached" if cached is not None and self._has_blobs(cached) else "to do"
-
-    def _with_records(self, steps: Sequence[Step]) -> Iterator[tuple[Step, StepRecord | None]]:
-        """Each step with its newest record; many are read at once, as a run that goes on may have 100,000."""
-        for begin in range(0, len(steps), READ_AT_ONCE):
-            some = steps[begin : begin + READ_AT_ONCE]
-            records = self.ledger.newest([step.key for step in some])
-            for step in some:
-                yield step, records.get(step.key)
 
     def _settle(self, step: Step, done: StepRecord | None) -> None:
         if done is not None and done.done and self._has_blobs(done.result):

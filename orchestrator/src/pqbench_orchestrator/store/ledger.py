@@ -148,6 +148,13 @@ class Ledger:
         )
         return {row[0]: self._step_record(*row) for row in self._db.rows(query, keys)} if keys else {}
 
+    def records(self, keys: Sequence[str]) -> Iterator[StepRecord | None]:
+        """The newest row of each step in turn, or None; many are read at once, when the first of them is reached."""
+        for begin in range(0, len(keys), READ_AT_ONCE):
+            some = keys[begin : begin + READ_AT_ONCE]
+            found = self.newest(some)
+            yield from (found.get(key) for key in some)
+
     def steps(self) -> list[StepRecord]:
         """The newest row of every step, without its result, in the order in which these rows were written."""
         rows = self._db.rows(
@@ -250,9 +257,8 @@ class Ledger:
 
     def documents(self) -> Iterator[Any]:
         """Every value that can refer to blobs: the newest result of each step (or None), and the run's facts."""
-        keys = [step.key for step in self.steps()]
-        for begin in range(0, len(keys), READ_AT_ONCE):
-            yield from (record.result for record in self.newest(keys[begin : begin + READ_AT_ONCE]).values())
+        for record in self.records([step.key for step in self.steps()]):
+            yield record.result if record is not None else None
         for name, value in self._db.rows("SELECT key, value FROM run"):
             if name not in (MANIFEST, SAMPLES):
                 yield self._db.read_json(self._opened(name, value))

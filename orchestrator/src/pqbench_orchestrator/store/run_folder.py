@@ -133,9 +133,13 @@ class RunFolder:
 
     def write_latencies(self, record: dict[str, Any]) -> None:
         """Write the layers' times that a search measured, by the definition of the quantization."""
-        partial = (self / LATENCIES).with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        partial.replace(self / LATENCIES)
+        self._write(LATENCIES, json.dumps(record, indent=1))
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a file, which appears whole or not at all."""
+        partial = (self / name).with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self / name)
 
     def require_manifest(self) -> None:
         """Raise InvalidInput for a folder without a manifest, which is not a run's."""
@@ -226,9 +230,7 @@ class RunFolder:
         """Write the environment record and return it; a continued run keeps the time at which it was started."""
         if self.has_begun:
             record = record | {"started": self.environment()["started"], "continued": record["started"]}
-        partial = (self / ENVIRONMENT).with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=2, sort_keys=True), encoding="utf-8")
-        partial.replace(self / ENVIRONMENT)
+        self._write(ENVIRONMENT, json.dumps(record, indent=2, sort_keys=True))
         return record
 
     def write_materials(self, bills: Iterable[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,8 @@ from pqbench_orchestrator.config.manifest import Manifest, Target
 from pqbench_orchestrator.config.recipes import Recipe
 from pqbench_orchestrator.decide.layer_times import cells_to_profile, fit_to, steps_of
 from pqbench_orchestrator.execution.execute import Execution, NullWatcher
+from pqbench_orchestrator.execution.session import Session
+from pqbench_orchestrator.planning.facts import Survey
 from pqbench_orchestrator.planning.plan import Cell, Plan
 from pqbench_orchestrator.steps.step import Step
 from pqbench_orchestrator.store.ledger import Ledger
@@ -85,7 +86,8 @@ def cell(label: str, **more: Any) -> Cell:
 
 def fitted(plan: Plan, execution: Execution) -> Any:
     (cells,) = cells_to_profile(MANIFEST, plan).values()
-    return fit_to(cells, SimpleNamespace(plan=plan, execution=execution))  # type: ignore[arg-type]
+    facts = Survey(models={}, recipes={}, targets={}, datasets={}, compressors={})
+    return fit_to(cells, Session(manifest=MANIFEST, facts=facts, plan=plan, execution=execution))
 
 
 def test_only_what_is_needed_is_done_and_lines_are_fitted(execution: Execution) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pqbench_orchestrator.execution import environment
 from pqbench_orchestrator.planning.facts import CompressorFacts, Survey, TargetFacts
+from pqbench_wire.errors import InvalidInput
 
 
 def test_the_record_names_every_target_with_its_versions() -> None:
@@ -33,6 +34,9 @@ def test_the_record_names_every_target_with_its_versions() -> None:
 def test_compose_says_the_digests_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PQBENCH_IMAGES", "pqbench-runtime:openvino sha256:12\npqbench-compressor sha256:34\n")
     assert environment.images() == {"pqbench-runtime:openvino": "sha256:12", "pqbench-compressor": "sha256:34"}
+    monkeypatch.setenv("PQBENCH_IMAGES", "an-image-alone\n")
+    with pytest.raises(InvalidInput, match="PQBENCH_IMAGES has lines of an image and its digest.*'an-image-alone'"):
+        environment.images()
     monkeypatch.delenv("PQBENCH_IMAGES")
     assert environment.images() == {}
 

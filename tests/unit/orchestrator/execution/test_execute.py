@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(execution: Execution) -> None:
 
 
 def test_records_are_read_many_at_a_time(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pqbench_orchestrator.execution.execute.READ_AT_ONCE", 2)
+    monkeypatch.setattr("pqbench_orchestrator.store.ledger.READ_AT_ONCE", 2)
     steps = [step(name) for name in "abcde"]
     assert run(execution, *steps[1:4]) == ["b", "c", "d"]
     assert run(execution, *steps) == ["a", "e"]
